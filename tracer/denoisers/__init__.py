@@ -1,0 +1,123 @@
+"""The networks a trajectory can run on, behind one small protocol.
+
+`load("dit")` gives the embedded trained checkpoint, on every machine; `load("dit", checkpoint=...)` a larger one from a
+folder or the hub. Anything that has the attributes and the two methods of `Denoiser` can be traced too: the tests hand
+in exact Gaussian systems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interventions import Intervention, TokenLayout
+
+from ..sampling import Prediction
+
+MODELS = ("dit", "sd3", "sdxl")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, gated, out of reach, or not of the family asked for."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One trajectory's identity: its position in the run, the seed of its noise, and what it shows."""
+
+    index: int
+    seed: int
+    class_label: int | None = None
+    class_name: str | None = None
+    prompt: str | None = None
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in the trajectory the network is asked: step `step` of `steps`, at `timestep`, x = alpha x0 + sigma n."""
+
+    step: int
+    steps: int
+    timestep: float
+    alpha: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A denoiser opened for some samples.
+
+    `predict(x, moment, lanes)`: x [lanes, samples, channel, y, x]; lane l of the batch runs under `lanes[l]`.
+    `take()`: what the seam recorded during the last call, arrays [lanes, samples, layers, ...] of the conditional pass.
+    """
+
+    predict: Callable[[Tensor, Moment, Sequence[Intervention]], Prediction]
+    take: Callable[[], dict[str, Tensor]] = dict
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """What the trajectory loop needs of a network."""
+
+    name: str
+    """Model family, as typed after `--model`."""
+    checkpoint: Mapping[str, Any]
+    """What is recorded as provenance: at least `id`, and the corrections applied."""
+    shape: tuple[int, int, int]
+    """(channel, y, x) of the state."""
+    dtype: torch.dtype
+    """Of the states: float32, or float64 for exact systems."""
+    device: torch.device
+    prediction: str
+    """One of `sampling.PREDICTIONS`."""
+    scheduler: Mapping[str, Any]
+    """Schedule settings in diffusers' words, as `sampling.schedule` takes them."""
+    layout: TokenLayout | None
+    """What the tokens are; None when the network has no attention."""
+    layers: int
+    """Number of blocks a spec's `layers=` may name."""
+
+    def opened(
+        self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str]
+    ) -> AbstractContextManager[Evaluation]:
+        """Attach the seam, encode the conditions of these samples, and hand out the evaluation."""
+        ...
+
+    def decode(self, x0: Tensor) -> np.ndarray:
+        """States [n, channel, y, x] at the last level -> uint8 images [n, y, x, 3]."""
+        ...
+
+
+def load(
+    model: str = "dit",
+    *,
+    checkpoint: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+    **options: Any,
+) -> Denoiser:
+    """A denoiser by family name: the embedded checkpoint, or the one named (a folder or a hub id).
+
+    Raises CheckpointError when the family is unknown or the checkpoint cannot be had.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if model == "dit":
+        from .dit import load_dit
+
+        return load_dit(checkpoint, device=device, dtype=getattr(torch, dtype), **options)
+    if model == "sd3":
+        from .sd3 import load_sd3
+
+        return load_sd3(checkpoint, device=device, dtype=getattr(torch, dtype), **options)
+    if model == "sdxl":
+        from .sdxl import load_sdxl
+
+        return load_sdxl(checkpoint, device=device, dtype=getattr(torch, dtype), **options)
+    raise CheckpointError(f"unknown model {model!r}: choose one of {', '.join(MODELS)}")

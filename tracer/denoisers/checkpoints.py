@@ -1,0 +1,84 @@
+"""Where checkpoints come from: the shipped folder, a local folder, or the model hub. Every way this can fail is one
+`CheckpointError` that names the file, the hub id and what to type. No model is built here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from . import CheckpointError
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def find(checkpoint: str | None, family: str, classes: tuple[str, ...]) -> tuple[Path, str]:
+    """The folder of a checkpoint and the name it is recorded under.
+
+    `classes` are the `_class_name`s of a fitting `model_index.json` or `config.json`; anything else is refused.
+    """
+    if checkpoint is None:
+        folder, name = EMBEDDED / family, f"embedded {family}"
+        if not folder.is_dir():
+            raise CheckpointError(f"the embedded {family} weights are not installed at {folder}: reinstall the package")
+        return folder, name
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        name = folder.name
+    elif folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1:
+        raise CheckpointError(
+            f"no checkpoint folder {checkpoint!r}: give a folder that holds model_index.json or config.json, "
+            "or a hub id such as facebook/DiT-XL-2-256"
+        )
+    else:
+        folder, name = download(checkpoint), checkpoint
+    found = class_name(folder)
+    if found not in classes:
+        raise CheckpointError(
+            f"{checkpoint} is a {found or 'folder without model_index.json or config.json'}, "
+            f"not a {family} checkpoint (expected one of: {', '.join(classes)})"
+        )
+    return folder, name
+
+
+def class_name(folder: Path) -> str | None:
+    """`_class_name` of a pipeline or model folder; None if it is neither."""
+    for file in ("model_index.json", "config.json"):
+        if (folder / file).is_file():
+            try:
+                return json.loads((folder / file).read_text()).get("_class_name")
+            except json.JSONDecodeError as error:
+                raise CheckpointError(f"{folder / file} is not valid JSON: {error}") from error
+    return None
+
+
+def download(hub_id: str) -> Path:
+    """The local snapshot of a hub repository, fetched if need be."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(huggingface_hub.snapshot_download(hub_id, ignore_patterns=["*.bin", "*.ckpt", "*.msgpack"]))
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{hub_id} is gated: accept its licence on its hub page, then `hf auth login` (or set HF_TOKEN)"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(f"no hub repository {hub_id!r} (or it is private): check the spelling") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HFValidationError, OSError) as error:
+        raise CheckpointError(
+            f"{hub_id} is not in the local hub cache and the hub cannot be reached: on a machine with network type "
+            f"`hf download {hub_id}`, or give --checkpoint a local folder"
+        ) from error
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over the names and contents of the folder's weight and config files, in order of name."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json"} and p.is_file()):
+        digest.update(str(file.relative_to(folder)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

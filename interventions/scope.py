@@ -1,0 +1,179 @@
+"""Where, when and how strongly an intervention acts: the part of a spec behind its @.
+
+Frozen values that are canonical as soon as they are made and refuse what makes no sense on its own. What depends on a
+model or a run is checked elsewhere (`Intervention.check`).
+"""
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from fractions import Fraction
+
+import numpy as np
+
+from interventions.errors import SpecError, spec_error
+
+CHOICES = {
+    "queries": ("all", "image", "text"),
+    "keys": ("all", "image", "text"),
+    "source": ("own", "clean"),
+    "draw": ("persistent", "fresh"),
+    "fill": ("zero", "mean"),
+}
+
+
+def as_text(value: float) -> str:
+    """Write a number so that reading it back gives the same number, whole numbers without a point."""
+    value = float(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def closest(word: str, words: Iterable[str]) -> str:
+    """Return the word that was probably meant, or an empty string."""
+    near = difflib.get_close_matches(word.lower(), list(words), n=1, cutoff=0.5)
+    return near[0] if near else ""
+
+
+def whole(name: str, value: object, least: int, example: str) -> int:
+    """Return the value as an int of at least `least`, or raise `SpecError`."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise spec_error(f"{name}{value!r}", "it must be a whole number", example) from None
+    if number < least:
+        raise spec_error(f"{name}{number}", f"it must be {least} or more", example)
+    return number
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where, when and how strongly an intervention acts.
+
+    layers: 0-based, None for all. steps: half-open, of ints, or of fractions in [0, 1] of the number of steps; None for
+    all. queries, keys: "all", "image" or "text" (a graph mask always means image-image). strength: dose in [0, 1], 1 is
+    full. source: sinks found in the arm's "own" attention or in the "clean" lane's. draw: random keys "persistent" over
+    the steps or "fresh" at each. fill: what the value path puts in place of a value, "zero" or the "mean" of the
+    others. Raises `SpecError` for values that make no sense.
+    """
+
+    layers: tuple[int, ...] | None = None
+    steps: tuple[int, int] | tuple[float, float] | None = None
+    queries: str = "all"
+    keys: str = "all"
+    strength: float = 1.0
+    source: str = "own"
+    draw: str = "persistent"
+    fill: str = "zero"
+
+    def __post_init__(self) -> None:
+        """Bring every field to its canonical form and refuse what makes no sense."""
+        if self.layers is not None:
+            object.__setattr__(self, "layers", _layers(self.layers))
+        if self.steps is not None:
+            object.__setattr__(self, "steps", _steps(self.steps))
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                likely = closest(str(value), allowed) or allowed[-1]
+                raise spec_error(f"{name}={value}", f"it is one of {', '.join(allowed)}", f"{name}={likely}")
+        try:
+            strength = float(self.strength)
+        except (TypeError, ValueError):
+            raise spec_error(f"strength={self.strength}", "it must be a number from 0 to 1", "strength=0.3") from None
+        if not 0 <= strength <= 1:
+            shown = f"strength={as_text(strength)}"
+            raise spec_error(shown, "a dose lies between 0 (nothing) and 1 (full)", "strength=0.3")
+        object.__setattr__(self, "strength", strength)
+
+    def window(self, steps: int) -> range:
+        """Return the steps it acts on, of a run with that many; fractions are rounded to the nearest step, half up."""
+        if self.steps is None:
+            return range(steps)
+        start, stop = self.steps
+        if isinstance(start, float):
+            start, stop = (math.floor(Fraction(repr(edge)) * steps + Fraction(1, 2)) for edge in (start, stop))
+        return range(min(int(start), steps), min(int(stop), steps))
+
+    def __str__(self) -> str:
+        """Return the options that differ from the default, as they stand behind the @ of a spec."""
+        parts = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value == option.default:
+                continue
+            if option.name == "layers":
+                value = _layer_ranges(value)
+            elif option.name == "steps":
+                value = ":".join(map(repr, value))
+            elif option.name == "strength":
+                value = as_text(value)
+            parts.append(f"{option.name}={value}")
+        return ";".join(parts)
+
+
+def _layers(layers: object) -> tuple[int, ...]:
+    """Return sorted 0-based layers."""
+    example = "layers=6,12,18"
+    if isinstance(layers, int | np.integer):
+        layers = (layers,)
+    numbers = [whole("layers", layer, 0, example) for layer in layers]  # type: ignore[attr-defined]
+    if not numbers:
+        raise spec_error("layers=", "no layer is named", example)
+    repeated = sorted({layer for layer in numbers if numbers.count(layer) > 1})
+    if repeated:
+        raise spec_error(f"layers={','.join(map(str, numbers))}", f"layer {repeated[0]} is named twice", example)
+    return tuple(sorted(numbers))
+
+
+def _layer_ranges(layers: tuple[int, ...]) -> str:
+    """Write layers as a list in which three or more in a row are a range: 1,4-8,12."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+
+
+def _steps(steps: object) -> tuple[int, int] | tuple[float, float]:
+    """Return a half-open window, both edges ints or both floats."""
+    example = "steps=0:50 or steps=0.0:0.2"
+    try:
+        start, stop = steps  # type: ignore[misc]
+        start, stop = (edge if isinstance(edge, float) else operator.index(edge) for edge in (start, stop))
+    except (TypeError, ValueError):
+        raise spec_error(f"steps={steps}", "a window is start:stop", example) from None
+    name = f"steps={start!r}:{stop!r}"
+    if isinstance(start, float) or isinstance(stop, float):
+        start, stop = float(start), float(stop)
+        if not (0 <= start <= 1 and 0 <= stop <= 1):
+            raise spec_error(name, "fractions of the run lie between 0.0 and 1.0", example)
+    elif start < 0:
+        raise spec_error(name, "steps are counted from 0", example)
+    if start >= stop:
+        why = "the window is reversed" if start > stop else "the window is empty (the stop is not included)"
+        raise spec_error(name, why, example)
+    return (start + 0.0, stop) if isinstance(start, float) else (start, stop)  # + 0.0 turns -0.0 into 0.0
+
+
+OPTIONS = tuple(option.name for option in fields(Scope))
+
+
+def unknown_option(name: str) -> SpecError:
+    """Return the error for an option that does not exist, with the one that was probably meant."""
+    likely = closest(name, OPTIONS)
+    hint = f"did you mean {likely}? " if likely else ""
+    return spec_error(
+        f"option {name!r}", f"{hint}the options are {', '.join(OPTIONS)}", option_example(likely or "layers")
+    )
+
+
+def option_example(name: str) -> str:
+    """Return a valid use of an option."""
+    known = {"layers": "layers=6,12,18", "steps": "steps=0:50", "strength": "strength=0.3"}
+    return known.get(name) or f"{name}={CHOICES[name][-1]}"

@@ -1,0 +1,48 @@
+"""Where a run came from: commit, package versions, platform. Never host names, user names or paths."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    *("denoise-trace", "torch", "torchvision", "diffusers", "transformers", "timm", "open_clip_torch", "safetensors"),
+    *("numpy", "scipy", "xarray", "zarr", "dask"),
+)
+
+
+def provenance() -> dict[str, Any]:
+    """Git commit (with dirty flag) when run from a checkout, versions of the packages that matter, and the platform."""
+    return {
+        "git": _git(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout this file is tracked in; None for an installed package."""
+    here = Path(__file__).resolve().parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if ask("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": bool(changes)} if commit else None

@@ -56,9 +56,9 @@ def main() -> None:
         trainer.update(F.cross_entropy(logits.float(), data.label[index], label_smoothing=0.05), args.batch)
 
     judge = trainer.average.eval()
-    for module in judge.modules():  # ship what is measured: half-precision weights, evaluated in float32
-        for name, value in module.named_parameters(recurse=False):
-            getattr(module, name).copy_(value.half().float())
+    for value in judge.state_dict().values():  # ship what is measured: half-precision weights, evaluated in float32
+        if value.is_floating_point():
+            value.copy_(value.half().float())
     splits = {split: accuracy(judge, data, data.rows(split)) for split in ("held-out-images", "held-out-concepts")}
     args.out.mkdir(parents=True, exist_ok=True)
     state = {name: (v.half() if v.is_floating_point() else v).contiguous() for name, v in judge.state_dict().items()}

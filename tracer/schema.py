@@ -39,6 +39,7 @@ class Variable:
     path: group and name, "metrics/delta_l2". dims: names, arm first, then sample, then step where it has them.
     fill: what is read where nothing was written. before: what a committed unit holds where the loop gave nothing
     (an arm before its intervention begins); None means `fill`. keep_bits: mantissa bits kept of a float32.
+    optional: whether a unit may be committed without it.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Variable:
     fill: float | int | bool | None = None
     before: float | int | None = None
     keep_bits: int | None = None
+    optional: bool = False
     attrs: Mapping[str, Any] | None = None
 
     @property
@@ -118,7 +120,7 @@ def _metrics(record: frozenset[str]) -> list[Variable]:
         ("delta_l2", "Euclidean norm of masked minus clean state after the step", 0.0),
         ("delta_rel", "norm of masked minus clean state over the norm of the clean state, after the step", 0.0),
         ("delta_linf", "largest absolute entry of masked minus clean state after the step", 0.0),
-        ("delta_cosine", "cosine distance, 1 - cos, between masked and clean state after the step", 0.0),
+        ("delta_cosine", "cosine of the angle between masked and clean state after the step", 1.0),
         ("eps_l2", "norm of the difference of noise predictions made in the step", 0.0),
         ("x0_l2", "norm of the difference of x0 predictions made in the step", 0.0),
     ]
@@ -156,10 +158,10 @@ def _trajectory(record: frozenset[str]) -> list[Variable]:
             ),
             Variable("trajectory/noise", ("sample", *_STATE), long_name="initial state x_T"),
         ]
-    if "x0" in record:
-        text = "masked minus clean x0 prediction made in the step"
-        found.append(Variable("trajectory/x0_delta", (*lead, *_STATE), long_name=text, before=0.0))
-    if "decomposition" in record:
+    if record & {"x0", "null"}:
+        text = "clean x0 prediction made in the step"
+        found.append(Variable("trajectory/x0", ("sample", "step", *_STATE), long_name=text))
+    if {"decomposition", "latents"} <= record:
         text = "error that masking adds at the clean state in the step, G(x) - F(x)"
         found.append(Variable("decomposition/injected", (*lead, *_STATE), long_name=text, before=0.0))
     if "null" in record:
@@ -190,9 +192,9 @@ def _attention(record: frozenset[str], sizes: Mapping[str, int]) -> list[Variabl
             Variable("attention/sink_token", (*head, "rank"), "int16", "token of the key of this rank by mass"),
             Variable("attention/sink_mass", (*head, "rank"), long_name="mass of the key of this rank"),
         ]
-    if "removed" in sizes:
-        text = "token of a key that the intervention removed, -1 for none"
-        found.append(Variable("attention/removed_token", (*head, "removed"), "int16", text))
+        if "removed" in sizes:
+            text = "token of a key that the intervention removed, -1 for none"
+            found.append(Variable("attention/removed_token", (*head, "removed"), "int16", text, optional=True))
     return found
 
 

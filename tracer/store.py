@@ -25,7 +25,7 @@ from tracer.claims import ClaimError
 from tracer.durable import sync_filesystem
 from tracer.finalize import FinalizeReport, finalize
 from tracer.provenance import provenance
-from tracer.reader import RunInfo, list_runs, locate, open_run, root_attributes
+from tracer.reader import RunInfo, latest_run, list_runs, locate, open_run, root_attributes
 from tracer.schema import (
     SCHEMA,
     SCHEMA_VERSION,
@@ -60,6 +60,7 @@ __all__ = [
     "estimate_bytes",
     "finalize",
     "free_space",
+    "latest_run",
     "list_runs",
     "locate",
     "open_run",
@@ -85,8 +86,8 @@ def create(
 
     variables: from `schema.variables`. coords: name -> (dims, values, attrs); "arm" is required, "sample", "step",
     "layer" and "head" count from 0 unless given; each is repeated in every group that has its dims. attrs: root
-    attributes; `config` (a mapping) is required, hashed and kept as JSON, created_at, run_id and provenance are
-    filled in when absent. unit: samples per commit unit. static: values of variables without a sample axis.
+    attributes; `config` (a mapping or its JSON) is required, hashed and kept as JSON; created_at, run_id and provenance
+    are filled in when absent. unit: samples per commit unit. static: values of variables without a sample axis.
     Raises RunError when the path exists, a coordinate has another length than its dim, or a static value is missing.
     """
     path, static = Path(path), dict(static or {})
@@ -181,7 +182,8 @@ def _coordinates(
 
 
 def _attributes(attrs: Mapping[str, Any], coords: Mapping[str, Any], unit: int) -> dict[str, Any]:
-    config = _canonical(attrs["config"])
+    config = attrs["config"]
+    config = _canonical(json.loads(config) if isinstance(config, str) else config)
     return {
         "Conventions": "CF-1.11",
         "schema": SCHEMA,
@@ -268,6 +270,8 @@ def _write_variable(group: zarr.Group, variable: Variable, cut: Layout, values: 
     attributes = {"long_name": variable.long_name, "units": variable.units, **(variable.attrs or {})}
     if variable.before is not None:
         attributes["before_onset"] = variable.before
+    if variable.optional:
+        attributes["optional"] = 1
     if variable.keep_bits:
         attributes["keep_bits"] = variable.keep_bits
     array = group.create_array(

@@ -290,7 +290,8 @@ class Unit:
     def close(self) -> None:
         """Hand every shard of the unit to the writer; RunError when a variable or a step was left out."""
         given = {path for path, _, _ in self._open} | {path for path, _, _ in self._sent}
-        if missing := sorted(self._arrays.keys() - given):
+        needed = {path for path, array in self._arrays.items() if not array.attrs.get("optional")}
+        if missing := sorted(needed - given):
             raise RunError(
                 f"nothing was given for {', '.join(missing)}; leave it out of the run's variables, or give it"
             )
@@ -300,7 +301,7 @@ class Unit:
                 raise RunError(
                     f"only {len(self._steps)} of {array.shape[dims.index('step')]} steps of the unit were given"
                 )
-            if array.attrs.get("before_onset") is None:
+            if array.attrs.get("before_onset") is None or path not in given:
                 continue
             counts = [
                 -(-array.shape[dims.index(dim)] // array.shards[dims.index(dim)]) if dim in dims else 1

@@ -57,17 +57,20 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
 def locate(path: str | Path | None = None, root: str | Path = "runs") -> Path:
     """The run directory meant by a path (a run or its trace.zarr), or the newest under `root`; RunError if none."""
     if path is None:
-        runs = _directories(Path(root))
-        if not runs:
-            raise RunError(
-                f"no run under {root}/; make one with `trace run --model dit --mask R4S32`, or name its path"
-            )
-        return max(runs, key=_created)
+        return latest_run(root)
     given = Path(path)
     run = given.parent if given.name == "trace.zarr" else given
     if not (run / "trace.zarr" / "zarr.json").is_file():
         raise RunError(f"{given} is not a run (it holds no trace.zarr); `trace runs` lists the runs there are")
     return run
+
+
+def latest_run(root: str | Path = "runs") -> Path:
+    """The run directory made last under `root`, complete or not; RunError when there is none."""
+    runs = _directories(Path(root))
+    if not runs:
+        raise RunError(f"no run under {root}/; make one with `trace run --model dit --mask R4S32`, or name its path")
+    return max(runs, key=_created)
 
 
 def checked_status(run: Path) -> np.ndarray:

@@ -19,7 +19,7 @@ CONTEXT = 14
 
 def words(text: str) -> list[str]:
     """Lower-case words and numbers of a text."""
-    return re.findall(r"[a-z0-9]+", text.lower().replace("’", ""))
+    return re.findall(r"[a-z0-9]+", text.lower().replace("’", "").replace("'", ""))
 
 
 def tokenize(texts: Iterable[str], vocabulary: dict[str, int], context: int = CONTEXT) -> torch.Tensor:

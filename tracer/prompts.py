@@ -1,0 +1,120 @@
+"""Prompts of a text-to-image run: from a text file, a GenEval-style jsonl file, the command line, or built in.
+
+Tags are kept, and a subset takes the tags in turn, so that 64 of GenEval's 553 prompts are not 64 of one kind. Prompts
+are chosen here and nothing else: encoding them is the denoiser's business.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+BUILT_IN = {
+    "geneval": Path(__file__).parent / "data" / "geneval.jsonl",
+    "emoji": Path(__file__).parent / "denoisers" / "embedded" / "sd3" / "prompts.jsonl",
+}
+"""Prompt lists that ship, by the name `--prompts` takes."""
+DEFAULT = {"sd3": "emoji", "sdxl": "geneval"}
+"""Which of them a model family uses when none is named."""
+
+
+class PromptError(ValueError):
+    """A prompt source is missing, empty or malformed; the message says where and what to type."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and the category it belongs to, None where the source has none."""
+
+    text: str
+    tag: str | None = None
+
+
+def load(
+    source: str | Path | Sequence[str] | None = None, model: str = "sd3", count: int | None = None
+) -> list[Prompt]:
+    """Prompts for a run of `count` samples (None: all of them), tags taken in turn.
+
+    `source`: a file (`.jsonl` with "prompt" and perhaps "tag" per line, any other one prompt a line), the name of a
+    built-in list ("geneval", "emoji"), a prompt of several words, a sequence of prompts, or None for the family's own
+    list. More samples than prompts repeat the list. Raises PromptError.
+    """
+    if count is not None and count < 1:
+        raise PromptError(f"{count} samples: at least 1 is needed")
+    return stratified(_read(source, model), count)
+
+
+def stratified(prompts: Sequence[Prompt], count: int | None = None) -> list[Prompt]:
+    """Round-robin over tags in order of first appearance, each tag's prompts in their own order; then cut or repeated.
+
+    The first k of a longer list are the list of k, so a smaller run is the beginning of a larger one.
+    """
+    by_tag: dict[str | None, list[Prompt]] = {}
+    for prompt in prompts:
+        by_tag.setdefault(prompt.tag, []).append(prompt)
+    rounds = itertools.zip_longest(*by_tag.values())
+    ordered = [prompt for one_each in rounds for prompt in one_each if prompt is not None]
+    return ordered if count is None else list(itertools.islice(itertools.cycle(ordered), count))
+
+
+def _read(source: str | Path | Sequence[str] | None, model: str) -> list[Prompt]:
+    if source is None:
+        if model not in DEFAULT:
+            raise PromptError(f"model {model!r} takes no prompts: the families that do are {', '.join(DEFAULT)}")
+        source = DEFAULT[model]
+    if not isinstance(source, str | Path):
+        return _typed(source)
+    if str(source) in BUILT_IN:
+        return _read_file(BUILT_IN[str(source)])
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _read_file(path)
+    if path.is_dir():
+        raise PromptError(f"{source} is a folder: give a .txt file with one prompt a line, or a .jsonl file")
+    if isinstance(source, str) and len(source.split()) > 1 and path.suffix not in (".txt", ".json", ".jsonl"):
+        return _typed([source])
+    raise PromptError(
+        f"no prompt file {str(source)!r}: give a .txt or .jsonl file, {' or '.join(BUILT_IN)}, "
+        'or a prompt of several words such as "a red heart"'
+    )
+
+
+def _typed(texts: Iterable[str]) -> list[Prompt]:
+    prompts = [Prompt(" ".join(str(text).split())) for text in texts]
+    if not prompts or not all(prompt.text for prompt in prompts):
+        raise PromptError('a prompt is empty: type for example "a red heart"')
+    return prompts
+
+
+def _read_file(path: Path) -> list[Prompt]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not a UTF-8 text file: {error}") from error
+    except OSError as error:
+        raise PromptError(f"{path} cannot be read: {error}") from error
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise PromptError(f"{path} holds no prompt: write one a line")
+    if path.suffix in (".jsonl", ".json"):
+        return [_from_json(path, number, line) for number, line in numbered]
+    return [Prompt(line) for _, line in numbered]
+
+
+def _from_json(path: Path, number: int, line: str) -> Prompt:
+    where = f"{path}, line {number}"
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise PromptError(f"{where}: not valid JSON ({error}); one object a line is expected") from error
+    if not isinstance(entry, dict):
+        raise PromptError(f'{where}: an object such as {{"prompt": "a red heart", "tag": "colors"}} is expected')
+    text, tag = entry.get("prompt"), entry.get("tag")
+    if not isinstance(text, str) or not text.strip():
+        raise PromptError(f'{where}: "prompt" is missing or empty')
+    if tag is not None and not isinstance(tag, str):
+        raise PromptError(f'{where}: "tag" must be text, not {tag!r}')
+    return Prompt(text.strip(), tag)

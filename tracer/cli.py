@@ -1,0 +1,328 @@
+"""The `trace` command. Heavy imports happen inside commands, so that `--help` answers at once.
+
+Exit codes: 0 done; 2 bad usage or bad input (one message, nothing written); 1 a failure while running (what is complete
+stays valid, and the message says how to resume).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+ANALYSES = {
+    "growth": "Error per step in three coordinates, against the numerical floor and the additive null.",
+    "decompose": "Injected, propagated and interaction energy per step, and the excess gain.",
+    "impulse": "What a mask at one step alone does to the result.",
+    "steps": "Amplification against the number of steps (give it several runs).",
+    "sinks": "Where attention sinks sit, how they move, and what removing them does.",
+    "bands": "The error and its injection per spatial-frequency band.",
+    "depth": "Damage block by block inside one forward pass.",
+    "quality": "Image metrics of the decoded results.",
+    "verdict": "Does the error compound? The preregistered rule, with its numbers.",
+}
+SEVERAL_RUNS = {"steps", "verdict"}
+
+
+class Lazy(click.Group):
+    """A group whose subcommands may live in modules that are imported only when they are used."""
+
+    elsewhere = {"sweep": ("classify_clip.cli", "sweep", "Classification and retrieval under the same masks.")}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All command names."""
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """A command by name, imported if need be."""
+        if name in self.elsewhere:
+            import importlib
+
+            module, attribute, _ = self.elsewhere[name]
+            return getattr(importlib.import_module(module), attribute)
+        return super().get_command(ctx, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List commands without importing the ones that live elsewhere."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = None if name in self.elsewhere else super().get_command(ctx, name)
+            rows.append((name, command.get_short_help_str(70) if command else self.elsewhere[name][2]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@contextmanager
+def honest_errors(resume: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    """Turn bad input into exit 2 and failures while running into exit 1, each with one clear message."""
+
+    def stop(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        raise
+    except KeyboardInterrupt:
+        _fail("stopped; complete samples are valid", resume())
+    except ValueError as error:
+        if resume() is None:
+            raise click.UsageError(str(error)) from error
+        _fail(f"{type(error).__name__}: {error}", resume())
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error}", resume())
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _fail(message: str, resume: str | None) -> None:
+    click.echo(f"Error: {message}", err=True)
+    if resume:
+        click.echo(f"What is complete stays valid. Go on with:  {resume}", err=True)
+    raise SystemExit(1)
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="denoise-trace", prog_name="trace")
+def main() -> None:
+    """Measure how an error in attention travels through a diffusion trajectory.
+
+    \b
+    trace run --model dit --mask R4S32      paired clean and masked trajectories
+    trace analyze growth                    curves, table and figure of the latest run
+    trace analyze verdict                   does the error compound?
+    """
+
+
+def sampling_options(function: Callable) -> Callable:
+    """The options that say what is run; shared by `run` and `counterfactual`."""
+    options = [
+        click.option("--model", default="dit", show_default=True, metavar="NAME", help="dit, sd3 or sdxl."),
+        click.option("--checkpoint", metavar="ID|DIR", help="Hub id or folder; default: the embedded weights."),
+        click.option("--samples", type=int, default=16, show_default=True, metavar="N"),
+        click.option("--steps", type=int, metavar="T", help="Sampling steps; default: the model's own."),
+        click.option("--sampler", metavar="NAME", help="ddpm, ddim or flow; default: the model's own."),
+        click.option("--guidance", type=float, metavar="W", help="Guidance scale; 1 is none; default: the model's own."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Sample i has seed SEED + i."),
+        click.option("--mask-seed", type=int, default=0, show_default=True, help="Seed of the random graphs."),
+        click.option("--batch-size", type=int, default=8, show_default=True, help="Samples run and saved together."),
+        click.option("--device", metavar="DEVICE", help="Default: cuda where there is one, else cpu."),
+        click.option(
+            "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
+            help="Precision of the network; states and noise stay float32.",
+        ),
+        click.option("--classes", metavar="LIST", help="Class names or numbers, comma separated; default: all in turn."),
+        click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Text or GenEval jsonl."),
+        click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/<model>-<mask>."),
+        click.option("--resume", is_flag=True, help="Go on with an unfinished run."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@main.command()
+@sampling_options
+@click.option("--mask", "masks", multiple=True, metavar="SPEC", help="An arm, e.g. R4S32 or sink-k5@layers=3. Repeatable.")
+@click.option(
+    "--record", default="norms,latents,images", show_default=True, metavar="LIST",
+    help="norms, latents, x0, mass, mass-per-head, entropy, sinks, decomposition, null, images.",
+)  # fmt: skip
+@click.option("--floor/--no-floor", default=True, show_default=True, help="Add the arm `full`, the numerical floor.")
+@click.option("--workers", type=int, metavar="N", help="Run the units on N local Dask workers.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run the units on an existing Dask cluster.")
+def run(masks: tuple[str, ...], record: str, floor: bool, workers: int | None, scheduler: str | None, **options: Any):
+    """Run a clean trajectory and one per --mask from the same noise, and save every step."""
+    with honest_errors():
+        if not masks:
+            raise click.UsageError("name at least one --mask, for example --mask R4S32 (see `trace mask R4S32`)")
+        arms = [*masks, *(["full"] if floor and "full" not in masks else [])]
+        path = start(arms, [name.strip() for name in record.split(",") if name.strip()], workers, scheduler, **options)
+    click.echo(f"next: trace analyze growth {path}")
+
+
+def start(
+    arms: list[str], record: list[str], workers: int | None = None, scheduler: str | None = None, *,
+    quiet: bool = False, **options: Any,
+) -> Path:  # fmt: skip
+    """Check, announce and execute one run; returns its directory."""
+    planned = checked_plan(arms, record, **options)
+    from . import run as runs
+    from . import store
+
+    path = runs.prepare(planned, options["out"], resume=options["resume"])
+    resume = resume_command(path)
+    with honest_errors(lambda: resume):
+        if not quiet:
+            announce(planned, path)
+        if workers or scheduler:
+            from .cluster import execute_on_cluster
+
+            execute_on_cluster(planned, path, options, workers=workers, address=scheduler)
+        else:
+            with progress_bar(path.name) as progress:
+                runs.execute(planned, path, progress=progress)
+        store.finalize(path)
+    return path
+
+
+def checked_plan(arms: list[str], record: list[str], **options: Any) -> Any:
+    """A plan from command-line options; every mistake in them is raised here."""
+    from interventions import parse
+
+    specs = [parse(arm) for arm in arms]  # before any weights are read
+    from .denoisers import load
+    from .plan import plan
+
+    denoiser = load(
+        options["model"], checkpoint=options["checkpoint"], device=options["device"], dtype=options["dtype"]
+    )
+    prompts = None
+    if options["prompts"] is not None or getattr(denoiser, "prompted", False):
+        from .prompts import load as load_prompts
+
+        prompts = load_prompts(options["prompts"], denoiser.name, options["samples"])
+    classes = options["classes"].split(",") if options["classes"] else None
+    names = ("samples", "steps", "sampler", "guidance", "seed", "mask_seed", "batch_size")
+    return plan(
+        denoiser, specs, record=record, classes=classes, prompts=prompts, **{name: options[name] for name in names}
+    )
+
+
+def announce(planned: Any, path: Path) -> None:
+    """Say what is about to happen: checkpoint, arms, samples, steps, size on disk, time."""
+    from . import run as runs
+    from . import store
+
+    size = store.estimate_bytes(store.variables(planned.record, runs.dimensions(planned)), runs.dimensions(planned))
+    seconds = runs.estimate_seconds(planned)
+    for line in runs.describe(planned):
+        click.echo(line)
+    click.echo(f"output      {path}: at most {human_bytes(size)}, about {human_seconds(seconds)} on {planned.denoiser.device}")
+
+
+def resume_command(path: Path) -> str:
+    """The command line as typed, with the run named and --resume added."""
+    import shlex
+
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    if "--out" not in words:
+        words += ["--out", str(path)]
+    return " ".join(["trace", *map(shlex.quote, words), "--resume"])
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "steps", TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def human_bytes(size: float) -> str:
+    """1536 -> '1.5 kB'."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """130 -> '2.2 min'."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
+
+
+@main.command()
+@click.argument("name", type=click.Choice(list(ANALYSES)))
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]...")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where figure and table go; default: the run.")
+def analyze(name: str, runs: tuple[Path, ...], out: Path | None) -> None:
+    """Analyse a run: a table, one plain sentence, a figure and a CSV.
+
+    RUN defaults to the latest under ./runs. NAME is one of:
+
+    \b
+    growth     error per step in three coordinates     decompose  injected and propagated error
+    verdict    does it compound?                       impulse    a mask at one step alone
+    steps      amplification against step count        bands      error per frequency band
+    sinks      attention sinks and their removal       depth      damage per block
+    quality    image metrics of the results
+    """
+    with honest_errors():
+        from .show import analyze_runs
+
+        analyze_runs(name, runs, out, several=name in SEVERAL_RUNS)
+
+
+@main.command()
+@click.argument("spec")
+@click.option("--grid", default="16x16", show_default=True, metavar="HxW", help="The token grid.")
+@click.option("--mask-seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The picture; default: mask-SPEC.png.")
+def mask(spec: str, grid: str, mask_seed: int, out: Path | None) -> None:
+    """Show what a graph mask is: picture, density, graph statistics."""
+    with honest_errors():
+        from .show import show_mask
+
+        show_mask(spec, grid, mask_seed, out)
+
+
+@main.command()
+def models() -> None:
+    """List the embedded models and what --checkpoint may name."""
+    with honest_errors():
+        from .show import show_models
+
+        show_models()
+
+
+@main.command(name="runs")
+@click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+def list_runs(root: Path) -> None:
+    """List the runs under a folder."""
+    with honest_errors():
+        from .show import show_runs
+
+        show_runs(root)
+
+
+@main.command()
+@click.argument("run_path", type=click.Path(path_type=Path), metavar="RUN")
+def finalize(run_path: Path) -> None:
+    """Verify a run, sweep leftovers of killed workers, and say what is missing."""
+    with honest_errors():
+        from . import store
+
+        click.echo(str(store.finalize(run_path)))
+
+
+@main.command()
+@click.argument("run_path", type=click.Path(path_type=Path), metavar="[RUN]", required=False)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Default: report.html in the run.")
+def report(run_path: Path | None, out: Path | None) -> None:
+    """Write one self-contained HTML page about a run."""
+    with honest_errors():
+        from .show import write_report
+
+        write_report(run_path, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""From a plan to a run directory: create the store, run every pending unit, commit each one whole.
+
+`trace` is the Python face of `trace run`. The trajectory itself is `tracer.trajectory`, the files are `tracer.store`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interventions import Clean, Full, Intervention
+
+from . import store
+from .denoisers import Denoiser, load
+from .plan import DEFAULT_RECORD, Plan, PlanError, plan
+from .sampling import PREDICTIONS
+from .trajectory import Unit, lanes_of_step, run_unit, sample_noise
+
+Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
+Progress = Callable[[int, int], None]
+"""Called after every step with (steps done, steps to do), counted over all units."""
+
+
+def trace(
+    denoiser: Denoiser | str = "dit",
+    arms: Iterable[str | Intervention] = ("R4S32",),
+    *,
+    samples: int = 16,
+    steps: int | None = None,
+    sampler: str | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    mask_seed: int = 0,
+    batch_size: int = 8,
+    record: Iterable[str] = DEFAULT_RECORD,
+    classes: Sequence[str | int] | None = None,
+    prompts: Sequence[Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Run a clean and any number of masked trajectories from the same noise and write them down.
+
+    `denoiser` is a family name (its embedded checkpoint) or any `Denoiser`. Returns the run directory, by default
+    `runs/<model>-<first mask>` with a number appended when that exists. Raises PlanError, SpecError, SamplerError,
+    CheckpointError or store.RunError before anything is written.
+    """
+    denoiser = load(denoiser) if isinstance(denoiser, str) else denoiser
+    checked = plan(
+        denoiser, arms, samples=samples, steps=steps, sampler=sampler, guidance=guidance, seed=seed,
+        mask_seed=mask_seed, batch_size=batch_size, record=record, classes=classes, prompts=prompts,
+    )  # fmt: skip
+    path = prepare(checked, out, resume=resume)
+    execute(checked, path, progress=progress)
+    return path
+
+
+def prepare(plan: Plan, out: str | Path | None = None, *, resume: bool = False) -> Path:
+    """Create the run directory, or check that the existing one is this very run and may be resumed."""
+    path = Path(out) if out is not None else default_path(plan, resume=resume)
+    if path.exists():
+        if not resume:
+            raise store.RunError(f"{path} exists: add --resume to go on with it, or choose another --out")
+        store.check_resume(path, dict(plan.config))
+        return path
+    variables, sizes = store.variables(plan.record, dimensions(plan)), dimensions(plan)
+    store.check_space(path.parent, store.estimate_bytes(variables, sizes))
+    store.create(
+        path, variables, sizes, coordinates(plan), {"config": json.dumps(dict(plan.config))}, plan.unit,
+        static=masks(plan),
+    )  # fmt: skip
+    return path
+
+
+def execute(
+    plan: Plan, path: Path, *, progress: Progress | None = None, rank: int = 0, world: int = 1
+) -> None:
+    """Run every unit of the run that is not complete. What is committed stays valid whatever happens here."""
+    with store.Writer(path) as writer:
+        pending = writer.pending(rank=rank, world=world)
+        total, done = len(pending) * plan.schedule.steps, 0
+        for unit in pending:
+            with writer.unit(unit) as buffer:
+
+                def on_step(i: int, finished: int = done) -> None:
+                    if progress:
+                        progress(finished + i + 1, total)
+
+                run_unit(plan, plan.samples[writer.samples(unit)], buffer, on_step)
+            done += plan.schedule.steps
+
+
+def default_path(plan: Plan, root: str | Path = "runs", *, resume: bool = False) -> Path:
+    """`runs/<model>-<first mask>`, numbered from 2 when taken; with `resume` the latest that fits this configuration."""
+    masked = next((arm.name for arm in plan.arms[1:] if not isinstance(arm.spec, Full | Clean)), plan.arms[-1].name)
+    stem = f"{plan.denoiser.name}-{masked}".replace("/", "_").replace("@", "-at-").replace(";", "-").replace(":", "_")
+    stem = stem[:80].rstrip("-")
+    candidates = [Path(root) / stem, *(Path(root) / f"{stem}-{n}" for n in range(2, 10_000))]
+    free = next(k for k, path in enumerate(candidates) if not path.exists())
+    if not resume:
+        return candidates[free]
+    if free == 0:
+        raise PlanError(f"--resume: there is no run at {candidates[0]}; name it with --out")
+    return candidates[free - 1]
+
+
+def dimensions(plan: Plan) -> dict[str, int]:
+    """Size of every dimension the store may need."""
+    denoiser = plan.denoiser
+    channel, y, x = denoiser.shape
+    sizes = {
+        "arm": len(plan.arms), "sample": len(plan.samples), "step": plan.schedule.steps,
+        "channel": channel, "y": y, "x": x,
+    }  # fmt: skip
+    if denoiser.layout is not None:
+        tokens = denoiser.layout.size
+        sizes |= {"query": tokens, "key": tokens, "token": tokens, "rank": 5}
+        sizes |= {"layer": len(denoiser.sites), "head": denoiser.heads}
+        sizes["removed"] = max([getattr(arm.spec, "count", 0) for arm in plan.arms] + [1])
+    sizes["image_y"], sizes["image_x"] = getattr(denoiser, "image_size", (y, x))
+    return sizes
+
+
+def coordinates(plan: Plan) -> dict[str, Coordinate]:
+    """Name -> (dims, values, attributes) of every coordinate of the run."""
+    levels, samples = plan.schedule, plan.samples
+    coords: dict[str, Coordinate] = {
+        "arm": (("arm",), np.array([arm.name for arm in plan.arms]), {"long_name": "experimental condition"}),
+        "sample": (("sample",), np.arange(len(samples)), {"long_name": "sample"}),
+        "seed": (("sample",), np.array([s.seed for s in samples]), {"long_name": "seed of the sample's noise"}),
+        "step": (("step",), np.arange(levels.steps), {"long_name": "sampling step"}),
+    }
+    for name, values, text in (
+        ("timestep", levels.timestep, "timestep the network is told in this step"),
+        ("alpha", levels.alpha[:-1], "signal scale of the state this step starts from"),
+        ("sigma", levels.sigma[:-1], "noise scale of the state this step starts from"),
+        ("alpha_after", levels.alpha[1:], "signal scale of the state after this step"),
+        ("sigma_after", levels.sigma[1:], "noise scale of the state after this step"),
+        ("log_snr", levels.log_snr, "log signal-to-noise ratio this step starts from"),
+    ):
+        coords[name] = (("step",), np.asarray(values, np.float64), {"long_name": text, "units": "1"})
+    for name, text in (("class_label", "class index"), ("class_name", "class"), ("prompt", "prompt"), ("tag", "tag")):
+        values = [getattr(sample, name) for sample in samples]
+        if any(value is not None for value in values):
+            filled = [("" if value is None else value) for value in values]
+            coords[name] = (("sample",), np.array(filled), {"long_name": text})
+    layout = plan.denoiser.layout
+    if layout is not None:
+        token_y, token_x = layout.coordinates()
+        flags = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
+        coords["token_kind"] = (("token",), layout.kinds(), {"long_name": "kind of token", **flags})
+        coords["token_y"] = (("token",), token_y, {"long_name": "token row, -1 off the image"})
+        coords["token_x"] = (("token",), token_x, {"long_name": "token column, -1 off the image"})
+        coords["layer_name"] = (("layer",), np.array(plan.denoiser.sites), {"long_name": "attention module"})
+    return coords
+
+
+def masks(plan: Plan) -> dict[str, np.ndarray]:
+    """The static masks, bool [arm, query, key] over the image tokens' whole sequence; all true where nothing is cut."""
+    layout = plan.denoiser.layout
+    if layout is None:
+        return {}
+    full = np.ones((layout.size, layout.size), bool)
+    cut = [arm.spec.mask(layout, plan.mask_seed) if arm.spec.static else full for arm in plan.arms]
+    return {"interventions/mask": np.stack(cut)}
+
+
+def estimate_seconds(plan: Plan) -> float:
+    """Time the run will take, from timing one evaluation of the first unit's clean lane (after a warm-up)."""
+    samples = plan.samples[: plan.unit]
+    denoiser = plan.denoiser
+    import torch
+
+    like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
+    x = sample_noise(samples, -1, denoiser.shape, like)
+    with torch.no_grad(), denoiser.opened(
+        samples, guidance=plan.guidance, mask_seed=plan.mask_seed, record=()
+    ) as evaluation:
+        unit = Unit(plan, samples, evaluation, x)
+        lanes = lanes_of_step(plan, 0)
+        unit.evaluate(0, lanes)
+        start = time.perf_counter()
+        float(unit.evaluate(0, lanes)[1].value.sum())
+        per_lane = (time.perf_counter() - start) / len(lanes)
+    count = sum(len(lanes_of_step(plan, i)) for i in range(plan.schedule.steps))
+    return per_lane * count * plan.units
+
+
+def describe(plan: Plan) -> list[str]:
+    """What `trace run` says before it starts: the checkpoint, the size of the run, how it is sampled."""
+    config, checkpoint = plan.config, plan.config["checkpoint"]
+    corrections = ", ".join(f"{key} {value}" for key, value in checkpoint.items() if key not in {"id", "sha256"})
+    masked = [arm.name for arm in plan.arms[1:]]
+    return [
+        f"checkpoint  {checkpoint['id']}" + (f"  ({corrections})" if corrections else ""),
+        f"arms        clean + {len(masked)}: {', '.join(masked[:6])}" + (" …" if len(masked) > 6 else ""),
+        f"sampling    {config['samples']} samples x {config['steps']} {config['sampler']} steps, guidance "
+        f"{config['guidance']:g}, predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",
+    ]

@@ -1,0 +1,137 @@
+"""What the commands print and save: analyses of a run, pictures of masks, lists of models and runs.
+
+The only place where the command line meets `analysis`. It computes nothing itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import store
+
+
+def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: bool) -> None:
+    """Run one analysis, print its table and sentence, save figure and CSV beside the run."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    if len(runs) > 1 and not several:
+        raise click.UsageError(f"`trace analyze {name}` takes one run; {len(runs)} were given")
+    module = importlib.import_module(f"analysis.{name}")
+    opened = [store.open_run(run) for run in runs] or [store.open_run()]
+    paths = list(runs) or [store.latest_run()]
+    click.echo(f"run: {', '.join(map(str, paths))}")
+    result = getattr(module, name)(opened if len(opened) > 1 else opened[0])
+    print_table(module.table(result))
+    click.echo()
+    click.echo(module.sentence(result))
+    folder = Path(out or _folder(paths[0]))
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = module.figure(result)
+    figure.savefig(folder / f"{name}.png", dpi=160, bbox_inches="tight")
+    module.table(result).to_csv(folder / f"{name}.csv")
+    click.echo(f"\nfigure: {folder / f'{name}.png'}\ntable:  {folder / f'{name}.csv'}")
+
+
+def _folder(run: Path) -> Path:
+    return run.parent if run.suffix == ".zarr" else run
+
+
+def print_table(frame: Any) -> None:
+    """A pandas table on the terminal; plain text when piped."""
+    from rich.console import Console
+    from rich.table import Table
+
+    frame = frame.reset_index() if frame.index.names != [None] else frame
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in frame.columns:
+        numeric = frame[column].dtype.kind in "fiu"
+        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=200).print(table)
+
+
+def show_mask(spec: str, grid: str, mask_seed: int, out: Path | None) -> None:
+    """Density, graph statistics and picture of a static mask."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import pandas as pd
+
+    from analysis import mask_figure
+    from interventions import SpecError, TokenLayout, density, graph_statistics, parse
+
+    try:
+        height, width = (int(side) for side in grid.lower().split("x"))
+        layout = TokenLayout(grid=(height, width))
+    except (ValueError, SpecError):
+        raise click.UsageError(f"--grid {grid!r}: give height x width in tokens, for example --grid 16x16") from None
+    intervention = parse(spec)
+    intervention.check(layout)
+    allowed = intervention.mask(layout, mask_seed)
+    rows = {"density": density(allowed), "allowed pairs": int(allowed.sum()), **graph_statistics(allowed)}
+    print_table(pd.DataFrame({"statistic": list(rows), "value": [f"{value:.6g}" for value in rows.values()]}))
+    target = out or Path(f"mask-{str(intervention).replace('/', '_')}.png")
+    figure = mask_figure.figure(allowed, layout, f"{intervention} on {height} x {width}")
+    figure.savefig(target, dpi=160, bbox_inches="tight")
+    click.echo(f"\n{intervention} on {height} x {width} tokens: {rows['density']:.1%} of all pairs\nfigure: {target}")
+
+
+def show_models() -> None:
+    """The embedded models with their size, and what `--checkpoint` may name."""
+    import pandas as pd
+
+    from .denoisers import MODELS
+    from .denoisers.checkpoints import EMBEDDED
+
+    examples = {
+        "dit": "facebook/DiT-XL-2-256, a DiTPipeline folder, or a transformer folder",
+        "sd3": "stabilityai/stable-diffusion-3-medium-diffusers, stabilityai/stable-diffusion-3.5-medium",
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    }
+    rows = []
+    for model in MODELS:
+        folder = EMBEDDED / model
+        size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) if folder.is_dir() else 0
+        rows.append((model, f"{size / 1e6:.1f} MB, trained on emoji" if size else "none", examples[model]))
+    print_table(pd.DataFrame(rows, columns=["--model", "embedded weights", "--checkpoint"]))
+
+
+def show_runs(root: Path) -> None:
+    """One line per run under a folder."""
+    import pandas as pd
+
+    from .cli import human_bytes
+
+    found = store.list_runs(root)
+    if not found:
+        click.echo(f"no runs under {root}: make one with  trace run --model dit --mask R4S32")
+        return
+    rows = [
+        (run.name, run.created, run.model, len(run.arms), f"{run.complete}/{run.samples}", human_bytes(run.bytes))
+        for run in found
+    ]
+    print_table(pd.DataFrame(rows, columns=["run", "created", "model", "arms", "complete", "size"]))
+
+
+def write_report(run_path: Path | None, out: Path | None) -> None:
+    """The HTML page of a run."""
+    from analysis import report
+
+    path = run_path or store.latest_run()
+    target = out or _folder(path) / "report.html"
+    target.write_text(report.report(store.open_run(path)), encoding="utf-8")
+    click.echo(f"report: {target}")
+
+
+def config_of(run: Any) -> dict[str, Any]:
+    """The configuration a run was made with."""
+    return json.loads(run.attrs["config"])

@@ -1,0 +1,292 @@
+"""The loop: arms become lanes, lanes become one batch per step, and what was measured goes to the writer.
+
+At every step the distinct evaluations (a state and the intervention it runs under) are gathered, evaluated together and
+advanced with the same noise. An arm departs from the clean state at its first step, so nothing before that is computed
+again. No attention is touched here (that is `interventions.attend`) and nothing is interpreted (that is `analysis`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interventions import Clean, Intervention
+
+from .denoisers import Evaluation, Moment, Sample
+from .plan import ATTENTION, Arm, Plan
+from .sampling import SAMPLERS, Move, Prediction, epsilon_and_x0
+
+ROWS = {"cpu": 128, "cuda": 512}
+"""How many rows (lanes x samples) go through the network in one call."""
+
+
+class Lane(NamedTuple):
+    """One evaluation of a step. `state`: "clean", ("arm", m), or ("pushed", m), the clean state plus arm m's last
+    injection; `spec` is the intervention it runs under."""
+
+    state: Any
+    spec: Intervention
+
+
+CLEAN = Lane("clean", Clean())
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which lane answers which question for one arm at one step (SCIENCE: F(x), G(y), F(y), G(x) and the null)."""
+
+    own: Lane  # G(y)
+    propagated: Lane  # F(y)
+    injected: Lane  # G(x)
+    pushed: Lane | None  # F at x + last injection
+
+
+def roles_of_step(plan: Plan, i: int) -> dict[int, Roles]:
+    """For every arm that has departed from the clean one by step i, or departs in it: its lanes."""
+    decompose, null = "decomposition" in plan.record, "null" in plan.record
+    roles = {}
+    for m, arm in enumerate(plan.arms):
+        if not _departs(arm) or i < arm.window.start:
+            continue
+        state = "clean" if i == arm.window.start else ("arm", m)
+        acting = i in arm.window
+        own = Lane(state, arm.spec if acting else CLEAN.spec)
+        if not acting:
+            propagated, injected = own, CLEAN
+        elif decompose:
+            propagated, injected = Lane(state, CLEAN.spec), Lane("clean", arm.spec)
+        else:
+            propagated = injected = own
+        was_acting = null and i - 1 in arm.window
+        roles[m] = Roles(own, propagated, injected, Lane(("pushed", m), CLEAN.spec) if was_acting else None)
+    return roles
+
+
+def lanes_of_step(plan: Plan, i: int) -> list[Lane]:
+    """The distinct evaluations of step i; the clean one is first."""
+    lanes = {CLEAN: None}
+    for role in roles_of_step(plan, i).values():
+        lanes.update(dict.fromkeys(lane for lane in (role.own, role.propagated, role.injected, role.pushed) if lane))
+    return list(lanes)
+
+
+def sample_noise(samples: Sequence[Sample], step: int, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Standard normal noise [sample, *shape] of one step (-1: the starting noise x_T).
+
+    Drawn on the CPU from (sample seed, step) alone, so it depends on no batch, arm, device or worker.
+    """
+    drawn = []
+    for sample in samples:
+        mixed = np.random.SeedSequence([sample.seed, step + 1]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+        drawn.append(torch.randn(tuple(shape), generator=generator, dtype=torch.float32))
+    return torch.stack(drawn).to(like)
+
+
+@dataclass
+class Unit:
+    """The states of one unit of samples while it runs: the clean state, each departed arm's, and each arm's push."""
+
+    plan: Plan
+    samples: Sequence[Sample]
+    evaluation: Evaluation
+    x: Tensor  # [sample, channel, y, x]
+
+    def __post_init__(self) -> None:
+        self.arms: dict[int, Tensor] = {}
+        self.pushes: dict[int, Tensor] = {}
+        self.null_sum: dict[int, Tensor] = {}
+
+    def state(self, lane: Lane) -> Tensor:
+        """The state a lane reads."""
+        if lane.state == "clean":
+            return self.x
+        kind, m = lane.state
+        return self.arms[m] if kind == "arm" else self.x + self.pushes[m]
+
+    def evaluate(self, i: int, lanes: Sequence[Lane]) -> tuple[Tensor, Prediction, dict[str, Tensor]]:
+        """States and predictions [lane, sample, ...] of these lanes, and what the seam recorded."""
+        levels = self.plan.schedule
+        moment = Moment(i, levels.steps, levels.timestep[i], levels.alpha[i], levels.sigma[i])
+        states = torch.stack([self.state(lane) for lane in lanes])
+        at_once = max(1, ROWS.get(states.device.type, 128) // len(self.samples))
+        predictions, taken = [], []
+        for group in _groups(lanes, at_once):
+            predictions.append(self.evaluation.predict(states[group], moment, [lanes[g].spec for g in group]))
+            taken.append(self.evaluation.take())
+            if len(predictions) > 1 and group[0] == 0:  # the clean lane was only there to be read
+                drop = predictions[-1]
+                predictions[-1] = Prediction(drop.value[1:], None if drop.variance is None else drop.variance[1:])
+                taken[-1] = {key: value[1:] for key, value in taken[-1].items()}
+        value = torch.cat([p.value for p in predictions])
+        variance = None if predictions[0].variance is None else torch.cat([p.variance for p in predictions])
+        recorded = {key: torch.cat([part[key] for part in taken]) for key in taken[0]}
+        return states, Prediction(value, variance), recorded
+
+
+def _groups(lanes: Sequence[Lane], at_once: int) -> list[list[int]]:
+    """Lane indices of each call. Where a lane looks at the clean one (`source=clean`), every call carries it first."""
+    if len(lanes) <= at_once:
+        return [list(range(len(lanes)))]
+    needs_clean = any(lane.spec.scope.source == "clean" for lane in lanes)
+    size = max(1, at_once - needs_clean)
+    if not needs_clean:
+        return [list(range(k, min(k + size, len(lanes)))) for k in range(0, len(lanes), size)]
+    return [[0, *range(k, min(k + size, len(lanes)))] for k in range(1, len(lanes), size)]
+
+
+def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callable[[int], None] | None = None) -> None:
+    """Run all arms of these samples and hand every step to `buffer` (`store.Writer.unit`)."""
+    denoiser, levels = plan.denoiser, plan.schedule
+    like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
+    x = sample_noise(samples, -1, denoiser.shape, like)
+    if "latents" in plan.record:
+        buffer.final({"trajectory/noise": _numpy(x)})
+    opened = denoiser.opened(
+        samples, guidance=plan.guidance, mask_seed=plan.mask_seed, record=sorted(plan.record & ATTENTION)
+    )
+    with torch.no_grad(), opened as evaluation:
+        unit = Unit(plan, samples, evaluation, x)
+        for i in range(levels.steps):
+            noise = sample_noise(samples, i, denoiser.shape, like) if i + 1 < levels.steps else None
+            _step(unit, i, noise, buffer)
+            if on_step:
+                on_step(i)
+        if "null" in plan.record:
+            _finish_null(unit, buffer)
+    if "images" in plan.record:
+        images = [denoiser.decode(unit.arms.get(m, unit.x)) for m in range(len(plan.arms))]
+        buffer.final({"images/image": np.stack(images)})
+
+
+def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
+    """Evaluate all lanes of step i, advance every state, record."""
+    plan, levels = unit.plan, unit.plan.schedule
+    roles, lanes = roles_of_step(plan, i), lanes_of_step(plan, i)
+    at = {lane: k for k, lane in enumerate(lanes)}
+    states, prediction, recorded = unit.evaluate(i, lanes)
+    eps, x0 = epsilon_and_x0(levels, i, states, prediction.value)
+    move = SAMPLERS[levels.sampler](levels, i, states, prediction)
+    landed = move.land(noise)
+    if "null" in plan.record:
+        _record_null(unit, i - 1, {m: x0[at[r.pushed]] - x0[0] for m, r in roles.items() if r.pushed}, buffer)
+    before = unit.x
+    unit.x = landed[0]
+    values: dict[str, list[Tensor]] = {}
+    pushes = {}
+    for m in range(len(plan.arms)):
+        role = roles.get(m)
+        k = 0 if role is None else at[role.own]
+        after = landed[k]
+        measured = _errors(after, unit.x, eps[k] - eps[0], x0[k] - x0[0])
+        if "decomposition" in plan.record:
+            parts = (0, 0, 0) if role is None else (k, at[role.propagated], at[role.injected])
+            previous = unit.arms.get(m, before) - before
+            extra, injected = _decomposition(landed, move, parts, noise, previous)
+            measured |= extra
+            if role is not None and role.injected is not CLEAN:
+                pushes[m] = injected
+        for name, value in measured.items():
+            values.setdefault(name, []).append(value)
+        if role is not None:
+            unit.arms[m] = after
+    unit.pushes = pushes
+    _write(unit, i, values, x0[0], buffer)
+    if recorded:
+        own = [at[roles[m].own] if m in roles else 0 for m in range(len(plan.arms))]
+        buffer.step(i, {f"attention/{key}": _numpy(value[own]) for key, value in recorded.items()})
+
+
+def _write(unit: Unit, i: int, values: dict[str, list[Tensor]], x0: Tensor, buffer: Any) -> None:
+    vectors = {
+        "trajectory/delta": values.pop("delta"),
+        "decomposition/injected": values.pop("injected", None),
+    }
+    buffer.step(i, {f"metrics/{name}": _numpy(torch.stack(value)) for name, value in values.items()})
+    if "latents" in unit.plan.record:
+        buffer.step(i, {path: _numpy(torch.stack(value)) for path, value in vectors.items() if value is not None})
+        buffer.step(i, {"trajectory/latent": _numpy(unit.x)})
+    if unit.plan.record & {"x0", "null"}:
+        buffer.step(i, {"trajectory/x0": _numpy(x0)})
+
+
+def _errors(after: Tensor, clean: Tensor, d_eps: Tensor, d_x0: Tensor) -> dict[str, Tensor]:
+    """Distances of an arm to the clean one after a step, each [sample]; norms are over the whole state."""
+    delta = after - clean
+    size = _norm(clean)
+    return {
+        "delta": delta,
+        "delta_l2": _norm(delta),
+        "delta_rel": _norm(delta) / size,
+        "delta_linf": delta.flatten(1).abs().amax(1),
+        "delta_cosine": _dot(after, clean) / (_norm(after) * size),
+        "eps_l2": _norm(d_eps),
+        "x0_l2": _norm(d_x0),
+    }
+
+
+def _decomposition(
+    landed: Tensor, move: Move, parts: tuple[int, int, int], noise: Tensor | None, previous: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The exact split of one step's error (SCIENCE section 2), each [sample], and the injected vector.
+
+    `parts` are the lanes of G(y), F(y), G(x); lane 0 is F(x). The injection is G(x) - F(x), whose variance part comes
+    from a changed learned variance under the same noise.
+    """
+    own, at_masked, at_clean = parts
+    propagated, injected = landed[at_masked] - landed[0], landed[at_clean] - landed[0]
+    delta = landed[own] - landed[0]
+    interaction = landed[own] - landed[at_clean] - landed[at_masked] + landed[0]
+    mean_part = move.mean[at_clean] - move.mean[0]
+    size = _norm(previous)
+    return {
+        "injected": injected,
+        "injected_l2": _norm(injected),
+        "injected_mean_l2": _norm(mean_part),
+        "injected_variance_l2": _norm(injected - mean_part),
+        "propagated_l2": _norm(propagated),
+        "interaction_l2": _norm(interaction),
+        "injected_propagated_cosine": _dot(injected, propagated) / (_norm(injected) * _norm(propagated)),
+        "gain": torch.where(size > 0, _norm(propagated) / size, torch.nan),
+        "closure": _norm(delta - injected - propagated - interaction) / _norm(delta),
+    }, injected
+
+
+def _record_null(unit: Unit, k: int, contributions: dict[int, Tensor], buffer: Any) -> None:
+    """Add step k's null contributions d_k = D(x' + injected) - D(x') (SCIENCE section 4), known one step later."""
+    if k < 0:
+        return
+    sizes = torch.zeros(len(unit.plan.arms), len(unit.samples), dtype=unit.x.dtype)
+    for m, contribution in contributions.items():
+        unit.null_sum[m] = unit.null_sum.get(m, torch.zeros_like(contribution)) + contribution
+        sizes[m] = _norm(contribution).cpu()
+    buffer.step(k, {"metrics/null_l2": _numpy(sizes)})
+
+
+def _finish_null(unit: Unit, buffer: Any) -> None:
+    """At the last level the prediction is the state itself, so the last contribution is the last injection."""
+    _record_null(unit, unit.plan.schedule.steps - 1, unit.pushes, buffer)
+    zero = torch.zeros_like(unit.x)
+    total = torch.stack([unit.null_sum.get(m, zero) for m in range(len(unit.plan.arms))])
+    buffer.final({"decomposition/null_sum": _numpy(total)})
+
+
+def _departs(arm: Arm) -> bool:
+    return not isinstance(arm.spec, Clean) and arm.spec.scope.strength > 0 and len(arm.window) > 0
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64).to(x.dtype)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a.flatten(1).double() * b.flatten(1).double()).sum(1).to(a.dtype)
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().numpy()

@@ -34,7 +34,7 @@ def test_a_smaller_run_is_the_beginning_of_a_larger_one_and_more_samples_than_pr
 
 
 def test_sixty_four_geneval_prompts_cover_all_six_categories():
-    """The first 64 lines of the file are one category (FACTS section 2, no. 9); a stratified subset has 10 or 11 of each."""
+    """The first 64 lines of the file are one category; a stratified subset has 64 / 6 = 10 or 11 of each."""
     assert len(prompts.load("geneval")) == 553
     found = Counter(p.tag for p in prompts.load("geneval", count=64))
     assert sorted(found.values()) == [10, 10, 11, 11, 11, 11]
@@ -70,14 +70,14 @@ def test_a_malformed_file_says_where(tmp_path, name, text, says):
 
 
 def test_other_bad_sources_are_told_apart(tmp_path):
-    with pytest.raises(PromptError, match="no prompt file 'missing.txt'"):
+    with pytest.raises(PromptError, match=r"no prompt file 'missing\.txt'"):
         prompts.load("missing.txt")
-    with pytest.raises(PromptError, match="no prompt file 'my prompts.jsonl'"):
+    with pytest.raises(PromptError, match=r"no prompt file 'my prompts\.jsonl'"):
         prompts.load("my prompts.jsonl")
     with pytest.raises(PromptError, match="is a folder"):
         prompts.load(tmp_path)
+    (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PromptError, match="not a UTF-8"):
-        (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00")
         prompts.load(tmp_path / "p.txt")
     with pytest.raises(PromptError, match="takes no prompts"):
         prompts.load(None, "dit")

@@ -237,7 +237,7 @@ def _blocks(group: Sequence[Variable], sizes: Mapping[str, int], unit: int) -> t
         one_step = max(one_step, one_arm // (steps if "step" in variable.dims else 1))
     if all_arms <= _JOINT_ARMS_BYTES:
         return arms, steps
-    pieces = min(steps, math.ceil(one_step * steps / _SHARD_BYTES))
+    pieces = math.ceil(steps / max(1, _SHARD_BYTES // one_step))
     return 1, math.ceil(steps / pieces)
 
 

@@ -88,9 +88,9 @@ def preferential(tokens: int, density: float, exponent: float = 1.0, seed: int =
     readers = _start(tokens, generator)  # [key, query]: the transpose, so that a key's readers lie together
     started = readers.sum(axis=1)
     in_degree = _grow(started, round(density * tokens**2) - tokens, exponent, generator)
-    order = generator.integers(2**62, size=(tokens, tokens), dtype=np.int64)
-    order[readers] = -1  # readers from the start come first
-    np.fill_diagonal(order, 2**62)  # self is connected anyway and comes last
+    order = generator.integers(1, 2**32 - 1, size=(tokens, tokens), dtype=np.uint32)
+    order[readers] = 0  # readers from the start come first
+    np.fill_diagonal(order, 2**32 - 1)  # self is connected anyway and comes last
     ranked = np.sort(order, axis=1)
     last = np.take_along_axis(ranked, np.maximum(in_degree - 1, 0)[:, None], axis=1)
     graph = ((order <= last) & (in_degree > 0)[:, None]).T

@@ -202,7 +202,7 @@ def coco_captions(captions: Path, folder: Path, captions_per_image: int | None =
     missing = [name for name, path in zip(files, paths, strict=True) if path is None]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(files)} pictures named in {captions.name} are not in {folder}: {missing[0]} is the first"
+            f"{len(missing)} of {len(files)} pictures named in {captions.name} are not in {folder}, first: {missing[0]}"
         )
     images = Images(
         str(folder),

@@ -1,0 +1,112 @@
+"""The cells of a sweep: which spec under which mask seed, in a fixed order, checked against the model's token layout.
+
+Densities are turned into specs by `interventions.solve_density`; density is reported for image-image pairs and for the
+whole sequence, prefix included. No model is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from interventions import Intervention, TokenLayout, density, parse, solve_density
+from interventions.spec import Clean, Full, KeyRemoval, SmallWorld
+
+FAMILIES = ("small-world", "preferential", "hub-spoke", "local", "random")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experimental condition: an intervention under one seed of its graph."""
+
+    intervention: Intervention
+    family: str
+    """The family, or "clean", "full", "keys" for key removal."""
+    target: float
+    """The density that was asked for; NaN when a spec was named."""
+    mask_seed: int
+    density: float
+    """Of image-image pairs, self included; NaN where there is no fixed mask."""
+    density_sequence: float
+    """Of all pairs of the sequence, prefix tokens included."""
+
+    @property
+    def spec(self) -> str:
+        """The canonical spec."""
+        return str(self.intervention)
+
+
+def cells(
+    layout: TokenLayout,
+    *,
+    masks: Sequence[str] = (),
+    densities: Sequence[float] = (),
+    families: Sequence[str] = (),
+    mask_seeds: Sequence[int] = (0,),
+    layers: int | None = None,
+) -> list[Cell]:
+    """`clean` first, then the named specs, then every family at every density; a graph without chance has one seed.
+
+    Families without densities (or the reverse) get the defaults. Raises SpecError for what the layout rules out.
+    """
+    if families and not densities:
+        densities = (0.25, 0.5)
+    if densities and not families:
+        families = FAMILIES
+    wanted: list[tuple[Intervention, str | None, float]] = [(parse("clean"), None, float("nan"))]
+    wanted += [(parse(mask), None, float("nan")) for mask in masks if mask != "clean"]
+    wanted += [(solve_density(name, share, layout), name, share) for share in densities for name in families]
+    made: dict[tuple[str, int], Cell] = {}
+    for intervention, name, target in wanted:
+        intervention.check(layout, layers=layers)
+        for seed in mask_seeds if drawn(intervention) else mask_seeds[:1]:
+            share, whole = _densities(intervention, layout, seed)
+            cell = Cell(intervention, name or family(intervention), target, seed, share, whole)
+            made.setdefault((cell.spec, seed), cell)
+    return list(made.values())
+
+
+def family(intervention: Intervention) -> str:
+    """The family of a spec, with the ablations of the small world by their own names."""
+    if isinstance(intervention, SmallWorld):
+        return "local" if not intervention.shortcuts else "random" if not intervention.radius else "small-world"
+    names = {"Clean": "clean", "Full": "full", "Preferential": "preferential", "HubSpoke": "hub-spoke"}
+    return names.get(type(intervention).__name__, "keys")
+
+
+def drawn(intervention: Intervention) -> bool:
+    """Whether chance is involved, so that mask seeds differ."""
+    if isinstance(intervention, KeyRemoval):
+        return intervention.kind == "random"
+    if isinstance(intervention, SmallWorld):
+        return intervention.shortcuts > 0
+    return not isinstance(intervention, Clean | Full)
+
+
+def _densities(intervention: Intervention, layout: TokenLayout, seed: int) -> tuple[float, float]:
+    if isinstance(intervention, KeyRemoval):
+        return float("nan"), float("nan")
+    if isinstance(intervention, Clean):
+        return 1.0, 1.0
+    mask = intervention.mask(layout, seed)
+    return (density(mask, layout) if layout.image_tokens else float("nan")), density(mask)
+
+
+def coordinates(made: Sequence[Cell]) -> xr.Dataset:
+    """The coordinates of the `cell` dimension."""
+    columns = {
+        "spec": (np.array([cell.spec for cell in made]), "spec string of the intervention"),
+        "family": (np.array([cell.family for cell in made]), "graph family; local and random are the ablations"),
+        "target_density": (np.array([cell.target for cell in made]), "density asked for; NaN: a spec was named"),
+        "density": (np.array([cell.density for cell in made]), "density of image-image pairs, self included"),
+        "density_sequence": (
+            np.array([cell.density_sequence for cell in made]),
+            "density of all pairs, prefix included",
+        ),
+        "mask_seed": (np.array([cell.mask_seed for cell in made]), "seed of the random graph"),
+    }
+    data = {name: ("cell", values, {"long_name": told, "units": "1"}) for name, (values, told) in columns.items()}
+    return xr.Dataset(coords=data)

@@ -132,7 +132,7 @@ def sampling_options(function: Callable) -> Callable:
 @click.option("--mask", "masks", multiple=True, metavar="SPEC", help="An arm, e.g. R4S32 or sink-k5@layers=3. Repeatable.")
 @click.option(
     "--record", default="norms,latents,images", show_default=True, metavar="LIST",
-    help="norms, latents, x0, mass, mass-per-head, entropy, sinks, decomposition, null, images.",
+    help="norms, latents, finals, x0, mass, mass-per-head, entropy, sinks, decomposition, null, images.",
 )  # fmt: skip
 @click.option("--floor/--no-floor", default=True, show_default=True, help="Add the arm `full`, the numerical floor.")
 @click.option("--workers", type=int, metavar="N", help="Run the units on N local Dask workers.")
@@ -200,10 +200,10 @@ def announce(planned: Any, path: Path) -> None:
     from . import run as runs
     from . import store
 
-    size = store.estimate_bytes(store.variables(planned.record, runs.dimensions(planned)), runs.dimensions(planned))
-    seconds = runs.estimate_seconds(planned)
+    size = store.estimate_bytes(runs.arrays(planned), runs.dimensions(planned))
     for line in runs.describe(planned):
         click.echo(line)
+    seconds = runs.estimate_seconds(planned)
     click.echo(f"output      {path}: at most {human_bytes(size)}, about {human_seconds(seconds)} on {planned.denoiser.device}")
 
 

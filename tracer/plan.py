@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from interventions import Clean, Intervention, parse
+from interventions import Intervention, parse
+from interventions.spec import Clean
 
 from .denoisers import Denoiser, Sample
 from .sampling import Schedule, schedule
 
 RECORDS = (
-    "norms", "latents", "x0", "mass", "mass-per-head", "entropy", "sinks", "decomposition", "null", "images",
+    "norms", "latents", "finals", "x0", "mass", "mass-per-head", "entropy", "sinks", "decomposition", "null", "images",
 )  # fmt: skip
 DEFAULT_RECORD = ("norms", "latents", "images")
 ATTENTION = {"mass", "mass-per-head", "entropy", "sinks"}
@@ -85,7 +86,7 @@ def plan(
     prompts: Sequence[Any] | None = None,
 ) -> Plan:
     """Check a run and lay it out. None means the model's own default."""
-    defaults = getattr(denoiser, "defaults", {})
+    defaults = denoiser.defaults
     sampler = sampler or defaults.get("sampler", "flow" if denoiser.prediction == "flow" else "ddpm")
     steps = defaults.get("steps", 50) if steps is None else steps
     guidance = float(defaults.get("guidance", 1.0) if guidance is None else guidance)
@@ -134,8 +135,6 @@ def _record(denoiser: Denoiser, record: Iterable[str]) -> frozenset[str]:
         raise PlanError(f"--record {', '.join(wanted)}: {denoiser.name} has no attention to record")
     if "null" in recorded:
         recorded |= {"decomposition"}
-    if recorded & {"decomposition", "null"}:
-        recorded |= {"latents"}
     return recorded
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from interventions import Clean, Full, Intervention
+from interventions import Intervention
+from interventions.spec import Clean, Full, KeyRemoval
 
 from . import store
 from .denoisers import Denoiser, load
@@ -68,7 +71,7 @@ def prepare(plan: Plan, out: str | Path | None = None, *, resume: bool = False) 
             raise store.RunError(f"{path} exists: add --resume to go on with it, or choose another --out")
         store.check_resume(path, dict(plan.config))
         return path
-    variables, sizes = store.variables(plan.record, dimensions(plan)), dimensions(plan)
+    variables, sizes = arrays(plan), dimensions(plan)
     store.check_space(path.parent, store.estimate_bytes(variables, sizes))
     store.create(
         path, variables, sizes, coordinates(plan), {"config": json.dumps(dict(plan.config))}, plan.unit,
@@ -107,6 +110,15 @@ def default_path(plan: Plan, root: str | Path = "runs", *, resume: bool = False)
     if free == 0:
         raise PlanError(f"--resume: there is no run at {candidates[0]}; name it with --out")
     return candidates[free - 1]
+
+
+def arrays(plan: Plan) -> list[store.Variable]:
+    """The arrays of the run; those of an exact float64 system keep its precision."""
+    found = store.variables(plan.record, dimensions(plan))
+    if plan.denoiser.dtype != torch.float64:
+        return found
+    exact = ("metrics", "trajectory", "decomposition")
+    return [replace(v, dtype="float64") if v.group in exact else v for v in found]
 
 
 def dimensions(plan: Plan) -> dict[str, int]:
@@ -166,7 +178,7 @@ def masks(plan: Plan) -> dict[str, np.ndarray]:
     if layout is None:
         return {}
     full = np.ones((layout.size, layout.size), bool)
-    cut = [arm.spec.mask(layout, plan.mask_seed) if arm.spec.static else full for arm in plan.arms]
+    cut = [full if isinstance(arm.spec, Clean | KeyRemoval) else arm.spec.mask(layout, plan.mask_seed) for arm in plan.arms]
     return {"interventions/mask": np.stack(cut)}
 
 
@@ -174,8 +186,6 @@ def estimate_seconds(plan: Plan) -> float:
     """Time the run will take, from timing one evaluation of the first unit's clean lane (after a warm-up)."""
     samples = plan.samples[: plan.unit]
     denoiser = plan.denoiser
-    import torch
-
     like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
     x = sample_noise(samples, -1, denoiser.shape, like)
     with torch.no_grad(), denoiser.opened(

@@ -128,6 +128,7 @@ def _metrics(record: frozenset[str]) -> list[Variable]:
         table += [
             ("injected_l2", "norm of what masking adds at the clean state, |G(x) - F(x)|", 0.0),
             ("propagated_l2", "norm of what the clean step makes of the error it was handed, |F(y) - F(x)|", 0.0),
+            ("injected_x0_l2", "norm of the x0-prediction change that masking makes at the clean state, one pass", 0.0),
             ("interaction_l2", "norm of G(y) - G(x) - F(y) + F(x)", 0.0),
             ("injected_propagated_cosine", "cosine of the angle between injected and propagated error", None),
             ("gain", "secant gain of the clean step, |F(y) - F(x)| / |y - x|; NaN where y equals x", None),
@@ -158,6 +159,9 @@ def _trajectory(record: frozenset[str]) -> list[Variable]:
             ),
             Variable("trajectory/noise", ("sample", *_STATE), long_name="initial state x_T"),
         ]
+    if "finals" in record:
+        text = "masked minus clean state after the last step"
+        found.append(Variable("trajectory/final_delta", ("arm", "sample", *_STATE), long_name=text, before=0.0))
     if record & {"x0", "null"}:
         text = "clean x0 prediction made in the step"
         found.append(Variable("trajectory/x0", ("sample", "step", *_STATE), long_name=text))

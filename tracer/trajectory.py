@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interventions import Clean, Intervention
+from interventions import Intervention
+from interventions.spec import Clean
 
 from .denoisers import Evaluation, Moment, Sample
 from .plan import ATTENTION, Arm, Plan
@@ -159,6 +160,10 @@ def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callab
                 on_step(i)
         if "null" in plan.record:
             _finish_null(unit, buffer)
+        if "finals" in plan.record:
+            zero = torch.zeros_like(unit.x)
+            finals = [unit.arms[m] - unit.x if m in unit.arms else zero for m in range(len(plan.arms))]
+            buffer.final({"trajectory/final_delta": _numpy(torch.stack(finals))})
     if "images" in plan.record:
         images = [denoiser.decode(unit.arms.get(m, unit.x)) for m in range(len(plan.arms))]
         buffer.final({"images/image": np.stack(images)})
@@ -187,8 +192,8 @@ def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
         if "decomposition" in plan.record:
             parts = (0, 0, 0) if role is None else (k, at[role.propagated], at[role.injected])
             previous = unit.arms.get(m, before) - before
-            extra, injected = _decomposition(landed, move, parts, noise, previous)
-            measured |= extra
+            extra, injected = _decomposition(landed, move, parts, previous)
+            measured |= extra | {"injected_x0_l2": _norm(x0[parts[2]] - x0[0])}
             if role is not None and role.injected is not CLEAN:
                 pushes[m] = injected
         for name, value in measured.items():
@@ -203,10 +208,7 @@ def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
 
 
 def _write(unit: Unit, i: int, values: dict[str, list[Tensor]], x0: Tensor, buffer: Any) -> None:
-    vectors = {
-        "trajectory/delta": values.pop("delta"),
-        "decomposition/injected": values.pop("injected", None),
-    }
+    vectors = {"trajectory/delta": values.pop("delta"), "decomposition/injected": values.pop("injected", None)}
     buffer.step(i, {f"metrics/{name}": _numpy(torch.stack(value)) for name, value in values.items()})
     if "latents" in unit.plan.record:
         buffer.step(i, {path: _numpy(torch.stack(value)) for path, value in vectors.items() if value is not None})
@@ -231,7 +233,7 @@ def _errors(after: Tensor, clean: Tensor, d_eps: Tensor, d_x0: Tensor) -> dict[s
 
 
 def _decomposition(
-    landed: Tensor, move: Move, parts: tuple[int, int, int], noise: Tensor | None, previous: Tensor
+    landed: Tensor, move: Move, parts: tuple[int, int, int], previous: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The exact split of one step's error (SCIENCE section 2), each [sample], and the injected vector.
 

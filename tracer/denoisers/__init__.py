@@ -83,6 +83,12 @@ class Denoiser(Protocol):
     """What the tokens are; None when the network has no attention."""
     layers: int
     """Number of blocks a spec's `layers=` may name."""
+    sites: Sequence[str]
+    """Name of every attention module, in order; empty when there is none."""
+    heads: int
+    """Attention heads per site."""
+    defaults: Mapping[str, Any]
+    """Sampler, steps and guidance where the user names none."""
 
     def opened(
         self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str]

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interventions import Clean, Intervention, TokenLayout, attend
+from interventions import Intervention, TokenLayout, attend
+from interventions.sites import sites
+from interventions.spec import Clean
 
 from ..sampling import Prediction
 from . import CheckpointError, Evaluation, Moment, Sample
@@ -48,6 +50,9 @@ class DiT:
         side = config.sample_size // config.patch_size
         self.layout = TokenLayout(grid=(side, side))
         self.layers = len(self.model.transformer_blocks)
+        self.sites = tuple(site.name for site in sites(self.model))
+        self.heads = config.num_attention_heads
+        self.defaults = {"sampler": "ddpm", "steps": 250, "guidance": 1.5}
         self.device = self.model.device
         self.learned_variance = config.out_channels == 2 * config.in_channels
 
@@ -75,7 +80,7 @@ class DiT:
                 return Prediction(value.view_as(x), None if variance is None else variance.view_as(x))
 
             def take() -> dict[str, Tensor]:
-                return {key: value[0] for key, value in recorder.take().items()}  # [conditional, unconditional]
+                return {key: value[0] for key, value in recorder.take().items()} if record else {}  # conditional half
 
             yield Evaluation(predict, take)
 

@@ -153,6 +153,36 @@ def intermittency_p(log_amplification: ArrayLike, draws: int = 1999) -> float:
     return float((1 + (expected >= excess).sum()) / (1 + draws))
 
 
+def p_values(log_amplification: ArrayLike, step_slope: ArrayLike) -> dict[str, float]:
+    """A p-value for each claim and label of the rule, small where the data speak for it; for Holm over cells.
+
+    t tests instead of the rule's BCa limits, at the same error rates: answers that the rule reads off 95% intervals
+    have their one-sided p doubled; where all conditions must hold the largest p counts, where one suffices the least.
+    Both arguments [sample], at least 2 samples.
+    """
+    log_a, slope = np.asarray(log_amplification, dtype=np.float64), np.asarray(step_slope, dtype=np.float64)
+    margin = LOG_AMPLIFICATION_MARGIN
+    high = 2 * float(statistics.p_above(log_a, margin))
+    steep = 2 * float(statistics.p_above(slope, SLOPE_MARGIN))
+    flat = float(statistics.p_below(slope, SLOPE_MARGIN))
+    not_high = 2 * float(statistics.p_below(log_a, margin))
+    found = {
+        "supported": max(high, steep),
+        "rejected": min(2 * flat, not_high),
+        "multiplicative": max(high, steep),
+        "amplifying": max(high, flat),
+        "additive": max(float(statistics.tost(log_a, margin).p), flat),
+        "contractive": max(2 * float(statistics.p_below(log_a, -margin)), flat),
+    }
+    return {name: min(p, 1.0) for name, p in found.items()}
+
+
+def undecided(reason: str) -> Verdict:
+    """The verdict on no samples at all."""
+    nothing = _intervals(np.array([np.nan]), None, 1, 0)
+    return Verdict("inconclusive", "inconclusive", nothing, 0, "inconclusive", "inconclusive", reasons=(reason,))
+
+
 def power_note(log_amplification: ArrayLike, step_slope: ArrayLike | None) -> str:
     """How many samples would settle the mechanism with 90% power, if the present estimates and sds are right."""
     log_a = np.asarray(log_amplification, dtype=np.float64)

@@ -13,8 +13,8 @@ import sys
 import types
 from typing import Any
 
-MEASURES = ("bands", "decompose", "growth", "impulse", "null", "report", "sinks", "verdict")
-NAMES = {"Verdict": "verdict", "decide": "verdict"}
+MEASURES = ("bands", "decompose", "growth", "impulse", "null", "report", "sinks", "steps", "verdict")
+NAMES = {"Verdict": "rule", "decide": "rule"}
 
 __all__ = [*MEASURES, *NAMES]
 

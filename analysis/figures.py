@@ -12,9 +12,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 STYLE = {
     "figure.dpi": 110,
@@ -129,11 +130,14 @@ def arm_null(axes: Axes, x: np.ndarray, arm: Any, *, color: str) -> None:
     axes.plot(x, arm["null_point"], color=color, linewidth=1.0, linestyle=(0, (4, 2)), alpha=0.9)
 
 
-def legend_above(figure: Figure, axes: Axes, *, heading: str, note: str = "", null: str = "") -> None:
+def legend_above(figure: Figure, *axes: Axes, heading: str, note: str = "", null: str = "") -> None:
     """One legend over the panels, headed by which run is shown; `null` adds the hatched band, `note` small print
     below the panels.
     """
-    handles, labels = axes.get_legend_handles_labels()
+    entries: dict[str, Any] = {}
+    for ax in axes:
+        entries |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    labels, handles = list(entries), list(entries.values())
     if null:
         handles.append(Patch(facecolor="none", edgecolor=NULL, hatch="/////", linewidth=0))
         labels.append(null)
@@ -153,7 +157,8 @@ def log_axis(axes: Axes, which: str = "y") -> None:
     (axes.set_yscale if which == "y" else axes.set_xscale)("log")
     low, high = axis.get_view_interval()
     decades = np.log10(max(high, 1e-300) / max(low, 1e-300))
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,), numticks=8))
+    dense = LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,), numticks=8)
+    axis.set_major_locator(MaxNLocator(5) if decades < 0.8 else dense)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -170,3 +175,25 @@ def floor_line(axes: Axes, x: np.ndarray, floor: np.ndarray, *, lowest: float) -
     else:
         text = f"numerical floor ≤ {np.nanmax(floor):.0e} ↓"
         axes.text(0.03, 0.97, text, transform=axes.transAxes, ha="left", va="top", fontsize=6.5, color=FLOOR)
+
+
+def band_map(
+    figure: Figure, axes: Axes, values: np.ndarray, bands: Sequence[str], *, label: str, edges: np.ndarray | None = None
+) -> None:
+    """A map of positive `values` [band, step] in a logarithmic colour scale of at most three decades."""
+    edges = np.arange(values.shape[1] + 1) - 0.5 if edges is None else edges
+    positive = values[np.isfinite(values) & (values > 0)]
+    high = positive.max() if positive.size else 1.0
+    low = max(positive.min(), high / 1e3) if positive.size else 0.1
+    shown = np.ma.masked_where(~(values > 0), values)
+    norm = LogNorm(low, max(high, low * 1.01))
+    drawn = axes.pcolormesh(edges, np.arange(len(bands) + 1) - 0.5, shown, cmap="magma", norm=norm, rasterized=True)
+    axes.set_yticks(range(len(bands)), bands)
+    axes.set_ylabel("band")
+    axes.grid(False)
+    bar = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=16)
+    bar.set_label(label, fontsize=7.5)
+    bar.formatter = FuncFormatter(lambda value, _: f"{value:g}")
+    bar.minorticks_off()
+    bar.update_ticks()
+    bar.outline.set_visible(False)

@@ -29,8 +29,8 @@ NOTES = {
     ),
     SHAPE_NULL: (
         "Shape of an additive null: a Gaussian system given x0-errors of equal size at every masked step, at random "
-        "(one edge) or all alike (other edge), scaled to the observed final error. Only its shape can be compared; record "
-        "decomposition for the null itself."
+        "(one edge) or all alike (other edge), scaled to the observed final error. Only its shape can be compared; "
+        "record decomposition for the null itself."
     ),
 }
 
@@ -178,10 +178,12 @@ def sentence(dataset: xr.Dataset) -> str:
         parts.append(text)
     floor = float(dataset["floor"].sel(coordinate="raw").isel(step=-1))
     tail = f" The numerical floor is {floor:.1e}." if np.isfinite(floor) else ""
-    return (
-        f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, error in units of the data's spread: {'; '.join(parts)}.{tail}"
-        " A rising curve by itself does not show that the error compounds: additive samplers rise too; `trace analyze verdict` tests that."
+    head = f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, error in units of the data's spread"
+    warning = (
+        " A rising curve by itself does not show that the error compounds, because additive samplers rise too; "
+        "`trace analyze verdict` tests it."
     )
+    return f"{head}: {'; '.join(parts)}.{tail}{warning}"
 
 
 @figures.styled

@@ -34,6 +34,101 @@ def final_gain(run: xr.DataTree, lam: xr.DataArray, transport: str = "sampler") 
     return rest.shift(step=-1, fill_value=1.0)
 
 
+def null_sum(run: xr.DataTree, kind: str | None = None, transport: str = "sampler") -> xr.DataArray:
+    """Sum over steps of the null's contributions, as a final state: (arm, sample, channel, y, x).
+
+    `kind` "model-free": the recorded sum of d_k = D_{k+1}(x' + injected_k) - D_{k+1}(x') (stochastic samplers only).
+    "gaussian": every recorded injection carried to the end by the sampler's Gaussian map, per DCT mode; see
+    `final_gain` for `transport`. None takes the model-free one where it is recorded and the sampler is stochastic.
+    attrs["kind"] says which. Raises runs.RunError where nothing fitting was recorded.
+    """
+    recorded = runs.stochastic(run) and runs.has(run, "decomposition/null_sum")
+    kind = kind or ("model-free" if recorded else "gaussian")
+    if kind == "model-free":
+        if not runs.stochastic(run):
+            raise runs.RunError(f"the model-free null needs a stochastic sampler; this run's is {runs.sampler(run)}")
+        total = runs.need(run, "decomposition/null_sum", "decomposition,null").astype(np.float64)
+        return total.rename("null_sum").assign_attrs(kind=kind)
+    if kind != "gaussian":
+        raise ValueError(f"null {kind!r}: choose model-free or gaussian")
+    injected = runs.need(run, "decomposition/injected", "decomposition")
+    gain = _gain_per_mode(run, injected, transport)
+
+    def carry(block: np.ndarray) -> np.ndarray:
+        return spectrum.fields((spectrum.modes(block) * gain[:, None]).sum(-4))
+
+    sizes = {name: injected.sizes[name] for name in spectrum.STATE}
+    total = spectrum.over_samples(carry, injected, core=(("step", *spectrum.STATE),), out=spectrum.STATE, sizes=sizes)
+    return total.rename("null_sum").assign_attrs(kind=kind, transport=transport)
+
+
+def null_norms(run: xr.DataTree, kind: str | None = None, transport: str = "sampler") -> xr.DataArray:
+    """Norm of each step's contribution to the null, (arm, sample, step); arguments as in `null_sum`."""
+    recorded = runs.stochastic(run) and runs.has(run, "metrics/null_l2")
+    kind = kind or ("model-free" if recorded else "gaussian")
+    if kind == "model-free":
+        return runs.need(run, "metrics/null_l2", "decomposition,null").astype(np.float64).assign_attrs(kind=kind)
+    injected = runs.need(run, "decomposition/injected", "decomposition")
+    gain = final_gain(run, spectrum.data_variance(run), transport)
+    norms = np.sqrt((spectrum.ring_energy(injected) * gain**2).sum("ring"))
+    return norms.rename("null_l2").assign_attrs(kind=kind, transport=transport)
+
+
+def null_gain(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.DataArray:
+    """Gain that Gaussian data of the same spectrum would give the very delta each step was handed: (arm, sample,
+    step).
+
+    g_null = |g(mode) * delta| / |delta| with g the closed form of the step (SCIENCE section 3) and delta the error
+    before the step; NaN where that is zero. Dividing the measured gain by it leaves no trace of the noise schedule.
+    """
+    delta = runs.need(run, "trajectory/delta", "norms,latents")
+    lam = spectrum.data_variance(run) if lam is None else lam
+    before = spectrum.ring_energy(delta).shift(step=1, fill_value=0.0)
+    total = before.sum("ring")
+    gain = np.sqrt((before * spectrum.step_gain(run, lam) ** 2).sum("ring") / total.where(total > 0))
+    return gain.rename("null_gain")
+
+
+def martingale(run: xr.DataTree) -> xr.Dataset:
+    """Is the clean run's prediction a martingale, as the model-free null assumes? Slopes that should be 1, per step.
+
+    `state`: Cov(x_t, x_0) / (alpha Var x_0) with x_t the state after the step and x_0 the final one. The forward
+    process makes it 1, and so does a Bayes denoiser with fine steps. It needs the latents only.
+    `prediction`: Cov(x_0, D) / Var D with D the clean prediction made in the step, which is the identity
+    E[x_0 | x_t] = D itself; NaN unless trajectory/x0 was recorded. Covariances are over samples (about the mean over
+    samples) and summed over elements; `*_error` are standard errors. All NaN for ODE samplers, whose null does not
+    use the identity; attrs["note"] says so.
+    """
+    latent = runs.need(runs.complete(run), "trajectory/latent", "norms,latents").astype(np.float64)
+    final = latent.isel(step=-1, drop=True)
+    _, _, after, _ = runs.levels(run)
+    state = _slope(latent, final, by=final) / after
+    result = xr.Dataset({"state": state["slope"], "state_error": state["error"]})
+    if runs.has(run, "trajectory/x0"):
+        predicted = runs.complete(run)["trajectory"]["x0"].astype(np.float64)
+        found = _slope(final, predicted, by=predicted)
+        result = result.assign(prediction=found["slope"], prediction_error=found["error"])
+        note = "slopes of 1 say that the clean prediction is a martingale, as the model-free null assumes"
+    else:
+        result = result.assign(prediction=result["state"] * np.nan, prediction_error=result["state"] * np.nan)
+        note = "the clean predictions were not recorded, so only the states could be checked"
+    if not runs.stochastic(run):
+        result, note = (
+            result * np.nan,
+            f"not applicable: {runs.sampler(run)} adds no noise and its null does not use it",
+        )
+    return result.assign_attrs(note=note)
+
+
+def _slope(values: xr.DataArray, other: xr.DataArray, by: xr.DataArray) -> xr.Dataset:
+    """Ratio Cov(values, other) / Var(by) over samples (`slope`) with its standard error (`error`)."""
+    top = ((values - values.mean("sample")) * (other - other.mean("sample"))).sum(spectrum.STATE)
+    bottom = ((by - by.mean("sample")) ** 2).sum(spectrum.STATE)
+    slope = top.sum("sample") / bottom.sum("sample")
+    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample")) / bottom.sum("sample")
+    return xr.Dataset({"slope": slope, "error": error}).compute().reset_coords(drop=True)
+
+
 def transported(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.Dataset:
     """The path an additive Gaussian system takes under this run's own injections, as energy per ring: (arm, sample,
     step, ring).
@@ -69,6 +164,12 @@ def transported(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.Dataset
         sizes={"step": injected.sizes["step"], "ring": lam.sizes["ring"], "part": 2},
     )  # fmt: skip
     return xr.Dataset({"state": energy.isel(part=0), "prediction": energy.isel(part=1)})
+
+
+def _gain_per_mode(run: xr.DataTree, field: xr.DataArray, transport: str) -> np.ndarray:
+    """`final_gain` of every mode of a field: [step, y, x]."""
+    gain = final_gain(run, spectrum.data_variance(run), transport).transpose("step", "ring")
+    return spectrum.per_mode(gain.values, field.sizes["y"], field.sizes["x"])
 
 
 def _mean_share(run: xr.DataTree, injected: xr.DataArray) -> xr.DataArray:

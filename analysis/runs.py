@@ -8,7 +8,9 @@ analysis needs no torch.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import xarray as xr
@@ -113,21 +115,16 @@ def without(arm: str, option: str) -> str:
 
 
 def window(arm: str, steps: int) -> range:
-    """The steps an arm acts on, of a run with that many; half-open, fractions of the run where written with a
-    decimal point.
-    """
+    """The steps an arm acts on, of a run with that many; fractions of the run are rounded half up, as in `Scope`."""
     text = split(arm)[1].get("steps")
     if text is None:
         return range(steps)
-    bounds = [part.strip() for part in text.split(":")]
-    low, high = (_bound(part, steps, default) for part, default in zip(bounds, (0, steps), strict=True))
-    return range(low, min(high, steps))
+    low, high = (_edge(part.strip(), steps) for part in text.split(":"))
+    return range(min(low, steps), min(high, steps))
 
 
-def _bound(text: str, steps: int, default: int) -> int:
-    if not text:
-        return default
-    return round(float(text) * steps) if "." in text else int(text)
+def _edge(text: str, steps: int) -> int:
+    return int(text) if text.isdigit() else math.floor(Fraction(text) * steps + Fraction(1, 2))
 
 
 def summary(values: xr.DataArray, statistic: str = "median", *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:

@@ -114,8 +114,8 @@ def ring_variance(field: xr.DataArray) -> xr.DataArray:
 
     The mean over samples is taken out mode by mode (n - 1 in the denominator; with a single sample the second
     moment about the mode's mean over channels is all there is). Rings with few coefficients are shrunk, with the
-    weight of one sample, to a straight line in log-log through all rings, and nothing is smaller than 1e-4 of the
-    mean over modes.
+    weight of four coefficients, to a straight line in log-log through all rings, and nothing is smaller than 1e-4
+    of the mean over modes.
     """
     samples = int(field.sizes["sample"])
     size = ring_size(field)

@@ -34,6 +34,11 @@ def norm(values: np.ndarray) -> np.ndarray:
     return np.sqrt((values**2).sum((-3, -2, -1)))
 
 
+def cosine(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    size = norm(one) * norm(two)
+    return np.where(size > 0, (one * two).sum((-3, -2, -1)) / np.where(size > 0, size, 1), np.nan)
+
+
 def gaussian_run(
     masks: Mapping[str, Mapping] | None = None,
     *,
@@ -104,12 +109,7 @@ def _tree(results, schedule, start, clean, sampler, decomposition, null, dtype) 
             "injected_l2": stack(lambda p: norm(p.injected)),
             "propagated_l2": stack(lambda p: norm(p.propagated)),
             "interaction_l2": stack(lambda p: norm(p.interaction)),
-            "injected_propagated_cosine": stack(
-                lambda p: (
-                    (p.injected * p.propagated).sum((-3, -2, -1))
-                    / np.maximum(norm(p.injected) * norm(p.propagated), tiny)
-                )
-            ),
+            "injected_propagated_cosine": stack(lambda p: cosine(p.injected, p.propagated)),
             "gain": np.where(before > 0, stack(lambda p: norm(p.propagated)) / np.maximum(before, tiny), np.nan),
             "closure": stack(
                 lambda p: norm(p.delta - p.injected - p.propagated - p.interaction) / np.maximum(norm(p.delta), tiny)

@@ -63,7 +63,7 @@ def cells(
     for intervention, name, target in wanted:
         intervention.check(layout, layers=layers)
         for seed in mask_seeds if drawn(intervention) else mask_seeds[:1]:
-            share, whole = _densities(intervention, layout, seed)
+            share, whole = densities_of(intervention, layout, seed)
             cell = Cell(intervention, name or family(intervention), target, seed, share, whole)
             made.setdefault((cell.spec, seed), cell)
     return list(made.values())
@@ -86,7 +86,8 @@ def drawn(intervention: Intervention) -> bool:
     return not isinstance(intervention, Clean | Full)
 
 
-def _densities(intervention: Intervention, layout: TokenLayout, seed: int) -> tuple[float, float]:
+def densities_of(intervention: Intervention, layout: TokenLayout, seed: int) -> tuple[float, float]:
+    """Density of image-image pairs and of all pairs; NaN where there is no fixed mask."""
     if isinstance(intervention, KeyRemoval):
         return float("nan"), float("nan")
     if isinstance(intervention, Clean):

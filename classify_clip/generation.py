@@ -1,0 +1,160 @@
+"""Scores the pictures of saved runs like a sweep: does the judge still see the class, how far did the features move.
+
+Generation so becomes one more task beside classification and retrieval, with the same cells and the same store. Reads
+runs that `tracer.trace` wrote; generates nothing. The judge and the embedded CLIP read 32 x 32 pictures only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from classify_clip import cells as grid
+from classify_clip import scales, store
+from classify_clip.data import DataError, held_out
+from classify_clip.models import Retriever, load_retriever
+from interventions import TokenLayout, parse
+
+LAYOUT = TokenLayout((16, 16))
+VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {
+    "prediction": (("cell", "sample"), "int32", {"long_name": "class the judge sees"}),
+    "correct": (("cell", "sample"), "int8", {"long_name": "the judge sees the class that was asked for"}),
+    "feature_fvu": (
+        ("cell", "sample"),
+        "float32",
+        {"long_name": "squared shift of the picture's embedded-CLIP features over their clean variance", "units": "1"},
+    ),
+    "pixel_fvu": (
+        ("cell", "sample"),
+        "float32",
+        {"long_name": "squared shift of the picture over the variance of clean pictures", "units": "1"},
+    ),
+    "mmd2": (
+        ("cell",),
+        "float32",
+        {"long_name": "squared MMD of features to the clean pictures, sigma 10, times 1000"},
+    ),
+    "mmd2_real": (
+        ("cell",),
+        "float32",
+        {"long_name": "squared MMD of features to held-out drawings, balanced classes"},
+    ),
+}
+
+
+def score_runs(
+    runs: Sequence[xr.DataTree],
+    out: Path,
+    *,
+    targets: Mapping[str, float] | None = None,
+    layout: TokenLayout = LAYOUT,
+) -> Path:
+    """Score runs of one model that differ in mask seed and arms only; returns the sweep's folder.
+
+    targets: spec -> density that was asked for. Raises DataError for runs without pictures or classes, or of different
+    samples, and SweepError when `out` exists.
+    """
+    from tracer.denoisers.embedded.judge import load_judge
+
+    config, pictures, label = _pictures(runs)
+    made = [_cell(spec, seed, targets or {}, layout) for seed, found in pictures.items() for spec in found]
+    made = list({(cell.spec, cell.mask_seed if grid.drawn(cell.intervention) else 0): cell for cell in made}.values())
+    judge, classes = load_judge()
+    clip = load_retriever(device="cpu")
+    clean = pictures[made[0].mask_seed]["clean"]
+    features = embed(clip, clean)
+    real = embed(clip, balanced_reference())
+    coords = grid.coordinates(made).assign_coords(
+        sample=np.arange(len(label)), label=("sample", label, {"class_names": list(classes)})
+    )
+    store.create(out, coords, VARIABLES, config)
+    for index, cell in enumerate(made):
+        images = pictures[cell.mask_seed][cell.spec]
+        predicted, feature = _judged(judge, images), embed(clip, images)
+        values = {
+            "prediction": predicted,
+            "correct": predicted == label,
+            "feature_fvu": scales.shift(features, feature),
+            "pixel_fvu": scales.shift(_flat(clean), _flat(images)),
+            "mmd2": scales.mmd2(feature, features),
+            "mmd2_real": scales.mmd2(feature, real),
+        }
+        store.write_cell(out, index, values)
+    return out
+
+
+def _pictures(runs: Sequence[xr.DataTree]) -> tuple[dict, dict[int, dict[str, np.ndarray]], np.ndarray]:
+    """Configuration of the sweep, pictures by mask seed and spec (uint8 [sample, y, x, rgb]), class of each sample."""
+    pictures: dict[int, dict[str, np.ndarray]] = {}
+    configs = [json.loads(run.attrs["config"]) for run in runs]
+    for run, config in zip(runs, configs, strict=True):
+        if "images" not in run.children:
+            raise DataError("the run holds no pictures; make it with --record images")
+        if "class_label" not in run.coords:
+            raise DataError("the run's samples have no class for the judge to check")
+        changed = [
+            key
+            for key in ("model", "samples", "steps", "sampler", "guidance", "seed")
+            if config[key] != configs[0][key]
+        ]
+        if changed:
+            raise DataError(f"the runs differ in {', '.join(changed)}; score runs that differ in masks only")
+        whole = (run["status"] == 1).all("arm").values
+        if not whole.all():
+            raise DataError(f"{int((~whole).sum())} samples of the run are not complete; resume it first")
+        images = run["images"]["image"]
+        found = pictures.setdefault(int(config["mask_seed"]), {})
+        for index, spec in enumerate(run["arm"].values.tolist()):
+            found[str(spec)] = images.isel(arm=index).values.astype(np.uint8)
+    first = configs[0]
+    kept = {key: first[key] for key in ("model", "checkpoint", "samples", "steps", "sampler", "guidance", "seed")}
+    kept |= {
+        "task": "generate",
+        "source": str(first["checkpoint"]["id"]),
+        "images": first["samples"],
+        "data": "samples",
+    }
+    return kept, pictures, runs[0]["class_label"].values.astype(np.int64)
+
+
+def _cell(spec: str, seed: int, targets: Mapping[str, float], layout: TokenLayout) -> grid.Cell:
+    intervention = parse(spec)
+    share, whole = grid.densities_of(intervention, layout, seed)
+    return grid.Cell(intervention, grid.family(intervention), targets.get(spec, float("nan")), seed, share, whole)
+
+
+def balanced_reference() -> np.ndarray:
+    """Held-out drawings, the same number of every class (of the rarest), evenly spread: uint8 [n, 32, 32, 3]."""
+    data = held_out()
+    count = np.bincount(data.label).min()
+    rows = [np.flatnonzero(data.label == k) for k in range(len(data.classes))]
+    return np.concatenate([data.pixels[row[np.arange(count) * len(row) // count]] for row in rows])
+
+
+@torch.no_grad()
+def embed(clip: Retriever, pictures: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Unit embeddings [n, d] of uint8 pictures [n, 32, 32, 3] by a CLIP that reads 32 x 32 in [-1, 1]."""
+    if pictures.shape[1:] != (32, 32, 3):
+        raise DataError(
+            f"pictures of {pictures.shape[1]} x {pictures.shape[2]} pixels; the embedded CLIP reads 32 x 32"
+        )
+    parts = [clip.encode_image(pixels) for pixels in _tensor(pictures).split(batch_size)]
+    return torch.cat(parts).numpy()
+
+
+@torch.no_grad()
+def _judged(judge: torch.nn.Module, pictures: np.ndarray) -> np.ndarray:
+    return torch.cat([judge(pixels).argmax(1) for pixels in _tensor(pictures).split(64)]).numpy()
+
+
+def _tensor(pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _flat(pictures: np.ndarray) -> np.ndarray:
+    return pictures.reshape(len(pictures), -1).astype(np.float64)

@@ -76,6 +76,10 @@ class Call:
         own = self.bias()
         return replace(self, attn_mask=extra if own is None else own + extra, is_causal=False)
 
+    def whole(self, answer: Call) -> Pieces:
+        """One call that answers all query tokens of this one."""
+        return [(slice(0, self.lengths[0]), answer)]
+
     def grouped(self) -> Call:
         """The same call with as many key and value heads as query heads (grouped queries written out)."""
         repeats = self.query.shape[1] // self.key.shape[1]
@@ -83,6 +87,9 @@ class Call:
             return self
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (self.key, self.value))
         return replace(self, key=key, value=value, enable_gqa=False)
+
+
+Pieces = list[tuple[slice, Call]]  # query tokens and the call that answers them; together they cover all queries
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype, strength: float = 1.0) -> torch.Tensor:

@@ -19,7 +19,7 @@ from tracer import claims
 from tracer.durable import sync_filesystem
 from tracer.reader import locate, root_attributes
 from tracer.schema import STATUS_FAILED, STATUS_MISSING, RunError
-from tracer.writer import damaged_shards, open_store, read_status, sample_arrays, shards_of
+from tracer.writer import clear_unit, damaged_shards, open_store, read_status, sample_arrays, shards_of
 
 _ABANDONED = 3600.0  # seconds after which a creation that was never renamed counts as left behind
 
@@ -66,7 +66,7 @@ def finalize(path: str | Path, *, lease: float = 120.0) -> FinalizeReport:
     with claims.locked(run / "claims"):  # no worker can begin a unit while its flag or its files go
         _refuse_busy(run, lease)
         for unit in damaged:
-            (run / "trace.zarr" / "status" / f"c.0.{unit}").unlink(missing_ok=True)
+            clear_unit(run, arrays.values(), unit, slice(unit * size, min((unit + 1) * size, status.shape[1])))
         swept = _sweep(run)
     sync_filesystem(run)
     missing = np.flatnonzero((status == STATUS_MISSING).any(axis=0)).tolist()

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
 import xarray as xr
+import zarr
 
 from tracer.durable import read_json
 from tracer.schema import STATUS_COMPLETE, STATUS_MISSING, RunError
-from tracer.writer import damaged_shards, read_status
+from tracer.writer import damaged_shards, open_store, read_status
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,14 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
     """
     run = locate(path)
     status = checked_status(run)
-    complete = xr.DataArray(status == STATUS_COMPLETE, dims=("arm", "sample"))
-    groups = {}
+    stored, groups = open_store(run.resolve(), "r"), {}
     for node in xr.open_datatree(run / "trace.zarr", engine="zarr", chunks=None).subtree:
         data = node.to_dataset(inherit=False)
         data = data.assign_coords({name: _loaded(coordinate) for name, coordinate in data.coords.items()})
-        if "status" in data:
-            data["status"] = data["status"].copy(data=status)
-        shards = {name: array for name, array in data.data_vars.items() if name != "status"}
-        groups[node.path] = data.assign({name: _masked(array, complete) for name, array in shards.items()})
+        for name, array in data.data_vars.items():
+            path = f"{node.path}/{name}".strip("/")
+            data[name] = array.copy(data=status if path == "status" else _lazy(stored[path], status == STATUS_COMPLETE))
+        groups[node.path] = data
     return xr.DataTree.from_dict(groups, name=run.name)
 
 
@@ -125,15 +126,51 @@ def _loaded(coordinate: xr.DataArray) -> xr.DataArray:
     return values.astype(object) if values.dtype.kind == "T" else values
 
 
-def _masked(array: xr.DataArray, complete: xr.DataArray) -> xr.DataArray:
-    shards = array.encoding.get("shards") or array.encoding.get("chunks")
-    if not shards:
-        return array
-    encoding = array.encoding
-    array = array.chunk({dim: min(cut, array.sizes[dim]) for dim, cut in zip(array.dims, shards, strict=True)})
-    if "sample" in array.dims and not bool(complete.all()):
-        keep = complete if "arm" in array.dims else complete.isel(arm=0)
-        fill = encoding.get("fill_value", np.nan)
-        array = array.where(keep.astype(bool), np.asarray(fill, array.dtype).item()).astype(array.dtype)
-    array.encoding = encoding
-    return array
+@dataclass(frozen=True)
+class _CompleteOnly:
+    """An array as dask reads it, one shard at a time: samples that are not complete are filled in and not even read.
+
+    complete: bool with the dims of the array, of size 1 where it does not vary.
+    """
+
+    array: zarr.Array
+    complete: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.array.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        index = index if isinstance(index, tuple) else (index,)
+        index = (*index, *[slice(None)] * (self.ndim - len(index)))
+        sizes = self.complete.shape
+        small = tuple(
+            part if n > 1 else (slice(None) if isinstance(part, slice) else 0)
+            for part, n in zip(index, sizes, strict=True)
+        )
+        complete = self.complete[small]
+        if complete.all():
+            return self.array[index]
+        if complete.any():
+            return np.where(complete, self.array[index], self.array.dtype.type(self.array.fill_value))
+        lengths = [range(n)[part] for n, part in zip(self.shape, index, strict=True)]
+        shape = tuple(len(length) for length in lengths if isinstance(length, range))
+        return np.full(shape, self.array.fill_value, self.dtype)
+
+
+def _lazy(array: zarr.Array, complete: np.ndarray) -> dask.array.Array:
+    """The array with one dask chunk per shard, incomplete samples masked; complete: bool [arm, sample]."""
+    dims = array.metadata.dimension_names or ()
+    complete = complete if "arm" in dims else complete[:1]
+    spread = complete if "sample" in dims else np.ones((1, 1), bool)
+    shape = tuple(spread.shape[("arm", "sample").index(d)] if d in ("arm", "sample") else 1 for d in dims)
+    chunks = tuple(min(cut, size) for cut, size in zip(array.shards or array.chunks, array.shape, strict=True))
+    return dask.array.from_array(_CompleteOnly(array, spread.reshape(shape)), chunks=chunks, name=False)

@@ -12,7 +12,7 @@ import itertools
 import queue
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +68,24 @@ def shards_of(array: zarr.Array, samples: slice) -> Iterator[tuple[str, tuple[sl
         blocks.append([(n, slice(n * cut, min(n * cut + cut, size))) for n in range(start // cut, -(-stop // cut))])
     for block in itertools.product(*blocks):
         yield f"{array.path}/c.{'.'.join(str(n) for n, _ in block)}", tuple(part for _, part in block)
+
+
+def clear_unit(path: Path, arrays: Iterable[zarr.Array], unit: int, samples: slice) -> None:
+    """Make a unit missing: its flag first, durably; then its manifest, its shards and their partial files."""
+    store = path / "trace.zarr"
+    flag = store / "status" / f"c.0.{unit}"
+    if flag.exists():  # fill is "missing", so no chunk means status 0
+        flag.unlink()
+        sync_filesystem(store)
+    _manifest(path, unit).unlink(missing_ok=True)
+    for array in arrays:
+        partials = [file for file in (store / array.path).iterdir() if file.name.endswith(".partial")]
+        for key, _ in shards_of(array, samples):
+            (store / key).unlink(missing_ok=True)
+            stem = (store / key).with_suffix("").name + "."
+            for partial in partials:  # zarr puts a random name in place of the last index, never the sample's
+                if partial.name.startswith(stem):
+                    partial.unlink(missing_ok=True)
 
 
 class Writer:
@@ -152,7 +170,7 @@ class Writer:
             raise RuntimeError("enter the Writer with `with` before taking a unit")
         self._claim = (unit, claims.claim(self.path / "claims", unit, self.lease))
         try:
-            self._clear(unit, samples)
+            clear_unit(self.path, self._arrays.values(), unit, samples)
             buffer = Unit(self, samples)
             yield buffer
             self._commit(unit, buffer)
@@ -163,22 +181,6 @@ class Writer:
             self._discard = False
             (number, token), self._claim = self._claim, None
             claims.release(self.path / "claims", number, token)
-
-    def _clear(self, unit: int, samples: slice) -> None:
-        store = self.path / "trace.zarr"
-        flag = store / "status" / f"c.0.{unit}"
-        if flag.exists():  # fill is "missing", so no chunk means status 0
-            flag.unlink()
-            sync_filesystem(store)
-        _manifest(self.path, unit).unlink(missing_ok=True)
-        for array in self._arrays.values():
-            partials = [p for p in (store / array.path).iterdir() if p.name.endswith(".partial")]
-            for key, _ in shards_of(array, samples):
-                (store / key).unlink(missing_ok=True)
-                stem = (store / key).with_suffix("").name + "."
-                for partial in partials:  # zarr puts a random name in place of the last index, never the sample's
-                    if partial.name.startswith(stem):
-                        partial.unlink(missing_ok=True)
 
     def _commit(self, unit: int, buffer: Unit) -> None:
         buffer.close()

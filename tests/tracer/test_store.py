@@ -1,6 +1,7 @@
 """Creating and reading runs: what is on the disk, and what a reader gets."""
 
 import json
+import pickle
 import platform
 import shutil
 import subprocess
@@ -107,6 +108,34 @@ def test_a_mean_over_dask_is_finite_and_right(partial):
     mean = store.open_run(partial)["trajectory/delta"].astype("float32").mean("sample", skipna=True)
     assert mean.chunks is not None
     np.testing.assert_allclose(mean.values, truth("trajectory/delta")[:, :2].mean(1, dtype=np.float64), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"arm": 1},
+        {"sample": 1},
+        {"sample": 3},
+        {"arm": [2, 0], "sample": [4, 1, 0]},
+        {"sample": slice(None, None, -1), "step": slice(1, None, 2)},
+        {"arm": 0, "sample": slice(1, 3), "step": -1, "channel": 0, "y": 1, "x": [0, 2]},
+    ],
+)
+def test_any_selection_of_a_masked_array_is_the_selection_of_its_values(partial, index):
+    true = xr.DataArray(truth("trajectory/delta"), dims=("arm", "sample", "step", "channel", "y", "x"))
+    true = true.where(xr.DataArray(np.arange(5) < 2, dims="sample"))
+    delta = pickle.loads(pickle.dumps(store.open_run(partial)))["trajectory/delta"]  # as a dask worker gets it
+    np.testing.assert_array_equal(delta.isel(index).values, true.isel(index).values)
+
+
+def test_a_table_and_a_netcdf_file_can_be_made_of_a_group(partial, tmp_path):
+    metrics = store.open_run(partial)["metrics"].to_dataset()
+    assert metrics.to_dataframe().loc[("R1S0", 1, 3), "gain"] == truth("metrics/gain")[1, 1, 3]
+    metrics.drop_encoding().to_netcdf(tmp_path / "metrics.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "metrics.nc", engine="scipy") as again:
+        xr.testing.assert_equal(
+            again["gain"].drop_vars(["arm", "prompt"]), metrics["gain"].drop_vars(["arm", "prompt"])
+        )
 
 
 def test_dask_chunks_are_the_shards(whole):

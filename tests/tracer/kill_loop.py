@@ -1,0 +1,62 @@
+"""Run as a program: write a run in a child process, kill it with SIGKILL at a random moment, resume, until done.
+
+Forks before zarr has started its threads, so that a round costs milliseconds, not an import. Prints, as JSON, how many
+children were killed and after which of them a flagged sample did not hold the truth.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests.tracer.runs_by_hand import lies, run_units
+from tracer import writer
+
+
+def flag_first(path: Path, arrays: object, unit: int, samples: slice) -> None:
+    """The wrong order: flag the unit, then write its shards."""
+    CLEAR(path, arrays, unit, samples)
+    writer.open_store(path, "r+")["status"][:, samples] = 1
+
+
+def slow_write(self: writer.Writer, *job: object) -> None:
+    """Give the killer a window between any two shards."""
+    WRITE(self, *job)
+    time.sleep(0.003)
+
+
+CLEAR, WRITE = writer.clear_unit, writer.Writer._write
+
+
+def forked(work: object, kill_after: float | None = None) -> int:
+    """Exit status of a child that does this, or the number of the signal that ended it, negative."""
+    child = os.fork()
+    if child == 0:
+        os._exit(int(bool(work())))
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(path: Path, seed: int, kills: int) -> None:
+    rng, killed, wrong = random.Random(seed), 0, []
+    while killed < kills:
+        status = forked(lambda: run_units(path), rng.uniform(0.02, 0.5))
+        if status == -signal.SIGKILL:
+            killed += 1
+        if forked(lambda: lies(path)):
+            wrong.append(killed)
+        if status == 0:
+            break
+    print(json.dumps({"killed": killed, "wrong": wrong}))
+
+
+if __name__ == "__main__":
+    writer.Writer._write = slow_write
+    if sys.argv[4] == "flag-first":
+        writer.clear_unit = flag_first
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

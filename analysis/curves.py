@@ -248,8 +248,11 @@ def figure(dataset: xr.Dataset) -> Figure:
     for axis in axes.ravel():
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    if handles:
-        drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6)
+    order = sorted(handles, key=lambda label: [*FAMILIES, label].index(label))
+    if order:
+        drawn.legend(
+            [handles[name] for name in order], order, loc="outside lower center", ncols=min(2 * len(models), 6)
+        )
     return drawn
 
 
@@ -262,8 +265,9 @@ def _panel(axis, rows: pd.DataFrame, task: str) -> None:
     axis.axhline(1, color=figures.FLOOR, linewidth=0.7)
     for family, line in _lines(rows):
         style = {"color": COLOURS.get(family, figures.FLOOR), "label": family, "marker": "o", "markersize": 3.5}
-        error = [(line["value"] - line["value_low"]) / clean, (line["value_high"] - line["value"]) / clean]
-        axis.errorbar(line["density"], line["value"] / clean, yerr=error, linewidth=1.3, elinewidth=0.7, **style)
+        low, middle, high = (1 + line[name] / clean for name in ("change_low", "change", "change_high"))
+        error = [(middle - low).clip(lower=0), (high - middle).clip(lower=0)]
+        axis.errorbar(line["density"], middle, yerr=error, linewidth=1.3, elinewidth=0.7, **style)
     if task == "generate":
         return
     for (known, density), row in PUBLISHED.items():
@@ -274,7 +278,8 @@ def _panel(axis, rows: pd.DataFrame, task: str) -> None:
 
 
 def _hollow(axis, density: float, value: float, family: str) -> None:
-    axis.plot(density, value, "D", mfc="none", mec=COLOURS[family], markersize=5, label=f"{family}, published")
+    label = "published by source A" if family == "small-world" else None
+    axis.plot(density, value, "D", mfc="none", mec=COLOURS[family], markersize=5, label=label)
 
 
 def _shifts(axis, rows: pd.DataFrame) -> None:

@@ -144,8 +144,7 @@ def _steps(steps: object) -> tuple[int, int] | tuple[float, float]:
     """Return a half-open window, both edges ints or both floats."""
     example = "steps=0:50 or steps=0.0:0.2"
     try:
-        start, stop = steps  # type: ignore[misc]
-        start, stop = (edge if isinstance(edge, float) else operator.index(edge) for edge in (start, stop))
+        start, stop = (_edge(edge) for edge in steps)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise spec_error(f"steps={steps}", "a window is start:stop", example) from None
     name = f"steps={start!r}:{stop!r}"
@@ -158,7 +157,12 @@ def _steps(steps: object) -> tuple[int, int] | tuple[float, float]:
     if start >= stop:
         why = "the window is reversed" if start > stop else "the window is empty (the stop is not included)"
         raise spec_error(name, why, example)
-    return (start + 0.0, stop) if isinstance(start, float) else (start, stop)  # + 0.0 turns -0.0 into 0.0
+    return start + 0 * stop, stop  # never -0.0, which would be written with its sign
+
+
+def _edge(edge: object) -> float:
+    """Return an edge of a step window as a plain float or int, whichever it is; raises TypeError for anything else."""
+    return float(edge) if isinstance(edge, float | np.floating) else operator.index(edge)  # type: ignore[arg-type]
 
 
 OPTIONS = tuple(option.name for option in fields(Scope))

@@ -40,6 +40,8 @@ def solve_density(family: str, target: float, layout: TokenLayout) -> Interventi
     if not layout.image_tokens:
         raise spec_error("layout", "it has no image tokens for a graph", "TokenLayout(grid=(16, 16))")
     candidates = _SOLVERS[family](target, layout.grid)
+    if not candidates:
+        raise spec_error(f"layout {layout.grid[0]}x{layout.grid[1]}", f"no {family} graph fits on it", "grid=(16, 16)")
     best, reached = min(candidates, key=lambda candidate: abs(candidate[1] - target))
     if abs(reached - target) > TOLERANCE * target:
         raise _unreachable(family, target, layout.grid, candidates)
@@ -47,9 +49,10 @@ def solve_density(family: str, target: float, layout: TokenLayout) -> Interventi
 
 
 def _local(target: float, grid: tuple[int, int]) -> list[Candidate]:
-    """All radii."""
-    tokens, widest = grid[0] * grid[1], sum(grid) - 2
-    return [(SmallWorld(radius, 0), ball_sizes(grid, radius).mean() / tokens) for radius in range(1, widest + 1)]
+    """All radii; how many pairs lie at each Manhattan distance is the convolution of both axes' pairs."""
+    rows, columns = (np.array([side, *(2 * (side - apart) for apart in range(1, side))]) for side in grid)
+    shares = np.cumsum(np.convolve(rows, columns)) / (grid[0] * grid[1]) ** 2
+    return [(SmallWorld(radius, 0), float(shares[radius])) for radius in range(1, len(shares))]
 
 
 def _random(target: float, grid: tuple[int, int]) -> list[Candidate]:
@@ -101,8 +104,6 @@ def _hub_spoke(target: float, grid: tuple[int, int]) -> list[Candidate]:
 
 def _unreachable(family: str, target: float, grid: tuple[int, int], candidates: list[Candidate]) -> SpecError:
     """Return the error for a density that a family cannot have, with the ones below and above it."""
-    if not candidates:
-        return spec_error(f"density {target:g}", f"{family} has no graph on a {grid[0]}x{grid[1]} grid", "(16, 16)")
     ordered = sorted(candidates, key=lambda candidate: candidate[1])
     lower = [candidate for candidate in ordered if candidate[1] <= target][-1:]
     upper = [candidate for candidate in ordered if candidate[1] > target][:1]

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def small_world_density(grid, radius, shortcuts):
-    """Mean share of allowed keys: the ball counted cell by cell, plus the shortcuts as far as there are keys for them."""
+    """Mean share of allowed keys: the ball counted cell by cell, plus shortcuts as far as there are keys for them."""
     height, width = grid
     cells = [(row, column) for row in range(height) for column in range(width)]
     allowed = 0

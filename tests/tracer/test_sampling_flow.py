@@ -54,7 +54,7 @@ def test_it_is_the_k_diffusion_euler_sampler_on_the_denoiser_x_minus_sigma_v():
 
 
 def test_the_shift_maps_sigma_to_shift_sigma_over_one_plus_shift_minus_one_sigma():
-    """Esser et al. 2024, eq. 23, applied to a schedule without shift: with one training timestep per level it is exact."""
+    """Esser et al. 2024, eq. 23, on levels that are even between the shifted ends, as diffusers spaces them."""
     plain = schedule("flow", 1000, "flow", {"shift": 1.0}).sigma[:-1]
     np.testing.assert_allclose(plain, np.arange(1000, 0, -1) / 1000, rtol=1e-12)
     levels = schedule("flow", 20, "flow", {"shift": 3.0})
@@ -84,7 +84,7 @@ def test_noise_and_image_are_read_off_a_velocity():
 
 @pytest.mark.parametrize(("sampler", "prediction"), [("ddim", "flow"), ("ddpm", "flow"), ("flow", "epsilon")])
 def test_a_sampler_that_does_not_fit_the_prediction_is_refused(sampler, prediction):
-    """Euler built from a flow configuration silently reads a velocity as noise in diffusers (FACTS section 2, no. 8)."""
+    """Samplers built from a flow configuration silently read a velocity as noise in diffusers."""
     with pytest.raises(SamplerError, match="does not fit"):
         schedule(sampler, 20, prediction)
 

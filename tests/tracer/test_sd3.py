@@ -1,0 +1,293 @@
+"""SD3 and SD3.5 against diffusers' own pipeline, conditions that belong to no batch, and what a bad checkpoint gets."""
+
+import json
+import shutil
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from interventions import parse
+from interventions.spec import Clean
+from tests.tracer import tiny_pipelines as tiny
+from tracer.denoisers import CheckpointError, Moment, Sample, load
+from tracer.sampling import SAMPLERS, schedule
+
+PROMPTS = ("red heart", "flag of japan")
+SAMPLES = [Sample(i, 10 + i, prompt=prompt) for i, prompt in enumerate(PROMPTS)]
+START = Moment(0, 4, 1000.0, 0.0, 1.0)
+CLEAN = (Clean(),)
+
+
+def noise(denoiser, lanes=1):
+    drawn = torch.randn(len(SAMPLES), *denoiser.shape, generator=torch.Generator().manual_seed(5))
+    return drawn.expand(lanes, *drawn.shape)
+
+
+def predict(denoiser, x, samples=SAMPLES, lanes=CLEAN, guidance=3.0):
+    with torch.no_grad(), denoiser.opened(samples, guidance=guidance, mask_seed=0, record=()) as evaluation:
+        return evaluation.predict(x, START, lanes).value
+
+
+def sampled(denoiser, x, steps, guidance):
+    levels = schedule("ddim" if denoiser.name == "sdxl" else "flow", steps, denoiser.prediction, denoiser.scheduler)
+    with torch.no_grad(), denoiser.opened(SAMPLES, guidance=guidance, mask_seed=0, record=()) as evaluation:
+        for i in range(steps):
+            moment = Moment(i, steps, levels.timestep[i], levels.alpha[i], levels.sigma[i])
+            x = SAMPLERS[levels.sampler](levels, i, x, evaluation.predict(x, moment, [Clean()])).land(None)
+    return x[0]
+
+
+@pytest.fixture(scope="module", params=["medium", "3.5"])
+def saved(request, tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("checkpoints") / f"sd{request.param}"
+    pipeline = tiny.save_sd3(folder, modern=request.param == "3.5", with_t5=request.param == "medium")
+    pipeline.set_progress_bar_config(disable=True)
+    return folder, pipeline
+
+
+@pytest.fixture(scope="module")
+def denoiser(saved):
+    return load("sd3", checkpoint=str(saved[0]), device="cpu")
+
+
+def test_sampling_agrees_with_the_pipeline_and_so_do_its_images(saved, denoiser):
+    """Expected states and images: `StableDiffusion3Pipeline.__call__`, its scheduler and its decoding."""
+    x = noise(denoiser)
+    options = {"prompt": list(PROMPTS), "latents": x[0], "num_inference_steps": 4, "guidance_scale": 5.0}
+    options |= {"max_sequence_length": 256, "height": 16, "width": 16}
+    mine = sampled(denoiser, x, 4, 5.0)
+    torch.testing.assert_close(mine, saved[1](**options, output_type="latent").images, rtol=1e-4, atol=1e-5)
+    images = (saved[1](**options, output_type="np").images * 255).round().astype(int)
+    assert np.abs(denoiser.decode(mine).astype(int) - images).max() <= 1
+
+
+def test_guidance_moves_from_the_negative_to_the_positive_prompt(denoiser):
+    """Expected value from two unguided evaluations: negative + guidance (positive - negative)."""
+    x = noise(denoiser)
+    positive = predict(denoiser, x, guidance=1)
+    negative = predict(denoiser, x, [Sample(s.index, s.seed, prompt="") for s in SAMPLES], guidance=1)
+    expected = negative + 3 * (positive - negative)
+    torch.testing.assert_close(predict(denoiser, x, guidance=3.0), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("guidance", "halves"), [(1.0, 1), (3.0, 2)])
+def test_guidance_one_evaluates_the_positive_half_only(denoiser, guidance, halves):
+    seen = []
+    handle = denoiser.model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    try:
+        predict(denoiser, noise(denoiser, lanes=3), lanes=[Clean()] * 3, guidance=guidance)
+    finally:
+        handle.remove()
+    assert seen == [halves * 3 * len(SAMPLES)]
+
+
+def test_what_is_recorded_belongs_to_the_positive_half(denoiser):
+    """The mass under guidance equals the mass without it, in which there is only the positive half."""
+    taken = []
+    for guidance in (1.0, 4.0):
+        with torch.no_grad(), denoiser.opened(SAMPLES, guidance=guidance, mask_seed=0, record=["mass"]) as evaluation:
+            evaluation.predict(noise(denoiser), START, [Clean()])
+            taken.append(evaluation.take()["mass_layer"])
+    assert taken[0].shape == (1, len(SAMPLES), denoiser.layers, denoiser.layout.size)
+    torch.testing.assert_close(taken[0], taken[1], rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(taken[0][:, 0], taken[0][:, 1], rtol=1e-2, atol=1e-7)  # it does depend on the prompt
+
+
+def test_every_lane_runs_its_own_intervention_on_its_own_prompts(denoiser):
+    """A lane's prediction is the one it has alone in the batch; a mask changes it; an all-true mask does not."""
+    x = noise(denoiser, lanes=3)
+    lanes = [Clean(), parse("full"), parse("R1S0")]
+    together = predict(denoiser, x, lanes=lanes)
+    for lane, value in zip(lanes, together, strict=True):
+        torch.testing.assert_close(value, predict(denoiser, x[:1], lanes=[lane])[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together[0], together[1], rtol=1e-4, atol=1e-5)
+    assert (together[0] - together[2]).abs().max() > 1e-3
+
+
+def test_conditions_do_not_depend_on_the_batch_or_the_order(saved, denoiser):
+    alone, both = (load("sd3", checkpoint=str(saved[0]), device="cpu") for _ in range(2))
+    alone.prepare(SAMPLES[1:])
+    both.prepare(SAMPLES[::-1])
+    for part in ("tokens", "pooled", "real"):
+        first, second = (getattr(d.conditions.known[PROMPTS[1]], part) for d in (alone, both))
+        assert torch.equal(first, second)
+    x = noise(denoiser)
+    torch.testing.assert_close(
+        predict(denoiser, x)[:, 1:], predict(denoiser, x[:, 1:], SAMPLES[1:]), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_prompts_are_encoded_once_and_the_encoders_are_freed(saved, monkeypatch):
+    from diffusers import StableDiffusion3Pipeline
+
+    original, loaded = StableDiffusion3Pipeline.from_pretrained, []
+
+    def watched(*args, **options):
+        pipeline = original(*args, **options)
+        loaded.append(weakref.ref(pipeline.text_encoder))
+        return pipeline
+
+    monkeypatch.setattr(StableDiffusion3Pipeline, "from_pretrained", watched)
+    denoiser = load("sd3", checkpoint=str(saved[0]), device="cpu")
+    assert loaded == []  # nothing is encoded before prompts are known
+    denoiser.prepare(SAMPLES)
+    predict(denoiser, noise(denoiser))
+    predict(denoiser, noise(denoiser)[:, :1], SAMPLES[:1])
+    assert len(loaded) == 1
+    assert loaded[0]() is None
+
+
+def test_padding_is_what_the_tokenizers_fill_up(denoiser):
+    """One token per letter here: begin, 8 letters, end of 12; T5 has a space piece per word, 8 letters, end of 256."""
+    padding = denoiser.padding(SAMPLES)
+    assert padding.shape == (2, denoiser.layout.size)
+    assert not padding[:, denoiser.layout.image].any()
+    text = padding[0, denoiser.layout.image.stop :]
+    assert (~text[:12]).sum() == 10
+    assert (~text[12:]).sum() == (11 if denoiser.checkpoint["t5"] else 0)
+
+
+def test_t5_can_be_left_out_and_its_tokens_are_then_zeros(saved):
+    without = load("sd3", checkpoint=str(saved[0]), device="cpu", t5=False)
+    without.prepare(SAMPLES)
+    tokens = without.conditions.known[PROMPTS[0]].tokens
+    assert tokens.shape == (12 + 256, 2 * tiny.TEXT_WIDTH)
+    assert not tokens[12:].any()
+    assert tokens[:12].any()
+    if not (saved[0] / "text_encoder_3").is_dir():
+        with pytest.raises(CheckpointError, match="no text_encoder_3"):
+            load("sd3", checkpoint=str(saved[0]), device="cpu", t5=True)
+
+
+def test_another_image_size_is_a_multiple_of_what_one_token_covers(saved):
+    smaller = load("sd3", checkpoint=str(saved[0]), device="cpu", pixels=8)
+    assert smaller.shape == (4, 4, 4)
+    assert smaller.layout.grid == (2, 2)
+    for pixels in (9, 0, 64):
+        with pytest.raises(CheckpointError, match="a multiple of 4 up to 32"):
+            load("sd3", checkpoint=str(saved[0]), device="cpu", pixels=pixels)
+
+
+def test_a_sample_without_a_prompt_is_refused(denoiser):
+    with pytest.raises(ValueError, match="have no prompt"), denoiser.opened([Sample(0, 1)], guidance=1, mask_seed=0):
+        pass
+
+
+# --- checkpoints that cannot be had ---
+
+
+@pytest.fixture(scope="module")
+def medium(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / "whole"
+    tiny.save_sd3(folder)
+    return folder
+
+
+def broken(medium, tmp_path, change):
+    folder = tmp_path / "broken"
+    shutil.copytree(medium, folder)
+    change(folder)
+    return str(folder)
+
+
+def rewrite(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: shutil.rmtree(f / "vae"), "not a whole pipeline, vae missing"),
+        (lambda f: shutil.rmtree(f / "text_encoder_2"), "text_encoder_2 missing"),
+        (lambda f: rewrite(f / "model_index.json", _class_name="DiTPipeline"), "is a DiTPipeline, not a sd3"),
+        (lambda f: (f / "model_index.json").unlink(), "without model_index.json"),
+        (lambda f: (f / "model_index.json").write_text("{"), "not valid JSON"),
+        (lambda f: rewrite(f / "scheduler/scheduler_config.json", _class_name="DDIMScheduler"), "flow-matching"),
+        (lambda f: rewrite(f / "scheduler/scheduler_config.json", use_dynamic_shifting=True), "use_dynamic_shifting"),
+        (lambda f: next((f / "transformer").glob("*.safetensors")).unlink(), "does not load as an SD3 transformer"),
+        (lambda f: next((f / "transformer").glob("*.safetensors")).write_bytes(b"junk"), "does not load as an SD3"),
+    ],
+)  # fmt: skip
+def test_an_unfit_folder_says_what_is_wrong_with_it(medium, tmp_path, change, says):
+    with pytest.raises(CheckpointError, match=says):
+        load("sd3", checkpoint=broken(medium, tmp_path, change), device="cpu")
+
+
+def test_encoders_that_do_not_load_say_so_when_prompts_are_encoded(medium, tmp_path):
+    folder = broken(medium, tmp_path, lambda f: next((f / "text_encoder").glob("*.safetensors")).write_bytes(b"junk"))
+    with pytest.raises(CheckpointError, match=r"text encoders in .* do not load"):
+        load("sd3", checkpoint=folder, device="cpu").prepare(SAMPLES)
+
+
+@pytest.mark.parametrize("model", ["sd3", "sdxl"])
+def test_gated_missing_and_unreachable_hub_checkpoints_are_told_apart(model, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def failing(error):
+        def download(*_, **__):
+            raise error
+
+        return download
+
+    class Response:
+        headers, request, status_code = {}, None, 403
+
+    for error, says in (
+        (errors.GatedRepoError("403", response=Response()), "is gated: accept its licence"),
+        (errors.RepositoryNotFoundError("404", response=Response()), "no hub repository 'org/name'"),
+        (errors.LocalEntryNotFoundError("no net"), "not in the local hub cache and the hub cannot be reached"),
+        (OSError("no route to host"), "not in the local hub cache and the hub cannot be reached"),
+    ):
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(error))
+        with pytest.raises(CheckpointError, match=says):
+            load(model, checkpoint="org/name", device="cpu")
+
+
+def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        load("sd3", checkpoint=str(tmp_path / "nowhere"), device="cpu")
+
+
+# --- the embedded kind ---
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder as the training script writes it, with random weights."""
+    from tracer.denoisers.embedded.training.sd3 import TextToImage
+
+    folder = tmp_path_factory.mktemp("own")
+    torch.manual_seed(0)
+    model = TextToImage(words=8, width=16, heads=2, layers=2)
+    torch.nn.init.normal_(model.transformer.proj_out.weight)
+    model.save(folder, {word: i + 3 for i, word in enumerate(["red", "heart", "flag", "of", "japan"])})
+    return folder, model
+
+
+def test_a_folder_from_the_training_script_predicts_as_the_model_that_was_trained(trained):
+    folder, model = trained
+    denoiser = load("sd3", checkpoint=str(folder), device="cpu")
+    assert denoiser.layout.text == 14
+    assert denoiser.shape == (3, 32, 32)
+    x = noise(denoiser)
+    ids = torch.tensor([[3, 4, 2] + [0] * 11, [5, 6, 7, 2] + [0] * 10])  # red heart END, flag of japan END
+    with torch.no_grad():
+        expected = model(x[0], torch.ones(2), ids)
+    torch.testing.assert_close(predict(denoiser, x, guidance=1)[0], expected, rtol=1e-4, atol=1e-5)
+    assert list((~denoiser.padding(SAMPLES)[:, 256:]).sum(1)) == [3, 4]
+    assert denoiser.decode(x[0]).shape == (2, 32, 32, 3)
+
+
+def test_the_embedded_kind_refuses_what_it_does_not_have(trained, tmp_path):
+    with pytest.raises(CheckpointError, match="has no T5"):
+        load("sd3", checkpoint=str(trained[0]), device="cpu", t5=True)
+    with pytest.raises(CheckpointError, match="32 pixels only"):
+        load("sd3", checkpoint=str(trained[0]), device="cpu", pixels=64)
+    shutil.copytree(trained[0], tmp_path / "copy")
+    (tmp_path / "copy" / "vocabulary.json").write_text("[")
+    with pytest.raises(CheckpointError, match=r"no usable words\.safetensors"):
+        load("sd3", checkpoint=str(tmp_path / "copy"), device="cpu")

@@ -1,0 +1,298 @@
+"""SD3 and SD3.5, text-to-image with rectified flow: the embedded pixel-space checkpoint, or a diffusers pipeline.
+
+A folder or hub id is taken apart as `StableDiffusion3Pipeline` parts: prompts are encoded once and alone, the encoders
+are freed, the guidance batch is [negative, positive], latents are decoded one at a time. Sampling lives in
+`tracer.sampling`; the pipeline's own loop is not used.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interventions import Intervention, TokenLayout, attend
+from interventions.spec import Clean
+
+from ..sampling import Prediction
+from . import CheckpointError, Evaluation, Moment, Sample
+from .checkpoints import find, fingerprint
+from .conditions import LOADING, Condition, Conditions, guidance_batch, guided, prompts_of, require_parts
+from .images import to_uint8
+
+PIPELINES = ("StableDiffusion3Pipeline",)
+PARTS = ("transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+T5_TOKENS = 256
+
+
+@dataclass
+class SD3:
+    """An SD3 behind the `Denoiser` protocol. `negative` is the prompt that guidance moves away from."""
+
+    model: torch.nn.Module
+    conditions: Conditions
+    checkpoint: dict[str, Any]
+    scheduler: dict[str, Any]
+    size: int
+    defaults: dict[str, Any] = field(default_factory=lambda: {"sampler": "flow", "steps": 28, "guidance": 7.0})
+    decoder: torch.nn.Module | None = None
+    negative: str = ""
+    dtype: torch.dtype = torch.float32
+    name: str = "sd3"
+    prediction: str = "flow"
+    prompted: bool = True
+
+    def __post_init__(self) -> None:
+        config = self.model.config
+        self.shape = (config.in_channels, self.size, self.size)
+        side = self.size // config.patch_size
+        self.layout = TokenLayout(grid=(side, side), text=self.conditions.text)
+        self.layers = len(self.model.transformer_blocks)
+        self.sites = tuple(f"transformer_blocks.{layer}" for layer in range(self.layers))
+        self.heads = config.num_attention_heads
+        self.device = self.model.device
+        factor = 1 if self.decoder is None else 2 ** (len(self.decoder.config.block_out_channels) - 1)
+        self.image_size = (self.size * factor, self.size * factor)
+
+    def prepare(self, samples: Sequence[Sample]) -> None:
+        """Encode the prompts of a whole run at once; without it every unit loads the encoders for its own."""
+        self.conditions.prepare([self.negative, *prompts_of(samples)])
+
+    def padding(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Bool [sample, token]: text tokens that only fill up the sequence (nothing masks them in this family)."""
+        padded = np.zeros((len(samples), self.layout.size), bool)
+        padded[:, self.layout.image.stop :] = self.conditions.padding(prompts_of(samples))
+        return padded
+
+    @contextmanager
+    def opened(
+        self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
+    ) -> Iterator[Evaluation]:
+        """The model under the seam, for these samples' prompts. Guidance 1 evaluates the positive half only."""
+        self.prepare(samples)
+        positive = self._encoded(prompts_of(samples))
+        negative = self._encoded([self.negative] * len(samples))
+        seeds = [sample.seed for sample in samples]
+        seam = attend(self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=record)
+        with seam as recorder:
+
+            def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:
+                recorder.begin(moment.step, moment.steps, lanes)
+                rows, (tokens, pooled) = guidance_batch(x, len(lanes), negative, positive, guidance)
+                return Prediction(guided(self._forward(rows, moment.timestep, tokens, pooled), x.shape, guidance))
+
+            def take() -> dict[str, Tensor]:
+                return {key: value[-1] for key, value in recorder.take().items()} if record else {}  # positive half
+
+            yield Evaluation(predict, take)
+
+    def _encoded(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return self.conditions.batch(prompts, self.device, self.model.dtype)
+
+    def _forward(self, rows: Tensor, timestep: float, tokens: Tensor, pooled: Tensor) -> Tensor:
+        t = torch.full((len(rows),), float(timestep), device=self.device)
+        output = self.model(
+            rows.to(self.model.dtype), timestep=t, encoder_hidden_states=tokens, pooled_projections=pooled
+        )
+        return output.sample.to(rows.dtype)
+
+    @torch.no_grad()
+    def decode(self, x0: Tensor) -> np.ndarray:
+        """uint8 [n, y, x, 3]: pixels as they are, latents through the VAE one at a time."""
+        if self.decoder is None:
+            return to_uint8(x0)
+        return decode(self.decoder, x0)
+
+
+def decode(vae: torch.nn.Module, x0: Tensor) -> np.ndarray:
+    """Latents [n, channel, y, x] -> uint8 [n, y, x, 3], one at a time, by the VAE's own scale and shift."""
+    parameter = next(vae.parameters())
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    latents = (x0 / vae.config.scaling_factor + shift).to(parameter.device, parameter.dtype)
+    return np.concatenate([to_uint8(vae.decode(one[None]).sample) for one in latents])
+
+
+def load_sd3(
+    checkpoint: str | None = None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    pixels: int | None = None,
+    t5: bool | None = None,
+    negative: str = "",
+) -> SD3:
+    """The embedded SD3 (None), a folder written by its training script, or a diffusers pipeline folder or hub id.
+
+    `pixels`: side of the image, None for the checkpoint's own. `t5`: use the third text encoder; None uses it when it
+    is there, and without it its tokens are zeros, as in the pipeline. Raises CheckpointError.
+    """
+    own = checkpoint is not None and (Path(checkpoint).expanduser() / "words.safetensors").is_file()
+    folder, name = (Path(checkpoint).expanduser(), Path(checkpoint).name) if own else find(checkpoint, "sd3", PIPELINES)
+    if own or checkpoint is None:
+        return _load_embedded(folder, name, device, dtype, pixels, t5, negative)
+    return _load_pipeline(folder, name, checkpoint, device, dtype, pixels, t5, negative)
+
+
+def _transformer(folder: Path, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    from diffusers import SD3Transformer2DModel
+
+    try:
+        model = SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype)
+    except LOADING as error:
+        raise CheckpointError(f"{folder / 'transformer'} does not load as an SD3 transformer: {error}") from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _load_embedded(folder, name, device, dtype, pixels, t5, negative) -> SD3:
+    """A pixel-space transformer with a learned word encoder (`embedded.words`)."""
+    if t5:
+        raise CheckpointError(f"{name} has no T5: its text encoder is a table of words")
+    model = _transformer(folder, device, dtype)
+    size = model.config.sample_size
+    if pixels not in (None, size):
+        raise CheckpointError(f"{name} makes images of {size} pixels only, not {pixels}")
+    settings = json.loads((folder / "sampling.json").read_text()) if (folder / "sampling.json").is_file() else {}
+    defaults = {"sampler": "flow", "steps": settings.get("steps", 28), "guidance": settings.get("guidance", 3.0)}
+    return SD3(
+        model=model,
+        conditions=word_conditions(folder),
+        checkpoint={"id": name, "sha256": fingerprint(folder), "negative": negative},
+        scheduler={"num_train_timesteps": 1000, "shift": settings.get("shift", 1.0)},
+        size=size,
+        defaults=defaults,
+        negative=negative,
+    )
+
+
+def word_conditions(folder: Path) -> Conditions:
+    """Prompts through the embedded word encoder, in float32; the end token counts as text, what follows as padding."""
+    from safetensors.torch import load_file
+
+    from .embedded.words import PAD, WordEncoder, tokenize
+
+    try:
+        known = json.loads((folder / "vocabulary.json").read_text())
+        weights = {key: value.float() for key, value in load_file(folder / "words.safetensors").items()}
+        context, width = weights["position"].shape
+        encoder = WordEncoder(len(weights["embedding.weight"]), width, context)
+        encoder.load_state_dict(weights)
+    except LOADING as error:
+        raise CheckpointError(f"{folder} holds no usable words.safetensors and vocabulary.json: {error}") from error
+    encoder.eval().requires_grad_(False)
+
+    def encode(prompts: Sequence[str]) -> list[Condition]:
+        encoded = []
+        for prompt in prompts:
+            ids = tokenize([prompt], known, context)
+            tokens, pooled = encoder(ids)
+            encoded.append(Condition(tokens[0], pooled[0], ids[0] != PAD))
+        return encoded
+
+    return Conditions(encode, context)
+
+
+def _load_pipeline(folder, name, checkpoint, device, dtype, pixels, t5, negative) -> SD3:
+    """The parts of a `StableDiffusion3Pipeline`; its text encoders are loaded when prompts are encoded."""
+    from .dit import load_vae
+
+    require_parts(folder, PARTS, checkpoint)
+    has_t5 = (folder / "text_encoder_3").is_dir() and (folder / "tokenizer_3").is_dir()
+    if t5 and not has_t5:
+        raise CheckpointError(f"{checkpoint} has no text_encoder_3 and tokenizer_3: load it without T5")
+    t5 = has_t5 if t5 is None else t5
+    scheduler = flow_schedule(folder / "scheduler" / "scheduler_config.json")
+    model = _transformer(folder, device, dtype)
+    vae = load_vae(folder, device, dtype)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    size = model.config.sample_size if pixels is None else pixels // factor
+    unit = factor * model.config.patch_size
+    if pixels is not None and (
+        pixels % unit or not 0 < size // model.config.patch_size <= model.config.pos_embed_max_size
+    ):
+        most = unit * model.config.pos_embed_max_size
+        raise CheckpointError(f"pixels {pixels}: {checkpoint} makes images of a multiple of {unit} up to {most}")
+    return SD3(
+        model=model,
+        conditions=Conditions(pipeline_encoder(folder, model, t5), clip_tokens(folder) + T5_TOKENS),
+        checkpoint={"id": name, "sha256": fingerprint(folder / "transformer"), "t5": t5, "negative": negative},
+        scheduler=scheduler,
+        size=size,
+        decoder=vae,
+        negative=negative,
+    )
+
+
+def flow_schedule(file: Path) -> dict[str, Any]:
+    """Training timesteps and shift of a flow-matching scheduler file. Raises CheckpointError for any other kind."""
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    kind = config.get("_class_name", "")
+    if not kind.startswith("FlowMatch"):
+        raise CheckpointError(f"{file} is a {kind or 'file without _class_name'}: a flow-matching one is needed")
+    if config.get("use_dynamic_shifting"):
+        raise CheckpointError(f"{file} shifts its sigmas by image size (use_dynamic_shifting), which is not supported")
+    return {"num_train_timesteps": config.get("num_train_timesteps", 1000), "shift": float(config.get("shift", 3.0))}
+
+
+def clip_tokens(folder: Path) -> int:
+    """Tokens per prompt of the first tokenizer, which the pipeline uses for both."""
+    from transformers import CLIPTokenizer
+
+    try:
+        return int(CLIPTokenizer.from_pretrained(folder / "tokenizer").model_max_length)
+    except LOADING as error:
+        raise CheckpointError(f"{folder / 'tokenizer'} does not load as a CLIP tokenizer: {error}") from error
+
+
+def pipeline_encoder(folder: Path, transformer: torch.nn.Module, t5: bool):
+    """A function that loads the pipeline's text encoders, encodes prompts one by one, and frees the encoders."""
+
+    def encode(prompts: Sequence[str]) -> list[Condition]:
+        from diffusers import StableDiffusion3Pipeline
+
+        unused = {} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
+        try:
+            pipeline = StableDiffusion3Pipeline.from_pretrained(
+                folder, transformer=transformer, vae=None, torch_dtype=transformer.dtype, **unused
+            )
+        except LOADING as error:
+            raise CheckpointError(f"the text encoders in {folder} do not load: {error}") from error
+        pipeline.to(transformer.device)
+        encoded = [_encode_one(pipeline, prompt) for prompt in prompts]
+        del pipeline
+        gc.collect()
+        if transformer.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return encoded
+
+    return encode
+
+
+def _encode_one(pipeline: Any, prompt: str) -> Condition:
+    """CLIP tokens, then T5 tokens (zeros without T5), as `encode_prompt` joins them."""
+    tokens, _, pooled, _ = pipeline.encode_prompt(
+        prompt=prompt, prompt_2=None, prompt_3=None, do_classifier_free_guidance=False, max_sequence_length=T5_TOKENS
+    )
+    length = pipeline.tokenizer.model_max_length
+    real = [real_tokens(pipeline.tokenizer, prompt, length)]
+    if pipeline.tokenizer_3 is None:
+        real.append(torch.zeros(T5_TOKENS, dtype=torch.bool))
+    else:
+        real.append(real_tokens(pipeline.tokenizer_3, prompt, T5_TOKENS))
+    return Condition(tokens[0].cpu(), pooled[0].cpu(), torch.cat(real))
+
+
+def real_tokens(tokenizer: Any, prompt: str, length: int) -> Tensor:
+    """Bool [length]: the tokens of a prompt that are not padding."""
+    ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return ids.attention_mask[0].bool()

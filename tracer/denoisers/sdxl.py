@@ -1,0 +1,245 @@
+"""SDXL: a text-to-image UNet through the same seam, from a diffusers pipeline folder or hub id.
+
+Its attention is self and cross, at several resolutions; `sites` says whether the mid block alone is under study (as in
+the source paper) or every transformer block. Sampling lives in `tracer.sampling`; refiner and inpainting pipelines are
+not supported, and no SDXL ships with the project.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interventions import Intervention, TokenLayout, attend
+from interventions.sites import sites as attention_sites
+from interventions.spec import Clean
+
+from ..sampling import Prediction
+from . import CheckpointError, Evaluation, Moment, Sample
+from .checkpoints import find, fingerprint
+from .conditions import LOADING, Condition, Conditions, guidance_batch, guided, prompts_of, require_parts
+from .sd3 import clip_tokens, decode, real_tokens
+
+PIPELINES = ("StableDiffusionXLPipeline",)
+PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+
+
+@dataclass
+class SDXL:
+    """An SDXL behind the `Denoiser` protocol. `studied`: "mid" or "all", which attention the seam is attached to.
+
+    `zero_negative`: the empty negative prompt is all zeros instead of the encoders' answer (SDXL base is trained so).
+    """
+
+    model: torch.nn.Module
+    decoder: torch.nn.Module
+    conditions: Conditions
+    checkpoint: dict[str, Any]
+    scheduler: dict[str, Any]
+    prediction: str
+    size: int
+    studied: Literal["mid", "all"] = "mid"
+    negative: str = ""
+    zero_negative: bool = True
+    defaults: dict[str, Any] = field(default_factory=lambda: {"sampler": "ddim", "steps": 50, "guidance": 5.0})
+    dtype: torch.dtype = torch.float32
+    name: str = "sdxl"
+    prompted: bool = True
+
+    def __post_init__(self) -> None:
+        self.shape = (self.model.config.in_channels, self.size, self.size)
+        side = attention_side(self.model.config, self.size, self.studied)
+        self.layout = TokenLayout(grid=(side, side), text=self.conditions.text)
+        self.attended = self.model.mid_block if self.studied == "mid" else self.model
+        found = attention_sites(self.attended)
+        self.layers = 1 + max(site.layer for site in found)
+        prefix = "mid_block." if self.studied == "mid" else ""
+        names = {site.layer: prefix + site.name.rpartition(".")[0] for site in found}
+        self.sites = tuple(names[layer] for layer in range(self.layers))
+        self.heads = max(site.module.heads for site in found)
+        self.device = self.model.device
+        factor = 2 ** (len(self.decoder.config.block_out_channels) - 1)
+        self.image_size = (self.size * factor, self.size * factor)
+
+    def prepare(self, samples: Sequence[Sample]) -> None:
+        """Encode the prompts of a whole run at once; without it every unit loads the encoders for its own."""
+        self.conditions.prepare([self.negative, *prompts_of(samples)])
+
+    def padding(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Bool [sample, token]: text tokens that only fill up the sequence (nothing masks them in this family)."""
+        padded = np.zeros((len(samples), self.layout.size), bool)
+        padded[:, self.layout.image.stop :] = self.conditions.padding(prompts_of(samples))
+        return padded
+
+    @contextmanager
+    def opened(
+        self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
+    ) -> Iterator[Evaluation]:
+        """The model under the seam, for these samples' prompts. Guidance 1 evaluates the positive half only."""
+        self.prepare(samples)
+        positive = self._encoded(prompts_of(samples))
+        negative = self._encoded([self.negative] * len(samples))
+        if self.negative == "" and self.zero_negative:
+            negative = [torch.zeros_like(part) for part in negative]
+        seeds = [sample.seed for sample in samples]
+        seam = attend(self.attended, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=record)
+        with seam as recorder:
+
+            def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:
+                recorder.begin(moment.step, moment.steps, lanes)
+                rows, (tokens, pooled) = guidance_batch(x, len(lanes), negative, positive, guidance)
+                return Prediction(guided(self._forward(rows, moment.timestep, tokens, pooled), x.shape, guidance))
+
+            def take() -> dict[str, Tensor]:
+                return {key: value[-1] for key, value in recorder.take().items()} if record else {}  # positive half
+
+            yield Evaluation(predict, take)
+
+    def _encoded(self, prompts: Sequence[str]) -> Sequence[Tensor]:
+        return self.conditions.batch(prompts, self.device, self.model.dtype)
+
+    def _forward(self, rows: Tensor, timestep: float, tokens: Tensor, pooled: Tensor) -> Tensor:
+        t = torch.full((len(rows),), int(timestep), device=self.device)
+        sizes = [*self.image_size, 0, 0, *self.image_size]  # original size, crop corner, target size
+        time_ids = torch.tensor([sizes] * len(rows), device=self.device, dtype=tokens.dtype)
+        output = self.model(
+            rows.to(self.model.dtype),
+            t,
+            encoder_hidden_states=tokens,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+        )
+        return output.sample.to(rows.dtype)
+
+    @torch.no_grad()
+    def decode(self, x0: Tensor) -> np.ndarray:
+        """uint8 [n, y, x, 3], latents through the VAE one at a time."""
+        return decode(self.decoder, x0)
+
+
+def attention_side(config: Any, size: int, studied: str) -> int:
+    """Side of the token grid: the mid block's, or of the finest level with attention (each level halves it)."""
+    levels = [level for level, kind in enumerate(config.down_block_types) if "CrossAttn" in kind]
+    level = len(config.down_block_types) - 1 if studied == "mid" or not levels else levels[0]
+    for _ in range(level):
+        size = -(-size // 2)
+    return size
+
+
+def load_sdxl(
+    checkpoint: str | None = None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    sites: Literal["mid", "all"] = "mid",
+    pixels: int | None = None,
+    negative: str = "",
+) -> SDXL:
+    """An SDXL pipeline from a folder or the hub.
+
+    `sites`: the attention under study, "mid" (the mid block, as the source paper has it) or "all" transformer blocks.
+    `pixels`: side of the image, None for the checkpoint's own. Raises CheckpointError.
+    """
+    from .dit import load_vae
+
+    if checkpoint is None:
+        raise CheckpointError(
+            "no SDXL ships with the project: name one with --checkpoint, a pipeline folder or a hub id such as "
+            "stabilityai/stable-diffusion-xl-base-1.0"
+        )
+    if sites not in ("mid", "all"):
+        raise CheckpointError(f"sites {sites!r}: choose mid (the mid block alone) or all")
+    folder, name = find(checkpoint, "sdxl", PIPELINES)
+    require_parts(folder, PARTS, checkpoint)
+    scheduler, prediction = beta_schedule(folder / "scheduler" / "scheduler_config.json")
+    model = _unet(folder, device, dtype)
+    vae = load_vae(folder, device, dtype)
+    if vae.config.force_upcast:
+        vae = vae.float()  # its activations overflow in half precision
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    unit = factor * 2 ** (len(model.config.down_block_types) - 1)
+    if pixels is not None and (pixels <= 0 or pixels % unit):
+        raise CheckpointError(f"pixels {pixels}: {checkpoint} makes images of a multiple of {unit}")
+    index = json.loads((folder / "model_index.json").read_text())
+    return SDXL(
+        model=model,
+        decoder=vae,
+        conditions=Conditions(pipeline_encoder(folder, model), clip_tokens(folder)),
+        checkpoint={"id": name, "sha256": fingerprint(folder / "unet"), "sites": sites, "negative": negative},
+        scheduler=scheduler,
+        prediction=prediction,
+        size=model.config.sample_size if pixels is None else pixels // factor,
+        studied=sites,
+        negative=negative,
+        zero_negative=bool(index.get("force_zeros_for_empty_prompt", True)),
+    )
+
+
+def _unet(folder: Path, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    try:
+        model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype)
+    except LOADING as error:
+        raise CheckpointError(f"{folder / 'unet'} does not load as an SDXL UNet: {error}") from error
+    if model.config.addition_embed_type != "text_time":
+        raise CheckpointError(f"{folder / 'unet'} has no pooled text and size conditions: it is no SDXL UNet")
+    return model.to(device).eval().requires_grad_(False)
+
+
+def beta_schedule(file: Path) -> tuple[dict[str, Any], str]:
+    """Betas and prediction type of a scheduler file, for DDIM. Raises CheckpointError where DDIM would be wrong."""
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    kind = config.get("_class_name", "")
+    if kind.startswith("FlowMatch") or "beta_schedule" not in config:
+        raise CheckpointError(f"{file} is a {kind or 'file without _class_name'} without betas: not an SDXL scheduler")
+    if config["beta_schedule"] not in ("linear", "scaled_linear") or config.get("rescale_betas_zero_snr"):
+        raise CheckpointError(f"{file}: its betas are not supported (linear or scaled_linear, not rescaled)")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise CheckpointError(f"{file}: prediction type {prediction!r} is not supported (epsilon or v_prediction)")
+    wanted = {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "steps_offset": 0,
+        "set_alpha_to_one": False,
+    }
+    return {key: config.get(key, default) for key, default in wanted.items()}, prediction
+
+
+def pipeline_encoder(folder: Path, unet: torch.nn.Module):
+    """A function that loads the pipeline's two text encoders, encodes prompts one by one, and frees the encoders."""
+
+    def encode(prompts: Sequence[str]) -> list[Condition]:
+        from diffusers import StableDiffusionXLPipeline
+
+        try:
+            pipeline = StableDiffusionXLPipeline.from_pretrained(folder, unet=unet, vae=None, torch_dtype=unet.dtype)
+        except LOADING as error:
+            raise CheckpointError(f"the text encoders in {folder} do not load: {error}") from error
+        pipeline.to(unet.device)
+        encoded = []
+        for prompt in prompts:
+            tokens, _, pooled, _ = pipeline.encode_prompt(prompt=prompt, do_classifier_free_guidance=False)
+            real = real_tokens(pipeline.tokenizer, prompt, pipeline.tokenizer.model_max_length)
+            encoded.append(Condition(tokens[0].cpu(), pooled[0].cpu(), real))
+        del pipeline
+        gc.collect()
+        if unet.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return encoded
+
+    return encode

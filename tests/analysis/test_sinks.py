@@ -1,0 +1,224 @@
+"""Where sinks sit, how they move, and what removing them does, on runs whose answers are known by construction."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from analysis import concentration, removal, runs, sinks, statistics
+
+ARMS = ["clean", "sink-k1", "random-k1", "sink-k5", "random-k5@draw=fresh"]
+SAMPLES, STEPS, LAYERS, HEADS, GRID, TEXT = 12, 6, 4, 2, 4, 5
+TOKENS = GRID**2 + TEXT
+SINK, PADDED = 7, 2  # the token that holds 0.5 of all attention in the clean arm; padding tokens per sample
+
+
+def mass(rng) -> np.ndarray:
+    values = rng.dirichlet(np.full(TOKENS, 5.0), (len(ARMS), SAMPLES, STEPS, LAYERS))
+    values *= 0.5
+    values[..., SINK] += 0.5
+    return values
+
+
+def made(*, padding=True, recorded=True, images=False) -> xr.DataTree:
+    rng = np.random.default_rng(0)
+    lead = ("arm", "sample", "step", "layer")
+    base = rng.uniform(0.2, 0.4, SAMPLES)
+    noise = rng.normal(0, 0.1, SAMPLES)
+    shift = np.stack([0 * base, base + 0.1, base, 2 * base, 2 * base + noise - noise.mean()])
+    coords = {
+        "arm": ARMS,
+        "sample": np.arange(SAMPLES),
+        "step": np.arange(STEPS),
+        "sigma": ("step", np.linspace(1, 0.1, STEPS)),
+    }
+    rel = np.linspace(0.1, 1, STEPS) * shift[:, :, None]
+    tree = {"metrics": xr.Dataset({"delta_rel": (("arm", "sample", "step"), rel)}, coords=coords)}
+    if recorded:
+        kind = np.repeat([0, 1], [GRID**2, TEXT]).astype(np.int8)
+        y, x = (np.append(side.ravel(), [-1] * TEXT) for side in np.indices((GRID, GRID)))
+        chosen = np.full((len(ARMS), SAMPLES, STEPS, LAYERS, HEADS, 5), -1, np.int16)
+        chosen[1, :, :, 1, :, 0] = SINK  # layer 1 only
+        chosen[2, :, :, 1, :, 0] = 3
+        chosen[3, :, :, 1] = [SINK, 0, 1, GRID**2, TOKENS - 1]
+        chosen[4, :, :, 1] = [2, 3, 4, GRID**2 + 1, TOKENS - 2]
+        token = {"token_kind": ("token", kind), "token_y": ("token", y), "token_x": ("token", x)}
+        extra = {"token_padding": (("sample", "token"), np.tile(np.arange(TOKENS) >= TOKENS - PADDED, (SAMPLES, 1)))}
+        attention = {
+            "mass_layer": ((*lead, "token"), mass(rng).astype(np.float32)),
+            "removed_token": ((*lead, "head", "removed"), chosen),
+        }
+        tree["attention"] = xr.Dataset(attention, coords=coords | token | (extra if padding else {}))
+    if images:
+        picture = np.full((len(ARMS), SAMPLES, 8, 8, 3), 100, np.uint8)
+        picture[1:] += np.array([51, 0, 51, 0], np.uint8)[:, None, None, None, None]
+        tree["images"] = xr.Dataset(
+            {"image": (("arm", "sample", "image_y", "image_x", "rgb"), picture)}, coords={"arm": ARMS}
+        )
+    tree = xr.DataTree.from_dict(tree)
+    tree.attrs["config"] = json.dumps({"model": "sd3", "sampler": "flow", "steps": STEPS, "guidance": 3.0})
+    return tree
+
+
+@pytest.fixture(scope="module")
+def run() -> xr.DataTree:
+    return made()
+
+
+@pytest.fixture(scope="module")
+def found(run) -> xr.Dataset:
+    return sinks(run)
+
+
+def test_mass_shares_of_the_kinds_add_up_and_follow_from_the_recorded_mass(run, found):
+    total = found["kind_mass"].sel(bound="mean").sum("kind")
+    np.testing.assert_allclose(total, 1, rtol=1e-6)
+    values = run["attention"]["mass_layer"]
+    image = values.isel(token=slice(0, GRID**2)).sum("token").mean("sample")
+    np.testing.assert_allclose(
+        found["kind_mass"].sel(kind="image", bound="mean"), image.transpose("arm", "layer", "step"), rtol=1e-6
+    )
+    padded = values.isel(token=slice(TOKENS - PADDED, None)).sum("token").mean("sample")
+    np.testing.assert_allclose(
+        found["kind_mass"].sel(kind="padding", bound="mean"), padded.transpose("arm", "layer", "step"), rtol=1e-6
+    )
+    np.testing.assert_allclose(found["kind_count"], np.array([GRID**2, TEXT - PADDED, PADDED, 0]) / TOKENS)
+
+
+def test_the_planted_sink_is_found_where_it_was_put(found):
+    assert (found["sink_kind"].sel(kind="image") == 1).all()
+    assert (found["first_token"] == 0).all()
+    shown = found["position"].sel(arm="clean").mean("layer")
+    assert divmod(int(shown.argmax()), GRID) == divmod(SINK, GRID)
+    expected = (0.5 + 0.5 / TOKENS) * TOKENS  # its mass in units of uniform attention
+    assert float(shown.max()) == pytest.approx(expected, rel=0.02)
+
+
+def test_without_a_padding_coordinate_padding_counts_as_text():
+    found = sinks(made(padding=False))
+    assert float(found["kind_count"].sel(kind="text")) == pytest.approx(TEXT / TOKENS)
+    assert float(found["kind_count"].sel(kind="padding")) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([1, 1, 1, 1], 0.0), ([0, 0, 0, 1], 0.75), ([1, 2, 3, 4], 0.25), ([0.1, 0.9], 0.4)]
+)
+def test_gini_equals_half_the_relative_mean_absolute_difference(values, expected):
+    """Closed form: sum |x_i - x_j| / (2 n^2 mean)."""
+    x = np.array(values, float)
+    assert np.abs(x[:, None] - x[None]).sum() / (2 * x.size**2 * x.mean()) == pytest.approx(expected)
+    assert concentration.gini(x) == pytest.approx(expected)
+
+
+def test_overlaps_equal_sets_compared_one_by_one(run, found):
+    values = run["attention"]["mass_layer"].values.astype(float)
+
+    def top(arm, sample, step, layer):
+        return set(np.argsort(values[arm, sample, step, layer])[-5:].tolist())
+
+    def overlap(a, b):
+        return len(a & b) / len(a | b)
+
+    steps = [overlap(top(0, s, 1, 2), top(0, s, 4, 2)) for s in range(SAMPLES)]
+    assert float(found["step_overlap"].sel(arm="clean").isel(layer=2, step=1, other_step=4)) == pytest.approx(
+        np.mean(steps)
+    )
+    between = [overlap(top(3, a, 0, 1), top(3, b, 0, 1)) for a, b in itertools.combinations(range(SAMPLES), 2)]
+    assert float(found["sample_overlap"].sel(arm="sink-k5").isel(layer=1, step=0)) == pytest.approx(np.mean(between))
+    clean = [overlap(top(0, s, 5, 3), top(1, s, 5, 3)) for s in range(SAMPLES)]
+    at = found["clean_overlap"].sel(arm="sink-k1").isel(step=5, layer=3)
+    assert float(at.sel(bound="mean")) == pytest.approx(np.mean(clean))
+    assert float(at.sel(bound="low")) == pytest.approx(np.quantile(clean, 0.1))
+    assert (found["clean_overlap"].sel(arm="clean") == 1).all()
+
+
+def test_chance_overlap_equals_a_simulation():
+    rng = np.random.default_rng(1)
+    sets = [(set(rng.permutation(21)[:5]), set(rng.permutation(21)[:5])) for _ in range(20_000)]
+    simulated = np.mean([len(a & b) / len(a | b) for a, b in sets])
+    assert concentration._chance(21, 5) == pytest.approx(simulated, abs=0.003)
+
+
+def test_arms_are_paired_by_count_path_scope_and_dose():
+    arms = [
+        "clean", "random-k1", "sink-k1", "sink-k5", "random-k5-value", "sink-k5-value@source=clean", "bottom-k5",
+        "sink-k5@layers=12;steps=0:5", "random-k5@layers=12;steps=0:5;draw=fresh", "random-k5@layers=13;steps=0:5",
+        "sink-k1@strength=0.5",
+    ]  # fmt: skip
+    assert removal.pairs(arms) == [
+        ("sink-k1", "random-k1"),
+        ("sink-k5-value@source=clean", "random-k5-value"),
+        ("sink-k5@layers=12;steps=0:5", "random-k5@layers=12;steps=0:5;draw=fresh"),
+    ]
+    both = ["clean", "random-k5@draw=fresh", "random-k5", "sink-k5"]
+    assert removal.pairs(both) == [("sink-k5", "random-k5")]  # the exact twin, not the first that fits
+
+
+def test_the_effect_is_the_paired_difference_with_its_intervals(run, found):
+    final = run["metrics"]["delta_rel"].isel(step=-1)
+    assert list(found["pair"].values) == ["sink-k1 - random-k1", "sink-k5 - random-k5@draw=fresh"]
+    first = found.isel(pair=0, measure=0)
+    np.testing.assert_allclose(first["difference"], 0.1, rtol=1e-9)  # planted: +0.1 in every sample, so no spread
+    second = found.isel(pair=1, measure=0)
+    both = (final.sel(arm="sink-k5") - final.sel(arm="random-k5@draw=fresh")).values
+    reference = stats.bootstrap((both,), np.mean, n_resamples=9999, rng=np.random.default_rng(0)).confidence_interval
+    np.testing.assert_allclose(second["difference"].sel(bound=["low", "high"]), reference, rtol=1e-6)
+    assert float(second["p"]) == pytest.approx(stats.ttest_1samp(both, 0).pvalue)
+    assert float(second["effect_size"]) == pytest.approx(both.mean() / both.std(ddof=1))
+    np.testing.assert_allclose(found["p_holm"].isel(measure=0), statistics.holm(found["p"].isel(measure=0)))
+    ratio = stats.gmean(final.sel(arm="sink-k1")) / stats.gmean(final.sel(arm="random-k1"))
+    assert float(first["ratio"].sel(bound="mean")) == pytest.approx(ratio)
+
+
+def test_what_was_removed_is_counted_by_kind(found):
+    share = found["removed_share"].sel(removal="sink-k5")
+    np.testing.assert_allclose(share, [3 / 5, 1 / 5, 1 / 5, 0])  # image, text, padding, prefix, as planted
+    of_kind = found["removed_of_kind"].sel(removal="sink-k5")
+    np.testing.assert_allclose(of_kind[:3], [3 / GRID**2, 1 / (TEXT - PADDED), 1 / PADDED])
+    np.testing.assert_allclose(found["removed_share"].sel(removal="sink-k1"), [1, 0, 0, 0])
+    assert np.isnan(found["removed_mass"]).all()  # not recorded in this run
+
+
+def test_images_and_given_scores_are_compared_alike():
+    run = made(images=True)
+    score = xr.DataArray(
+        np.arange(len(ARMS))[:, None] + np.zeros((1, SAMPLES)), dims=("arm", "sample"), coords={"arm": ARMS}
+    )
+    found = sinks(run, distance="image", scores=xr.Dataset({"lpips": score}))
+    assert list(found["measure"].values) == ["image", "lpips"]
+    np.testing.assert_allclose(found["shift"].sel(measure="image", role="sink"), 0.2)  # 51 / 255
+    np.testing.assert_allclose(found["difference"].sel(measure="lpips"), -1.0)
+
+
+def test_what_a_run_lacks_is_named():
+    with pytest.raises(runs.RunError, match="--mask sink-k5 --mask random-k5"):
+        sinks(made(recorded=False).sel(arm=["clean", "sink-k1"]))
+    with pytest.raises(runs.RunError, match="images"):
+        sinks(made(), distance="image")
+    with pytest.raises(runs.RunError, match="lpips"):
+        sinks(made(), distance="lpips")
+
+
+def test_the_sentence_reports_no_difference_as_no_evidence_of_none(found):
+    text = sinks.sentence(found)
+    assert "sink-k1 moves it by" in text
+    assert "difference +0.1 [0.1, 0.1]" in text
+    assert text.count("no evidence that there is none") == 1  # the k5 pair differs by noise alone
+    assert "sd3" in text
+    assert "12 samples" in text
+
+
+def test_figure_and_table_show_every_arm_and_pair(found):
+    canvas = sinks.figure(found)
+    titles = [ax.get_title(loc="left") for ax in canvas.axes]
+    assert any("Mass of the top key" in title for title in titles)
+    rows = sinks.table(found)
+    assert set(ARMS) <= set(rows["arm"])
+    assert rows["p (Holm)"].notna().sum() == 2
+    effect_only = sinks(made(recorded=False))
+    assert "top_mass" not in effect_only
+    assert len(sinks.figure(effect_only).axes) == 1
+    assert set(sinks.table(effect_only)["measure"]) == {"state shift", "state difference", "state ratio"}

@@ -74,8 +74,8 @@ def _read(source: str | Path | Sequence[str] | None, model: str) -> list[Prompt]
         return _read_file(path)
     if path.is_dir():
         raise PromptError(f"{source} is a folder: give a .txt file with one prompt a line, or a .jsonl file")
-    if isinstance(source, str) and len(source.split()) > 1 and path.suffix not in (".txt", ".json", ".jsonl"):
-        return _typed([source])
+    if len(str(source).split()) > 1 and path.suffix not in (".txt", ".json", ".jsonl"):
+        return _typed([str(source)])
     raise PromptError(
         f"no prompt file {str(source)!r}: give a .txt or .jsonl file, {' or '.join(BUILT_IN)}, "
         'or a prompt of several words such as "a red heart"'

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,7 @@ def test_the_built_in_emoji_prompts_begin_with_one_of_each_class():
 
 def test_a_prompt_may_be_typed():
     assert prompts.load("a red heart", "sd3", 2) == [Prompt("a red heart")] * 2
+    assert prompts.load(Path("a red heart"), "sd3", 1) == [Prompt("a red heart")]  # as the command line hands it in
     assert prompts.load(["heart", "flag of japan"]) == [Prompt("heart"), Prompt("flag of japan")]
 
 

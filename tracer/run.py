@@ -87,6 +87,8 @@ def execute(
     with store.Writer(path) as writer:
         pending = writer.pending(rank=rank, world=world)
         total, done = len(pending) * plan.schedule.steps, 0
+        if pending and hasattr(plan.denoiser, "prepare"):  # encode the prompts of all units at once
+            plan.denoiser.prepare([s for unit in pending for s in plan.samples[writer.samples(unit)]])
         for unit in pending:
             with writer.unit(unit) as buffer:
 
@@ -134,7 +136,7 @@ def dimensions(plan: Plan) -> dict[str, int]:
         sizes |= {"query": tokens, "key": tokens, "token": tokens, "rank": 5}
         sizes |= {"layer": len(denoiser.sites), "head": denoiser.heads}
         sizes["removed"] = max([getattr(arm.spec, "count", 0) for arm in plan.arms] + [1])
-    sizes["image_y"], sizes["image_x"] = getattr(denoiser, "image_size", (y, x))
+    sizes["image_y"], sizes["image_x"] = denoiser.image_size
     return sizes
 
 
@@ -169,6 +171,9 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         coords["token_y"] = (("token",), token_y, {"long_name": "token row, -1 off the image"})
         coords["token_x"] = (("token",), token_x, {"long_name": "token column, -1 off the image"})
         coords["layer_name"] = (("layer",), np.array(plan.denoiser.sites), {"long_name": "attention module"})
+        if hasattr(plan.denoiser, "padding"):
+            text = "whether a text token only fills up the sequence"
+            coords["token_padding"] = (("sample", "token"), plan.denoiser.padding(samples), {"long_name": text})
     return coords
 
 

@@ -116,7 +116,7 @@ def variables(record: Sequence[str] | frozenset[str], sizes: Mapping[str, int]) 
 
 
 def _metrics(record: frozenset[str]) -> list[Variable]:
-    table = [
+    table: list[tuple[str, str, float | None]] = [
         ("delta_l2", "Euclidean norm of masked minus clean state after the step", 0.0),
         ("delta_rel", "norm of masked minus clean state over the norm of the clean state, after the step", 0.0),
         ("delta_linf", "largest absolute entry of masked minus clean state after the step", 0.0),
@@ -199,6 +199,8 @@ def _attention(record: frozenset[str], sizes: Mapping[str, int]) -> list[Variabl
         if "removed" in sizes:
             text = "token of a key that the intervention removed, -1 for none"
             found.append(Variable("attention/removed_token", (*head, "removed"), "int16", text, optional=True))
+            text = "mass that a removed key received before, mean over the queries concerned"
+            found.append(Variable("attention/removed_mass", (*head, "removed"), long_name=text, optional=True))
     return found
 
 

@@ -119,7 +119,7 @@ class Unit:
         predictions, taken = [], []
         for group in _groups(lanes, at_once):
             predictions.append(self.evaluation.predict(states[group], moment, [lanes[g].spec for g in group]))
-            taken.append(self.evaluation.take())
+            taken.append(self._take())
             if len(predictions) > 1 and group[0] == 0:  # the clean lane was only there to be read
                 drop = predictions[-1]
                 predictions[-1] = Prediction(drop.value[1:], None if drop.variance is None else drop.variance[1:])
@@ -128,6 +128,16 @@ class Unit:
         variance = None if predictions[0].variance is None else torch.cat([p.variance for p in predictions])
         recorded = {key: torch.cat([part[key] for part in taken]) for key in taken[0]}
         return states, Prediction(value, variance), recorded
+
+
+    def _take(self) -> dict[str, Tensor]:
+        """What the seam recorded; removed tokens padded to the largest number that any arm removes."""
+        width = max([getattr(arm.spec, "count", 0) for arm in self.plan.arms] + [1])
+        taken = self.evaluation.take()
+        for key in taken.keys() & {"removed_token", "removed_mass"}:
+            fill = float("nan") if taken[key].is_floating_point() else -1
+            taken[key] = torch.nn.functional.pad(taken[key], (0, width - taken[key].shape[-1]), value=fill)
+        return taken
 
 
 def _groups(lanes: Sequence[Lane], at_once: int) -> list[list[int]]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -36,7 +36,7 @@ class WriteError(RuntimeError):
 
 def read_status(path: Path) -> np.ndarray:
     """status [arm, sample] of a run, chunk by chunk; a chunk that cannot be read counts as missing."""
-    array = open_store(path, "r")["status"]
+    array = status_array(open_store(path, "r"))
     status = np.full(array.shape, STATUS_MISSING, np.int8)
     for start in range(0, array.shape[1], array.chunks[1]):
         part = slice(start, start + array.chunks[1])
@@ -60,10 +60,15 @@ def sample_arrays(root: zarr.Group) -> dict[str, zarr.Array]:
     return {p: a for p, a in members if isinstance(a, zarr.Array) and a.shards and "sample" in _dims(a)}
 
 
+def status_array(root: zarr.Group) -> zarr.Array:
+    """The array of flags [arm, sample]."""
+    return cast(zarr.Array, root["status"])
+
+
 def shards_of(array: zarr.Array, samples: slice) -> Iterator[tuple[str, tuple[slice, ...]]]:
     """Key and region of every shard of an array that holds these samples."""
     blocks = []
-    for dim, size, cut in zip(_dims(array), array.shape, array.shards or array.chunks, strict=True):
+    for dim, size, cut in zip(_dims(array), array.shape, _cuts(array), strict=True):
         start, stop = (samples.start, samples.stop) if dim == "sample" else (0, size)
         blocks.append([(n, slice(n * cut, min(n * cut + cut, size))) for n in range(start // cut, -(-stop // cut))])
     for block in itertools.product(*blocks):
@@ -107,7 +112,7 @@ class Writer:
             raise RunError(
                 f"{self.path} was made with another configuration; choose another --out, or the same options"
             )
-        self._status = self._root["status"]
+        self._status = status_array(self._root)
         self._arrays = sample_arrays(self._root)
         self._jobs: queue.Queue[tuple[str, tuple[slice, ...], np.ndarray] | None] = queue.Queue(_QUEUED_SHARDS)
         self._error: BaseException | None = None
@@ -205,7 +210,7 @@ class Writer:
     def submit(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:
         """Queue one whole shard; blocks while the queue is full. Raises WriteError when the writer thread failed."""
         array = self._arrays[path]
-        for part, cut, size in zip(region, array.shards, array.shape, strict=True):
+        for part, cut, size in zip(region, _cuts(array), array.shape, strict=True):
             if part.start % cut or part.stop != min(part.start + cut, size):
                 raise RunError(f"{path}: {region} is not one whole shard of {array.shards}")
         self._raise()
@@ -238,7 +243,7 @@ class Writer:
     def _write(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:
         array = self._arrays[path]
         if bits := array.attrs.get("keep_bits"):
-            values = round_mantissa(values, bits)
+            values = round_mantissa(values, int(str(bits)))
         array[region] = values
 
     def _raise(self) -> None:
@@ -278,7 +283,7 @@ class Unit:
             axis = _dims(array).index("step")
             if not 0 <= step < array.shape[axis]:
                 raise RunError(f"step {step} of {path} is outside 0..{array.shape[axis] - 1}")
-            self._put(path, array, value, arms, step // array.shards[axis], step % array.shards[axis])
+            self._put(path, array, value, arms, step // _cuts(array)[axis], step % _cuts(array)[axis])
 
     def final(self, values: Mapping[str, Any], arms: Sequence[int] | None = None) -> None:
         """Give values of arrays without a step axis, as for `step`."""
@@ -306,7 +311,7 @@ class Unit:
             if array.attrs.get("before_onset") is None or path not in given:
                 continue
             counts = [
-                -(-array.shape[dims.index(dim)] // array.shards[dims.index(dim)]) if dim in dims else 1
+                -(-array.shape[dims.index(dim)] // _cuts(array)[dims.index(dim)]) if dim in dims else 1
                 for dim in ("arm", "step")
             ]
             for block in itertools.product(*map(range, counts)):
@@ -333,7 +338,7 @@ class Unit:
         expected = ((len(indices),) if has_arm else ()) + (self._n, *rest)
         if value.shape != expected or not np.can_cast(value.dtype, array.dtype, "same_kind"):
             raise RunError(f"{path} takes {array.dtype} {expected} here, not {value.dtype} {value.shape}")
-        per_shard = array.shards[0] if has_arm else 1
+        per_shard = _cuts(array)[0] if has_arm else 1
         steps_first = (slice(None), offset) if offset is not None else (slice(None),)
         for position, arm in enumerate(indices) if has_arm else [(None, 0)]:
             if has_arm and not 0 <= arm < array.shape[0]:
@@ -357,7 +362,7 @@ class Unit:
     def _region(self, array: zarr.Array, arm_block: int, step_block: int) -> tuple[slice, ...]:
         blocks = {"arm": arm_block, "step": step_block}
         region = []
-        for dim, cut, size in zip(_dims(array), array.shards, array.shape, strict=True):
+        for dim, cut, size in zip(_dims(array), _cuts(array), array.shape, strict=True):
             start = self.samples.start if dim == "sample" else blocks.get(dim, 0) * cut
             region.append(slice(start, min(start + cut, size)))
         return tuple(region)
@@ -386,6 +391,10 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None
+
+
+def _cuts(array: zarr.Array) -> tuple[int, ...]:
+    return tuple(array.shards or array.chunks)
 
 
 def _dims(array: zarr.Array) -> tuple[str, ...]:

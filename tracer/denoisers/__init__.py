@@ -81,6 +81,8 @@ class Denoiser(Protocol):
     """Schedule settings in diffusers' words, as `sampling.schedule` takes them."""
     layout: TokenLayout | None
     """What the tokens are; None when the network has no attention."""
+    image_size: tuple[int, int]
+    """(y, x) of the decoded images."""
     layers: int
     """Number of blocks a spec's `layers=` may name."""
     sites: Sequence[str]

@@ -54,6 +54,8 @@ class DiT:
         self.heads = config.num_attention_heads
         self.defaults = {"sampler": "ddpm", "steps": 250, "guidance": 1.5}
         self.device = self.model.device
+        upscale = 1 if self.decoder is None else 2 ** (len(self.decoder.config.block_out_channels) - 1)
+        self.image_size = (config.sample_size * upscale, config.sample_size * upscale)
         self.learned_variance = config.out_channels == 2 * config.in_channels
 
     @contextmanager

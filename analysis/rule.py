@@ -22,6 +22,8 @@ LOG_AMPLIFICATION_MARGIN = math.log(1.5)  # on log A: less than a factor of 1.5 
 SLOPE_MARGIN = 0.10  # on p: A may grow by at most 7% per doubling of the number of steps
 
 CONFIDENCE = (0.90, 0.95)  # 90% intervals are two one-sided tests at 5%, for equivalence; 95% for differences
+QUANTITIES = ("log_amplification", "log_rms_amplification", "step_slope")
+BOUNDS = ("low", "estimate", "high")
 INTERMITTENCY_LEVEL = 0.01
 MOST_SAMPLES = 100_000
 CLAIM = "masking error compounds over the steps"
@@ -80,7 +82,8 @@ def decide(
     """Apply the rule to log A [sample] and the slope p of log A on log(number of steps) [sample].
 
     `step_slope` None means that it was not measured, which leaves claim and mechanism inconclusive. `low_dose`
-    [low-dose sample] is log A at dose 0.01: the mechanism is withheld if it gets another label than dose 1.
+    [low-dose sample] is log A at dose 0.01: the mechanism is withheld if it gets another label than dose 1, both with
+    the same slope.
     The same holds if RMS and geometric mean of A give different labels *and* that excess of the RMS is beyond what
     a log-normal spread of the same size explains (`intermittency_p` < 0.01): with between-sample sd .5 or 1 of log A,
     the RMS of a purely additive system lies above the geometric mean by itself.
@@ -94,7 +97,7 @@ def decide(
     if slope is not None and slope.size != log_a.size:
         raise ValueError(f"one slope per sample: log_amplification has {log_a.size} samples, step_slope {slope.size}")
     found = _intervals(log_a, slope, resamples, seed)
-    geometric, rms = _label(found, "log_amplification"), _label(found, "log_rms_amplification")
+    geometric, rms = label_of(found, "log_amplification"), label_of(found, "log_rms_amplification")
     reasons: list[str] = []
     if log_a.size < statistics.FEWEST_SAMPLES:
         reasons.append(f"n = {log_a.size}: an interval over samples needs at least {statistics.FEWEST_SAMPLES}")
@@ -109,12 +112,45 @@ def decide(
         )
     low_label = None
     if low is not None:
-        low_label = _label(_intervals(low, slope, resamples, seed), "log_amplification")
+        low_label = label_of(_intervals(low, slope, resamples, seed), "log_amplification")
         if low_label != geometric:
             label = "inconclusive"
             reasons.append(f"dose 0.01 gives {low_label} and dose 1 gives {geometric}: the response is not linear")
-    note = power_note(log_a, slope) if "inconclusive" in (label, _claim(found)) and not intermittent else ""
-    return Verdict(_claim(found), label, found, log_a.size, geometric, rms, low_label, tuple(reasons), note)
+    note = power_note(log_a, slope) if "inconclusive" in (geometric, claim_of(found)) and not intermittent else ""
+    return Verdict(claim_of(found), label, found, log_a.size, geometric, rms, low_label, tuple(reasons), note)
+
+
+def label_of(intervals: xr.DataArray, amplification: str = "log_amplification") -> str:
+    """Rules 1 to 4 for `Verdict.intervals`, with the mean log A or "log_rms_amplification" as the amplification.
+
+    A NaN limit fails every comparison and so ends in rule 5, "inconclusive".
+    """
+    low90, high90, low95, high95 = _bounds(intervals, amplification)
+    _, slope_high90, slope_low95, _ = _bounds(intervals, "step_slope")
+    margin = LOG_AMPLIFICATION_MARGIN
+    flat = slope_high90 < SLOPE_MARGIN
+    if low95 > margin and slope_low95 > SLOPE_MARGIN:
+        return "multiplicative"
+    if low95 > margin and flat:
+        return "amplifying"
+    if low90 > -margin and high90 < margin and flat:
+        return "additive"
+    if high95 < -margin and flat:
+        return "contractive"
+    return "inconclusive"
+
+
+def claim_of(intervals: xr.DataArray) -> str:
+    """Supported, rejected or inconclusive, for `Verdict.intervals`; always inconclusive without a slope."""
+    _, _, low95, high95 = _bounds(intervals, "log_amplification")
+    _, _, slope_low95, slope_high95 = _bounds(intervals, "step_slope")
+    if math.isnan(slope_low95):
+        return "inconclusive"
+    if low95 > LOG_AMPLIFICATION_MARGIN and slope_low95 > SLOPE_MARGIN:
+        return "supported"
+    if slope_high95 < SLOPE_MARGIN or high95 < LOG_AMPLIFICATION_MARGIN:
+        return "rejected"
+    return "inconclusive"
 
 
 def step_slope(log_amplification: ArrayLike, steps: Sequence[int]) -> np.ndarray:
@@ -199,8 +235,8 @@ def power_note(log_amplification: ArrayLike, step_slope: ArrayLike | None) -> st
         return f"The estimates lie on a margin: even {MOST_SAMPLES:,} samples would not settle it."
     if needed <= log_a.size:
         return (
-            f"With these estimates {needed} samples should settle it with 90% power, and {log_a.size} did not: "
-            "take the data for noisier than their sd says."
+            f"Estimates like these are settled by about {needed} samples in nine studies of ten; these {log_a.size} "
+            "were not enough, so enlarge the study."
         )
     return f"About {needed:,} samples would settle it with 90% power if these estimates and spreads hold."
 
@@ -240,46 +276,18 @@ def _samples(name: str, values: ArrayLike) -> np.ndarray:
 def _intervals(log_a: np.ndarray, slope: np.ndarray | None, resamples: int, seed: int) -> xr.DataArray:
     """Intervals [quantity, confidence, bound] of mean log A, log RMS A and mean p."""
     missing = np.full(log_a.size, np.nan)
-    options = {"confidence": CONFIDENCE, "resamples": resamples, "seed": seed}
-    means = xr.DataArray([log_a, missing if slope is None else slope], dims=("quantity", "sample"))
-    mean = statistics.intervals(means, **options)
-    rms = statistics.intervals(xr.DataArray(log_a[None], dims=("quantity", "sample")), log_rms, **options)
-    found = xr.concat([mean[:1], rms, mean[1:]], dim="quantity")
-    return found.assign_coords(quantity=["log_amplification", "log_rms_amplification", "step_slope"])
+    limits = np.empty((len(QUANTITIES), len(CONFIDENCE), len(BOUNDS)))
+    sources = ((log_a, np.mean), (log_a, log_rms), (missing if slope is None else slope, np.mean))
+    for row, (values, statistic) in enumerate(sources):
+        found = statistics.bca(values, statistic, confidence=CONFIDENCE, resamples=resamples, seed=seed)
+        limits[row] = np.stack([found.low, np.full(len(CONFIDENCE), found.estimate), found.high], axis=-1)
+    coords = {"quantity": list(QUANTITIES), "confidence": list(CONFIDENCE), "bound": list(BOUNDS)}
+    return xr.DataArray(limits, dims=("quantity", "confidence", "bound"), coords=coords)
 
 
 def _bounds(intervals: xr.DataArray, quantity: str) -> list[float]:
     """Low and high of the 90%, then of the 95% interval."""
-    return intervals.sel(quantity=quantity, confidence=[0.90, 0.95], bound=["low", "high"]).values.ravel().tolist()
-
-
-def _label(intervals: xr.DataArray, amplification: str) -> str:
-    """Rules 1 to 4; a NaN limit fails every comparison and so ends in rule 5."""
-    low90, high90, low95, high95 = _bounds(intervals, amplification)
-    _, slope_high90, slope_low95, _ = _bounds(intervals, "step_slope")
-    margin = LOG_AMPLIFICATION_MARGIN
-    flat = slope_high90 < SLOPE_MARGIN
-    if low95 > margin and slope_low95 > SLOPE_MARGIN:
-        return "multiplicative"
-    if low95 > margin and flat:
-        return "amplifying"
-    if low90 > -margin and high90 < margin and flat:
-        return "additive"
-    if high95 < -margin and flat:
-        return "contractive"
-    return "inconclusive"
-
-
-def _claim(intervals: xr.DataArray) -> str:
-    _, _, low95, high95 = _bounds(intervals, "log_amplification")
-    _, _, slope_low95, slope_high95 = _bounds(intervals, "step_slope")
-    if math.isnan(slope_low95):
-        return "inconclusive"
-    if low95 > LOG_AMPLIFICATION_MARGIN and slope_low95 > SLOPE_MARGIN:
-        return "supported"
-    if slope_high95 < SLOPE_MARGIN or high95 < LOG_AMPLIFICATION_MARGIN:
-        return "rejected"
-    return "inconclusive"
+    return intervals.values[QUANTITIES.index(quantity)][:, [0, 2]].ravel().tolist()
 
 
 def _quote(interval: xr.DataArray, scale) -> str:

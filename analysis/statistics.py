@@ -43,7 +43,7 @@ def bca(
     values: ArrayLike,
     statistic: Callable[..., np.ndarray] = np.mean,
     *,
-    confidence: float = 0.95,
+    confidence: float | Sequence[float] = 0.95,
     resamples: int = RESAMPLES,
     seed: int | np.random.Generator = 0,
     axis: int = -1,
@@ -51,14 +51,18 @@ def bca(
     """Bias-corrected and accelerated bootstrap interval over samples (`scipy.stats.bootstrap`, vectorised).
 
     `values` [..., sample] (the sample axis is `axis`); `statistic(values, axis=...)` reduces it. The result has the
-    remaining shape. All series share the resampled indices, so bands over steps or arms are paired.
+    remaining shape; with several levels of `confidence` the limits have a last axis more, and are nested. All series
+    share the resampled indices, so bands over steps or arms are paired.
     NaN policy: samples that are NaN are left out, series by series; fewer than 3 left give NaN limits around the
     estimate (NaN for an empty series). A constant series gets an interval of zero width. Where BCa does not exist
     (all replicates on one side of the estimate) the percentile limits stand in.
     Raises ValueError for infinite values, for no sample axis, and for a confidence outside (0, 1).
     Source: Efron 1987, "Better bootstrap confidence intervals", JASA 82; checked against scipy.
     """
-    estimate, limits = _limits(values, statistic, (confidence,), resamples, seed, axis)
+    levels = (confidence,) if np.ndim(confidence) == 0 else tuple(confidence)
+    estimate, limits = _limits(values, statistic, levels, resamples, seed, axis)
+    if np.ndim(confidence):
+        return Interval(estimate, limits[..., 0], limits[..., 1])
     low, high = limits[..., 0, 0], limits[..., 0, 1]
     if estimate.ndim == 0:
         return Interval(float(estimate), float(low), float(high))
@@ -81,11 +85,11 @@ def intervals(
     """
     others = [name for name in values.dims if name != dim]
     array = values.transpose(*others, dim)
-    estimate, limits = _limits(array.values, statistic, tuple(confidence), resamples, seed, -1)
-    middle = np.broadcast_to(estimate[..., None], limits.shape[:-1])
+    found = bca(array.values, statistic, confidence=tuple(confidence), resamples=resamples, seed=seed)
+    middle = np.broadcast_to(np.asarray(found.estimate)[..., None], np.shape(found.low))
     coords = {name: coord for name, coord in array.coords.items() if dim not in coord.dims}
     return xr.DataArray(
-        np.stack([limits[..., 0], middle, limits[..., 1]], axis=-1),
+        np.stack([found.low, middle, found.high], axis=-1),
         dims=[*others, "confidence", "bound"],
         coords={**coords, "confidence": list(confidence), "bound": ["low", "estimate", "high"]},
         name=values.name,

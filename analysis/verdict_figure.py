@@ -162,7 +162,7 @@ def waterfall(axes: Axes, dataset: xr.Dataset, most: int = 4) -> None:
         "carried to\nthe end",
         "coherence",
         *(["R"] if with_impulses else []),
-        "S" if with_impulses else "A",
+        "S, or A\nwithout R" if with_impulses else "A",
     ]
     width = 0.8 / min(len(cells), most)
     axes.axhline(1, color=figures.NULL, linewidth=0.9, linestyle=(0, (4, 2)))

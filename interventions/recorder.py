@@ -76,20 +76,16 @@ class Recorder:
                 groups.setdefault(site.layer if per == "layer" else site.index, []).append(self.measured[site.index])
         merged = [_merged(group) for group in groups.values()]
         self.measured.clear()
-        names = [name for name in merged[0]] + [name for found in merged[1:] for name in found]
-        return {name: self._stacked([found.get(name) for found in merged]) for name in dict.fromkeys(names)}
+        names = dict.fromkeys(name for found in merged for name in found)
+        return {name: self._stacked([found.get(name) for found in merged]) for name in names}
 
     def _stacked(self, values: list[torch.Tensor | None]) -> torch.Tensor:
         """[batch, ...] of every layer, padded to a common size -> [halves, lanes, samples, layers, ...]."""
         present = [value for value in values if value is not None]
-        size = [max(value.shape[axis] for value in present) for axis in range(present[0].dim())]
-        missing = -1 if not present[0].is_floating_point() else float("nan")
-        stacked = present[0].new_full((size[0], len(values), *size[1:]), missing)
-        for layer, value in enumerate(values):
-            if value is not None:
-                stacked[(slice(None), layer, *(slice(n) for n in value.shape[1:]))] = value
-        block = self.block(size[0])
-        return stacked.unflatten(0, (-1, len(self.lanes), block))
+        shape = tuple(map(max, *(value.shape for value in present))) if len(present) > 1 else tuple(present[0].shape)
+        absent = _padded(present[0][:0], shape)
+        stacked = torch.stack([absent if value is None else _padded(value, shape) for value in values], dim=1)
+        return stacked.unflatten(0, (-1, len(self.lanes), self.block(shape[0])))
 
     def block(self, batch: int) -> int:
         """Rows of one lane in one half of a batch. Raises ValueError if the batch is not made of whole lanes."""
@@ -143,17 +139,16 @@ class Recorder:
             most = total.topk(min(self.top, total.shape[-1]))
             self.keep(site, call.batch, rows, "sink_token", self.tokens(most.indices, keys))
             self.keep(site, call.batch, rows, "sink_mass", most.values)
+            if "removed_token" not in self.measured[site.index]:  # missing, unless a lane removes keys
+                self.keep(site, call.batch, rows, "removed_token", torch.full_like(most.indices[..., :1], -1))
+                self.keep(site, call.batch, rows, "removed_mass", torch.full_like(most.values[..., :1], float("nan")))
 
     def keep(self, site: Site, batch: int, rows: slice, name: str, value: torch.Tensor) -> None:
         """Keep a value [rows, ...] of some rows of a batch; the other rows are missing until they are kept too."""
         found = self.measured.setdefault(site.index, {})
-        before, shape = found.get(name), value.shape[1:]
-        if before is None or any(have < want for have, want in zip(before.shape[1:], shape, strict=True)):
-            shape = shape if before is None else tuple(map(max, shape, before.shape[1:]))
-            missing = float("nan") if value.is_floating_point() else -1
-            found[name] = value.new_full((batch, *shape), missing)
-            if before is not None:
-                found[name][(slice(None), *(slice(n) for n in before.shape[1:]))] = before
+        before = found.get(name, value[:0])
+        shape = (batch, *map(max, before.shape[1:], value.shape[1:]))
+        found[name] = _padded(before, shape)
         found[name][(rows, *(slice(n) for n in value.shape[1:]))] = value
 
     def tokens(self, indices: torch.Tensor, keys: TokenLayout) -> torch.Tensor:
@@ -193,9 +188,19 @@ def _merged(group: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     for other in group[1:]:
         for name, value in other.items():
             have = merged.setdefault(name, value)
-            if have.shape == value.shape:
-                merged[name] = torch.where(have.isnan() if have.is_floating_point() else have < 0, value, have)
+            shape = tuple(map(max, have.shape, value.shape))
+            have, value = _padded(have, shape), _padded(value, shape)
+            merged[name] = torch.where(have.isnan() if have.is_floating_point() else have < 0, value, have)
     return merged
+
+
+def _padded(value: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The value in the corner of a larger tensor, missing elsewhere: NaN, or -1 for integers."""
+    if tuple(value.shape) == shape:
+        return value
+    padded = value.new_full(shape, float("nan") if value.is_floating_point() else -1)
+    padded[tuple(slice(n) for n in value.shape)] = value
+    return padded
 
 
 def spread(mass: torch.Tensor, call: TokenLayout, layout: TokenLayout) -> torch.Tensor:

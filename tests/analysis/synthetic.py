@@ -26,6 +26,21 @@ def spectrum(shape: Sequence[int] = SHAPE, power: float = 1.5) -> np.ndarray:
     return np.broadcast_to(4.0 / (1 + radius) ** power, tuple(shape)).copy()
 
 
+def true_lam(power: float = 1.5) -> xr.DataArray:
+    """The variances of `spectrum` per radial ring, (ring,)."""
+    radius = np.rint(np.hypot(np.arange(SHAPE[1])[:, None], np.arange(SHAPE[2])[None, :])).astype(int)
+    values = [spectrum(power=power)[0][radius == ring][0] for ring in range(radius.max() + 1)]
+    return xr.DataArray(values, dims="ring", coords={"ring": np.arange(len(values))})
+
+
+def true_level_variance(latent: xr.DataArray) -> xr.DataArray:
+    """v_t per ring of the clean states of a run, or of its final state: (step, ring) or (ring,)."""
+    lam = true_lam()
+    if "step" not in latent.dims:
+        return lam
+    return latent["alpha_after"] ** 2 * lam + latent["sigma_after"] ** 2
+
+
 def to_field(modes: np.ndarray) -> np.ndarray:
     return scipy.fft.idctn(modes, type=2, norm="ortho", axes=(-2, -1))
 
@@ -53,6 +68,7 @@ def gaussian_run(
     denoiser: gaussian.Denoise | None = None,
     dtype: type = np.float64,
     power: float = 1.5,
+    clean_x0: bool = False,
 ) -> xr.DataTree:
     """A run of an exact system. `masks`: arm -> options of `affine_mask` (scale, shift) and of `paths` (window,
     masked_fraction).
@@ -75,10 +91,10 @@ def gaussian_run(
         mask = {name: options[name] for name in ("scale", "shift") if name in options}
         rest = {name: value for name, value in options.items() if name not in mask}
         results[arm] = gaussian.paths(schedule, clean, gaussian.affine_mask(clean, **mask), start, noise, **rest)
-    return _tree(results, schedule, start, clean, sampler, decomposition, null, dtype)
+    return _tree(results, schedule, start, clean, sampler, decomposition, null, dtype, clean_x0)
 
 
-def _tree(results, schedule, start, clean, sampler, decomposition, null, dtype) -> xr.DataTree:
+def _tree(results, schedule, start, clean, sampler, decomposition, null, dtype, clean_x0) -> xr.DataTree:
     arms, (first, *_) = list(results), results.values()
     steps, samples = first.clean.shape[:2]
     coords = {
@@ -120,6 +136,8 @@ def _tree(results, schedule, start, clean, sampler, decomposition, null, dtype) 
         "delta": ((*per_step, *STATE), to_field(delta)),
         "noise": (("sample", *STATE), to_field(start).astype(dtype)),
     }
+    if clean_x0:
+        trajectory["x0"] = (("sample", "step", *STATE), to_field(np.moveaxis(first.x0_clean, 0, 1)).astype(dtype))
     tree = {
         "/": xr.Dataset({"status": (("arm", "sample"), np.ones((len(arms), samples), np.int8))}, coords=common),
         "metrics": xr.Dataset({name: (per_step, values) for name, values in metrics.items()}, coords=common | coords),

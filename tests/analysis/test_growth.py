@@ -17,12 +17,6 @@ from tests.ground_truth import gaussian
 SAMPLERS = tuple(gaussian.SCHEDULES)
 
 
-def true_lam(power: float = 1.5) -> xr.DataArray:
-    ring = spectrum.rings(*synthetic.SHAPE[1:])
-    values = [synthetic.spectrum(power=power)[0][ring == index][0] for index in range(ring.max() + 1)]
-    return xr.DataArray(values, dims="ring", coords={"ring": np.arange(len(values))})
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_impulse_is_reported_as_its_closed_form_in_raw_and_x0_coordinates(sampler):
     steps, at, shift = 9, 3, 0.3
@@ -48,7 +42,7 @@ def test_an_impulse_is_reported_as_its_closed_form_in_raw_and_x0_coordinates(sam
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_mask_that_only_shifts_the_prediction_follows_its_additive_null_exactly(sampler):
     run = synthetic.gaussian_run({"R4S32": {"shift": 0.1}}, sampler=sampler, steps=20)
-    path = null.transported(run, true_lam())
+    path = null.transported(run, synthetic.true_lam())
     state = spectrum.ring_energy(run["trajectory"]["delta"])
     np.testing.assert_allclose(path["state"].sel(arm="R4S32"), state.sel(arm="R4S32"), rtol=1e-10, atol=1e-20)
     prediction = run["metrics"]["x0_l2"].sel(arm="R4S32") ** 2
@@ -101,7 +95,7 @@ def test_ring_variance_recovers_the_variance_of_every_ring(samples):
     states = synthetic.to_field(np.sqrt(lam) * rng.standard_normal((samples, *lam.shape)))
     found = spectrum.ring_variance(xr.DataArray(states, dims=("sample", *synthetic.STATE)))
     freedom = (spectrum.ring_size(xr.DataArray(lam, dims=synthetic.STATE)) * (samples - 1)).values
-    assert (np.abs(np.log(found.values / true_lam().values)) < 4.5 * np.sqrt(2 / freedom)).all()
+    assert (np.abs(np.log(found.values / synthetic.true_lam().values)) < 4.5 * np.sqrt(2 / freedom)).all()
 
 
 def test_a_ring_without_energy_keeps_a_finite_whitening():

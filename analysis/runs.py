@@ -115,8 +115,14 @@ def without(arm: str, option: str) -> str:
 
 
 def window(arm: str, steps: int) -> range:
-    """The steps an arm acts on, of a run with that many; fractions of the run are rounded half up, as in `Scope`."""
-    text = split(arm)[1].get("steps")
+    """The steps an arm acts on, of a run with that many; fractions of the run are rounded half up, as in `Scope`.
+
+    An arm that pauses acts on no single window: an empty one.
+    """
+    scope = split(arm)[1]
+    if "pause" in scope:
+        return range(0)
+    text = scope.get("steps")
     if text is None:
         return range(steps)
     low, high = (_edge(part.strip(), steps) for part in text.split(":"))

@@ -71,8 +71,8 @@ class Intervention:
             shown = ":".join(map(repr, self.scope.steps))
             if not isinstance(self.scope.steps[1], float) and self.scope.steps[1] > steps:
                 raise spec_error(f"{self}: steps={shown}", f"the run has {steps} steps", f"steps=0:{steps}")
-            if not len(self.scope.window(steps)):
-                raise spec_error(f"{self}: steps={shown}", f"it holds no step of a run with {steps}", "steps=0.0:0.5")
+        if steps is not None and not len(self.scope.window(steps)):
+            raise spec_error(f"{self}: steps", f"it acts at no step of a run with {steps}", "steps=0.0:0.5")
         for side in ("queries", "keys"):
             kind = getattr(self.scope, side)
             if kind != "all" and layout.count(kind) == 0:
@@ -103,7 +103,7 @@ class Clean(Intervention):
 class Full(Intervention):
     """An all-true mask through the masked kernel: the numerical floor."""
 
-    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps"})
+    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause"})
     example: ClassVar[str] = "full@layers=6,12,18"
 
     @property
@@ -119,7 +119,7 @@ class Full(Intervention):
 class _Graph(Intervention):
     """What the graph families share: the graph of the image tokens becomes a mask over the sequence."""
 
-    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "queries", "keys", "strength"})
+    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "queries", "keys", "strength"})
 
     def __post_init__(self) -> None:
         """Refuse text queries or keys: graphs live on the image tokens."""

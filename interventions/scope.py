@@ -54,7 +54,7 @@ class Scope:
     """Where, when and how strongly an intervention acts.
 
     layers: 0-based, None for all. steps: half-open, of ints, or of fractions in [0, 1] of the number of steps; None for
-    all. queries, keys: "all", "image" or "text" (a graph mask always means image-image). strength: dose in [0, 1], 1 is
+    all. pause: a window like `steps` in which it does not act. queries, keys: "all", "image" or "text" (a graph mask always means image-image). strength: dose in [0, 1], 1 is
     full. source: sinks found in the arm's "own" attention or in the "clean" lane's. draw: random keys "persistent" over
     the steps or "fresh" at each. fill: what the value path puts in place of a value, "zero" or the "mean" of the
     others. Raises `SpecError` for values that make no sense.
@@ -62,6 +62,7 @@ class Scope:
 
     layers: tuple[int, ...] | None = None
     steps: tuple[int, int] | tuple[float, float] | None = None
+    pause: tuple[int, int] | tuple[float, float] | None = None
     queries: str = "all"
     keys: str = "all"
     strength: float = 1.0
@@ -73,8 +74,9 @@ class Scope:
         """Bring every field to its canonical form and refuse what makes no sense."""
         if self.layers is not None:
             object.__setattr__(self, "layers", _layers(self.layers))
-        if self.steps is not None:
-            object.__setattr__(self, "steps", _steps(self.steps))
+        for name in ("steps", "pause"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _steps(getattr(self, name), name))
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
@@ -89,14 +91,12 @@ class Scope:
             raise spec_error(shown, "a dose lies between 0 (nothing) and 1 (full)", "strength=0.3")
         object.__setattr__(self, "strength", strength)
 
-    def window(self, steps: int) -> range:
+    def window(self, steps: int) -> range | tuple[int, ...]:
         """Return the steps it acts on, of a run with that many; fractions are rounded to the nearest step, half up."""
-        if self.steps is None:
-            return range(steps)
-        start, stop = self.steps
-        if isinstance(start, float):
-            start, stop = (math.floor(Fraction(repr(edge)) * steps + Fraction(1, 2)) for edge in (start, stop))
-        return range(min(int(start), steps), min(int(stop), steps))
+        acting = _span(self.steps, steps)
+        if self.pause is None:
+            return acting
+        return tuple(step for step in acting if step not in _span(self.pause, steps))
 
     def __str__(self) -> str:
         """Return the options that differ from the default, as they stand behind the @ of a spec."""
@@ -107,7 +107,7 @@ class Scope:
                 continue
             if option.name == "layers":
                 value = _layer_ranges(value)
-            elif option.name == "steps":
+            elif option.name in ("steps", "pause"):
                 value = ":".join(map(repr, value))
             elif option.name == "strength":
                 value = as_text(value)
@@ -140,14 +140,24 @@ def _layer_ranges(layers: tuple[int, ...]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
-def _steps(steps: object) -> tuple[int, int] | tuple[float, float]:
+def _span(window: tuple[int, int] | tuple[float, float] | None, steps: int) -> range:
+    """Return the steps of a window, of a run with that many; None is all of them."""
+    if window is None:
+        return range(steps)
+    start, stop = window
+    if isinstance(start, float):
+        start, stop = (math.floor(Fraction(repr(edge)) * steps + Fraction(1, 2)) for edge in (start, stop))
+    return range(min(int(start), steps), min(int(stop), steps))
+
+
+def _steps(steps: object, option: str = "steps") -> tuple[int, int] | tuple[float, float]:
     """Return a half-open window, both edges ints or both floats."""
     example = "steps=0:50 or steps=0.0:0.2"
     try:
         start, stop = (_edge(edge) for edge in steps)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise spec_error(f"steps={steps}", "a window is start:stop", example) from None
-    name = f"steps={start!r}:{stop!r}"
+        raise spec_error(f"{option}={steps}", "a window is start:stop", example) from None
+    name = f"{option}={start!r}:{stop!r}"
     if isinstance(start, float) or isinstance(stop, float):
         start, stop = float(start), float(stop)
         if not (0 <= start <= 1 and 0 <= stop <= 1):
@@ -179,5 +189,5 @@ def unknown_option(name: str) -> SpecError:
 
 def option_example(name: str) -> str:
     """Return a valid use of an option."""
-    known = {"layers": "layers=6,12,18", "steps": "steps=0:50", "strength": "strength=0.3"}
+    known = {"layers": "layers=6,12,18", "steps": "steps=0:50", "pause": "pause=10:20", "strength": "strength=0.3"}
     return known.get(name) or f"{name}={CHOICES[name][-1]}"

@@ -32,10 +32,10 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Arm:
-    """One experimental condition: its spec and the half-open window of steps it acts on."""
+    """One experimental condition: its spec and the steps it acts on, ascending."""
 
     spec: Intervention
-    window: range
+    window: Sequence[int]
 
     @property
     def name(self) -> str:

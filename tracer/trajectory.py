@@ -52,9 +52,9 @@ def roles_of_step(plan: Plan, i: int) -> dict[int, Roles]:
     decompose, null = "decomposition" in plan.record, "null" in plan.record
     roles = {}
     for m, arm in enumerate(plan.arms):
-        if not _departs(arm) or i < arm.window.start:
+        if not _departs(arm) or i < arm.window[0]:
             continue
-        state = "clean" if i == arm.window.start else ("arm", m)
+        state = "clean" if i == arm.window[0] else ("arm", m)
         acting = i in arm.window
         own = Lane(state, arm.spec if acting else CLEAN.spec)
         if not acting:

@@ -248,3 +248,16 @@ def test_key_budget_counts_only_the_keys_it_may_choose_from():
 def test_only_static_interventions_have_a_mask(text):
     with pytest.raises(SpecError, match="no fixed mask"):
         parse(text).mask(DIT)
+
+
+def test_a_pause_is_left_out_of_the_window():
+    arm = parse("R4S32@steps=2:8;pause=4:6")
+    assert list(arm.scope.window(10)) == [2, 3, 6, 7]
+    assert [step for step in range(10) if arm.acts(0, step, 10)] == [2, 3, 6, 7]
+    assert list(parse("R4S32@pause=0.5:1.0").scope.window(4)) == [0, 1]
+    assert str(arm) == "R4S32@steps=2:8;pause=4:6"
+
+
+def test_a_pause_that_leaves_no_step_is_refused():
+    with pytest.raises(SpecError, match="acts at no step"):
+        parse("R4S32@pause=0:10").check(TokenLayout((16, 16)), steps=10)

@@ -42,6 +42,7 @@ def token_kinds(run: xr.DataTree) -> xr.DataArray | None:
 def described(run: xr.DataTree) -> xr.Dataset:
     """Every description of every arm and layer of a run with recorded mass; variables as `sinks.sinks` lists them."""
     mass = run["attention"]["mass_layer"].transpose("arm", "layer", "sample", "step", "token")
+    mass = mass.sel(arm=[arm for arm in mass["arm"].values if str(arm) != runs.FULL])
     kinds = token_kinds(run)
     attention = run["attention"].ds
     per_arm, clean_sets = [], {}

@@ -24,18 +24,21 @@ def sinks(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Sinks of every arm, and the effect of removing them where the run has removal arms with their random control.
+    """Sinks of every arm but the floor, and the effect of removing them where removal arms have their random control.
 
     Where: `kind_mass` (arm, layer, step, kind, bound) mass share of image, text, padding and prefix tokens;
     `kind_count` (kind) their share of the tokens; `sink_kind` (arm, layer, step, kind) kind of the top key;
     `position` (arm, layer, token_y, token_x) mass of the image tokens in units of uniform attention; `first_token`
     (arm) how often token 0 is the top key. How concentrated: `top_mass` (arm, layer, step, top, bound) of the 1 and 5
     top keys, `gini` (arm, layer, step, bound). How they move: mean Jaccard overlap of the sets of the 5 top keys,
-    `step_overlap` (arm, layer, step, other_step), `sample_overlap` (arm, layer, step), `clean_overlap` (arm, step,
-    layer, bound) with the clean arm; `chance` is that of random sets. `bound` is low, mean, high; low and high are the
+    `step_overlap` (arm, layer, step, other_step), `sample_overlap` (arm, layer, step), `clean_overlap` (arm, layer,
+    step, bound) with the clean arm; `chance` is that of random sets. `bound` is low, mean, high; low and high are the
     quantiles 0.1 and 0.9 over samples.
+
     Effect: the variables of `removal.compare` for the final distance to the clean arm by `distance` ("state" or
-    "image"), and for every (arm, sample) variable of `scores` under its name; those of `removal.removed`.
+    "image"), and for every (arm, sample) variable of `scores` under its name, along `measure`; those of
+    `removal.removed`; `floor`, the mean distance of the arm `full`.
+
     Raises runs.RunError when the run has neither recorded mass nor a pair of removal arms.
     """
     run = runs.complete(run)
@@ -50,6 +53,8 @@ def sinks(
     parts = [concentration.described(run)] if recorded else []
     if found:
         parts.append(_effects(run, found, distance, scores, confidence, seed))
+        if runs.FULL in arms:
+            parts.append(xr.Dataset({"floor": removal.shifts(run, distance).sel(arm=runs.FULL, drop=True).mean()}))
         kinds = concentration.token_kinds(run)
         taken = None if kinds is None else removal.removed(run, kinds)
         parts += [] if taken is None else [taken]
@@ -93,13 +98,13 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
         values[f"overlap of the top {TOP} with the clean arm"] = _cells(at["clean_overlap"])
         values[f"overlap of the top {TOP} between samples"] = {"mean": float(at["sample_overlap"])}
         values[f"overlap of the top {TOP} between consecutive steps"] = {"mean": _consecutive(dataset.sel(arm=arm))}
-        for kind in dataset["kind"].values if "sink_kind" in dataset else []:
+        for kind in _present(dataset) if "sink_kind" in dataset else []:
             values[f"top key is {kind}"] = {"mean": float(at["sink_kind"].sel(kind=kind))}
             values[f"mass on {kind}"] = _cells(at["kind_mass"].sel(kind=kind))
         rows += [{"arm": str(arm), "measure": name, **cells} for name, cells in values.items()]
     for arm in dataset["removal"].values if "removal" in dataset.dims else []:
         at = dataset.sel(removal=arm)
-        for kind in dataset["kind"].values:
+        for kind in _present(dataset):
             rows.append(
                 {
                     "arm": str(arm),
@@ -132,6 +137,12 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "measure", "mean", "low", "high", "d_z", "p (Holm)"])
 
 
+def _present(dataset: xr.Dataset) -> list[str]:
+    """Kinds that some token has."""
+    kinds = [str(kind) for kind in dataset["kind"].values]
+    return [kind for kind in kinds if "kind_count" not in dataset or float(dataset["kind_count"].sel(kind=kind)) > 0]
+
+
 def _cells(values: xr.DataArray) -> dict[str, float]:
     return {name: float(values.sel(bound=name)) for name in BOUND}
 
@@ -148,6 +159,8 @@ def sentence(dataset: xr.Dataset) -> str:
         parts.append(_where(dataset))
     if "difference" in dataset:
         parts += [_effect(dataset, str(measure)) for measure in dataset["measure"].values]
+    if "difference" in dataset and "removed_share" in dataset:
+        parts.append(_taken(dataset))
     return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples: " + " ".join(parts)
 
 
@@ -160,18 +173,7 @@ def _where(dataset: xr.Dataset) -> str:
         f"(uniform: {float(dataset['uniform']):.2%} each)"
     )
     if "sink_kind" in dataset:
-        kinds = mean["sink_kind"]
-        shown = [
-            f"{float(kinds.sel(kind=kind)):.0%} {kind}"
-            for kind in kinds["kind"].values
-            if float(kinds.sel(kind=kind)) > 0
-        ]
-        counts = [
-            f"{float(dataset['kind_count'].sel(kind=kind)):.0%} {kind}"
-            for kind in kinds["kind"].values
-            if float(dataset["kind_count"].sel(kind=kind)) > 0
-        ]
-        text += f"; the top key is {', '.join(shown)} (of the tokens: {', '.join(counts)})"
+        text += f"; the top key is {_shares(mean['sink_kind'])} (of the tokens: {_shares(dataset['kind_count'])})"
     return text + (
         f"; token 0 is the top key in {float(clean['first_token']):.1%} of cases. The top {TOP} overlap (Jaccard) by "
         f"{_consecutive(clean):.2f} between consecutive steps and {float(mean['sample_overlap']):.2f} between samples "
@@ -194,7 +196,31 @@ def _effect(dataset: xr.Dataset, measure: str) -> str:
         texts.append(text)
     what = dataset.attrs["distance"].split(",")[0] if measure in removal.DISTANCES else f"score {measure}"
     level = f"{dataset.attrs['confidence']:.0%} BCa intervals, paired by sample"
-    return f"Sink against matched random removal, {what} ({level}): {'; '.join(texts)}."
+    floor = (
+        f" Numerical floor: {float(dataset['floor']):.1g}."
+        if "floor" in dataset and measure in removal.DISTANCES
+        else ""
+    )
+    return f"Sink against matched random removal, {what} ({level}): {'; '.join(texts)}.{floor}"
+
+
+def _taken(dataset: xr.Dataset) -> str:
+    """What the compared arms removed; a control is matched in image and text, but not in what is padding."""
+    texts = []
+    for pair in dataset["pair"].values:
+        for role in ("sink_arm", "random_arm"):
+            at = dataset.sel(removal=str(dataset[role].sel(pair=pair).values))
+            mass = float(at["removed_mass"])
+            texts.append(
+                f"{at['removal'].values} {_shares(at['removed_share'])}"
+                + (f" ({mass:.1%} of attention)" if mass > 0 else "")
+            )
+    return f"Removed keys: {'; '.join(texts)}."
+
+
+def _shares(values: xr.DataArray) -> str:
+    shown = [(str(kind), float(values.sel(kind=kind))) for kind in values["kind"].values]
+    return ", ".join(f"{share:.0%} {kind}" for kind, share in shown if share > 0)
 
 
 @figures.styled
@@ -328,7 +354,8 @@ def _draw_effect(ax, dataset: xr.Dataset) -> None:
         ax.annotate(f"{mean:+.3f}\n[{low:.3f}, {high:.3f}]", (place, 1.0), xycoords=("data", "axes fraction"),
                     ha="center", va="top", fontsize=6.5)  # fmt: skip
     ax.set_xticks(range(at.sizes["pair"]), [str(arm).removeprefix("sink-") for arm in at["sink_arm"].values])
-    ax.margins(y=0.25)
+    ax.set_xlim(-0.6, at.sizes["pair"] - 0.4)
+    ax.set_ylim(min(0.0, float(at["shift"].min())), 1.3 * float(at["shift"].max()))
     ax.set_title("Shift of the result: sink − random", loc="left")
     ax.set_ylabel(f"{at['measure'].values} distance to clean")
-    ax.legend(loc="lower right")
+    ax.legend(loc="center right")

@@ -164,7 +164,7 @@ def _load_embedded(folder, name, device, dtype, pixels, t5, negative) -> SD3:
     return SD3(
         model=model,
         conditions=word_conditions(folder),
-        checkpoint={"id": name, "sha256": fingerprint(folder), "negative": negative},
+        checkpoint={"id": name, "sha256": fingerprint(folder)} | ({"negative": negative} if negative else {}),
         scheduler={"num_train_timesteps": 1000, "shift": settings.get("shift", 1.0)},
         size=size,
         defaults=defaults,
@@ -222,7 +222,8 @@ def _load_pipeline(folder, name, checkpoint, device, dtype, pixels, t5, negative
     return SD3(
         model=model,
         conditions=Conditions(pipeline_encoder(folder, model, t5), clip_tokens(folder) + T5_TOKENS),
-        checkpoint={"id": name, "sha256": fingerprint(folder / "transformer"), "t5": t5, "negative": negative},
+        checkpoint={"id": name, "sha256": fingerprint(folder / "transformer"), "t5": t5}
+        | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
         size=size,
         decoder=vae,

@@ -173,7 +173,8 @@ def load_sdxl(
         model=model,
         decoder=vae,
         conditions=Conditions(pipeline_encoder(folder, model), clip_tokens(folder)),
-        checkpoint={"id": name, "sha256": fingerprint(folder / "unet"), "sites": sites, "negative": negative},
+        checkpoint={"id": name, "sha256": fingerprint(folder / "unet"), "sites": sites}
+        | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
         prediction=prediction,
         size=model.config.sample_size if pixels is None else pixels // factor,

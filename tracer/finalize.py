@@ -19,7 +19,7 @@ from tracer import claims
 from tracer.durable import sync_filesystem
 from tracer.reader import locate, root_attributes
 from tracer.schema import STATUS_FAILED, STATUS_MISSING, RunError
-from tracer.writer import clear_unit, damaged_shards, open_store, read_status, sample_arrays, shards_of
+from tracer.shards import clear_unit, damaged_shards, open_store, read_status, sample_arrays, shards_of
 
 _ABANDONED = 3600.0  # seconds after which a creation that was never renamed counts as left behind
 

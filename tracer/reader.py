@@ -10,7 +10,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask.array
 import numpy as np
@@ -19,7 +19,7 @@ import zarr
 
 from tracer.durable import read_json
 from tracer.schema import STATUS_COMPLETE, STATUS_MISSING, RunError
-from tracer.writer import damaged_shards, open_store, read_status
+from tracer.shards import cuts, damaged_shards, dims, open_store, read_status
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
         data = data.assign_coords({name: _loaded(coordinate) for name, coordinate in data.coords.items()})
         for name, array in data.data_vars.items():
             path = f"{node.path}/{name}".strip("/")
-            data[name] = array.copy(data=status if path == "status" else _lazy(stored[path], status == STATUS_COMPLETE))
+            data[name] = array.copy(
+                data=status if path == "status" else _lazy(cast(zarr.Array, stored[path]), status == STATUS_COMPLETE)
+            )
         groups[node.path] = data
     return xr.DataTree.from_dict(groups, name=run.name)
 
@@ -158,9 +160,9 @@ class _CompleteOnly:
         )
         complete = self.complete[small]
         if complete.all():
-            return self.array[index]
+            return np.asarray(self.array[index])
         if complete.any():
-            return np.where(complete, self.array[index], self.array.dtype.type(self.array.fill_value))
+            return np.where(complete, self.array[index], self.dtype.type(self.array.fill_value))
         lengths = [range(n)[part] for n, part in zip(self.shape, index, strict=True)]
         shape = tuple(len(length) for length in lengths if isinstance(length, range))
         return np.full(shape, self.array.fill_value, self.dtype)
@@ -168,9 +170,10 @@ class _CompleteOnly:
 
 def _lazy(array: zarr.Array, complete: np.ndarray) -> dask.array.Array:
     """The array with one dask chunk per shard, incomplete samples masked; complete: bool [arm, sample]."""
-    dims = array.metadata.dimension_names or ()
-    complete = complete if "arm" in dims else complete[:1]
-    spread = complete if "sample" in dims else np.ones((1, 1), bool)
-    shape = tuple(spread.shape[("arm", "sample").index(d)] if d in ("arm", "sample") else 1 for d in dims)
-    chunks = tuple(min(cut, size) for cut, size in zip(array.shards or array.chunks, array.shape, strict=True))
-    return dask.array.from_array(_CompleteOnly(array, spread.reshape(shape)), chunks=chunks, name=False)
+    names = dims(array)
+    complete = complete if "arm" in names else complete[:1]
+    complete = complete if "sample" in names else np.ones((1, 1), bool)
+    extent = dict(zip(("arm", "sample"), complete.shape, strict=True))
+    spread = complete.reshape([extent.get(name, 1) for name in names])
+    chunks = tuple(min(cut, size) for cut, size in zip(cuts(array), array.shape, strict=True))
+    return dask.array.from_array(_CompleteOnly(array, spread), chunks=chunks, name=False)

@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 Coordinate = tuple[Sequence[str], Any, Mapping[str, Any]]
-_KEYS = {"name": "default", "separator": "."}
+_KEYS: Any = {"name": "default", "separator": "."}
 
 
 def create(

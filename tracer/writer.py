@@ -12,85 +12,38 @@ import itertools
 import queue
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
 
 from tracer import claims
-from tracer.durable import read_json, sync_filesystem, write_json
+from tracer.durable import sync_filesystem, write_json
 from tracer.provenance import provenance
 from tracer.schema import STATUS_COMPLETE, STATUS_FAILED, STATUS_MISSING, RunError, round_mantissa
+from tracer.shards import (
+    clear_unit,
+    cuts,
+    damaged_shards,
+    dims,
+    file_size,
+    manifest_file,
+    open_store,
+    read_status,
+    sample_arrays,
+    shards_of,
+    status_array,
+)
 
 _QUEUED_SHARDS = 4
 
 
 class WriteError(RuntimeError):
     """The run could not be written on; what was flagged complete stays valid."""
-
-
-def read_status(path: Path) -> np.ndarray:
-    """status [arm, sample] of a run, chunk by chunk; a chunk that cannot be read counts as missing."""
-    array = status_array(open_store(path, "r"))
-    status = np.full(array.shape, STATUS_MISSING, np.int8)
-    for start in range(0, array.shape[1], array.chunks[1]):
-        part = slice(start, start + array.chunks[1])
-        with contextlib.suppress(Exception):  # whatever a damaged chunk raises, it proves nothing complete
-            status[:, part] = array[:, part]
-    return status
-
-
-def damaged_shards(path: Path, unit: int) -> list[str] | None:
-    """Shards of a committed unit that are gone or have another size than when committed; None without a manifest."""
-    manifest = read_json(_manifest(path, unit))
-    if manifest is None:
-        return None
-    store = path / "trace.zarr"
-    return [key for key, size in manifest["shards"].items() if _size(store / key) != size]
-
-
-def sample_arrays(root: zarr.Group) -> dict[str, zarr.Array]:
-    """The arrays that a loop writes, by path: those cut into shards that have a sample axis."""
-    members = root.members(max_depth=None)
-    return {p: a for p, a in members if isinstance(a, zarr.Array) and a.shards and "sample" in _dims(a)}
-
-
-def status_array(root: zarr.Group) -> zarr.Array:
-    """The array of flags [arm, sample]."""
-    return cast(zarr.Array, root["status"])
-
-
-def shards_of(array: zarr.Array, samples: slice) -> Iterator[tuple[str, tuple[slice, ...]]]:
-    """Key and region of every shard of an array that holds these samples."""
-    blocks = []
-    for dim, size, cut in zip(_dims(array), array.shape, _cuts(array), strict=True):
-        start, stop = (samples.start, samples.stop) if dim == "sample" else (0, size)
-        blocks.append([(n, slice(n * cut, min(n * cut + cut, size))) for n in range(start // cut, -(-stop // cut))])
-    for block in itertools.product(*blocks):
-        yield f"{array.path}/c.{'.'.join(str(n) for n, _ in block)}", tuple(part for _, part in block)
-
-
-def clear_unit(path: Path, arrays: Iterable[zarr.Array], unit: int, samples: slice) -> None:
-    """Make a unit missing: its flag first, durably; then its manifest, its shards and their partial files."""
-    store = path / "trace.zarr"
-    flag = store / "status" / f"c.0.{unit}"
-    if flag.exists():  # fill is "missing", so no chunk means status 0
-        flag.unlink()
-        sync_filesystem(store)
-    _manifest(path, unit).unlink(missing_ok=True)
-    for array in arrays:
-        partials = [file for file in (store / array.path).iterdir() if file.name.endswith(".partial")]
-        for key, _ in shards_of(array, samples):
-            (store / key).unlink(missing_ok=True)
-            stem = (store / key).with_suffix("").name + "."
-            for partial in partials:  # zarr puts a random name in place of the last index, never the sample's
-                if partial.name.startswith(stem):
-                    partial.unlink(missing_ok=True)
 
 
 class Writer:
@@ -193,9 +146,9 @@ class Writer:
         self._raise()
         store = self.path / "trace.zarr"
         keys = [key for array in self._arrays.values() for key, _ in shards_of(array, buffer.samples)]
-        shards = {key: size for key in keys if (size := _size(store / key)) is not None}
+        shards = {key: size for key in keys if (size := file_size(store / key)) is not None}
         try:
-            write_json(_manifest(self.path, unit), {"unit": unit, "shards": shards})
+            write_json(manifest_file(self.path, unit), {"unit": unit, "shards": shards})
             sync_filesystem(store)
             if self._claim is None or not claims.holds(self.path / "claims", *self._claim):
                 raise claims.ClaimError(
@@ -210,9 +163,9 @@ class Writer:
     def submit(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:
         """Queue one whole shard; blocks while the queue is full. Raises WriteError when the writer thread failed."""
         array = self._arrays[path]
-        for part, cut, size in zip(region, _cuts(array), array.shape, strict=True):
+        for part, cut, size in zip(region, cuts(array), array.shape, strict=True):
             if part.start % cut or part.stop != min(part.start + cut, size):
-                raise RunError(f"{path}: {region} is not one whole shard of {array.shards}")
+                raise RunError(f"{path}: {region} is not one whole shard of {cuts(array)}")
         self._raise()
         self._jobs.put((path, region, values))
         self._raise()
@@ -280,10 +233,10 @@ class Unit:
         self._steps.add(step)
         for path, value in values.items():
             array = self._array(path, per_step=True)
-            axis = _dims(array).index("step")
+            axis = dims(array).index("step")
             if not 0 <= step < array.shape[axis]:
                 raise RunError(f"step {step} of {path} is outside 0..{array.shape[axis] - 1}")
-            self._put(path, array, value, arms, step // _cuts(array)[axis], step % _cuts(array)[axis])
+            self._put(path, array, value, arms, step // cuts(array)[axis], step % cuts(array)[axis])
 
     def final(self, values: Mapping[str, Any], arms: Sequence[int] | None = None) -> None:
         """Give values of arrays without a step axis, as for `step`."""
@@ -303,25 +256,20 @@ class Unit:
                 f"nothing was given for {', '.join(missing)}; leave it out of the run's variables, or give it"
             )
         for path, array in self._arrays.items():
-            dims = _dims(array)
-            if "step" in dims and len(self._steps) < array.shape[dims.index("step")]:
-                raise RunError(
-                    f"only {len(self._steps)} of {array.shape[dims.index('step')]} steps of the unit were given"
-                )
-            if array.attrs.get("before_onset") is None or path not in given:
-                continue
-            counts = [
-                -(-array.shape[dims.index(dim)] // _cuts(array)[dims.index(dim)]) if dim in dims else 1
-                for dim in ("arm", "step")
-            ]
-            for block in itertools.product(*map(range, counts)):
-                if (path, *block) not in self._sent:
-                    self._block(path, array, *block)
+            blocks = {}
+            for dim, size, cut in zip(dims(array), array.shape, cuts(array), strict=True):
+                blocks[dim] = range(-(-size // cut))
+                if dim == "step" and len(self._steps) < size:
+                    raise RunError(f"only {len(self._steps)} of {size} steps of the unit were given")
+            if array.attrs.get("before_onset") is not None and path in given:
+                for block in itertools.product(blocks.get("arm", [0]), blocks.get("step", [0])):
+                    if (path, *block) not in self._sent:
+                        self._block(path, array, *block)
         self._flush(list(self._open))
 
     def _array(self, path: str, per_step: bool) -> zarr.Array:
         array = self._arrays.get(path)
-        if array is None or ("step" in _dims(array)) != per_step:
+        if array is None or ("step" in dims(array)) != per_step:
             kind = "with" if per_step else "without"
             raise RunError(
                 f"{path} is not a variable {kind} steps of this run; it has {', '.join(sorted(self._arrays))}"
@@ -331,14 +279,14 @@ class Unit:
     def _put(
         self, path: str, array: zarr.Array, value: Any, arms: Sequence[int] | None, block: int, offset: int | None
     ) -> None:
-        dims, value = _dims(array), np.asarray(value)
-        has_arm = dims[0] == "arm"
+        names, value = dims(array), np.asarray(value)
+        has_arm = names[0] == "arm"
         indices = list(range(array.shape[0])) if arms is None else [int(arm) for arm in arms]
-        rest = tuple(n for n, dim in zip(array.shape, dims, strict=True) if dim not in ("arm", "sample", "step"))
+        rest = tuple(n for n, dim in zip(array.shape, names, strict=True) if dim not in ("arm", "sample", "step"))
         expected = ((len(indices),) if has_arm else ()) + (self._n, *rest)
         if value.shape != expected or not np.can_cast(value.dtype, array.dtype, "same_kind"):
             raise RunError(f"{path} takes {array.dtype} {expected} here, not {value.dtype} {value.shape}")
-        per_shard = _cuts(array)[0] if has_arm else 1
+        per_shard = cuts(array)[0] if has_arm else 1
         steps_first = (slice(None), offset) if offset is not None else (slice(None),)
         for position, arm in enumerate(indices) if has_arm else [(None, 0)]:
             if has_arm and not 0 <= arm < array.shape[0]:
@@ -362,7 +310,7 @@ class Unit:
     def _region(self, array: zarr.Array, arm_block: int, step_block: int) -> tuple[slice, ...]:
         blocks = {"arm": arm_block, "step": step_block}
         region = []
-        for dim, cut, size in zip(_dims(array), _cuts(array), array.shape, strict=True):
+        for dim, cut, size in zip(dims(array), cuts(array), array.shape, strict=True):
             start = self.samples.start if dim == "sample" else blocks.get(dim, 0) * cut
             region.append(slice(start, min(start + cut, size)))
         return tuple(region)
@@ -372,30 +320,3 @@ class Unit:
             self._sent.add(key)
             region = self._region(self._arrays[key[0]], *key[1:])
             self._writer.submit(key[0], region, self._open.pop(key))
-
-
-def open_store(path: Path, mode: str) -> zarr.Group:
-    """The store of a run directory; RunError when there is none."""
-    store = path / "trace.zarr"
-    if not (store / "zarr.json").is_file():
-        raise RunError(f"{path} is not a run (no trace.zarr in it); `trace runs` lists the runs there are")
-    return zarr.open_group(LocalStore(store, read_only=mode == "r"), mode=mode)
-
-
-def _manifest(path: Path, unit: int) -> Path:
-    return path / "units" / f"{unit:06d}.json"
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
-
-
-def _cuts(array: zarr.Array) -> tuple[int, ...]:
-    return tuple(array.shards or array.chunks)
-
-
-def _dims(array: zarr.Array) -> tuple[str, ...]:
-    return tuple(str(dim) for dim in array.metadata.dimension_names)

@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 from tests.tracer.runs_by_hand import lies, run_units
-from tracer import writer
+from tracer import shards, writer
 
 
 def flag_first(path: Path, arrays: object, unit: int, samples: slice) -> None:
     """The wrong order: flag the unit, then write its shards."""
     CLEAR(path, arrays, unit, samples)
-    writer.open_store(path, "r+")["status"][:, samples] = 1
+    shards.open_store(path, "r+")["status"][:, samples] = 1
 
 
 def slow_write(self: writer.Writer, *job: object) -> None:

@@ -30,7 +30,8 @@ def truth(path: str) -> np.ndarray:
     return rng.integers(0, 2 if variable.dtype == "bool" else 100, shape).astype(variable.dtype)
 
 
-def create(path: Path, **attrs: object) -> Path:
+def create(path: Path, group: str = "", **attrs: object) -> Path:
+    """An empty run, of all variables or of one group only."""
     coords = {
         "arm": (("arm",), ARMS, {"long_name": "experimental condition"}),
         "seed": (("sample",), np.arange(10, 15), {"long_name": "seed"}),
@@ -40,7 +41,8 @@ def create(path: Path, **attrs: object) -> Path:
         "layer_name": (("layer",), ["blocks.0", "blocks.1"], {"long_name": "site"}),
     }
     static = {"interventions/mask": truth("interventions/mask")}
-    store.create(path, VARIABLES, SIZES, coords, {"config": CONFIG, **attrs}, UNIT, static)
+    variables = [v for v in VARIABLES if v.group == group or not group]
+    store.create(path, variables, SIZES, coords, {"config": CONFIG, **attrs}, UNIT, static)
     return path
 
 
@@ -56,9 +58,10 @@ def part(path: str, samples: slice, step: int | None = None, arms: list[int] | N
 
 def fill(buffer: store.Unit, steps: int = SIZES["step"]) -> None:
     """Do what the trajectory loop does for one unit."""
+    looped = [v for v in LOOPED if v.path in buffer._arrays]
     for step in range(steps):
-        buffer.step(step, {v.path: part(v.path, buffer.samples, step) for v in LOOPED if "step" in v.dims})
-    buffer.final({v.path: part(v.path, buffer.samples) for v in LOOPED if "step" not in v.dims})
+        buffer.step(step, {v.path: part(v.path, buffer.samples, step) for v in looped if "step" in v.dims})
+    buffer.final({v.path: part(v.path, buffer.samples) for v in looped if "step" not in v.dims})
 
 
 def run_units(path: Path, units: list[int] | None = None) -> None:
@@ -77,7 +80,7 @@ def lies(path: Path) -> list[str]:
     """Arrays in which a flagged sample does not hold the truth, read with zarr alone: must always be empty."""
     group, samples = zarr.open_group(path / "trace.zarr", mode="r"), flagged(path)
     wrong = []
-    for variable in LOOPED:
+    for variable in [v for v in LOOPED if v.path in group]:
         axis = variable.dims.index("sample")
         try:
             held = group[variable.path][:].take(samples, axis)

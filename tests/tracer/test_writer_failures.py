@@ -30,7 +30,7 @@ from tests.tracer.runs_by_hand import (
     run_units,
     truth,
 )
-from tracer import claims, schema, store, writer
+from tracer import claims, schema, shards, store, writer
 
 
 def python(*arguments: object, **options: object) -> subprocess.Popen:
@@ -43,7 +43,7 @@ def python(*arguments: object, **options: object) -> subprocess.Popen:
     )
 
 
-def shards(path: Path) -> dict[str, bytes]:
+def shard_files(path: Path) -> dict[str, bytes]:
     """Every shard file of the looped variables, by key."""
     root = path / "trace.zarr"
     files = [file for v in LOOPED for file in (root / v.path).iterdir() if file.name.startswith("c.")]
@@ -69,7 +69,7 @@ def test_killed_again_and_again_it_never_lies_and_ends_like_an_undisturbed_run(r
     run_units(run)
     undisturbed = create(tmp_path / "undisturbed")
     run_units(undisturbed)
-    assert shards(run) == shards(undisturbed)
+    assert shard_files(run) == shard_files(undisturbed)
     assert len(flagged(run)) == SIZES["sample"]
     store.finalize(run)
     assert not list(run.rglob("*.partial"))
@@ -81,7 +81,7 @@ def test_the_kill_test_catches_a_writer_that_flags_first(run):
 
 
 @pytest.mark.parametrize("how", ["protocol", "no sync before the flag"])
-def test_power_loss_between_any_two_writes(run, tmp_path, monkeypatch, how):
+def test_power_loss_between_any_two_writes(tmp_path, monkeypatch, how):
     """Model of a cruel disk: what was synced stays; of all that came later flags are kept and other files are empty."""
     disk, images, last_key, synced = tmp_path / "disk", [], [""], {}
     original = LocalStore.set
@@ -107,10 +107,11 @@ def test_power_loss_between_any_two_writes(run, tmp_path, monkeypatch, how):
                 (image / name).write_bytes(file.read_bytes() if "status" in name else b"")
         images.append(image)
 
+    run = create(tmp_path / "run", "trajectory")
+    last_key[0] = "status"  # creation ended with a sync
     sync(run)
-    last_key[0] = "status"
-    sync(run)
-    monkeypatch.setattr(writer, "sync_filesystem", sync)
+    for module in (writer, shards):
+        monkeypatch.setattr(module, "sync_filesystem", sync)
     monkeypatch.setattr(LocalStore, "set", set_and_lose_power)
     run_units(run, [0])
     (run / DELTA).write_bytes(b"")  # so that a flagged unit is made again
@@ -269,7 +270,7 @@ def test_a_disk_that_fills_up_at_the_flag_flags_nothing(run, full_disk):
 
 def shards_of_unit(writing: store.Writer, unit: int) -> list[str]:
     arrays = writing._arrays.values()
-    return [key for array in arrays for key, _ in writer.shards_of(array, writing.samples(unit))]
+    return [key for array in arrays for key, _ in shards.shards_of(array, writing.samples(unit))]
 
 
 def test_an_error_of_the_writer_thread_reaches_the_loop_before_the_unit_ends(run, monkeypatch):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import xarray as xr
 
-from analysis import null, runs, spectrum
+from analysis import impulse, null, runs, spectrum
 
 FLOOR_FACTOR = 100.0
 RECORD = "decomposition,null"
@@ -33,7 +33,7 @@ def amplification(run: xr.DataTree, kind: str | None = None) -> xr.Dataset:
     shown = runs.arms(run)
     if not shown:
         raise runs.RunError("this run has no intervened arm: add one with `trace run ... --mask R4S32`")
-    actual = _norm(runs.need(run, "trajectory/delta", f"norms,latents,{RECORD}").isel(step=-1, drop=True))
+    actual = _norm(final_delta(run))
     null_sum, null_path = _null(run, kind)
     found = xr.Dataset({"actual": actual, "null_sum": null_sum, "null_path": null_path}).reset_coords(drop=True)
     if runs.has(run, "metrics/injected_l2"):
@@ -59,18 +59,19 @@ def impulse_sums(run: xr.DataTree) -> dict[str, xr.DataArray]:
     """
     run = runs.complete(run)
     steps = run["metrics"].sizes["step"]
-    parts: dict[str, list[str]] = {}
-    for arm in runs.arms(run):
-        if "steps" in runs.split(arm)[1]:
-            parts.setdefault(runs.without(arm, "steps"), []).append(arm)
     sums = {}
-    for arm, windows in parts.items():
-        covered = sorted(step for window in windows for step in runs.window(window, steps))
-        if covered == list(range(steps)) and len(windows) > 1:
-            delta = runs.need(run, "trajectory/delta", "norms,latents").isel(step=-1, drop=True)
-            total = _norm(delta.sel(arm=windows).sum("arm")).compute()
+    for arm, windows in impulse.window_sets(runs.arms(run), steps).items():
+        if sorted(step for window in windows for step in window) == list(range(steps)):
+            total = _norm(final_delta(run).sel(arm=list(windows.values())).sum("arm")).compute()
             sums[arm] = total.assign_coords(pair=("sample", identities(run)))
     return sums
+
+
+def final_delta(run: xr.DataTree) -> xr.DataArray:
+    """Masked minus clean state after the last step: (arm, sample, channel, y, x)."""
+    if runs.has(run, "trajectory/final_delta"):
+        return run["trajectory"]["final_delta"]
+    return runs.need(run, "trajectory/delta", f"norms,latents,{RECORD}").isel(step=-1, drop=True)
 
 
 def identities(run: xr.DataTree) -> list[str]:

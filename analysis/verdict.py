@@ -168,13 +168,11 @@ def _primary(run: xr.DataTree, cells: list[str]) -> str:
     candidates = [cell for cell in cells if amp.is_small_world(cell)]
     if not runs.has(run, "interventions/mask"):
         return "R4S32" if "R4S32" in candidates else ""
-    group = run["interventions"]
-    mask = group["mask"]
-    image = np.asarray(group["token_kind"].values == 0) if "token_kind" in group.coords else slice(None)
     density = {}
     for cell in candidates:
-        allowed = mask.sel(arm=cell).values.astype(bool)
-        density[cell] = float(allowed[image][:, image].mean())
+        allowed = run["interventions"]["mask"].sel(arm=cell).values.astype(bool)
+        image = ~allowed.all(axis=1)  # text and prefix rows are open
+        density[cell] = float(allowed[image][:, image].mean()) if image.any() else 1.0
     low, high = PRIMARY_DENSITY
     near = [cell for cell in candidates if low <= density[cell] <= high]
     return min(near, key=lambda cell: abs(density[cell] - 0.25), default="")

@@ -6,6 +6,7 @@ It decides, `calls` computes, `attend` brings the calls here. Nothing touches a 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from interventions.families import Clean, Full, Intervention, KeyRemoval
 from interventions.layout import TokenLayout
 from interventions.mass import attention_mass
 from interventions.recorder import Recorder
+from interventions.scope import Scope
 from interventions.sinks import candidates, choose, query_tokens, suppress
 from interventions.sites import SeamError, Site
 
@@ -46,8 +48,8 @@ def _masked(recorder: Recorder, site: Site, call: Call, lane: Intervention) -> P
 
 def _bias(recorder: Recorder, lane: Intervention, layout: TokenLayout, like: torch.Tensor) -> torch.Tensor:
     """The lane's mask as additive logits [query, key], kept per intervention, layout, device and dtype."""
-    graph = lane.at(layers=None, steps=None)
-    key = (graph, layout, like.device, like.dtype)
+    graph = replace(lane, scope=Scope())
+    key = (graph, lane.scope.strength, layout, like.device, like.dtype)
     if key not in recorder.masks:
         allowed = torch.from_numpy(_graph(graph, layout, recorder.seed)).to(like.device)
         recorder.masks[key] = additive(allowed, like.dtype, lane.scope.strength)
@@ -63,9 +65,7 @@ def _without_keys(recorder: Recorder, site: Site, call: Call, rows: slice, numbe
     """The keys of a sink, random or bottom intervention, found by mass and suppressed."""
     lane, part = recorder.lanes[number], call.rows(rows)
     assert isinstance(lane, KeyRemoval)
-    query_layout, key_layout = recorder.layout.for_call(*call.lengths, cross=site.cross)
-    assert query_layout is not None
-    assert key_layout is not None
+    query_layout, key_layout = recorder.layouts(site, call)
     queries = query_tokens(lane, query_layout)
     kinds = candidates(lane, key_layout, call.key.device)
     if queries is None or kinds is None:

@@ -55,9 +55,7 @@ def attention_statistics(
         from interventions.mass_triton import statistics
 
         return statistics(query, key, mask, scale, entropy)
-    by_query = mask is not None and mask.shape[2] > 1
-    soft = by_query and mask is not None and mask.dtype != torch.bool
-    if query.device.type != "cpu" or (entropy and soft and not _is_hard(mask)):
+    if query.device.type != "cpu" or (entropy and mask is not None and not _is_hard(mask)):
         return chunked(query, key, mask, scale, entropy)
     return _fused_cpu(query, key, mask, scale, entropy)
 
@@ -81,7 +79,9 @@ def _has_triton() -> bool:
 
 
 def _is_hard(mask: torch.Tensor) -> bool:
-    """Whether an additive mask only forbids: every entry 0 or -inf."""
+    """Whether the entropy under this mask needs nothing but the scores: it only forbids, or is one bias per key."""
+    if mask.dtype == torch.bool or mask.shape[2] == 1:
+        return True
     return bool(((mask == 0) | torch.isneginf(mask)).all())
 
 

@@ -117,7 +117,7 @@ def statistics(
     entropies = torch.empty_like(lse)
     mass = torch.empty(batch, heads, keys, device=query.device)
     boolean = mask is not None and mask.dtype == torch.bool
-    strides = (0, 0, 0, 0)
+    strides: tuple[int, ...] = (0, 0, 0, 0)
     if mask is not None:
         view = mask.view(torch.uint8) if boolean else mask
         strides = view.expand(batch, heads, queries, keys).stride()

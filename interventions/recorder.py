@@ -5,6 +5,7 @@ It computes the statistics of a call but changes nothing: that is `attend` and `
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -108,7 +109,7 @@ class Recorder:
         if isinstance(lane, Clean) or lane.scope.strength == 0:
             return False
         if self.step is None or self.steps is None:
-            if lane.scope.steps is not None:
+            if lane.scope.steps is not None or lane.scope.pause is not None:
                 raise SeamError(f"{lane} names steps: call recorder.begin(step, steps) before each forward")
             return lane.acts(site.layer, 0, 1)
         return lane.acts(site.layer, self.step, self.steps)
@@ -117,8 +118,7 @@ class Recorder:
         """Compute and keep what `record` names, for some rows of a call that is answered by these pieces."""
         if not self.record:
             return
-        _, keys = self.layout.for_call(*call.lengths, cross=site.cross)
-        assert keys is not None
+        _, keys = self.layouts(site, call)
         total, weighted = None, None
         for _, piece in pieces:
             share = piece.lengths[0] / call.lengths[0]
@@ -143,6 +143,16 @@ class Recorder:
                 self.keep(site, call.batch, rows, "removed_token", torch.full_like(most.indices[..., :1], -1))
                 self.keep(site, call.batch, rows, "removed_mass", torch.full_like(most.values[..., :1], float("nan")))
 
+    def layouts(self, site: Site, call: Call) -> tuple[TokenLayout, TokenLayout]:
+        """What the query and key tokens of a call are; queries of a pooling layer count as prefix tokens."""
+        queries, keys = call.lengths
+        if queries != keys == self.layout.size and not site.cross:
+            return TokenLayout((0, 0), prefix=queries), self.layout
+        query_layout, key_layout = self.layout.for_call(queries, keys, cross=site.cross)
+        assert query_layout is not None
+        assert key_layout is not None
+        return query_layout, key_layout
+
     def keep(self, site: Site, batch: int, rows: slice, name: str, value: torch.Tensor) -> None:
         """Keep a value [rows, ...] of some rows of a batch; the other rows are missing until they are kept too."""
         found = self.measured.setdefault(site.index, {})
@@ -159,7 +169,10 @@ class Recorder:
         """Raise `SeamError` if forwards ran but some site was never part of one."""
         missed = [site.name for site in self.sites if site.index not in self.reached]
         if self.reached and missed:
-            raise SeamError(f"forwards ran without these attention modules: {', '.join(missed)}")
+            raise SeamError(
+                f"forwards ran without these attention modules: {', '.join(missed)}; "
+                "give attend the part of the model that runs (for example the image tower)"
+            )
 
     def _checked(self, lanes: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
         """The lanes, after making sure that this model has the layers they name and the batch the lane they look at."""
@@ -221,11 +234,12 @@ def spread(mass: torch.Tensor, call: TokenLayout, layout: TokenLayout) -> torch.
         out[..., layout.image] = image
     else:
         out.index_add_(-1, where[call.image], mass[..., call.image])
-    rest = [index for index in range(call.size) if not call.image.start <= index < call.image.stop]
+    rest = [*range(call.image.start), *range(call.image.stop, call.size)]
     out[..., where[rest]] = mass[..., rest]
     return out
 
 
+@functools.lru_cache(maxsize=64)
 def positions(call: TokenLayout, layout: TokenLayout) -> torch.Tensor:
     """For each token of a call the (first) token of the model's layout that it stands for, int64."""
     if call == layout:
@@ -240,6 +254,7 @@ def positions(call: TokenLayout, layout: TokenLayout) -> torch.Tensor:
     return torch.cat([prefix, image, layout.image.stop + torch.arange(call.text)])
 
 
+@functools.lru_cache(maxsize=64)
 def _covering(call: TokenLayout, layout: TokenLayout) -> torch.Tensor:
     """For each image token of the model's layout the key of a coarser call that covers it."""
     (height, width), (high, wide) = layout.grid, call.grid

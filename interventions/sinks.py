@@ -14,7 +14,7 @@ import torch
 from interventions.calls import Call, Pieces
 from interventions.errors import spec_error
 from interventions.families import KeyRemoval
-from interventions.layout import TokenLayout
+from interventions.layout import IMAGE, PREFIX, TEXT, TokenLayout
 
 
 def query_tokens(lane: KeyRemoval, layout: TokenLayout) -> slice | None:
@@ -32,7 +32,7 @@ def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | Non
     """
     kinds = torch.from_numpy(layout.kinds())
     if lane.scope.keys != "all":
-        kinds = kinds.masked_fill(kinds != {"image": 0, "text": 1}[lane.scope.keys], -1)
+        kinds = kinds.masked_fill(kinds != {"image": IMAGE, "text": TEXT}[lane.scope.keys], -1)
     number = int((kinds >= 0).sum())
     if not number:
         return None
@@ -73,7 +73,7 @@ def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -
     free = (kinds >= 0).expand_as(priority).clone().scatter_(-1, sinks, False)
     chosen = torch.zeros_like(free)
     sink_kinds = kinds[sinks]
-    for kind in torch.unique(kinds[kinds >= 0]).tolist():
+    for kind in (IMAGE, TEXT, PREFIX):
         wanted = (sink_kinds == kind).sum(-1, keepdim=True)
         chosen |= _first(free & (kinds == kind), priority, wanted, count)
     chosen |= _first(free & ~chosen, priority, count - chosen.sum(-1, keepdim=True), count)
@@ -136,12 +136,12 @@ def _biased(call: Call, tokens: torch.Tensor, strength: float) -> Call:
     rows, heads = call.query.shape[:2]
     bias = call.query.new_zeros(rows, heads, 1, call.lengths[1])
     bias.scatter_(-1, tokens.unsqueeze(2), penalty)
-    changed = call.biased(bias)
     own = call.bias()
-    if own is not None and strength == 1:
-        empty = torch.isneginf(changed.attn_mask).all(-1, keepdim=True)
-        changed = replace(changed, attn_mask=torch.where(empty, own, changed.attn_mask))
-    return changed
+    if own is None or strength < 1:
+        return call.biased(bias)
+    both = own + bias
+    empty = torch.isneginf(both).all(-1, keepdim=True)
+    return replace(call, attn_mask=torch.where(empty, own, both), is_causal=False)
 
 
 def _filled(value: torch.Tensor, tokens: torch.Tensor, fill: str, strength: float) -> torch.Tensor:

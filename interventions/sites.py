@@ -73,15 +73,16 @@ def fused_forward(module: nn.Module) -> Callable:
 @contextlib.contextmanager
 def fused(module: nn.Module) -> Iterator[None]:
     """Let a timm module use fused attention inside this context, whatever its own setting."""
-    if "fused_attn" not in vars(module):
+    attributes = vars(module)
+    if "fused_attn" not in attributes:
         yield
         return
-    setting = module.fused_attn
-    module.fused_attn = True
+    setting = attributes["fused_attn"]
+    attributes["fused_attn"] = True
     try:
         yield
     finally:
-        module.fused_attn = setting
+        attributes["fused_attn"] = setting
 
 
 def _multihead_attention(

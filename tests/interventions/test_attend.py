@@ -1,6 +1,7 @@
 """The seam: exact masking, nothing changed when nothing should, everything restored, nothing silently missed."""
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -236,9 +237,10 @@ def test_steps_act_on_exactly_the_named_ones_also_in_a_second_run(steps):
             assert changed == [False, False, True, True, False]
 
 
-def test_steps_without_being_told_the_step_is_an_error():
+@pytest.mark.parametrize("scope", ["steps=0:1", "pause=0:1"])
+def test_steps_without_being_told_the_step_is_an_error(scope):
     model, layout, run = _family("dit")
-    with pytest.raises(SeamError, match=r"recorder\.begin"), attend(model, parse("R1S2@steps=0:1"), layout=layout):
+    with pytest.raises(SeamError, match=r"recorder\.begin"), attend(model, parse(f"R1S2@{scope}"), layout=layout):
         run(model)
 
 
@@ -372,3 +374,93 @@ def test_a_graph_that_leaves_no_key_under_the_models_own_mask_is_refused():
         attend(model.transformer, parse("R0S0"), layout=TokenLayout((1, 9))),
     ):
         model.encode_text(torch.arange(18).reshape(2, 9))
+
+
+def _one_call(**changes):
+    """A timm-like attention module that is one fused call with these arguments, and the arguments."""
+    generator = torch.Generator().manual_seed(0)
+    arguments = {name: torch.randn(2, 4, 9, 8, generator=generator) for name in ("query", "key", "value")} | changes
+
+    class OneCall(torch.nn.Module):
+        fused_attn = True
+
+        def forward(self):
+            return torch.nn.functional.scaled_dot_product_attention(**arguments)
+
+    OneCall.__module__ = "timm.tests"
+    return torch.nn.Sequential(OneCall()), arguments
+
+
+@pytest.mark.parametrize("spec", ["R1S2", "R1S2@strength=0.4"])
+def test_a_causal_flag_is_kept_under_a_mask(spec):
+    model, call = _one_call(is_causal=True)
+    layout, strength = TokenLayout((1, 9)), parse(spec).scope.strength
+    graph = torch.from_numpy(parse("R1S2").mask(layout, 0)).double()
+    weight = (graph + (1 - graph) * (1 - strength)) * torch.ones(9, 9).tril()
+    expected = dense.attend(dense.renormalised(dense.weights(call["query"], call["key"]), weight), call["value"])
+    stock = model[0]()
+    with attend(model, parse(spec), layout=layout):
+        assert dense.relative(model[0](), expected) < 1e-6
+    with attend(model, parse("clean"), layout=layout):
+        assert torch.equal(model[0](), stock)
+
+
+@pytest.mark.parametrize("spec", ["R1S2", "sink-k2"])
+def test_grouped_queries_see_the_keys_of_their_group(spec):
+    shared = {name: torch.randn(2, 2, 9, 8, generator=torch.Generator().manual_seed(1)) for name in ("key", "value")}
+    model, call = _one_call(enable_gqa=True, **shared)
+    key, value = (shared[name].repeat_interleave(2, dim=1) for name in ("key", "value"))
+    attention, layout = dense.weights(call["query"], key), TokenLayout((1, 9))
+    if spec == "R1S2":
+        mask = torch.from_numpy(parse(spec).mask(layout, 0))
+    else:
+        mask = torch.ones(2, 4, 9).scatter(-1, attention.mean(2).topk(2).indices, 0).unsqueeze(2)
+    with attend(model, parse(spec), layout=layout):
+        assert dense.relative(model[0](), dense.attend(dense.renormalised(attention, mask), value)) < 1e-6
+
+
+def test_the_scale_of_the_call_is_kept():
+    model, call = _one_call(scale=0.05)
+    layout = TokenLayout((1, 9))
+    attention = dense.weights(call["query"], call["key"], torch.from_numpy(parse("R1S2").mask(layout, 0)), scale=0.05)
+    with attend(model, parse("R1S2"), layout=layout):
+        assert dense.relative(model[0](), dense.attend(attention, call["value"])) < 1e-6
+
+
+def test_windows_of_one_graph_share_one_mask_in_memory():
+    model, layout, run = _family("dit")
+    lanes = [parse(f"R1S2@steps={step}:{step + 1}") for step in range(4)]
+    with attend(model, lanes[0], layout=layout) as recorder:
+        for step, lane in enumerate(lanes):
+            recorder.begin(step, 4, lane)
+            run(model)
+    assert len(recorder.masks) == 1
+
+
+def test_gradients_flow_through_every_lane():
+    # expected: the sum of the lanes' own gradients, each from a context with that lane alone
+    model, layout = models.dit()
+    specs = [parse("clean"), parse("R1S2"), parse("sink-k2")]
+
+    def gradient(rows, interventions):
+        inputs = {key: value[rows].clone() for key, value in models.dit_inputs(3).items()}
+        state = inputs["hidden_states"].requires_grad_(True)
+        with torch.enable_grad(), attend(model, interventions, layout=layout):
+            model(**inputs).sample.square().sum().backward()
+        return state.grad
+
+    together = gradient(slice(0, 3), specs)
+    for lane, spec in enumerate(specs):
+        assert dense.relative(together[lane : lane + 1], gradient(slice(lane, lane + 1), spec)) < 1e-5
+
+
+def test_open_clips_own_attention_class_is_a_site_too():
+    vision = {"image_size": 24, "layers": 2, "width": 16, "head_width": 8, "patch_size": 4, "block_type": "custom"}
+    text = {"context_length": 9, "vocab_size": 20, "width": 16, "heads": 2, "layers": 2}
+    tower = open_clip.CLIP(embed_dim=8, vision_cfg={**vision, "qk_norm": True}, text_cfg=text).visual.eval()
+    stock = tower(models.images())
+    assert [site.name for site in sites(tower)] == ["transformer.resblocks.0.attn", "transformer.resblocks.1.attn"]
+    with attend(tower, parse("clean"), layout=TokenLayout((6, 6), prefix=1)):
+        assert torch.equal(tower(models.images()), stock)
+    with attend(tower, parse("R1S2"), layout=TokenLayout((6, 6), prefix=1)):
+        assert not torch.allclose(tower(models.images()), stock)

@@ -358,6 +358,17 @@ def test_a_unet_records_its_self_attention_on_image_tokens_and_its_cross_attenti
     assert torch.equal(coarse, coarse[::2, ::2].repeat_interleave(2, 0).repeat_interleave(2, 1))
 
 
+def test_the_queries_of_a_pooling_layer_lose_their_sinks_too():
+    model, layout = models.vit(global_pool="map", class_token=False)
+    pool = "attn_pool"
+    with attend(model, parse("sink-k2"), layout=layout, record=["mass", "sinks"]) as recorder:
+        model(models.images())
+        taken = recorder.take(per="site")
+    assert [site.name for site in recorder.sites][-1] == pool
+    assert bool((taken["removed_token"][0, 0, :, -1] >= 0).all())
+    torch.testing.assert_close(taken["mass_layer"][0, 0, :, -1].sum(-1), torch.ones(2))
+
+
 def test_every_site_can_be_taken_by_itself():
     model, layout = models.sd3(dual=True)
     with attend(model, parse("sink-k2"), layout=layout, record=["mass", "sinks"]) as recorder:

@@ -233,13 +233,13 @@ def _tag(name: str, pretrained: str | None) -> str:
 
 def _classes_of(path: Path) -> dict[str, int]:
     """The number of classes a weight file was saved with, so that a fine-tuned head loads."""
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
+    from timm.models import load_state_dict
 
-        with safe_open(path, "pt") as weights:
-            heads = [weights.get_slice(key).get_shape()[0] for key in weights.keys() if key == "head.weight"]  # noqa: SIM118
-        return {"num_classes": heads[0]} if heads else {}
-    return {}
+    state = load_state_dict(str(path))
+    heads = [
+        state[name] for name in ("head.weight", "head.fc.weight", "fc.weight", "classifier.weight") if name in state
+    ]
+    return {"num_classes": len(heads[0])} if heads else {}
 
 
 def _word_tokenizer(folder: Path | None) -> Callable[[Sequence[str]], torch.Tensor] | None:
@@ -269,7 +269,7 @@ class _explained:
         self.quiet.__exit__(kind, error, trace)
         if error is None or isinstance(error, ModelError) or not isinstance(error, Exception):
             return
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        first = " ".join((str(error).strip() or type(error).__name__).split())[:240]
         offline = os.environ.get("HF_HUB_OFFLINE") or any(
             word in f"{type(error).__name__} {error}".lower()
             for word in ("connect", "offline", "resolve", "timed out", "localentrynotfound", "proxy", "download")

@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def sampling_options(function: Callable) -> Callable:
-    """The options that say what is run; shared by `run` and `counterfactual`."""
+    """The options that say what is run; `run` and `counterfactual` share them."""
     options = [
         click.option("--model", default="dit", show_default=True, metavar="NAME", help="dit, sd3 or sdxl."),
         click.option("--checkpoint", metavar="ID|DIR", help="Hub id or folder; default: the embedded weights."),
@@ -147,11 +147,79 @@ def run(masks: tuple[str, ...], record: str, floor: bool, workers: int | None, s
     click.echo(f"next: trace analyze growth {path}")
 
 
+@main.command()
+@click.argument("study", metavar="STUDY")
+@sampling_options
+@click.option("--mask", "masks", multiple=True, metavar="SPEC", help="The masks to study, e.g. R4S32. Repeatable.")
+@click.option("--every", type=int, default=1, show_default=True, help="impulse: one impulse every this many steps.")
+@click.option("--counts", metavar="LIST", help="steps: the numbers of steps; default 50,100,250,500,1000.")
+@click.option("--floor/--no-floor", default=True, show_default=True, help="Add the arm `full`, the numerical floor.")
+def counterfactual(
+    study: str, masks: tuple[str, ...], every: int, counts: str | None, floor: bool, **options: Any
+) -> None:
+    """Run a counterfactual study of one or more masks.
+
+    \b
+    impulse    the mask at one step alone, for every step      windows   early, middle, late third alone
+    all-but    everywhere but one third                        prefix    the first k steps, then clean
+    dose       strength .01, .1, .3, 1                         one-pass  teacher-forced, at every level
+    steps      several numbers of steps (for the verdict)      sampler   DDPM against DDIM
+    guidance   guidance 1 against the one given
+    """
+    with honest_errors():
+        from interventions import parse
+
+        from .counterfactual import STUDIES
+
+        if study not in STUDIES:
+            raise click.UsageError(f"no study {study!r}: choose one of {', '.join(STUDIES)}")
+        if not masks:
+            raise click.UsageError(f"name at least one --mask, for example: trace counterfactual {study} --mask R4S32")
+        if every < 1:
+            raise click.UsageError(f"--every {every}: at least 1")
+        specs = [parse(text) for text in masks]
+        base = checked_plan([*masks], ["norms"], **options)
+        settings = {"steps": base.schedule.steps, "guidance": base.guidance, "every": every}
+        if counts:
+            settings["counts"] = _whole_numbers(counts, "--counts")
+        variants = list(STUDIES[study].variants(specs, **settings))
+    root = options["out"] or _free_folder(Path("runs") / f"{options['model']}-{study}", options["resume"])
+    several = len(variants) > 1
+    paths = []
+    for variant in variants:
+        arms = [*map(str, variant.arms), *(["full"] if floor else [])]
+        out = root / variant.name if several else root
+        resume = options["resume"] and out.exists()
+        with honest_errors():
+            chosen = {**options, **variant.settings, "out": out, "resume": resume}
+            paths.append(start(arms, list(variant.record), **chosen))
+    click.echo(f"{STUDIES[study].question}\nnext: trace analyze {STUDIES[study].analysis} {' '.join(map(str, paths))}")
+
+
+def _whole_numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"{option} {text!r}: whole numbers, comma separated, e.g. 50,100,250") from None
+
+
+def _free_folder(path: Path, resume: bool) -> Path:
+    """The folder itself, or the first numbered one that is free; with resume the latest that exists."""
+    candidates = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 10_000))]
+    free = next(k for k, candidate in enumerate(candidates) if not candidate.exists())
+    return candidates[max(free - 1, 0) if resume else free]
+
+
 def start(
     arms: list[str], record: list[str], workers: int | None = None, scheduler: str | None = None, *,
     quiet: bool = False, **options: Any,
 ) -> Path:  # fmt: skip
     """Check, announce and execute one run; returns its directory."""
+    distributed = workers is not None or scheduler is not None
+    if distributed:
+        from . import cluster
+
+        cluster.check(workers, scheduler)
     planned = checked_plan(arms, record, **options)
     from . import run as runs
     from . import store
@@ -161,12 +229,12 @@ def start(
     with honest_errors(lambda: resume):
         if not quiet:
             announce(planned, path)
-        if workers or scheduler:
-            from .cluster import execute_on_cluster
-
-            execute_on_cluster(planned, path, options, workers=workers, address=scheduler)
-        else:
-            with progress_bar(path.name) as progress:
+        with progress_bar(path.name) as progress:
+            if distributed:
+                cluster.execute_on_cluster(
+                    planned, path, options, workers=workers, address=scheduler, progress=progress
+                )
+            else:
                 runs.execute(planned, path, progress=progress)
         store.finalize(path)
     return path

@@ -18,7 +18,7 @@ import xarray as xr
 import zarr
 
 from tracer.durable import read_json
-from tracer.schema import STATUS_COMPLETE, STATUS_MISSING, RunError
+from tracer.schema import SCHEMA, SCHEMA_VERSION, STATUS_COMPLETE, STATUS_MISSING, RunError
 from tracer.shards import cuts, damaged_shards, dims, open_store, read_status
 
 
@@ -63,8 +63,7 @@ def locate(path: str | Path | None = None, root: str | Path = "runs") -> Path:
         return latest_run(root)
     given = Path(path)
     run = given.parent if given.name == "trace.zarr" else given
-    if not (run / "trace.zarr" / "zarr.json").is_file():
-        raise RunError(f"{given} is not a run (it holds no trace.zarr); `trace runs` lists the runs there are")
+    root_attributes(run)
     return run
 
 
@@ -93,10 +92,14 @@ def checked_status(run: Path) -> np.ndarray:
 
 def root_attributes(run: Path) -> dict[str, Any]:
     """Attributes of the run, read without opening the store; `config` and `provenance` are JSON strings in them."""
-    metadata = read_json(run / "trace.zarr" / "zarr.json")
-    if metadata is None:
-        raise RunError(f"{run} is not a run (no readable trace.zarr/zarr.json); `trace runs` lists the runs there are")
-    return metadata["attributes"]
+    attributes = _attributes(run)
+    if attributes.get("schema") != SCHEMA:
+        raise RunError(f"{run} is not a run (it holds no trace.zarr of ours); `trace runs` lists the runs there are")
+    if attributes["schema_version"] > SCHEMA_VERSION:
+        raise RunError(
+            f"{run} was made by a newer version (schema {attributes['schema_version']}); update denoise-trace"
+        )
+    return attributes
 
 
 def list_runs(root: str | Path = "runs") -> list[RunInfo]:
@@ -114,12 +117,21 @@ def list_runs(root: str | Path = "runs") -> list[RunInfo]:
 
 
 def _directories(root: Path) -> list[Path]:
-    return [p.parent.parent for p in root.glob("*/trace.zarr/zarr.json") if ".creating-" not in p.parent.parent.name]
+    runs = [file.parent.parent for file in root.glob("*/trace.zarr/zarr.json")]
+    return [run for run in runs if ".creating-" not in run.name and _readable(_attributes(run))]
+
+
+def _readable(attributes: dict[str, Any]) -> bool:
+    return attributes.get("schema") == SCHEMA and attributes["schema_version"] <= SCHEMA_VERSION
+
+
+def _attributes(run: Path) -> dict[str, Any]:
+    metadata = read_json(run / "trace.zarr" / "zarr.json")
+    return metadata.get("attributes", {}) if isinstance(metadata, dict) else {}
 
 
 def _created(run: Path) -> tuple[str, float]:
-    attributes = (read_json(run / "trace.zarr" / "zarr.json") or {}).get("attributes", {})
-    return attributes.get("created_at", ""), run.stat().st_mtime
+    return _attributes(run).get("created_at", ""), run.stat().st_mtime
 
 
 def _loaded(coordinate: xr.DataArray) -> xr.DataArray:

@@ -81,11 +81,13 @@ def prepare(plan: Plan, out: str | Path | None = None, *, resume: bool = False) 
 
 
 def execute(
-    plan: Plan, path: Path, *, progress: Progress | None = None, rank: int = 0, world: int = 1
+    plan: Plan, path: Path, *, progress: Progress | None = None, units: Sequence[int] | None = None
 ) -> None:
-    """Run every unit of the run that is not complete. What is committed stays valid whatever happens here."""
+    """Run every unit of the run (or of these `units`) that is not complete. What is committed stays valid whatever
+    happens here.
+    """
     with store.Writer(path) as writer:
-        pending = writer.pending(rank=rank, world=world)
+        pending = writer.pending() if units is None else [unit for unit in units if not writer.complete(unit)]
         total, done = len(pending) * plan.schedule.steps, 0
         if pending and hasattr(plan.denoiser, "prepare"):  # encode the prompts of all units at once
             plan.denoiser.prepare([s for unit in pending for s in plan.samples[writer.samples(unit)]])

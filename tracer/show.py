@@ -35,7 +35,7 @@ def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: 
     folder.mkdir(parents=True, exist_ok=True)
     figure = module.figure(result)
     figure.savefig(folder / f"{name}.png", dpi=160, bbox_inches="tight")
-    module.table(result).to_csv(folder / f"{name}.csv")
+    named(module.table(result)).to_csv(folder / f"{name}.csv", index=False)
     click.echo(f"\nfigure: {folder / f'{name}.png'}\ntable:  {folder / f'{name}.csv'}")
 
 
@@ -43,12 +43,17 @@ def _folder(run: Path) -> Path:
     return run.parent if run.suffix == ".zarr" else run
 
 
+def named(frame: Any) -> Any:
+    """The frame with a named index turned into columns; a bare row number is dropped."""
+    return frame.reset_index(drop=frame.index.names == [None])
+
+
 def print_table(frame: Any) -> None:
     """A pandas table on the terminal; plain text when piped."""
     from rich.console import Console
     from rich.table import Table
 
-    frame = frame.reset_index() if frame.index.names != [None] else frame
+    frame = named(frame)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "fiu"

@@ -115,7 +115,7 @@ def load(
 
     Raises CheckpointError when the family is unknown or the checkpoint cannot be had.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     if model == "dit":
         from .dit import load_dit
 
@@ -129,3 +129,13 @@ def load(
 
         return load_sdxl(checkpoint, device=device, dtype=getattr(torch, dtype), **options)
     raise CheckpointError(f"unknown model {model!r}: choose one of {', '.join(MODELS)}")
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    try:
+        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise CheckpointError(f"no device {wanted!r}: cpu, cuda, cuda:1 ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("no CUDA device is usable here: leave --device out, or type --device cpu")
+    return device

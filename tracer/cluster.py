@@ -1,0 +1,224 @@
+"""Spreads the units of a run over Dask workers, on this machine or on a cluster that shares its file system.
+
+A task is one unit: its worker loads the denoiser once, claims the unit, and runs it with the very loop of a serial run
+(`run.execute`), so the result is the same and a dead worker costs the unit it was in. How a unit is computed and
+committed is not known here. Every worker must see the run directory, and a local checkpoint folder, under the same path.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+
+from . import store
+from .denoisers import CheckpointError, Denoiser, load
+from .plan import Plan
+from .run import Progress, execute
+
+CONNECT_SECONDS = 15.0
+CLAIMED_SECONDS = 5.0
+"""How long to wait before asking again for a unit that somebody else holds (its lease ends when its holder is dead)."""
+REPORT_SECONDS = 0.25
+
+
+class ClusterError(ValueError):
+    """The workers asked for cannot be had; the message says what to type."""
+
+
+class WorkerDied(RuntimeError):
+    """Workers died again and again in one unit."""
+
+
+def execute_on_cluster(
+    plan: Plan,
+    path: Path,
+    options: Mapping[str, Any] | None = None,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Run every unit that is not complete on `workers` local processes of one thread, or on the scheduler at `address`.
+
+    `options` (model, checkpoint, device, dtype) say how a worker loads the denoiser; without them the plan's own is
+    sent to it. `progress` as for `run.execute`. Workers come and go: a unit whose worker died is given to another.
+    Raises ClusterError when the workers cannot be had, CheckpointError when a worker has other weights, WorkerDied when
+    one unit cost several workers, and whatever a unit raised; what is committed stays valid.
+    Called from a script, it must stand under `if __name__ == "__main__":` (workers import the script).
+    """
+    name = f"trace-{uuid.uuid4().hex}"
+    job = _Job(name, replace(plan, denoiser=None), Path(path).resolve(), _recipe(plan, options))  # type: ignore[arg-type]
+    pending = store.Writer(path).pending()
+    if not pending:
+        return
+    with connected(workers, address, len(pending)) as client:
+        client.register_plugin(job, name=name)
+        try:
+            _drive(client, name, pending, plan.schedule.steps, progress)
+        finally:
+            if client.status == "running":
+                client.unregister_worker_plugin(name)
+
+
+@contextmanager
+def connected(workers: int | None, address: str | None, most: int | None = None) -> Iterator[Client]:
+    """A client of `workers` one-thread processes on this machine (at most `most`), or of the scheduler at `address`."""
+    _named(workers, address)
+    if address is not None:
+        with _reached(address) as client:
+            yield client
+        return
+    assert workers is not None
+    # No memory limit: Dask would kill a worker for the weights it holds, which are none of Dask's data.
+    with (
+        LocalCluster(
+            n_workers=min(workers, most or workers), threads_per_worker=1, processes=True, memory_limit=0,
+            dashboard_address=None, silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        yield client
+
+
+def check(workers: int | None, address: str | None) -> None:
+    """Raise ClusterError when `execute_on_cluster` could not start; nothing is written."""
+    _named(workers, address)
+    if address is not None:
+        with _reached(address):
+            pass
+
+
+def _named(workers: int | None, address: str | None) -> None:
+    if (workers is None) == (address is None):
+        raise ClusterError("name either --workers N or --scheduler ADDRESS, not both")
+    if workers is not None and workers < 1:
+        raise ClusterError(f"--workers {workers}: at least 1")
+
+
+@contextmanager
+def _reached(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"--scheduler {address}: no Dask scheduler answers there ({type(error).__name__}); start one with "
+            "`dask scheduler` and workers with `dask worker ADDRESS --nthreads 1`, for example tcp://127.0.0.1:8786"
+        ) from None
+    with client:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            raise ClusterError(
+                f"--scheduler {address}: it has no workers; start some with `dask worker {address} --nthreads 1`"
+            )
+        yield client
+
+
+def _recipe(plan: Plan, options: Mapping[str, Any] | None) -> Callable[[], Denoiser]:
+    if options is None:
+        return functools.partial(_same, plan.denoiser)
+    checkpoint = options.get("checkpoint")
+    if checkpoint is not None and Path(checkpoint).expanduser().is_dir():
+        checkpoint = str(Path(checkpoint).expanduser().resolve())
+    return functools.partial(
+        load, options["model"], checkpoint=checkpoint, device=options.get("device"), dtype=options["dtype"]
+    )
+
+
+def _same(denoiser: Denoiser) -> Denoiser:
+    return denoiser
+
+
+@dataclass
+class _Job(WorkerPlugin):
+    """What a worker must know of the run; Dask gives it to every worker, also to those that join later."""
+
+    name: str
+    plan: Plan  # without its denoiser
+    path: Path
+    build: Callable[[], Denoiser]
+
+    def setup(self, worker: Any) -> None:
+        self.lock = threading.Lock()  # one unit at a time: the seam changes the model while it is open
+        self.built: Plan | None = None
+
+    def ready(self) -> Plan:
+        """The plan with this worker's own denoiser, loaded on first use. Raises CheckpointError for other weights."""
+        if self.built is None:
+            denoiser = self.build()
+            if dict(denoiser.checkpoint) != dict(self.plan.config["checkpoint"]):
+                raise CheckpointError(
+                    f"a worker loaded other weights than this run uses: {dict(denoiser.checkpoint)} instead of "
+                    f"{self.plan.config['checkpoint']}; give every worker the same checkpoint"
+                )
+            if hasattr(denoiser, "prepare"):  # encode all prompts at once
+                denoiser.prepare(self.plan.samples)
+            self.built = replace(self.plan, denoiser=denoiser)
+        return self.built
+
+
+def _run_unit(name: str, unit: int) -> bool:
+    """On a worker: run one unit. False when another living process holds it."""
+    worker = get_worker()
+    job: _Job = worker.plugins[name]
+    reported = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal reported
+        if (now := time.monotonic()) - reported > REPORT_SECONDS:
+            reported = now
+            worker.log_event(name, (unit, done))
+
+    with job.lock:
+        try:
+            execute(job.ready(), job.path, progress=report, units=[unit])
+        except store.ClaimError:
+            return False
+    return True
+
+
+def _drive(client: Client, name: str, units: Sequence[int], steps: int, progress: Progress | None) -> None:
+    """Submit every unit, hand on progress, ask again for units that were held; the first error ends it."""
+    done = dict.fromkeys(units, 0)
+
+    def heard(event: tuple[float, tuple[int, int]]) -> None:
+        unit, step = event[1]
+        tell(unit, step)
+
+    def tell(unit: int, step: int) -> None:
+        done[unit] = max(done[unit], step)
+        if progress:
+            progress(sum(done.values()), steps * len(done))
+
+    def submit(unit: int) -> Any:
+        return client.submit(_run_unit, name, unit, key=f"{name}-{unit}-{uuid.uuid4().hex}", pure=False)
+
+    client.subscribe_topic(name, heard)
+    futures = {submit(unit): unit for unit in units}
+    finished = as_completed(futures)
+    try:
+        for future in finished:
+            unit = futures.pop(future)
+            if future.result():
+                tell(unit, steps)
+                continue
+            time.sleep(CLAIMED_SECONDS)
+            again = submit(unit)
+            futures[again] = unit
+            finished.add(again)
+    except KilledWorker as error:
+        raise WorkerDied(
+            f"unit {unit} cost {error.allowed_failures + 1} workers their lives; they were killed, most likely for "
+            "want of memory: use fewer workers or a smaller batch"
+        ) from None
+    finally:
+        client.unsubscribe_topic(name)
+        client.cancel(list(futures))

@@ -105,9 +105,8 @@ def as_list(several: xr.DataTree | Iterable[xr.DataTree] | Mapping[object, xr.Da
 
 
 def is_cell(arm: str) -> bool:
-    """Whether an arm is a condition of its own: no step window and full dose."""
-    scope = runs.split(arm)[1]
-    return "steps" not in scope and float(scope.get("strength", 1)) == 1
+    """Whether an arm is a condition of its own: neither limited to some steps nor at a part of the dose."""
+    return not {"steps", "pause"} & runs.split(arm)[1].keys() and dose(arm) == 1
 
 
 def dose(arm: str) -> float:

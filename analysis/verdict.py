@@ -31,6 +31,7 @@ __all__ = [
 
 REFERENCE_STEPS = 250
 PRIMARY_DENSITY = (0.20, 0.30)
+LOW_DOSE = 0.01
 ALPHA = 0.05
 MARTINGALE_ERROR = 0.1
 PER_SAMPLE = ("log_amplification", "actual", "null_sum", "null_path", "injected_path", "coherence")
@@ -47,19 +48,17 @@ def verdict(
     """Judge every cell (unwindowed arm at full dose) of a run, or of runs with several numbers of steps.
 
     With one number of steps the slope p is missing and every answer is inconclusive. A is judged at `at` steps (250
-    if there, else the most), on the samples that all runs share and that lie above 100 x the numerical floor. Runs
-    whose arms are all windowed give the impulses for S = |delta_final| / |sum of impulses| and R = |sum of impulses| /
-    |sum of nulls|; arms with strength=0.01 give the low dose. `primary` names the one cell fixed beforehand; left out,
-    it is the small-world arm whose density is nearest to 25% (within 20-30%). Other cells are Holm-corrected. `kind`
-    chooses the null (see `amplification`).
+    if there, else the most), on the samples that all runs share and that lie above 100 x the numerical floor. Any run
+    with that many steps may also hold windowed arms, whose impulses give S = |delta_final| / |sum of impulses| and R =
+    |sum of impulses| / |sum of nulls|, and arms with strength=0.01 for the low dose. `primary` names the one cell fixed
+    beforehand; left out, it is the small-world arm whose density is nearest to 25% (within 20-30%). The other cells are
+    Holm-corrected. `kind` chooses the null (see `amplification`).
     Dimensions: cell, sample, quantity, confidence, bound. Raises runs.RunError where a run lacks what is needed.
     Source: SCIENCE sections 4 to 6.
     """
     trees = amp.as_list(several)
     amp.same_experiment(trees)
-    main = [run for run in trees if any(amp.is_cell(arm) for arm in runs.arms(run))]
-    if not main:
-        raise runs.RunError("no arm acts over the whole run: add one with `trace run ... --mask R4S32`")
+    main = _main(trees)
     found = steps.measured(main, kind)
     counts = [int(count) for count in found["steps"].values]
     at = at or (REFERENCE_STEPS if REFERENCE_STEPS in counts else max(counts))
@@ -68,9 +67,9 @@ def verdict(
     cells = [str(arm) for arm in found["arm"].values if amp.is_cell(str(arm))]
     if not cells:
         raise runs.RunError("these runs share no arm that acts over the whole run at full dose")
-    slopes = _slopes(found)
-    parts = {cell: _judge(found, slopes, cell, at, seed) for cell in cells}
-    reference = main[[run["metrics"].sizes["step"] for run in main].index(at)]
+    slopes, doses = _slopes(found), _low_doses(trees, at, kind)
+    parts = {cell: _judge(found, slopes, doses.get(cell), cell, at, seed) for cell in cells}
+    reference = next(run for run in main if _count(run) == at)
     fixed = primary if primary is not None else _primary(reference, cells)
     if fixed and fixed not in cells:
         raise runs.RunError(f"the primary cell {fixed!r} is not among the arms: {', '.join(cells)}")
@@ -91,6 +90,45 @@ def verdict(
     return result
 
 
+def _count(run: xr.DataTree) -> int:
+    return int(run["metrics"].sizes["step"])
+
+
+def _main(trees: list[xr.DataTree]) -> list[xr.DataTree]:
+    """The runs that A is measured in, one per number of steps; the rest give impulses and doses.
+
+    Where several runs have the same number, the one whose arms are all cells is meant.
+    """
+    main: dict[int, list[xr.DataTree]] = {}
+    for run in trees:
+        if any(amp.is_cell(arm) for arm in runs.arms(run)):
+            main.setdefault(_count(run), []).append(run)
+    if not main:
+        raise runs.RunError("no arm acts over the whole run: add one with `trace run ... --mask R4S32`")
+    chosen = []
+    for several in main.values():
+        plain = [run for run in several if all(amp.is_cell(arm) for arm in runs.arms(run))]
+        chosen += plain or several[:1]
+    return chosen
+
+
+def _low_doses(trees: list[xr.DataTree], at: int, kind: str | None) -> dict[str, np.ndarray]:
+    """log A at dose 0.01 by cell, from whichever run with `at` steps has that arm and a measurable error in it."""
+    found: dict[str, np.ndarray] = {}
+    for run in trees:
+        low = [
+            arm for arm in runs.arms(run) if amp.dose(arm) == LOW_DOSE and amp.is_cell(runs.without(arm, "strength"))
+        ]
+        if _count(run) != at or not low:
+            continue
+        measured = amp.amplification(run, kind)["log_amplification"]
+        for arm in low:
+            values = measured.sel(arm=arm).dropna("sample").values
+            if values.size:
+                found[runs.without(arm, "strength")] = values
+    return found
+
+
 def _slopes(found: xr.Dataset) -> xr.DataArray | None:
     """p (arm, sample), NaN where a count is missing; None when the number of steps was not varied."""
     if found.sizes["steps"] < 2:
@@ -100,21 +138,18 @@ def _slopes(found: xr.Dataset) -> xr.DataArray | None:
     return xr.DataArray(values, dims=("arm", "sample"), coords={"arm": found["arm"]})
 
 
-def _judge(found: xr.Dataset, slopes: xr.DataArray | None, cell: str, at: int, seed: int) -> xr.Dataset:
+def _judge(
+    found: xr.Dataset, slopes: xr.DataArray | None, low_dose: np.ndarray | None, cell: str, at: int, seed: int
+) -> xr.Dataset:
     """The rule applied to one cell, with the numbers that it used."""
     view = found.sel(arm=cell, steps=at, drop=True)
     log_a = view["log_amplification"].values
     slope = None if slopes is None else slopes.sel(arm=cell).values
     usable = np.isfinite(log_a) & (True if slope is None else np.isfinite(slope))
-    low = [
-        str(arm) for arm in found["arm"].values if runs.without(str(arm), "strength") == cell and amp.dose(arm) == 0.01
-    ]
-    low_dose = found["log_amplification"].sel(arm=low[0], steps=at).dropna("sample").values if low else None
     if not usable.any():
         answer = rule.undecided("no sample has a measurable error above 100 x the numerical floor")
     else:
         chosen = None if slope is None else slope[usable]
-        low_dose = low_dose if low_dose is not None and low_dose.size else None
         answer = decide(log_a[usable], chosen, low_dose=low_dose, seed=seed)
     part = view[list(PER_SAMPLE)].where(xr.DataArray(usable, dims="sample"))
     part["step_slope"] = "sample", np.where(usable, np.nan if slope is None else slope, np.nan)
@@ -152,7 +187,7 @@ def _with_impulses(result: xr.Dataset, trees: list[xr.DataTree], at: int) -> xr.
     """S and R (cell, sample) from the runs that hold the impulses of a cell; NaN without."""
     total = result["actual"] * np.nan
     for run in trees:
-        if run["metrics"].sizes["step"] != at:
+        if _count(run) != at:
             continue
         for arm, norms in amp.impulse_sums(run).items():
             if arm in result["cell"].values:

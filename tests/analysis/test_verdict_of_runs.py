@@ -179,3 +179,21 @@ def test_the_ellipse_covers_the_true_mean_as_often_as_it_says():
         nearest = outline[:, np.argmin(np.abs((angle + np.pi) % (2 * np.pi) - np.pi))]
         inside.append(np.linalg.norm(to_truth) < np.linalg.norm(nearest))
     assert np.mean(inside) == pytest.approx(0.95, abs=0.035)
+
+
+def test_studies_with_the_same_number_of_steps_give_impulses_and_doses_beside_the_main_run():
+    several = study({"R4S32": (1.5, 0.5, 0.2, 8)}, counts=(50, 100))
+    single = {f"R4S32@steps={k}:{k + 1}": np.full(8, 1 - np.log(50)) for k in range(50)}
+    impulses = recorded({"R4S32": np.full(8, 7.0)} | single, steps=50)
+    doses = recorded({"R4S32": np.full(8, 7.0), "R4S32@strength=0.01": np.full(8, 1.5)}, steps=50)
+    found = judge([impulses, doses, *several], at=50)
+    np.testing.assert_allclose(found["log_amplification"].mean(), 1.5 + 0.5 * np.log(50 / 250), rtol=1e-10)
+    np.testing.assert_allclose(found["R"], np.e, rtol=1e-10)
+    assert found["low_dose_label"].item() == "multiplicative"
+    with pytest.raises(runs.RunError, match="same number of steps"):
+        judge([*several, several[0]])
+
+
+def test_a_mask_with_a_pause_is_no_cell():
+    arms = {name: np.zeros(3) for name in ("R4S32", "R4S32@pause=0.0:0.3333")}
+    assert judge(recorded(arms))["cell"].values.tolist() == ["R4S32"]

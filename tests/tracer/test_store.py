@@ -158,8 +158,23 @@ def test_a_run_opens_by_its_directory_its_store_and_as_the_newest(tmp_path, monk
     assert store.open_run().name == store.open_run("runs/c").name == store.open_run("runs/c/trace.zarr").name == "c"
     assert store.latest_run() == Path("runs/c")
     assert [run.name for run in store.list_runs()] == ["a", "b", "c"]
-    with pytest.raises(store.RunError, match="runs/d"):
+    with pytest.raises(store.RunError, match="runs/d is not a run"):
         store.open_run("runs/d")
+
+
+def test_what_is_not_ours_is_neither_listed_nor_opened(tmp_path):
+    create(tmp_path / "ours")
+    zarr.open_group(tmp_path / "theirs" / "trace.zarr", mode="w").attrs["title"] = "something else"
+    (tmp_path / "broken" / "trace.zarr").mkdir(parents=True)
+    (tmp_path / "broken" / "trace.zarr" / "zarr.json").write_text('{"attributes": ')
+    shutil.copytree(tmp_path / "ours", tmp_path / "ours.creating-0123")
+    newer = create(tmp_path / "newer", schema_version=99)
+    assert [run.name for run in store.list_runs(tmp_path)] == ["ours"]
+    for name in ("theirs", "broken"):
+        with pytest.raises(store.RunError, match="is not a run"):
+            store.open_run(tmp_path / name)
+    with pytest.raises(store.RunError, match=r"newer version \(schema 99\)"):
+        store.open_run(newer)
 
 
 def test_the_list_of_runs_counts_what_is_complete(partial):

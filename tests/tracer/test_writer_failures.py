@@ -215,6 +215,15 @@ def test_a_flipped_byte_raises_and_finalize_takes_the_flag(run):
     assert store.open_run(run)["trajectory/delta"].isel(sample=[0, 1]).isnull().all()
 
 
+def test_what_lies_in_a_unit_that_is_not_complete_is_not_even_read(run):
+    run_units(run)
+    (run / DELTA).write_bytes(b"garbage of some writer")
+    (run / "trace.zarr/status/c.0.0").unlink()
+    delta = store.open_run(run)["trajectory/delta"].values
+    assert np.isnan(delta[:, :2]).all()
+    np.testing.assert_array_equal(delta[:, 2:], truth("trajectory/delta")[:, 2:])
+
+
 @pytest.mark.parametrize("content", [b"", b"\1\1\1", b"\1\1\1\1\1\1abcd"])
 def test_an_unreadable_status_chunk_means_missing(run, content):
     run_units(run)

@@ -139,7 +139,7 @@ def _final(ax, at: xr.Dataset, color: str) -> None:
             label = "additive Gaussian null" if name == "null" else str(at["arm"].values)
             errors = np.maximum(np.stack([middle - low, high - middle]), 0)
             ax.errorbar(x, middle, errors, label=label, markersize=4, linewidth=1.2, capsize=2, **look)
-    ax.set_xticks(x, at["band"].values)
+    ax.set_xticks(x, at["band"].values, rotation=35, ha="right", rotation_mode="anchor")
     ax.set_xlabel("band")
     ax.set_title("Final error", loc="left")
     figures.log_axis(ax)

@@ -114,6 +114,7 @@ def progress_axis(axes: Axes, steps: int) -> None:
     """The x axis of a sampling run, noise on the left and the image on the right."""
     axes.set_xlim(0, max(steps - 1, 1))
     axes.set_xlabel("step (noise → image)")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def letters(axes: np.ndarray) -> None:
@@ -173,7 +174,8 @@ def floor_line(axes: Axes, x: np.ndarray, floor: np.ndarray, *, lowest: float) -
     if np.nanmax(floor) > lowest / 30:
         axes.plot(x, floor, color=FLOOR, linestyle=":", linewidth=1, label="numerical floor (full)")
     else:
-        text = f"numerical floor ≤ {np.nanmax(floor):.0e} ↓"
+        size = f"≤ {np.nanmax(floor):.0e} ↓" if np.nanmax(floor) > 0 else "0 (bit-identical)"
+        text = f"numerical floor {size}"
         axes.text(0.03, 0.97, text, transform=axes.transAxes, ha="left", va="top", fontsize=6.5, color=FLOOR)
 
 

@@ -177,7 +177,7 @@ def sentence(dataset: xr.Dataset) -> str:
             text += f" (addition alone, carried by the sampler: {float(at['null_point']):.3g})"
         parts.append(text)
     floor = float(dataset["floor"].sel(coordinate="raw").isel(step=-1))
-    tail = f" The numerical floor is {floor:.1e}." if np.isfinite(floor) else ""
+    tail = f" The numerical floor is {f'{floor:.1e}' if floor else '0 (bit-identical)'}." if np.isfinite(floor) else ""
     head = f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, error in units of the data's spread"
     warning = (
         " A rising curve by itself does not show that the error compounds, because additive samplers rise too; "

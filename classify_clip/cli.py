@@ -79,6 +79,45 @@ def retrieve(mask_seeds: int, **options: Any) -> None:
     _sweep("retrieve", mask_seeds, options)
 
 
+@sweep.command()
+@click.option("--mask", "masks", multiple=True, required=True, metavar="SPEC", help="Such as R4S32; repeatable.")
+@click.option("--mask-seed", type=int, default=0, show_default=True, help="Seed of the random graphs.")
+@click.option(
+    "--samples", type=click.IntRange(3), default=64, show_default=True, metavar="N", help="Held-out pictures."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/depth"), show_default=True, metavar="DIR")
+def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path) -> None:
+    """Damage per block inside one forward pass: embedded ViTs, CLIP, and the DiT at several noise levels."""
+    with _honest():
+        if out.exists():
+            raise click.UsageError(f"{out} exists; choose another --out")
+        from classify_clip import depth as runner
+
+        measured = runner.depth(masks, mask_seed=mask_seed, samples=samples)
+        out.mkdir(parents=True)
+        measured.to_netcdf(out / "depth.nc", engine="scipy")
+        _draw("depth", measured, out)
+
+
+def _draw(name: str, data: Any, path: Path) -> None:
+    """Table, sentence, figure and CSV of one analysis, printed and written into `path`."""
+    import importlib
+
+    import matplotlib
+
+    matplotlib.use("agg")
+    from tracer.show import print_table
+
+    module = importlib.import_module(f"analysis.{name}")
+    result = getattr(module, name)(data)
+    print_table(module.table(result))
+    click.echo()
+    click.echo(module.sentence(result))
+    module.figure(result).savefig(path / f"{name}.png", dpi=160, bbox_inches="tight")
+    module.table(result).to_csv(path / f"{name}.csv", index=False)
+    click.echo(f"\nfigure: {path / f'{name}.png'}\ntable:  {path / f'{name}.csv'}")
+
+
 def _sweep(task: str, mask_seeds: int, options: dict[str, Any]) -> None:
     with _honest():
         from classify_clip import sweep as runner
@@ -128,24 +167,13 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _present(path: Path) -> None:
-    """Table, sentence, figure and CSV of a finished sweep."""
+    """What a finished sweep shows."""
     import json
 
-    import matplotlib
-
-    matplotlib.use("agg")
-    from analysis import curves
     from classify_clip.store import open_sweep
-    from tracer.show import print_table
 
     data = open_sweep(path)
     config = json.loads(data.attrs["config"])
     click.echo(f"{config['model']} ({config['source']}), {config['images']} images of {config['data']}")
-    result = curves.curves(data)
-    print_table(curves.table(result))
-    click.echo()
-    click.echo(curves.sentence(result))
-    figure = curves.figure(result)
-    figure.savefig(path / "curves.png", dpi=160, bbox_inches="tight")
-    curves.table(result).to_csv(path / "curves.csv", index=False)
-    click.echo(f"\nstore:  {path}\nfigure: {path / 'curves.png'}\ntable:  {path / 'curves.csv'}")
+    click.echo(f"store: {path}")
+    _draw("curves", data, path)

@@ -55,10 +55,10 @@ def classify(
     images = held_out(split).images() if data is None else image_folder(Path(data))
     classifier = load_classifier(model, checkpoint, device)
     images = match_classes(images, classifier.outputs, classifier.labels).head(limit)
-    made = _cells(classifier.layout, classifier.model, masks, densities, families, mask_seeds)
-    config = _config("classify", model, classifier.source, classifier.model, images, made, device, batch_size)
-    coords = _sample_coords(made, images).assign_coords(rank=np.arange(1, classification.RANKS + 1))
-    path = _prepare(out, f"classify-{model}", resume, coords, classification.VARIABLES, config)
+    made = checked_cells(classifier.layout, classifier.model, masks, densities, families, mask_seeds)
+    config = configuration("classify", model, classifier.source, classifier.model, images, made, device, batch_size)
+    coords = sample_coords(made, images).assign_coords(rank=np.arange(1, classification.RANKS + 1))
+    path = prepare(out, f"classify-{model}", resume, coords, classification.VARIABLES, config)
     reference: list[classification.Outputs] = []
 
     def compute(cell: grid.Cell, tick: Callable[[int], None]) -> Mapping[str, Any]:
@@ -68,7 +68,7 @@ def classify(
         result = classification.outputs(classifier, images, cell.intervention, tick=tick, **options)
         return classification.compare(result, reference[0], images.label)
 
-    _run(path, made, len(images), compute, progress)
+    run_cells(path, made, len(images), compute, progress)
     return path
 
 
@@ -110,17 +110,17 @@ def retrieve(
     acted, layout = retriever.image_tower, retriever.layout
     if tower == "text":
         acted, layout = retriever.text_tower, retriever.text_layout
-    made = _cells(layout, acted, masks, densities, families, mask_seeds)
-    config = _config("retrieve", model, retriever.source, retriever.model, pairs.images, made, device, batch_size)
+    made = checked_cells(layout, acted, masks, densities, families, mask_seeds)
+    config = configuration("retrieve", model, retriever.source, retriever.model, pairs.images, made, device, batch_size)
     config |= {"captions": str(captions) if captions else "emoji names", "texts": len(pairs.texts), "tower": tower}
-    coords = _sample_coords(made, pairs.images).assign_coords(
+    coords = sample_coords(made, pairs.images).assign_coords(
         gallery=sizes,
         direction=list(retrieval.DIRECTIONS),
         image_group=("sample", pairs.image_group),
         text=("text", np.array(pairs.texts)),
         text_group=("text", pairs.text_group),
     )
-    path = _prepare(out, f"retrieve-{model.replace('/', '-')}", resume, coords, retrieval.VARIABLES, config)
+    path = prepare(out, f"retrieve-{model.replace('/', '-')}", resume, coords, retrieval.VARIABLES, config)
     reference: list[retrieval.Embeddings] = []
 
     def compute(cell: grid.Cell, tick: Callable[[int], None]) -> Mapping[str, Any]:
@@ -130,7 +130,7 @@ def retrieve(
         result = retrieval.embeddings(retriever, pairs, cell.intervention, known=reference[0], tick=tick, **options)
         return retrieval.compare(result, reference[0], pairs, sizes)
 
-    _run(path, made, len(pairs.images), compute, progress)
+    run_cells(path, made, len(pairs.images), compute, progress)
     return path
 
 
@@ -150,7 +150,7 @@ def _positive(**numbers: int | None) -> None:
             raise SpecError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
 
 
-def _cells(
+def checked_cells(
     layout: Any,
     module: torch.nn.Module,
     masks: Sequence[str],
@@ -173,7 +173,7 @@ def _cells(
     return made
 
 
-def _config(
+def configuration(
     task: str,
     model: str,
     source: str,
@@ -183,6 +183,7 @@ def _config(
     device: str | None,
     batch_size: int,
 ) -> dict[str, Any]:
+    """What a sweep is, as its store keeps it and `--resume` compares it."""
     return {
         "task": task,
         "model": model,
@@ -205,15 +206,17 @@ def fingerprint(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _sample_coords(made: Sequence[grid.Cell], images: Images) -> xr.Dataset:
+def sample_coords(made: Sequence[grid.Cell], images: Images) -> xr.Dataset:
+    """Coordinates of the cells and of the pictures."""
     names, label = np.array(images.names), images.label
     told = {"long_name": "index of the class in class_names", "class_names": list(images.classes)}
     return grid.coordinates(made).assign_coords(sample=("sample", names), label=("sample", label, told))
 
 
-def _prepare(
+def prepare(
     out: str | Path | None, name: str, resume: bool, coords: xr.Dataset, variables: Mapping[str, Any], config: dict
 ) -> Path:
+    """Create the store, or check that the existing one is this very sweep and may be resumed; returns its folder."""
     path = Path(out) if out is not None else _free(Path("runs") / name, resume)
     if path.exists() and resume:
         store.check_resume(path, config)
@@ -230,7 +233,8 @@ def _free(path: Path, resume: bool) -> Path:
     return made[max(first - 1, 0)] if resume else made[first]
 
 
-def _run(path: Path, made: Sequence[grid.Cell], images: int, compute: Compute, progress: Progress | None) -> None:
+def run_cells(path: Path, made: Sequence[grid.Cell], images: int, compute: Compute, progress: Progress | None) -> None:
+    """Compute and commit the cells that are missing; `images` is how often `tick` counts in each."""
     missing = np.flatnonzero(~store.done(path))
     total, seen = images * len(missing), 0
 

@@ -2,7 +2,7 @@
 
 A task is one unit: its worker loads the denoiser once, claims the unit, and runs it with the very loop of a serial run
 (`run.execute`), so the result is the same and a dead worker costs the unit it was in. How a unit is computed and
-committed is not known here. Every worker must see the run directory, and a local checkpoint folder, under the same path.
+committed is not known here. Every worker must see the run directory, and any checkpoint folder, under the same path.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def connected(workers: int | None, address: str | None, most: int | None = None)
     with (
         LocalCluster(
             n_workers=min(workers, most or workers), threads_per_worker=1, processes=True, memory_limit=0,
-            dashboard_address=None, silence_logs=logging.CRITICAL,
+            dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip

@@ -237,6 +237,10 @@ def start(
             else:
                 runs.execute(planned, path, progress=progress)
         store.finalize(path)
+        from .show import save_images
+
+        if pictures := save_images(path):
+            click.echo(f"images: {pictures}")
     return path
 
 

@@ -39,6 +39,41 @@ def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: 
     click.echo(f"\nfigure: {folder / f'{name}.png'}\ntable:  {folder / f'{name}.csv'}")
 
 
+def save_images(run: Path, columns: int = 12) -> Path | None:
+    """`images.png` beside the run: one row per arm (at most 8), one column per sample; None where none were decoded."""
+    from matplotlib.figure import Figure
+
+    tree = store.open_run(run)
+    if "images" not in tree.children:
+        return None
+    images = tree["images"]["image"].isel(sample=slice(columns), arm=slice(8))
+    rows, shown = images.sizes["arm"], images.sizes["sample"]
+    names = [_subject(tree, k) for k in range(shown)]
+    figure = Figure(figsize=(1.1 + shown, 0.35 + rows))
+    axes = figure.subplots(rows, shown, squeeze=False)
+    for r, arm in enumerate(images["arm"].values):
+        for c in range(shown):
+            ax = axes[r, c]
+            ax.imshow(images.isel(arm=r, sample=c).values, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if r == 0:
+                ax.set_title(names[c], fontsize=7)
+        axes[r, 0].set_ylabel(arm, rotation=0, ha="right", va="center", fontsize=8)
+    figure.subplots_adjust(wspace=0.04, hspace=0.04)
+    figure.savefig(run / "images.png", dpi=110, bbox_inches="tight")
+    return run / "images.png"
+
+
+def _subject(tree: Any, sample: int) -> str:
+    """What a sample shows, short enough for a column title."""
+    for name in ("class_name", "prompt"):
+        if name in tree.coords:
+            text = str(tree.coords[name].values[sample])
+            return text if len(text) < 16 else text[:15] + "…"
+    return str(sample)
+
+
 def _folder(run: Path) -> Path:
     return run.parent if run.suffix == ".zarr" else run
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interventions import Intervention
-from interventions.spec import Clean
+from interventions.spec import Clean, Full
 
 from .denoisers import Evaluation, Moment, Sample
 from .plan import ATTENTION, Arm, Plan
@@ -42,9 +42,9 @@ class Roles:
     """Which lane answers which question for one arm at one step (SCIENCE: F(x), G(y), F(y), G(x) and the null)."""
 
     own: Lane  # G(y)
-    propagated: Lane  # F(y)
-    injected: Lane  # G(x)
-    pushed: Lane | None  # F at x + last injection
+    propagated: Lane | None = None  # F(y); None where nothing is decomposed
+    injected: Lane | None = None  # G(x)
+    pushed: Lane | None = None  # F at x + last injection
 
 
 def roles_of_step(plan: Plan, i: int) -> dict[int, Roles]:
@@ -57,14 +57,12 @@ def roles_of_step(plan: Plan, i: int) -> dict[int, Roles]:
         state = "clean" if i == arm.window[0] else ("arm", m)
         acting = i in arm.window
         own = Lane(state, arm.spec if acting else CLEAN.spec)
-        if not acting:
-            propagated, injected = own, CLEAN
-        elif decompose:
-            propagated, injected = Lane(state, CLEAN.spec), Lane("clean", arm.spec)
-        else:
-            propagated = injected = own
-        was_acting = null and i - 1 in arm.window
-        roles[m] = Roles(own, propagated, injected, Lane(("pushed", m), CLEAN.spec) if was_acting else None)
+        if not decompose or isinstance(arm.spec, Full):  # the floor is not worth three more lanes
+            roles[m] = Roles(own)
+            continue
+        propagated, injected = (Lane(state, CLEAN.spec), Lane("clean", arm.spec)) if acting else (own, CLEAN)
+        pushed = Lane(("pushed", m), CLEAN.spec) if null and i - 1 in arm.window else None
+        roles[m] = Roles(own, propagated, injected, pushed)
     return roles
 
 
@@ -200,11 +198,11 @@ def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
         after = landed[k]
         measured = _errors(after, unit.x, eps[k] - eps[0], x0[k] - x0[0])
         if "decomposition" in plan.record:
-            parts = (0, 0, 0) if role is None else (k, at[role.propagated], at[role.injected])
+            parts = (0, 0, 0) if role is None or role.injected is None else (k, at[role.propagated], at[role.injected])
             previous = unit.arms.get(m, before) - before
             extra, injected = _decomposition(landed, move, parts, previous)
             measured |= extra | {"injected_x0_l2": _norm(x0[parts[2]] - x0[0])}
-            if role is not None and role.injected is not CLEAN:
+            if role is not None and role.injected not in (None, CLEAN):
                 pushes[m] = injected
         for name, value in measured.items():
             values.setdefault(name, []).append(value)

@@ -25,7 +25,7 @@ from interventions.spec import Clean
 from ..sampling import Prediction
 from . import CheckpointError, Evaluation, Moment, Sample
 from .checkpoints import find, fingerprint
-from .conditions import LOADING, Condition, Conditions, guidance_batch, guided, prompts_of, require_parts
+from .conditions import LOADING, Condition, Conditions, Encode, guidance_batch, guided, prompts_of, require_parts
 from .images import to_uint8
 
 PIPELINES = ("StableDiffusion3Pipeline",)
@@ -37,13 +37,13 @@ T5_TOKENS = 256
 class SD3:
     """An SD3 behind the `Denoiser` protocol. `negative` is the prompt that guidance moves away from."""
 
-    model: torch.nn.Module
+    model: Any
     conditions: Conditions
     checkpoint: dict[str, Any]
     scheduler: dict[str, Any]
     size: int
     defaults: dict[str, Any] = field(default_factory=lambda: {"sampler": "flow", "steps": 28, "guidance": 7.0})
-    decoder: torch.nn.Module | None = None
+    decoder: Any = None
     negative: str = ""
     dtype: torch.dtype = torch.float32
     name: str = "sd3"
@@ -80,8 +80,8 @@ class SD3:
         self.prepare(samples)
         positive = self._encoded(prompts_of(samples))
         negative = self._encoded([self.negative] * len(samples))
-        seeds = [sample.seed for sample in samples]
-        seam = attend(self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=record)
+        seeds, recorded = [sample.seed for sample in samples], tuple(record)
+        seam = attend(self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=recorded)
         with seam as recorder:
 
             def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:
@@ -90,7 +90,7 @@ class SD3:
                 return Prediction(guided(self._forward(rows, moment.timestep, tokens, pooled), x.shape, guidance))
 
             def take() -> dict[str, Tensor]:
-                return {key: value[-1] for key, value in recorder.take().items()} if record else {}  # positive half
+                return {key: value[-1] for key, value in recorder.take().items()} if recorded else {}  # positive half
 
             yield Evaluation(predict, take)
 
@@ -112,7 +112,7 @@ class SD3:
         return decode(self.decoder, x0)
 
 
-def decode(vae: torch.nn.Module, x0: Tensor) -> np.ndarray:
+def decode(vae: Any, x0: Tensor) -> np.ndarray:
     """Latents [n, channel, y, x] -> uint8 [n, y, x, 3], one at a time, by the VAE's own scale and shift."""
     parameter = next(vae.parameters())
     shift = getattr(vae.config, "shift_factor", None) or 0.0
@@ -134,14 +134,16 @@ def load_sd3(
     `pixels`: side of the image, None for the checkpoint's own. `t5`: use the third text encoder; None uses it when it
     is there, and without it its tokens are zeros, as in the pipeline. Raises CheckpointError.
     """
-    own = checkpoint is not None and (Path(checkpoint).expanduser() / "words.safetensors").is_file()
-    folder, name = (Path(checkpoint).expanduser(), Path(checkpoint).name) if own else find(checkpoint, "sd3", PIPELINES)
-    if own or checkpoint is None:
+    own = Path(checkpoint).expanduser() if checkpoint else None
+    if own and (own / "words.safetensors").is_file():
+        return _load_embedded(own, own.name, device, dtype, pixels, t5, negative)
+    folder, name = find(checkpoint, "sd3", PIPELINES)
+    if checkpoint is None:
         return _load_embedded(folder, name, device, dtype, pixels, t5, negative)
-    return _load_pipeline(folder, name, checkpoint, device, dtype, pixels, t5, negative)
+    return _load_pipeline(folder, name, device, dtype, pixels, t5, negative)
 
 
-def _transformer(folder: Path, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+def _transformer(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers import SD3Transformer2DModel
 
     try:
@@ -151,7 +153,15 @@ def _transformer(folder: Path, device: torch.device, dtype: torch.dtype) -> torc
     return model.to(device).eval().requires_grad_(False)
 
 
-def _load_embedded(folder, name, device, dtype, pixels, t5, negative) -> SD3:
+def _load_embedded(
+    folder: Path,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    pixels: int | None,
+    t5: bool | None,
+    negative: str,
+) -> SD3:
     """A pixel-space transformer with a learned word encoder (`embedded.words`)."""
     if t5:
         raise CheckpointError(f"{name} has no T5: its text encoder is a table of words")
@@ -199,33 +209,38 @@ def word_conditions(folder: Path) -> Conditions:
     return Conditions(encode, context)
 
 
-def _load_pipeline(folder, name, checkpoint, device, dtype, pixels, t5, negative) -> SD3:
+def _load_pipeline(
+    folder: Path,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    pixels: int | None,
+    t5: bool | None,
+    negative: str,
+) -> SD3:
     """The parts of a `StableDiffusion3Pipeline`; its text encoders are loaded when prompts are encoded."""
     from .dit import load_vae
 
-    require_parts(folder, PARTS, checkpoint)
+    require_parts(folder, PARTS, name)
     has_t5 = (folder / "text_encoder_3").is_dir() and (folder / "tokenizer_3").is_dir()
     if t5 and not has_t5:
-        raise CheckpointError(f"{checkpoint} has no text_encoder_3 and tokenizer_3: load it without T5")
+        raise CheckpointError(f"{name} has no text_encoder_3 and tokenizer_3: load it without T5")
     t5 = has_t5 if t5 is None else t5
     scheduler = flow_schedule(folder / "scheduler" / "scheduler_config.json")
     model = _transformer(folder, device, dtype)
-    vae = load_vae(folder, device, dtype)
+    vae: Any = load_vae(folder, device, dtype)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    size = model.config.sample_size if pixels is None else pixels // factor
     unit = factor * model.config.patch_size
-    if pixels is not None and (
-        pixels % unit or not 0 < size // model.config.patch_size <= model.config.pos_embed_max_size
-    ):
-        most = unit * model.config.pos_embed_max_size
-        raise CheckpointError(f"pixels {pixels}: {checkpoint} makes images of a multiple of {unit} up to {most}")
+    most = unit * model.config.pos_embed_max_size
+    if pixels is not None and (pixels % unit or not 0 < pixels <= most):
+        raise CheckpointError(f"pixels {pixels}: {name} makes images of a multiple of {unit} up to {most}")
     return SD3(
         model=model,
         conditions=Conditions(pipeline_encoder(folder, model, t5), clip_tokens(folder) + T5_TOKENS),
         checkpoint={"id": name, "sha256": fingerprint(folder / "transformer"), "t5": t5}
         | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
-        size=size,
+        size=model.config.sample_size if pixels is None else pixels // factor,
         decoder=vae,
         negative=negative,
     )
@@ -255,7 +270,7 @@ def clip_tokens(folder: Path) -> int:
         raise CheckpointError(f"{folder / 'tokenizer'} does not load as a CLIP tokenizer: {error}") from error
 
 
-def pipeline_encoder(folder: Path, transformer: torch.nn.Module, t5: bool):
+def pipeline_encoder(folder: Path, transformer: Any, t5: bool) -> Encode:
     """A function that loads the pipeline's text encoders, encodes prompts one by one, and frees the encoders."""
 
     def encode(prompts: Sequence[str]) -> list[Condition]:

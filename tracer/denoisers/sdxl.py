@@ -26,7 +26,7 @@ from interventions.spec import Clean
 from ..sampling import Prediction
 from . import CheckpointError, Evaluation, Moment, Sample
 from .checkpoints import find, fingerprint
-from .conditions import LOADING, Condition, Conditions, guidance_batch, guided, prompts_of, require_parts
+from .conditions import LOADING, Condition, Conditions, Encode, guidance_batch, guided, prompts_of, require_parts
 from .sd3 import clip_tokens, decode, real_tokens
 
 PIPELINES = ("StableDiffusionXLPipeline",)
@@ -40,8 +40,8 @@ class SDXL:
     `zero_negative`: the empty negative prompt is all zeros instead of the encoders' answer (SDXL base is trained so).
     """
 
-    model: torch.nn.Module
-    decoder: torch.nn.Module
+    model: Any
+    decoder: Any
     conditions: Conditions
     checkpoint: dict[str, Any]
     scheduler: dict[str, Any]
@@ -65,7 +65,7 @@ class SDXL:
         prefix = "mid_block." if self.studied == "mid" else ""
         names = {site.layer: prefix + site.name.rpartition(".")[0] for site in found}
         self.sites = tuple(names[layer] for layer in range(self.layers))
-        self.heads = max(site.module.heads for site in found)
+        self.heads = max(int(getattr(site.module, "heads", 1)) for site in found)
         self.device = self.model.device
         factor = 2 ** (len(self.decoder.config.block_out_channels) - 1)
         self.image_size = (self.size * factor, self.size * factor)
@@ -90,8 +90,8 @@ class SDXL:
         negative = self._encoded([self.negative] * len(samples))
         if self.negative == "" and self.zero_negative:
             negative = [torch.zeros_like(part) for part in negative]
-        seeds = [sample.seed for sample in samples]
-        seam = attend(self.attended, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=record)
+        seeds, recorded = [sample.seed for sample in samples], tuple(record)
+        seam = attend(self.attended, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=recorded)
         with seam as recorder:
 
             def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:
@@ -100,7 +100,7 @@ class SDXL:
                 return Prediction(guided(self._forward(rows, moment.timestep, tokens, pooled), x.shape, guidance))
 
             def take() -> dict[str, Tensor]:
-                return {key: value[-1] for key, value in recorder.take().items()} if record else {}  # positive half
+                return {key: value[-1] for key, value in recorder.take().items()} if recorded else {}  # positive half
 
             yield Evaluation(predict, take)
 
@@ -161,7 +161,7 @@ def load_sdxl(
     require_parts(folder, PARTS, checkpoint)
     scheduler, prediction = beta_schedule(folder / "scheduler" / "scheduler_config.json")
     model = _unet(folder, device, dtype)
-    vae = load_vae(folder, device, dtype)
+    vae: Any = load_vae(folder, device, dtype)
     if vae.config.force_upcast:
         vae = vae.float()  # its activations overflow in half precision
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -184,7 +184,7 @@ def load_sdxl(
     )
 
 
-def _unet(folder: Path, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+def _unet(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers import UNet2DConditionModel
 
     try:
@@ -221,7 +221,7 @@ def beta_schedule(file: Path) -> tuple[dict[str, Any], str]:
     return {key: config.get(key, default) for key, default in wanted.items()}, prediction
 
 
-def pipeline_encoder(folder: Path, unet: torch.nn.Module):
+def pipeline_encoder(folder: Path, unet: Any) -> Encode:
     """A function that loads the pipeline's two text encoders, encodes prompts one by one, and frees the encoders."""
 
     def encode(prompts: Sequence[str]) -> list[Condition]:

@@ -82,6 +82,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--coarse", type=float, default=0.3, help="fraction of the time at 16 x 16 pixels")
+    parser.add_argument("--start", type=Path, help="go on from these weights instead of from scratch")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
@@ -92,8 +94,12 @@ def main() -> None:
     data, diffusion = load(args.data), Diffusion()
     rows = data.rows("train")
     weights, flippable, null = data.balance(rows), data.flippable(), len(data.classes)
-    model = build(args.width, args.heads, args.layers, null).to(args.device)
-    trainer = Trainer(model, matrices="transformer_blocks", minutes=args.minutes)
+    model = build(args.width, args.heads, args.layers, null)
+    if args.start:
+        model.load_state_dict(DiTTransformer2DModel.from_pretrained(args.start).state_dict())
+    model = model.to(args.device)
+    flat = 0.0 if args.start else 0.5
+    trainer = Trainer(model, matrices="transformer_blocks", minutes=args.minutes, lr=args.lr, flat=flat)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(rows)} images", flush=True)
 
     for fraction in trainer.steps():

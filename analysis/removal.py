@@ -58,12 +58,10 @@ def shifts(run: xr.DataTree, distance: str = "state") -> xr.DataArray:
     if distance == "image":
         images = runs.need(run, "images/image", "images").reset_coords(drop=True)
         clean = images.sel(arm=runs.CLEAN, drop=True).astype(np.float64)
-        parts = [
-            np.sqrt(
-                ((images.sel(arm=arm).astype(np.float64) - clean) ** 2).mean(("image_y", "image_x", "rgb"))
-            ).compute()
-            for arm in images["arm"].values
-        ]
+        parts = []
+        for arm in images["arm"].values:
+            square = (images.sel(arm=arm).astype(np.float64) - clean) ** 2
+            parts.append((square.mean(("image_y", "image_x", "rgb")) ** 0.5).compute())
         return xr.concat(parts, dim=images["arm"]) / 255
     raise runs.RunError(
         f"distance {distance!r} is not known: choose {' or '.join(DISTANCES)}, or hand in your own values per arm and "
@@ -86,9 +84,9 @@ def compare(
     both = first - second
     limits = statistics.bca(both, confidence=confidence, seed=seed)
     p = 2 * np.minimum(statistics.p_above(both), statistics.p_below(both))
-    positive = (first > 0).all(1) & (second > 0).all(1)
+    positive = np.logical_and((first > 0).all(1), (second > 0).all(1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.where(positive[:, None], np.log(first) - np.log(second), np.nan)
+        logs = np.where(np.expand_dims(positive, 1), np.log(first) - np.log(second), np.nan)
     ratio = statistics.bca(logs, confidence=confidence, seed=seed)
     bound = ("pair", "bound")
     return xr.Dataset(
@@ -120,7 +118,7 @@ def removed(run: xr.DataTree, kinds: xr.DataArray) -> xr.Dataset | None:
     if not runs.has(run, "attention/removed_token"):
         return None
     tokens = run["attention"]["removed_token"]
-    names = [str(arm) for arm in tokens["arm"].values if _kind(str(arm))]
+    names = [arm for arm in runs.arms(run) if _kind(arm)]
     if not names:
         return None
     tokens = tokens.sel(arm=names).transpose("arm", "sample", ...)

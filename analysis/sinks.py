@@ -42,7 +42,7 @@ def sinks(
     Raises runs.RunError when the run has neither recorded mass nor a pair of removal arms.
     """
     run = runs.complete(run)
-    arms = [str(arm) for arm in run["metrics"]["arm"].values]
+    arms = [runs.CLEAN, *runs.arms(run, floor=True)]
     found = removal.pairs(arms)
     recorded = runs.has(run, "attention/mass_layer")
     if not recorded and not found:
@@ -258,7 +258,7 @@ def _shown_layers(count: int) -> list[int]:
 def _draw_concentration(ax, dataset: xr.Dataset, layers: list[int]) -> None:
     clean, x = dataset.sel(arm=runs.CLEAN), dataset["step"].values
     for color, layer in zip(figures.ARMS, layers, strict=False):
-        low, mean, high = (clean["top_mass"].sel(top=1, bound=b).isel(layer=layer) for b in BOUND)
+        low, mean, high = (clean["top_mass"].sel(top=1, bound=b).isel(layer=layer).values for b in BOUND)
         figures.band(ax, x, low, mean, high, color=color, label=f"layer {layer}")
     ax.axhline(float(dataset["uniform"]), color=figures.NULL, linestyle=(0, (4, 2)), linewidth=1, label="uniform")
     figures.log_axis(ax)
@@ -271,7 +271,7 @@ def _draw_concentration(ax, dataset: xr.Dataset, layers: list[int]) -> None:
 def _draw_gini(ax, dataset: xr.Dataset, layers: list[int]) -> None:
     clean, x = dataset.sel(arm=runs.CLEAN), dataset["step"].values
     for color, layer in zip(figures.ARMS, layers, strict=False):
-        low, mean, high = (clean["gini"].sel(bound=b).isel(layer=layer) for b in BOUND)
+        low, mean, high = (clean["gini"].sel(bound=b).isel(layer=layer).values for b in BOUND)
         figures.band(ax, x, low, mean, high, color=color, label=f"layer {layer}")
     ax.set_title("Gini coefficient over tokens, clean", loc="left")
     ax.legend()
@@ -323,7 +323,7 @@ def _draw_clean_overlap(ax, dataset: xr.Dataset) -> None:
     arms = [str(arm) for arm in dataset["arm"].values if str(arm) != runs.CLEAN]
     x = dataset["step"].values
     for arm in arms:
-        low, mean, high = (dataset["clean_overlap"].sel(arm=arm, bound=b).mean("layer") for b in BOUND)
+        low, mean, high = (dataset["clean_overlap"].sel(arm=arm, bound=b).mean("layer").values for b in BOUND)
         figures.band(ax, x, low, mean, high, color=figures.colour(arm, arms), label=arm)
     between = dataset["sample_overlap"].sel(arm=runs.CLEAN).mean("layer")
     ax.plot(x, between, color=figures.NULL, linestyle=(0, (4, 2)), linewidth=1, label="clean, other sample")

@@ -169,15 +169,21 @@ def _shift(data: xr.Dataset, cells: np.ndarray, weights: np.ndarray) -> dict[str
     return {"shift": root[0], "shift_low": low, "shift_high": high, "mmd2": float(data["mmd2"].values[cells].mean())}
 
 
-def table(dataset: xr.Dataset) -> pd.DataFrame:
+def records(dataset: xr.Dataset) -> pd.DataFrame:
     """Everything, one line per model and spec; columns that no task of the dataset has are left out."""
-    frame = dataset.to_dataframe().reset_index(drop=True).dropna(axis=1, how="all")
-    first = ["model", "spec", "family", "density", "density_sequence", "value", "value_low", "value_high", "relative"]
-    last = ["p", "p_holm", "seeds", "seed_sd"]
-    skip = {*first, *last, "task", "target_density", "change", "change_low", "change_high", "shift_low", "shift_high"}
-    middle = [name for name in frame.columns if name not in skip]
-    keep = (["task"] if frame["task"].nunique() > 1 else []) + first + middle + last
-    return frame[[name for name in keep if name in frame.columns]]
+    return dataset.to_dataframe().reset_index(drop=True).dropna(axis=1, how="all")
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """What fits a terminal: metric with limits, change in percent, McNemar's p after Holm, further metrics, scales."""
+    frame = records(dataset)
+    frame["change %"] = 100 * frame["relative"]
+    first = ["model"] if frame["model"].nunique() > 1 else []
+    first += ["spec", "density", "density_sequence", "value", "value_low", "value_high", "change %", "p_holm"]
+    more = ["top5", "agree", *(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)), "mmd2_real"]
+    kept = [name for name in [*first, *more, "shift", "mmd2"] if name in frame.columns]
+    short = {"density_sequence": "whole", "value_low": "low", "value_high": "high", "p_holm": "p"}
+    return frame[kept].rename(columns=short)
 
 
 def table1(dataset: xr.Dataset) -> pd.DataFrame:
@@ -234,7 +240,9 @@ def figure(dataset: xr.Dataset) -> Figure:
     """
     frame = dataset.to_dataframe().reset_index(drop=True)
     models = list(frame.groupby(["task", "model"], sort=False).groups)
-    drawn, axes = figures.panels(2, len(models), width=1.2 + 2.5 * len(models), height=2.5, sharex=True, sharey="row")
+    galleries = [name for name in frame.columns if name.startswith("gallery")]
+    columns = len(models) + bool(galleries)
+    drawn, axes = figures.panels(2, columns, width=1.2 + 2.5 * columns, height=2.5)
     for column, (task, model) in enumerate(models):
         rows = frame[(frame["task"] == task) & (frame["model"] == model)]
         _panel(axes[0, column], rows, task)
@@ -244,6 +252,14 @@ def figure(dataset: xr.Dataset) -> Figure:
         axes[1, column].set_xlabel("density of image pairs")
     axes[0, 0].set_ylabel("metric, share of clean")
     axes[1, 0].set_ylabel("feature shift (sd)")
+    if (frame["shift"] > 0).any():
+        for axis in axes[1, : len(models)]:
+            axis.set_yscale("log")
+    for row in axes[:, : len(models)]:
+        _share(row)
+    if galleries:
+        _galleries(axes[0, -1], frame[frame["task"] == "retrieve"], galleries)
+        axes[1, -1].set_visible(False)
     handles: dict[str, object] = {}
     for axis in axes.ravel():
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -254,6 +270,37 @@ def figure(dataset: xr.Dataset) -> Figure:
             [handles[name] for name in order], order, loc="outside lower center", ncols=min(2 * len(models), 6)
         )
     return drawn
+
+
+def _share(row: np.ndarray) -> None:
+    """One pair of limits for a row of panels."""
+    low, high = zip(*(axis.get_ylim() for axis in row), strict=True)
+    for axis in row:
+        axis.set_ylim(min(low), max(high))
+        axis.set_xlim(0, 1)
+    for axis in row[1:]:
+        axis.tick_params(labelleft=False)
+
+
+def _galleries(axis, rows: pd.DataFrame, galleries: Sequence[str]) -> None:
+    """R@1 against the size of the gallery it is ranked in: clean, and the family members nearest to 25% density."""
+    sizes = [int(name.removeprefix("gallery")) for name in galleries]
+    order = np.argsort(sizes)
+    masked = rows[~rows["family"].isin(["clean", "full"])]
+    near = masked.loc[(masked["density"] - 0.25).abs().groupby(masked["family"]).idxmin()]
+    for _, row in [*rows[rows["family"] == "clean"].iterrows(), *near.iterrows()]:
+        values = row[galleries].to_numpy(float)[order]
+        colour = COLOURS.get(row["family"], figures.FLOOR)
+        axis.plot(np.array(sizes)[order], values, color=colour, marker="o", markersize=3)
+    axis.axhline(PUBLISHED_CLEAN["retrieve"], color=figures.NULL, linewidth=0.8, linestyle="--")
+    axis.annotate(
+        "source A, clean", (min(sizes), PUBLISHED_CLEAN["retrieve"]), va="bottom", fontsize=7, color=figures.NULL
+    )
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)], minor=False)
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("pairs in the gallery")
+    axis.set_title("R@1 and gallery size\nclean, and about 25%")
 
 
 def _short(task: str) -> str:
@@ -289,8 +336,6 @@ def _shifts(axis, rows: pd.DataFrame) -> None:
             axis, line["density"], line["shift_low"], line["shift"], line["shift_high"], color=colour, label=family
         )
         axis.plot(line["density"], line["shift"], "o", color=colour, markersize=3.5)
-    if (rows["shift"] > 0).any():
-        axis.set_yscale("log")
 
 
 def _lines(rows: pd.DataFrame):

@@ -114,7 +114,8 @@ def _draw(name: str, data: Any, path: Path) -> None:
     click.echo()
     click.echo(module.sentence(result))
     module.figure(result).savefig(path / f"{name}.png", dpi=160, bbox_inches="tight")
-    module.table(result).to_csv(path / f"{name}.csv", index=False)
+    everything = getattr(module, "records", module.table)
+    everything(result).to_csv(path / f"{name}.csv", index=False)
     click.echo(f"\nfigure: {path / f'{name}.png'}\ntable:  {path / f'{name}.csv'}")
 
 

@@ -77,7 +77,7 @@ def figure1(
     result = curves.curves(*opened)
     curves.figure(result).savefig(out / "figure1.png", dpi=180, bbox_inches="tight")
     curves.table1(result).to_csv(out / "table1.csv", index=False)
-    curves.table(result).to_csv(out / "curves.csv", index=False)
+    curves.records(result).to_csv(out / "curves.csv", index=False)
     say(curves.sentence(result))
     return out
 

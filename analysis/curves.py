@@ -252,7 +252,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         axes[1, column].set_xlabel("density of image pairs")
     axes[0, 0].set_ylabel("metric, share of clean")
     axes[1, 0].set_ylabel("feature shift (sd)")
-    if (frame["shift"] > 0).any():
+    if frame.groupby(["task", "model"])["shift"].max().gt(0).all():
         for axis in axes[1, : len(models)]:
             axis.set_yscale("log")
     for row in axes[:, : len(models)]:

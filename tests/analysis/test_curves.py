@@ -124,7 +124,7 @@ def test_table_sentence_and_figure_show_every_row():
     assert "vit: top-1 accuracy" in curves.sentence(found)
     assert "under R4S3" in curves.sentence(found)
     figure = curves.figure(found)
-    shown = [axis.get_title() for axis in figure.axes if axis.get_visible()]
+    shown = [axis.get_title(loc="left") for axis in figure.axes if axis.get_visible()]
     assert [title.split("\n")[0] for title in shown if title] == ["vit", "clip", "R@1 and gallery size"]
 
 

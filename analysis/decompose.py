@@ -60,8 +60,10 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
 def _above_floor(metrics: xr.Dataset) -> xr.DataArray:
     """Where the error handed to a step is far enough above the numerical floor to be analysed."""
     before = metrics["delta_l2"].shift(step=1, fill_value=0.0)
-    floor = before.sel(arm=before["arm"] == runs.FULL).max(["arm", "sample"])
-    return before > FLOOR_FACTOR * floor.fillna(0.0)
+    if runs.FULL not in before["arm"].values:
+        return before > 0
+    floor = before.sel(arm=runs.FULL, drop=True).max("sample")
+    return before > FLOOR_FACTOR * floor
 
 
 def _summaries(result: xr.Dataset, confidence: float, seed: int) -> xr.Dataset:

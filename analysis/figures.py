@@ -131,6 +131,12 @@ def arm_null(axes: Axes, x: np.ndarray, arm: Any, *, color: str) -> None:
     axes.plot(x, arm["null_point"], color=color, linewidth=1.0, linestyle=(0, (4, 2)), alpha=0.9)
 
 
+def one_pass(axes: Axes, x: np.ndarray, error: np.ndarray, *, color: str) -> None:
+    """The error of one masked pass at the clean state; one grey entry in the legend for all arms."""
+    axes.plot(x, error, color=color, linewidth=1.1, linestyle=(0, (1, 1)))
+    axes.plot([], [], color=NULL, linewidth=1.1, linestyle=(0, (1, 1)), label="one masked pass, clean state")
+
+
 def legend_above(figure: Figure, *axes: Axes, heading: str, note: str = "", null: str = "") -> None:
     """One legend over the panels, headed by which run is shown; `null` adds the hatched band, `note` small print
     below the panels.

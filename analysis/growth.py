@@ -44,7 +44,9 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
     difference of the predictions made in each step over sqrt(d lam); whitened is |V_t^-1/2 delta| / sqrt(d), V_t
     the clean states' variance per radial DCT ring (`spectrum.ring_variance`). `point`, `low`, `high` summarise over
     samples; `null_point`, `null_low`, `null_high` are the null, whose kind is in attrs["null"]; `floor` is the
-    `full` arm's error (NaN without one). Raises runs.RunError where the clean latents were not recorded.
+    `full` arm's error (NaN without one). `one_pass_*` (with the decomposition): the x0 error that masking makes in
+    a single pass at the clean state, which is what a classifier would suffer. Raises runs.RunError where the clean
+    latents were not recorded.
     """
     run = runs.complete(run)
     error, scale = _errors(run)
@@ -59,6 +61,10 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
     result["floor"] = (
         floor.isel(arm=0, drop=True) if floor.sizes["arm"] else result["point"].isel(arm=0, drop=True) * np.nan
     )
+    if runs.has(run, "metrics/injected_x0_l2"):
+        one_pass = run["metrics"]["injected_x0_l2"].sel(arm=shown).astype(np.float64).compute().reset_coords(drop=True)
+        found = _summarise(one_pass / np.sqrt(scale["count"] * scale["mean_variance"]), statistic, confidence, seed)
+        result.update(found.rename({name: f"one_pass_{name}" for name in found.data_vars}))
     coords = run["metrics"].ds.coords
     result = result.assign_coords(
         {name: coords[name] for name in ("timestep", "log_snr", "sigma_after") if name in coords}
@@ -199,6 +205,9 @@ def figure(dataset: xr.Dataset) -> Figure:
         for arm in arms:
             at, color = view.sel(arm=arm), figures.colour(arm, arms)
             figures.band(ax, x, at["low"], at["point"], at["high"], color=color, label=arm)
+        if coordinate == "x0" and "one_pass_point" in dataset:
+            for arm in arms:
+                figures.one_pass(ax, x, dataset["one_pass_point"].sel(arm=arm), color=figures.colour(arm, arms))
         figures.floor_line(ax, x, view["floor"], lowest=float(view["point"].where(view["point"] > 0).min()))
         name, formula = LABELS[coordinate]
         ax.set_title(name, loc="left")
@@ -210,5 +219,5 @@ def figure(dataset: xr.Dataset) -> Figure:
     statistic = f"{dataset.attrs['statistic']}, {dataset.attrs['confidence']:.0%} BCa bands"
     heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · {statistic}"
     label = "additive Gaussian null" if kind == INJECTED_NULL else "shape of an additive null"
-    figures.legend_above(canvas, axes[0, 0], heading=heading, null=label, note=NOTES[kind])
+    figures.legend_above(canvas, axes[0, 0], axes[0, 1], heading=heading, null=label, note=NOTES[kind])
     return canvas

@@ -100,32 +100,30 @@ def martingale(run: xr.DataTree) -> xr.Dataset:
     use the identity; attrs["note"] says so.
     """
     latent = runs.need(runs.complete(run), "trajectory/latent", "norms,latents").astype(np.float64)
+    unknown = xr.Dataset({name: xr.full_like(latent["step"], np.nan, dtype=float).reset_coords(drop=True) for name in
+                          ("state", "state_error", "prediction", "prediction_error")})  # fmt: skip
+    if not runs.stochastic(run):
+        return unknown.assign_attrs(note=f"not applicable: {runs.sampler(run)} adds no noise, its null is another")
     final = latent.isel(step=-1, drop=True)
     _, _, after, _ = runs.levels(run)
     state = _slope(latent, final, by=final) / after
-    result = xr.Dataset({"state": state["slope"], "state_error": state["error"]})
-    if runs.has(run, "trajectory/x0"):
-        predicted = runs.complete(run)["trajectory"]["x0"].astype(np.float64)
-        found = _slope(final, predicted, by=predicted)
-        result = result.assign(prediction=found["slope"], prediction_error=found["error"])
-        note = "slopes of 1 say that the clean prediction is a martingale, as the model-free null assumes"
-    else:
-        result = result.assign(prediction=result["state"] * np.nan, prediction_error=result["state"] * np.nan)
-        note = "the clean predictions were not recorded, so only the states could be checked"
-    if not runs.stochastic(run):
-        result, note = (
-            result * np.nan,
-            f"not applicable: {runs.sampler(run)} adds no noise and its null does not use it",
-        )
-    return result.assign_attrs(note=note)
+    result = unknown.assign(state=state["slope"], state_error=state["error"])
+    if not runs.has(run, "trajectory/x0"):
+        return result.assign_attrs(note="the clean predictions were not recorded, so only the states could be checked")
+    predicted = runs.complete(run)["trajectory"]["x0"].astype(np.float64)
+    found = _slope(final, predicted, by=predicted)
+    result = result.assign(prediction=found["slope"], prediction_error=found["error"])
+    return result.assign_attrs(note="slopes of 1: the clean prediction is a martingale, as the model-free null assumes")
 
 
 def _slope(values: xr.DataArray, other: xr.DataArray, by: xr.DataArray) -> xr.Dataset:
     """Ratio Cov(values, other) / Var(by) over samples (`slope`) with its standard error (`error`)."""
     top = ((values - values.mean("sample")) * (other - other.mean("sample"))).sum(spectrum.STATE)
     bottom = ((by - by.mean("sample")) ** 2).sum(spectrum.STATE)
-    slope = top.sum("sample") / bottom.sum("sample")
-    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample")) / bottom.sum("sample")
+    total = bottom.sum("sample")
+    total = total.where(total > 0)
+    slope = top.sum("sample") / total
+    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample")) / total
     return xr.Dataset({"slope": slope, "error": error}).compute().reset_coords(drop=True)
 
 
@@ -134,33 +132,32 @@ def transported(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.Dataset
     step, ring).
 
     `state`: |null delta|^2 after each step, null delta' = g * null delta + injected with g the Gaussian step gain
-    of the ring. `prediction`: |null d_D|^2 made in each step: dD/dx * null delta + d_D(injected). For DDPM the
-    direction of d_D is that of the whole injection and its size that of the mean part, which is exact when the
-    variance head is not touched. Needs decomposition/injected.
+    of the ring. `prediction`: |null d_D|^2 made in each step: dD/dx * null delta + the one-pass change of D. Of
+    that the size is recorded and the direction taken from the injection, which is exact unless a DDPM mask moves
+    the variance head. Needs decomposition/injected.
     """
     injected = runs.need(run, "decomposition/injected", "decomposition")
     lam = spectrum.data_variance(run) if lam is None else lam
     height, width = injected.sizes["y"], injected.sizes["x"]
-    share = _mean_share(run, injected)
+    per_injection = _prediction_share(run, injected)
     level = [
         spectrum.per_mode(values.transpose("step", "ring").values, height, width)
         for values in (spectrum.step_gain(run, lam), spectrum.x0_sensitivity(run, lam))
     ]
-    factor = spectrum.injection_factor(run).values
 
-    def follow(block: np.ndarray, mean_share: np.ndarray) -> np.ndarray:
+    def follow(block: np.ndarray, share: np.ndarray) -> np.ndarray:
         modes = spectrum.modes(block)  # [..., step, channel, y, x]
         delta, states, predictions = np.zeros_like(modes[..., 0, :, :, :]), [], []
         for i, (gain, sensitivity) in enumerate(zip(*level, strict=True)):
             new = modes[..., i, :, :, :]
-            d_x0 = new * (mean_share[..., i] / factor[i])[..., None, None, None]
+            d_x0 = new * share[..., i, None, None, None]
             predictions.append(spectrum.sum_over_rings((sensitivity * delta + d_x0) ** 2))
             delta = gain * delta + new
             states.append(spectrum.sum_over_rings(delta**2))
         return np.stack([np.stack(states, -2), np.stack(predictions, -2)], -1)  # [..., step, ring, 2]
 
     energy = spectrum.over_samples(
-        follow, injected, share, core=(("step", *spectrum.STATE), ("step",)), out=("step", "ring", "part"),
+        follow, injected, per_injection, core=(("step", *spectrum.STATE), ("step",)), out=("step", "ring", "part"),
         sizes={"step": injected.sizes["step"], "ring": lam.sizes["ring"], "part": 2},
     )  # fmt: skip
     return xr.Dataset({"state": energy.isel(part=0), "prediction": energy.isel(part=1)})
@@ -172,9 +169,11 @@ def _gain_per_mode(run: xr.DataTree, field: xr.DataArray, transport: str) -> np.
     return spectrum.per_mode(gain.values, field.sizes["y"], field.sizes["x"])
 
 
-def _mean_share(run: xr.DataTree, injected: xr.DataArray) -> xr.DataArray:
-    if not runs.has(run, "metrics/injected_mean_l2"):
-        return xr.ones_like(injected.isel(channel=0, y=0, x=0, drop=True), dtype=np.float64).reset_coords(drop=True)
-    metrics = run["metrics"]
-    whole = metrics["injected_l2"].astype(np.float64)
-    return (metrics["injected_mean_l2"] / whole.where(whole > 0, 1.0)).reset_coords(drop=True)
+def _prediction_share(run: xr.DataTree, injected: xr.DataArray) -> xr.DataArray:
+    """|one-pass change of D| / |injection|, (arm, sample, step); from the sampler's mean part where not recorded."""
+    if runs.has(run, "metrics/injected_x0_l2"):
+        metrics = run["metrics"]
+        whole = metrics["injected_l2"].astype(np.float64)
+        return (metrics["injected_x0_l2"] / whole.where(whole > 0, 1.0)).reset_coords(drop=True)
+    each = xr.ones_like(injected.isel(channel=0, y=0, x=0, drop=True), dtype=np.float64).reset_coords(drop=True)
+    return each / spectrum.injection_factor(run)

@@ -123,6 +123,7 @@ def _tree(results, schedule, start, clean, sampler, decomposition, null, dtype, 
         before = stack(lambda p: norm(np.concatenate([np.zeros_like(p.delta[:1]), p.delta[:-1]])))
         metrics |= {
             "injected_l2": stack(lambda p: norm(p.injected)),
+            "injected_x0_l2": stack(lambda p: norm(p.x0_injected)),
             "propagated_l2": stack(lambda p: norm(p.propagated)),
             "interaction_l2": stack(lambda p: norm(p.interaction)),
             "injected_propagated_cosine": stack(lambda p: cosine(p.injected, p.propagated)),

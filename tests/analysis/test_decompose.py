@@ -48,6 +48,11 @@ def test_errors_near_the_floor_are_not_analysed():
     assert analysis.decompose(run)["excess"].isnull().all()
 
 
+def test_without_a_floor_arm_every_error_is_analysed():
+    run = synthetic.gaussian_run({"R4S32": {"shift": 1e-5}}, floor=False)
+    assert analysis.decompose(run)["excess"].isel(step=slice(1, None)).notnull().all()
+
+
 def test_two_peaked_data_show_a_critical_window_and_gaussian_data_none():
     options = {"sampler": "ddpm", "steps": 50, "samples": 16}
     bimodal = synthetic.gaussian_run(denoiser=gaussian.bimodal_denoiser(1.0, 0.2), **options)

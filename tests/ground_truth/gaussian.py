@@ -181,6 +181,7 @@ class Paths:
     masked: np.ndarray
     x0_clean: np.ndarray
     x0_masked: np.ndarray
+    x0_injected: np.ndarray
     injected: np.ndarray
     propagated: np.ndarray
     interaction: np.ndarray
@@ -212,6 +213,6 @@ def paths(
         F_y = advance(schedule, i, y, clean(y, *level), noise[i], fraction)
         G_x = advance(schedule, i, x, other(x, *level), noise[i], other_fraction)
         G_y = advance(schedule, i, y, E, noise[i], other_fraction)
-        kept.append((F_x, G_y, D, E, G_x - F_x, F_y - F_x, G_y - G_x - F_y + F_x))
+        kept.append((F_x, G_y, D, E, other(x, *level) - D, G_x - F_x, F_y - F_x, G_y - G_x - F_y + F_x))
         x, y = F_x, G_y
     return Paths(*(np.stack(rows) for rows in zip(*kept, strict=True)))

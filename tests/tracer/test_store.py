@@ -336,3 +336,11 @@ def test_an_unknown_record_or_a_missing_size_is_refused():
         schema.variables({"norm"}, SIZES)
     with pytest.raises(store.RunError, match="attention/mass_layer needs the size of layer, token"):
         schema.variables({"mass"}, {k: v for k, v in SIZES.items() if k not in ("layer", "token")})
+
+
+def test_the_schema_page_lists_every_variable_as_it_is():
+    page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text()
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:4]] for line in page.splitlines() if line.startswith("| `")]
+    documented = {(path, dims, dtype) for path, dims, dtype in rows if "/" in path}
+    everything = schema.variables(schema.RECORDS, SIZES)
+    assert documented == {(v.path, ", ".join(v.dims), v.dtype) for v in everything}

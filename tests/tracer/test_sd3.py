@@ -263,7 +263,9 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     torch.manual_seed(0)
     model = TextToImage(words=8, width=16, heads=2, layers=2)
-    torch.nn.init.normal_(model.transformer.proj_out.weight)
+    for name, weight in model.transformer.named_parameters():
+        if ("norm" in name and weight.ndim == 2) or "proj_out" in name:
+            torch.nn.init.normal_(weight, std=0.3)  # training starts with these at zero, which shuts every block off
     model.save(folder, {word: i + 3 for i, word in enumerate(["red", "heart", "flag", "of", "japan"])})
     return folder, model
 
@@ -291,3 +293,48 @@ def test_the_embedded_kind_refuses_what_it_does_not_have(trained, tmp_path):
     (tmp_path / "copy" / "vocabulary.json").write_text("[")
     with pytest.raises(CheckpointError, match=r"no usable words\.safetensors"):
         load("sd3", checkpoint=str(tmp_path / "copy"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def traced(trained, tmp_path_factory):
+    """Two prompts, each a unit of its own, under sink arms with and without a phase."""
+    from tracer import prompts
+    from tracer.run import trace
+
+    denoiser = load("sd3", checkpoint=str(trained[0]), device="cpu")
+    arms = ["sink-k2", "random-k2", "sink-k1@steps=1:3", "sink-k1@steps=0.0:0.5"]
+    return trace(
+        denoiser, arms, steps=4, samples=2, guidance=2.0, batch_size=1, prompts=prompts.load(list(PROMPTS)),
+        record=["norms", "mass", "sinks"],
+        out=tmp_path_factory.mktemp("runs") / "sd3",
+    )  # fmt: skip
+
+
+def test_a_phase_acts_on_exactly_its_steps_also_for_the_second_prompt(traced):
+    """Half-open windows of 4 steps: 1:3 is steps 1 and 2, 0.0:0.5 is steps 0 and 1."""
+    from tracer import store
+
+    run = store.open_run(traced)
+    token = run["attention"]["removed_token"]
+    for arm, steps in (("sink-k1@steps=1:3", [1, 2]), ("sink-k1@steps=0.0:0.5", [0, 1]), ("sink-k2", [0, 1, 2, 3])):
+        acted = (token.sel(arm=arm) >= 0).any(("layer", "head", "removed"))
+        for sample in range(2):
+            assert list(np.flatnonzero(acted.isel(sample=sample))) == steps
+    delta = run["metrics"]["delta_l2"].sel(arm="sink-k1@steps=1:3")
+    assert (delta.isel(step=0) == 0).all()
+    assert (delta.isel(step=1) > 0).all()
+
+
+def test_a_run_is_analysed_with_its_padding_and_its_matched_control(traced):
+    """red heart and flag of japan are 3 and 4 tokens of 14 with their end token; mass is split over all 270 tokens."""
+    from analysis import sinks
+    from tracer import store
+
+    found = sinks(store.open_run(traced))
+    assert float(found["kind_count"].sel(kind="padding")) == pytest.approx((11 + 10) / 2 / 270)
+    np.testing.assert_allclose(found["kind_mass"].sel(bound="mean").sum("kind"), 1, rtol=1e-2)  # mass has 10 bits
+    assert list(found["pair"].values) == ["sink-k2 - random-k2"]
+    removed = found["removed_share"]
+    image = removed.sel(kind="image")
+    assert float(image.sel(removal="sink-k2")) == pytest.approx(float(image.sel(removal="random-k2")), abs=0.15)
+    assert (found["removed_mass"].sel(removal="sink-k2") > found["removed_mass"].sel(removal="random-k2")).all()

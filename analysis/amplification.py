@@ -40,8 +40,9 @@ def amplification(run: xr.DataTree, kind: str | None = None) -> xr.Dataset:
         found["injected_path"] = _plain(run["metrics"]["injected_l2"].sum("step"))
     else:
         found["injected_path"] = found["actual"] * np.nan
-    floor = found["actual"].sel(arm=runs.FULL, drop=True) if runs.FULL in run["metrics"]["arm"] else 0.0
-    found = found.sel(arm=shown).compute()
+    found = found.compute()
+    floor = found["actual"].sel(arm=runs.FULL, drop=True) if runs.FULL in found["arm"] else 0.0
+    found = found.sel(arm=shown)
     kept = (found["actual"] >= FLOOR_FACTOR * floor) & (found["actual"] > 0) & (found["null_sum"] > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(found["actual"] / found["null_sum"])

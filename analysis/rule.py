@@ -25,6 +25,7 @@ CONFIDENCE = (0.90, 0.95)  # 90% intervals are two one-sided tests at 5%, for eq
 QUANTITIES = ("log_amplification", "log_rms_amplification", "step_slope")
 BOUNDS = ("low", "estimate", "high")
 INTERMITTENCY_LEVEL = 0.01
+ROUGH_SAMPLES = 10  # below, BCa intervals of a mean cover clearly less than they say; the answer carries a warning
 MOST_SAMPLES = 100_000
 CLAIM = "masking error compounds over the steps"
 
@@ -101,6 +102,8 @@ def decide(
     reasons: list[str] = []
     if log_a.size < statistics.FEWEST_SAMPLES:
         reasons.append(f"n = {log_a.size}: an interval over samples needs at least {statistics.FEWEST_SAMPLES}")
+    elif log_a.size < ROUGH_SAMPLES:
+        reasons.append(f"with n = {log_a.size} bootstrap intervals are too narrow: take no answer here for settled")
     if slope is None:
         reasons.append("the slope p was not measured: it needs runs with several numbers of steps, paired by sample")
     label, intermittent = geometric, rms != geometric and intermittency_p(log_a) < INTERMITTENCY_LEVEL
@@ -228,8 +231,8 @@ def power_note(log_amplification: ArrayLike, step_slope: ArrayLike | None) -> st
     needed = _samples_needed(log_a.mean(), log_a.std(ddof=1), slope.mean(), slope.std(ddof=1))
     if needed is None:
         return (
-            "More samples cannot give a mechanism: an amplification below the margin with a slope above it is outside "
-            "the rule."
+            "With estimates like these, more samples would reject the claim but could not name a mechanism: A below "
+            "the margin with p above it is outside the rule."
         )
     if needed > MOST_SAMPLES:
         return f"The estimates lie on a margin: even {MOST_SAMPLES:,} samples would not settle it."

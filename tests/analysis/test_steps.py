@@ -90,6 +90,12 @@ def test_runs_may_come_in_any_order_and_as_a_dict():
     np.testing.assert_array_equal(mixed["step_slope"], steps.steps(several)["step_slope"])
 
 
+def test_runs_read_lazily_give_the_same():
+    several, _ = study()
+    lazy = [run.chunk({"sample": 4}) for run in several]
+    assert steps.table(steps.steps(lazy)).equals(steps.table(steps.steps(several)))
+
+
 def test_samples_are_paired_by_seed_and_not_by_position():
     log_a = np.array([0.1, 0.2, 0.3, 0.4])
     first = recorded({"R4S32": log_a}, steps=50, seeds=[7, 8, 9, 10])

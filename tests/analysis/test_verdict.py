@@ -228,6 +228,15 @@ def test_too_few_samples_are_inconclusive_and_say_why(n):
     assert "at least 3" in verdict.sentence
 
 
+def test_few_samples_carry_a_warning_because_their_intervals_are_too_narrow():
+    """Simulated: a nominal 95% BCa interval of the mean of 5 normal values covers less than 90% of the time."""
+    draws = np.random.default_rng(0).normal(size=(500, 5))
+    found = rule.statistics.bca(draws, resamples=499)
+    assert ((found.low < 0) & (found.high > 0)).mean() < 0.90
+    assert "too narrow" in decide(draws[0], draws[1]).sentence
+    assert "too narrow" not in decide(quantiles(0, 1, 10), quantiles(0, 1, 10)).sentence
+
+
 @pytest.mark.parametrize(
     ("log_a", "slope", "message"),
     [

@@ -13,7 +13,19 @@ import sys
 import types
 from typing import Any
 
-MEASURES = ("bands", "counterfactual", "decompose", "growth", "impulse", "null", "report", "sinks", "steps", "verdict")
+MEASURES = (
+    "bands",
+    "counterfactual",
+    "decompose",
+    "growth",
+    "impulse",
+    "null",
+    "quality",
+    "report",
+    "sinks",
+    "steps",
+    "verdict",
+)
 NAMES = {"Verdict": "rule", "decide": "rule"}
 
 __all__ = [*MEASURES, *NAMES]

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 REFERENCE_STEPS = 250
+FEWEST_STEPS, MOST_STEPS = 50, 1000
 PRIMARY_DENSITY = (0.20, 0.30)
 LOW_DOSE = 0.01
 ALPHA = 0.05
@@ -268,6 +269,11 @@ def sentence(dataset: xr.Dataset) -> str:
         parts.append(f"Holm's correction was made over {len(cells) - bool(primary)} secondary cells.")
     if dataset.attrs["type"]:
         parts.append(f"To measure it: {dataset.attrs['type']}.")
+    if outside := [count for count in dataset.attrs["steps"] if not FEWEST_STEPS <= count <= MOST_STEPS]:
+        parts.append(
+            f"{', '.join(map(str, outside))} steps lie outside the {FEWEST_STEPS} to {MOST_STEPS} that the slope was "
+            "preregistered for; coarse steps bias the null."
+        )
     if dataset.attrs["unpaired"]:
         parts.append(f"{dataset.attrs['unpaired']} samples are not in every run and were not used.")
     martingale = dataset.attrs["martingale"] or "not made, so the additive null is taken on trust"

@@ -151,6 +151,12 @@ def test_the_sentence_says_model_sampler_guidance_and_what_was_not_checked():
         assert part in text
 
 
+def test_step_counts_outside_the_preregistered_range_are_named():
+    coarse = sentence(judge(study({"R4S32": (0.0, 0.0, 0.2, 12)}, counts=(10, 20, 100))))
+    assert "10, 20 steps lie outside the 50 to 1000" in coarse
+    assert "lie outside" not in sentence(judge(study({"R4S32": (0.0, 0.0, 0.2, 12)})))
+
+
 def test_a_run_of_windows_only_has_nothing_to_judge():
     with pytest.raises(runs.RunError, match="no arm acts over the whole run"):
         judge(recorded({"R4S32@steps=0:1": np.zeros(3)}))

@@ -6,6 +6,8 @@ the rest. Nothing here is needed to use the shipped weights.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +15,25 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from tracer.denoisers.embedded.training.common import Trainer
+
 HELD_OUT = ("held-out-images", "held-out-concepts")
+
+
+class CpuTrainer(Trainer):
+    """The trainer with its budget in CPU time, so that a busy machine trains as long as an idle one."""
+
+    def steps(self, log_every: int = 50) -> Iterator[float]:
+        """The fraction of the budget that has passed, until it is used up."""
+        start = time.process_time()
+        while (fraction := (time.process_time() - start) / self.seconds) < 1:
+            self.fraction = fraction
+            yield fraction
+            if len(self.losses) % log_every == 0:
+                rate, mean = self.seen / (time.process_time() - start), sum(self.losses[-log_every:]) / log_every
+                print(
+                    f"step {len(self.losses)}  {100 * fraction:.0f}%  loss {mean:.4f}  {rate:.0f} images/s", flush=True
+                )
 
 
 def jitter(images: torch.Tensor, *, zoom: float = 0.12, turn: float = 0.12, move: float = 0.12) -> torch.Tensor:

@@ -125,30 +125,51 @@ def _fused_cpu(
     """
     batch, heads, queries, _ = query.shape
     dtype = query.dtype if query.dtype == torch.float64 else torch.float32
-    mass = torch.empty(batch, heads, key.shape[2])
+    bias = None if mask is None else _plain(_additive(mask).expand(-1, -1, -1, key.shape[2]), dtype)
+    lse = torch.empty(batch, heads, queries, dtype=dtype)
     total = torch.empty(batch, heads)
-    bias = None if mask is None else _additive(mask).to(dtype)
-    by_query = bias is not None and bias.shape[2] > 1
-    if bias is not None and by_query:
-        flipped = bias.transpose(2, 3).contiguous()
-        hidden = torch.isneginf(bias).all(2)  # for a key that no query may see the kernel answers 0, not -inf
     for at in _pieces(query, key):
         q, k = (_plain(x[at], dtype) for x in (query, key))
         here = None if bias is None else bias.expand(batch, heads, -1, -1)[at]
-        expected_key, lse = _flash(q, k, k, here, scale)
-        if by_query:
-            log_mass = _swapped_masked(q, k, flipped.expand(batch, heads, -1, -1)[at], lse, scale)
-            log_mass.masked_fill_(hidden.expand(batch, heads, -1)[at], -math.inf)
-        else:
-            log_mass = _flash(k, q, q, -lse.unsqueeze(2), scale)[1]
-            log_mass = log_mass if here is None else log_mass + here.squeeze(2)
-        mass[at] = (log_mass - math.log(queries)).exp().float()
+        expected_key, lse[at] = _flash(q, k, k, here, scale)
         if entropy:
             mean_score = scale * expected_key.mul_(q).sum(-1)  # per query, before any of it is averaged
-            total[at] = (lse - mean_score).mean(-1).float()
-            if here is not None and not by_query:  # mean_i sum_j p_ij b_j = sum_j mass_j b_j
-                total[at] -= (mass[at] * here.squeeze(2).masked_fill(mass[at] == 0, 0)).sum(-1).float()
+            total[at] = (lse[at] - mean_score).mean(-1).float()
+    log_mass = torch.empty(batch, heads, key.shape[2], dtype=dtype)
+    if bias is not None and bias.shape[2] > 1:
+        _sum_under_mask(query, key, bias, lse, scale, log_mass)
+    else:
+        for at in _pieces(query, key):
+            q, k = (_plain(x[at], dtype) for x in (query, key))
+            log_mass[at] = _flash(k, q, q, -lse[at].unsqueeze(2), scale)[1]
+        log_mass = log_mass if bias is None else log_mass + bias.squeeze(2)
+    mass = (log_mass - math.log(queries)).exp().float()
+    if entropy and bias is not None and bias.shape[2] == 1:  # mean_i sum_j p_ij b_j = sum_j mass_j b_j
+        total -= (mass * bias.squeeze(2).masked_fill(mass == 0, 0)).sum(-1).float()
     return mass, total if entropy else None
+
+
+def _sum_under_mask(
+    query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, lse: torch.Tensor, scale: float, log_mass: torch.Tensor
+) -> None:
+    """Pass 2 under a bias [.., query, key], a block of keys at a time so that little of the bias is ever turned over.
+
+    -lse rides along as one more channel, so that the bias need not hold it.
+    """
+    batch, heads, queries, _ = query.shape
+    block = max(32, _CHUNK_BYTES // (bias.element_size() * queries * bias.shape[0] * bias.shape[1]))
+    for start in range(0, key.shape[2], block):
+        columns = slice(start, start + block)
+        part = bias[..., columns]
+        turned = part.transpose(2, 3).contiguous().expand(batch, heads, -1, -1)
+        hidden = torch.isneginf(part).all(2).expand(batch, heads, -1)
+        for at in _pieces(query, key):
+            q, k = _plain(query[at], lse.dtype), _plain(key[at][:, :, columns], lse.dtype)
+            q = torch.cat([q, -lse[at].unsqueeze(-1)], dim=-1)
+            k = torch.cat([k, k.new_full((*k.shape[:-1], 1), 1 / scale)], dim=-1)
+            received = _flash(k, q, q, turned[at], scale)[1]
+            # for a key that no query may see the kernel answers 0, not -inf
+            log_mass[..., columns][at] = received.masked_fill(hidden[at], -math.inf)
 
 
 def _pieces(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, slice]]:
@@ -163,22 +184,16 @@ def _pieces(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, sli
 
 
 def _plain(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """In the kernel's type, with neighbouring channels side by side in memory."""
+    """In the kernel's type, with what the last axis counts side by side in memory."""
     x = x.to(dtype)
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _swapped_masked(
-    q: torch.Tensor, k: torch.Tensor, flipped: torch.Tensor, lse: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """Pass 2 under a mask [.., key, query]: -lse rides along as one more channel, so the mask need not hold it."""
-    q = torch.cat([q, -lse.unsqueeze(-1)], dim=-1)
-    k = torch.cat([k, k.new_full((*k.shape[:-1], 1), 1 / scale)], dim=-1)
-    return _flash(k, q, q, flipped, scale)[1]
 
 
 def _flash(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(output, log-sum-exp [batch, heads, queries]) of torch's fused CPU attention."""
+    """(output, log-sum-exp [batch, heads, queries]) of torch's fused CPU attention.
+
+    A bias must have its keys side by side in memory; otherwise the kernel copies it out to batch x heads x tokens^2.
+    """
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias, scale=scale)

@@ -106,6 +106,16 @@ def test_a_subset_of_queries_counts_only_those():
     assert _relative(attention_mass(query[:, :, 4:20], key), expected) < 1e-5
 
 
+def test_a_mask_is_the_same_whatever_its_strides_and_its_broadcast_axes():
+    query, key, _ = _case((2, 2, 40, 30, 8), "none")
+    mask = torch.randn(30, 40, generator=torch.Generator().manual_seed(1)) > 0
+    mask[0] = True
+    expected, _ = _dense(query, key, mask.T)
+    assert _relative(attention_mass(query, key, mask.T), expected) < 1e-5
+    per_query = torch.randn(40, 1)  # one number for a whole row changes nothing in its softmax
+    assert _relative(attention_mass(query, key, per_query), _dense(query, key)[0]) < 1e-5
+
+
 def test_the_scale_is_that_of_the_call():
     query, key, _ = _case((1, 2, 20, 30, 8), "none")
     expected, entropy = _dense(query, key, scale=0.03)

@@ -12,13 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BUILT_IN = {
-    "geneval": Path(__file__).parent / "data" / "geneval.jsonl",
-    "emoji": Path(__file__).parent / "denoisers" / "embedded" / "sd3" / "prompts.jsonl",
-}
-"""Prompt lists that ship, by the name `--prompts` takes."""
-DEFAULT = {"sd3": "emoji", "sdxl": "geneval"}
-"""Which of them a model family uses when none is named."""
+BUILT_IN = Path(__file__).parent / "denoisers" / "embedded" / "sd3" / "prompts.jsonl"
+"""The prompts that ship, in the embedded SD3's words; `--prompts emoji`, or nothing, takes them."""
+PROMPTED = ("sd3", "sdxl")
+"""Model families that take prompts."""
 
 
 class PromptError(ValueError):
@@ -38,8 +35,8 @@ def load(
 ) -> list[Prompt]:
     """Prompts for a run of `count` samples (None: all of them), tags taken in turn.
 
-    `source`: a file (`.jsonl` with "prompt" and perhaps "tag" per line, any other one prompt a line), the name of a
-    built-in list ("geneval", "emoji"), a prompt of several words, a sequence of prompts, or None for the family's own
+    `source`: a file (`.jsonl` with "prompt" and perhaps "tag" per line, as GenEval's evaluation_metadata.jsonl; any
+    other one prompt a line), a prompt of several words, a sequence of prompts, or None (or "emoji") for the built-in
     list. More samples than prompts repeat the list. Raises PromptError.
     """
     if count is not None and count < 1:
@@ -62,13 +59,13 @@ def stratified(prompts: Sequence[Prompt], count: int | None = None) -> list[Prom
 
 def _read(source: str | Path | Sequence[str] | None, model: str) -> list[Prompt]:
     if source is None:
-        if model not in DEFAULT:
-            raise PromptError(f"model {model!r} takes no prompts: the families that do are {', '.join(DEFAULT)}")
-        source = DEFAULT[model]
+        if model not in PROMPTED:
+            raise PromptError(f"model {model!r} takes no prompts: the families that do are {', '.join(PROMPTED)}")
+        source = "emoji"
     if not isinstance(source, str | Path):
         return _typed(source)
-    if str(source) in BUILT_IN:
-        return _read_file(BUILT_IN[str(source)])
+    if str(source) == "emoji":
+        return _read_file(BUILT_IN)
     path = Path(source).expanduser()
     if path.is_file():
         return _read_file(path)
@@ -77,7 +74,7 @@ def _read(source: str | Path | Sequence[str] | None, model: str) -> list[Prompt]
     if len(str(source).split()) > 1 and path.suffix not in (".txt", ".json", ".jsonl"):
         return _typed([str(source)])
     raise PromptError(
-        f"no prompt file {str(source)!r}: give a .txt or .jsonl file, {' or '.join(BUILT_IN)}, "
+        f"no prompt file {str(source)!r}: give a .txt or .jsonl file, the built-in list emoji, "
         'or a prompt of several words such as "a red heart"'
     )
 

@@ -61,6 +61,7 @@ def attend(
     seeds = None if samples is None else tuple(int(sample) for sample in samples)
     recorder = Recorder(tuple(found), layout, seed, seeds, tuple(record), top, lanes)
     with contextlib.ExitStack() as wrapped:
+        wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
         for site in found:
             wrapped.enter_context(_wrapped(site, recorder))
         yield recorder

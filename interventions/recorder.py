@@ -35,6 +35,7 @@ class Recorder:
     step: int | None = None
     steps: int | None = None
     nested: bool = False
+    ran: bool = False
     reached: set[int] = field(default_factory=set)  # indices of the sites that ran
     masks: dict[tuple, torch.Tensor] = field(default_factory=dict, repr=False)
     measured: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)  # per site, [batch, ...]
@@ -165,10 +166,14 @@ class Recorder:
         """Token numbers of the model's layout for key indices of a call."""
         return positions(keys, self.layout).to(indices.device)[indices]
 
+    def note_forward(self, *_: object) -> None:
+        """Remember that the model ran: the hook that `attend` sets, in case no site is ever reached."""
+        self.ran = True
+
     def check_reached(self) -> None:
         """Raise `SeamError` if forwards ran but some site was never part of one."""
         missed = [site.name for site in self.sites if site.index not in self.reached]
-        if self.reached and missed:
+        if missed and (self.ran or self.reached):
             raise SeamError(
                 f"forwards ran without these attention modules: {', '.join(missed)}; "
                 "give attend the part of the model that runs (for example the image tower)"

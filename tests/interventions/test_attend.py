@@ -300,6 +300,16 @@ def test_a_site_that_no_forward_reached_is_an_error_on_leaving():
         model.transformer_blocks[0].attn1(torch.zeros(1, 36, 16))
 
 
+def test_a_fast_path_that_calls_no_attention_module_at_all_is_an_error():
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)  # in eval mode one native call does it all
+    model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with (
+        pytest.raises(SeamError, match=r"without these attention modules: layers.0.self_attn, layers.1.self_attn"),
+        attend(model, parse("R1S2"), layout=TokenLayout((3, 3))),
+    ):
+        model(torch.zeros(1, 9, 16))
+
+
 def test_a_model_without_attention_is_an_error():
     with (
         pytest.raises(SeamError, match="no attention module"),

@@ -37,7 +37,7 @@ def amplification(run: xr.DataTree, kind: str | None = None) -> xr.Dataset:
     null_sum, null_path = _null(run, kind)
     found = xr.Dataset({"actual": actual, "null_sum": null_sum, "null_path": null_path}).reset_coords(drop=True)
     if runs.has(run, "metrics/injected_l2"):
-        found["injected_path"] = _plain(run["metrics"]["injected_l2"].sum("step"))
+        found["injected_path"] = _plain(runs.need(run, "metrics/injected_l2", RECORD).sum("step"))
     else:
         found["injected_path"] = found["actual"] * np.nan
     found = found.compute()
@@ -45,7 +45,7 @@ def amplification(run: xr.DataTree, kind: str | None = None) -> xr.Dataset:
     found = found.sel(arm=shown)
     kept = (found["actual"] >= FLOOR_FACTOR * floor) & (found["actual"] > 0) & (found["null_sum"] > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log(found["actual"] / found["null_sum"])
+        ratio = xr.DataArray(np.log(found["actual"] / found["null_sum"]))
         coherence = found["null_sum"] / found["null_path"]
     found = found.assign(kept=kept, log_amplification=ratio.where(kept), coherence=coherence.where(kept))
     found.attrs = {"steps": run["metrics"].sizes["step"], "title": runs.title(run)}
@@ -71,7 +71,7 @@ def impulse_sums(run: xr.DataTree) -> dict[str, xr.DataArray]:
 def final_delta(run: xr.DataTree) -> xr.DataArray:
     """Masked minus clean state after the last step: (arm, sample, channel, y, x)."""
     if runs.has(run, "trajectory/final_delta"):
-        return run["trajectory"]["final_delta"]
+        return runs.need(run, "trajectory/final_delta", "finals")
     return runs.need(run, "trajectory/delta", f"norms,latents,{RECORD}").isel(step=-1, drop=True)
 
 
@@ -127,7 +127,7 @@ def _null(run: xr.DataTree, kind: str | None) -> tuple[xr.DataArray, xr.DataArra
 
 
 def _norm(field: xr.DataArray) -> xr.DataArray:
-    return _plain(np.sqrt((field.astype(np.float64) ** 2).sum(spectrum.STATE, skipna=False)))
+    return _plain((field.astype(np.float64) ** 2).sum(spectrum.STATE, skipna=False) ** 0.5)
 
 
 def _plain(values: xr.DataArray) -> xr.DataArray:

@@ -7,7 +7,7 @@ know which answer anybody hopes for. Rule and margins: SCIENCE section 6.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -280,6 +280,7 @@ def _intervals(log_a: np.ndarray, slope: np.ndarray | None, resamples: int, seed
     """Intervals [quantity, confidence, bound] of mean log A, log RMS A and mean p."""
     missing = np.full(log_a.size, np.nan)
     limits = np.empty((len(QUANTITIES), len(CONFIDENCE), len(BOUNDS)))
+    sources: tuple[tuple[np.ndarray, Callable], ...]
     sources = ((log_a, np.mean), (log_a, log_rms), (missing if slope is None else slope, np.mean))
     for row, (values, statistic) in enumerate(sources):
         found = statistics.bca(values, statistic, confidence=CONFIDENCE, resamples=resamples, seed=seed)

@@ -59,9 +59,9 @@ def bca(
     Raises ValueError for infinite values, for no sample axis, and for a confidence outside (0, 1).
     Source: Efron 1987, "Better bootstrap confidence intervals", JASA 82; checked against scipy.
     """
-    levels = (confidence,) if np.ndim(confidence) == 0 else tuple(confidence)
+    levels = tuple(confidence) if isinstance(confidence, Sequence) else (confidence,)
     estimate, limits = _limits(values, statistic, levels, resamples, seed, axis)
-    if np.ndim(confidence):
+    if isinstance(confidence, Sequence):
         return Interval(estimate, limits[..., 0], limits[..., 1])
     low, high = limits[..., 0, 0], limits[..., 0, 1]
     if estimate.ndim == 0:

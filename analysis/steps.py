@@ -33,11 +33,12 @@ def steps(several: Runs, *, kind: str | None = None) -> xr.Dataset:
     found = measured(several, kind)
     if found.sizes["steps"] < 2:
         raise runs.RunError(too_few(found["steps"].values.tolist(), "steps"))
-    slope = step_slope(found["log_amplification"].transpose("arm", "sample", "steps").values, found["steps"].values)
+    slope = step_slope(
+        found["log_amplification"].transpose("arm", "sample", "steps").values, found["steps"].values.tolist()
+    )
     found["step_slope"] = ("arm", "sample"), slope
-    settings = {"confidence": (0.95,), "resamples": statistics.RESAMPLES}
-    found["interval"] = statistics.intervals(_whole(found), **settings).squeeze("confidence", drop=True)
-    found["slope_interval"] = statistics.intervals(found["step_slope"], **settings).squeeze("confidence", drop=True)
+    for name, values in (("interval", _whole(found)), ("slope_interval", found["step_slope"])):
+        found[name] = statistics.intervals(values, confidence=(0.95,)).squeeze("confidence", drop=True)
     return found
 
 
@@ -126,7 +127,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     margin = np.exp(LOG_AMPLIFICATION_MARGIN)
     axes.axhspan(1 / margin, margin, color="#eeeeee", zorder=0)
     for arm in arms:
-        view, color = np.exp(dataset["interval"].sel(arm=arm)), figures.colour(arm, arms)
+        view, color = xr.DataArray(np.exp(dataset["interval"].sel(arm=arm))), figures.colour(arm, arms)
         axes.plot(counts, np.exp(_whole(dataset).sel(arm=arm).values.T), color=color, alpha=0.12, linewidth=0.5)
         low, middle, high = (view.sel(bound=bound).values for bound in ("low", "estimate", "high"))
         figures.band(axes, counts, low, middle, high, color=color, label=arm, marker="o", markersize=3)

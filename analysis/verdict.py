@@ -163,11 +163,11 @@ def _judge(
     part = part.assign(texts)
     part["samples"], part["excluded"] = answer.samples, int((~usable).sum())
     part["effect_size"] = statistics.effect_size(log_a[usable]) if usable.any() else np.nan
-    tested = slope is not None and answer.samples >= statistics.FEWEST_SAMPLES
-    p = rule.p_values(log_a[usable], slope[usable]) if tested else {}
-    part["p_claim"] = min((p[name] for name in ("supported", "rejected")), default=np.nan) if p else np.nan
-    labels = ("multiplicative", "amplifying", "additive", "contractive")
-    part["p_label"] = min(p[name] for name in labels) if p else np.nan
+    part["p_claim"] = part["p_label"] = np.nan
+    if slope is not None and answer.samples >= statistics.FEWEST_SAMPLES:
+        p = rule.p_values(log_a[usable], slope[usable])
+        part["p_claim"] = min(p[name] for name in ("supported", "rejected"))
+        part["p_label"] = min(p[name] for name in ("multiplicative", "amplifying", "additive", "contractive"))
     return part
 
 
@@ -206,7 +206,7 @@ def _primary(run: xr.DataTree, cells: list[str]) -> str:
         return "R4S32" if "R4S32" in candidates else ""
     density = {}
     for cell in candidates:
-        allowed = run["interventions"]["mask"].sel(arm=cell).values.astype(bool)
+        allowed = np.asarray(run["interventions"]["mask"].sel(arm=cell), dtype=bool)
         image = ~allowed.all(axis=1)  # text and prefix rows are open
         density[cell] = float(allowed[image][:, image].mean()) if image.any() else 1.0
     low, high = PRIMARY_DENSITY

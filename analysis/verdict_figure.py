@@ -179,8 +179,8 @@ def waterfall(axes: Axes, dataset: xr.Dataset, most: int = 4) -> None:
             if not np.isfinite([before, after]).all():
                 continue
             low, high = sorted((before, after))
-            bar = {"color": color, "alpha": 0.75 if after >= before else 0.4}
-            axes.bar(place[stage], high - low, width * 0.9, bottom=low, **bar)
+            alpha = 0.75 if after >= before else 0.4
+            axes.bar(place[stage], high - low, width * 0.9, bottom=low, color=color, alpha=alpha)
             text, at = f"×{after / before:.2g}", (place[stage], high)
             axes.annotate(text, at, (0, 2), textcoords="offset points", ha="center", fontsize=6)
             before = after

@@ -36,8 +36,9 @@ def sinks(
     quantiles 0.1 and 0.9 over samples.
 
     Effect: the variables of `removal.compare` for the final distance to the clean arm by `distance` ("state" or
-    "image"), and for every (arm, sample) variable of `scores` under its name, along `measure`; those of
-    `removal.removed`; `floor`, the mean distance of the arm `full`.
+    "image"), and for every (arm, sample) variable of `scores` under its name, along `measure` (`scores` may be what
+    `analysis.quality` returns: its scores of single pictures are taken); those of `removal.removed`; `floor`, the
+    mean distance of the arm `full`.
 
     Raises runs.RunError when the run has neither recorded mass nor a pair of removal arms.
     """
@@ -77,6 +78,8 @@ def sinks(
 def _effects(run, found, distance, scores, confidence, seed) -> xr.Dataset:
     """Comparison of the pairs by final distance and by every given score, along `measure`."""
     values = {distance: removal.shifts(run, distance)}
+    if scores is not None and "score" in scores and "metric" in scores.dims:
+        scores = scores["score"].reset_coords(drop=True).dropna("metric", how="all").to_dataset("metric")
     for name, score in {} if scores is None else scores.data_vars.items():
         if set(score.dims) != {"arm", "sample"}:
             raise runs.RunError(f"score {name!r} has dimensions {score.dims}: (arm, sample) is needed")

@@ -191,6 +191,13 @@ def test_images_and_given_scores_are_compared_alike():
     assert list(found["measure"].values) == ["image", "lpips"]
     np.testing.assert_allclose(found["shift"].sel(measure="image", role="sink"), 0.2)  # 51 / 255
     np.testing.assert_allclose(found["difference"].sel(measure="lpips"), -1.0)
+    of_quality = xr.concat([score, score * np.nan], dim=xr.Variable("metric", ["lpips", "fid"])).to_dataset(
+        name="score"
+    )
+    again = sinks(
+        run, distance="image", scores=of_quality
+    )  # as analysis.quality returns it; sets have no single scores
+    assert list(again["measure"].values) == ["image", "lpips"]
 
 
 def test_what_a_run_lacks_is_named():

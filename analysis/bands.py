@@ -33,7 +33,7 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
 
     def relative(energy: xr.DataArray, scale: xr.DataArray) -> xr.DataArray:
         whole = to_bands(energy / scale, edges) / to_bands(size, edges)
-        return np.sqrt(whole).compute().reset_coords(drop=True)
+        return (whole**0.5).compute().reset_coords(drop=True)
 
     energy = spectrum.ring_energy(delta.sel(arm=shown)).compute().reset_coords(drop=True)
     last = energy.isel(step=-1, drop=True)
@@ -43,15 +43,14 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
     result["final"] = result["error"].isel(step=-1, drop=True)
     if runs.has(run, "decomposition/injected"):
         lam = variance.isel(step=-1, drop=True)
-        injected = spectrum.ring_energy(run["decomposition"]["injected"].sel(arm=shown))
+        injected = spectrum.ring_energy(runs.get(run, "decomposition/injected").sel(arm=shown))
         carried = null.transported(run, lam)["state"].sel(arm=shown).isel(step=-1, drop=True)
         result["injected"] = relative(injected, variance)
         result["null"] = relative(carried, lam)
         result["ratio"] = result["final"] / result["null"].where(result["null"] > 0)
     for name in ("final", "null", "ratio"):
         if name in result:
-            logs = np.log(result[name].where(result[name] > 0))
-            found = np.exp(runs.summary(logs, "mean", confidence=confidence, seed=seed))
+            found = runs.geometric(result[name], confidence=confidence, seed=seed)
             result.update(found.rename({part: f"{name}_{part}" for part in found.data_vars}))
     names = spectrum.band_names(edges)
     result = result.assign_coords(band=names, first_ring=("band", edges[:-1]))
@@ -81,7 +80,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     for arm in dataset["arm"].values:
         for band in dataset["band"].values:
             at = dataset.sel(arm=arm, band=band)
-            row = {"arm": str(arm), "band": str(band), "share of energy": float(at["share"].mean())}
+            row: dict[str, object] = {"arm": str(arm), "band": str(band), "share of energy": float(at["share"].mean())}
             for name in ("final", "null", "ratio"):
                 if name in dataset:
                     row |= {name: float(at[f"{name}_point"])}
@@ -117,7 +116,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     for row, arm in enumerate(arms):
         at = dataset.sel(arm=arm)
         for ax, name in zip(axes[row], maps, strict=False):
-            typical = np.sqrt((at[name] ** 2).mean("sample")).transpose("band", "step")
+            typical = ((at[name] ** 2).mean("sample") ** 0.5).transpose("band", "step")
             figures.band_map(canvas, ax, typical.values, list(dataset["band"].values), label="relative size")
             ax.set_title(f"{titles[name]}, {arm}", loc="left")
             figures.progress_axis(ax, dataset.sizes["step"])

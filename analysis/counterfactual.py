@@ -6,6 +6,8 @@ whole by telescoping, doses show saturation. The gain of single steps is `impuls
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -41,8 +43,8 @@ def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0)
             "--mask R4S32@steps=0.0:0.5 --mask R4S32@strength=0.1"
         )
     last = delta.sel(arm=shown).isel(step=-1, drop=True).astype(np.float64).compute().reset_coords(drop=True)
-    variance = spectrum.mean_variance(run["trajectory"]["latent"].isel(step=-1, drop=True)).compute()
-    norm = np.sqrt((last**2).sum(spectrum.STATE))
+    variance = spectrum.mean_variance(runs.get(run, "trajectory/latent").isel(step=-1, drop=True)).compute()
+    norm = (last**2).sum(spectrum.STATE) ** 0.5
     count = int(np.prod([delta.sizes[name] for name in spectrum.STATE]))
     result = xr.Dataset({"final": norm / np.sqrt(count * variance)})
     result = result.assign_coords({name: ("arm", values) for name, values in labels.items()})
@@ -127,7 +129,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     rows = []
     for arm in dataset["arm"].values:
         at = dataset.sel(arm=arm)
-        row = {"arm": str(arm), "kind": str(at["kind"].values)}
+        row: dict[str, object] = {"arm": str(arm), "kind": str(at["kind"].values)}
         row |= {"final error": float(at["final_point"]), "low": float(at["final_low"]), "high": float(at["final_high"])}
         row |= {"of whole": float(at["of_whole_point"]), "along whole": float(at["along_point"])}
         row |= {"added by its steps": _middle(at["step_along"]), "dose slope": _middle(at["slope"])}
@@ -214,7 +216,11 @@ def _prefixes(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
         mask = str(at["mask"].values[0])
         values = [np.concatenate([[0.0], at[f"along_{part}"].values]) for part in ("low", "point", "high")]
         x = np.concatenate([[0], at["stop"].values])
-        look = {"color": figures.colour(mask, masks), "label": f"{mask}, first steps only", "marker": "o"}
+        look: dict[str, Any] = {
+            "color": figures.colour(mask, masks),
+            "label": f"{mask}, first steps only",
+            "marker": "o",
+        }
         figures.band(ax, x, *values, markersize=3, **look)
     ax.axhline(1, color="black", linewidth=0.7)
     ax.set_title("Masked from the start, then clean", loc="left")

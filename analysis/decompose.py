@@ -77,7 +77,7 @@ def _summaries(result: xr.Dataset, confidence: float, seed: int) -> xr.Dataset:
         "mean_cross": result["cross"].mean("sample"),
     })  # fmt: skip
     found.update(named(result["excess"], "median", "median"))
-    found.update(np.sqrt(named(result["excess"] ** 2, "mean", "rms").clip(min=0)))
+    found.update(named(result["excess"] ** 2, "mean", "rms").clip(min=0) ** 0.5)
     found.update(named(result["cosine"], "mean", "mean_cosine"))
     return found
 
@@ -120,7 +120,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     for arm in dataset["arm"].values:
         for name, low, high in zip(("early", "middle", "late"), bounds[:-1], bounds[1:], strict=True):
             at = dataset.sel(arm=arm).isel(step=slice(low, high))
-            row = {"arm": str(arm), "third": name}
+            row: dict[str, object] = {"arm": str(arm), "third": name}
             row |= {f"{part} share": float(at["mean_share"].sel(part=part).mean()) for part in PARTS}
             row |= {
                 "cosine": float(at["cosine"].mean()),

@@ -16,8 +16,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 220,
     "savefig.bbox": "tight",
@@ -85,10 +86,10 @@ def colour(arm: str, arms: Sequence[str]) -> str:
 
 def band(
     axes: Axes,
-    x: np.ndarray,
-    low: np.ndarray,
-    middle: np.ndarray,
-    high: np.ndarray,
+    x: ArrayLike,
+    low: ArrayLike,
+    middle: ArrayLike,
+    high: ArrayLike,
     *,
     color: str,
     label: str,
@@ -100,7 +101,7 @@ def band(
 
 
 def null_band(
-    axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, *, label: str, middle: np.ndarray | None = None
+    axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, *, label: str, middle: ArrayLike | None = None
 ) -> None:
     """The hatched grey band of an additive system."""
     axes.fill_between(
@@ -123,7 +124,7 @@ def letters(axes: np.ndarray) -> None:
         ax.set_title(f"{letter}  {ax.get_title(loc='left')}", loc="left")
 
 
-def arm_null(axes: Axes, x: np.ndarray, arm: Any, *, color: str) -> None:
+def arm_null(axes: Axes, x: ArrayLike, arm: Any, *, color: str) -> None:
     """The additive null of one arm (`null_low`, `null_point`, `null_high`): hatched in the arm's own colour."""
     axes.fill_between(
         x, arm["null_low"], arm["null_high"], facecolor="none", edgecolor=color, hatch="/////", alpha=0.35, linewidth=0
@@ -131,7 +132,7 @@ def arm_null(axes: Axes, x: np.ndarray, arm: Any, *, color: str) -> None:
     axes.plot(x, arm["null_point"], color=color, linewidth=1.0, linestyle=(0, (4, 2)), alpha=0.9)
 
 
-def one_pass(axes: Axes, x: np.ndarray, error: np.ndarray, *, color: str) -> None:
+def one_pass(axes: Axes, x: ArrayLike, error: ArrayLike, *, color: str) -> None:
     """The error of one masked pass at the clean state; one grey entry in the legend for all arms."""
     axes.plot(x, error, color=color, linewidth=1.1, linestyle=(0, (1, 1)))
     axes.plot([], [], color=NULL, linewidth=1.1, linestyle=(0, (1, 1)), label="one masked pass, clean state")
@@ -170,7 +171,7 @@ def log_axis(axes: Axes, which: str = "y") -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def floor_line(axes: Axes, x: np.ndarray, floor: np.ndarray, *, lowest: float) -> None:
+def floor_line(axes: Axes, x: ArrayLike, floor: ArrayLike, *, lowest: float) -> None:
     """The numerical floor as a dotted line; far below the data it is told in words, so that it does not flatten the
     curves.
     """

@@ -89,7 +89,7 @@ def _errors(run: xr.DataTree) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     scale["state"] = spectrum.level_variance(b, u, mean)
     prediction = run["metrics"]["x0_l2"].astype(np.float64).compute().reset_coords(drop=True) ** 2
     if runs.has(run, "trajectory/delta"):
-        energy = spectrum.ring_energy(run["trajectory"]["delta"]).compute().reset_coords(drop=True)
+        energy = spectrum.ring_energy(runs.get(run, "trajectory/delta")).compute().reset_coords(drop=True)
     else:
         total = run["metrics"]["delta_l2"].astype(np.float64).compute().reset_coords(drop=True) ** 2
         energy = total.expand_dims(ring=[-1])
@@ -100,9 +100,9 @@ def _relative(energy: xr.DataArray, prediction: xr.DataArray, scale: dict[str, x
     """Energies (per ring, of the state; total, of the prediction) as relative errors along `coordinate`."""
     count = scale["count"]
     resolved = energy.sizes["ring"] == scale["ring"].sizes["ring"]
-    raw = np.sqrt(energy.sum("ring") / (count * scale["state"]))
-    whitened = np.sqrt((energy / scale["ring"]).sum("ring") / count) if resolved else raw * np.nan
-    x0 = np.sqrt(prediction / (count * scale["mean_variance"]))
+    raw = (energy.sum("ring") / (count * scale["state"])) ** 0.5
+    whitened = ((energy / scale["ring"]).sum("ring") / count) ** 0.5 if resolved else raw * np.nan
+    x0 = (prediction / (count * scale["mean_variance"])) ** 0.5
     joined = xr.concat(
         [raw, x0, whitened], dim=xr.Variable("coordinate", list(COORDINATES)), coords="minimal", compat="override"
     )
@@ -111,7 +111,7 @@ def _relative(energy: xr.DataArray, prediction: xr.DataArray, scale: dict[str, x
 
 def _summarise(error: xr.DataArray, statistic: str, confidence: float, seed: int, prefix: str = "") -> xr.Dataset:
     result = runs.summary(error, statistic, confidence=confidence, seed=seed)
-    return result.rename({name: prefix + name for name in result.data_vars})
+    return result.rename({name: f"{prefix}{name}" for name in result.data_vars})
 
 
 def _null(run, masked, scale, statistic, confidence, seed) -> tuple[xr.Dataset, str]:

@@ -39,14 +39,13 @@ def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
             "no mask of this run has two windows to compare: add arms such as "
             "--mask R4S32@steps=0:1 --mask R4S32@steps=1:2"
         )
-    variance = spectrum.ring_variance(run["trajectory"]["latent"]).compute().reset_coords(drop=True)
+    variance = spectrum.ring_variance(runs.get(run, "trajectory/latent")).compute().reset_coords(drop=True)
     each = [_of_mask(run, mask, arms, variance) for mask, arms in sets.items()]
     result = xr.concat(each, dim=xr.Variable("mask", list(sets)), join="outer")
     for name in ("S", "R", "excess", "gain"):
-        logs = np.log(result[name].where(result[name] > 0))
-        found = np.exp(runs.summary(logs, "mean", confidence=confidence, seed=seed))
+        found = runs.geometric(result[name], confidence=confidence, seed=seed)
         result.update(found.rename({part: f"{name}_{part}" for part in found.data_vars}))
-    result["excess_rms"] = np.sqrt((result["excess"] ** 2).mean("sample"))
+    result["excess_rms"] = (result["excess"] ** 2).mean("sample") ** 0.5
     free = all(_model_free(run, list(arms)) for arms in sets.values())
     result.attrs = {
         "title": runs.title(run), "samples": result.sizes["sample"], "steps": steps, "confidence": confidence,
@@ -82,7 +81,7 @@ def _tiling(found: dict[range, str], steps: int) -> dict[range, str]:
 
 
 def _of_mask(run: xr.DataTree, mask: str, arms: dict[range, str], variance: xr.DataArray) -> xr.Dataset:
-    delta, windows = run["trajectory"]["delta"], list(arms)
+    delta, windows = runs.get(run, "trajectory/delta"), list(arms)
     steps = delta.sizes["step"]
     names = list(arms.values())
     final = _windows(delta.sel(arm=names).isel(step=-1, drop=True))
@@ -104,7 +103,7 @@ def _of_mask(run: xr.DataTree, mask: str, arms: dict[range, str], variance: xr.D
     })  # fmt: skip
     result["excess"] = result["excess_gaussian"]
     if _model_free(run, windows):
-        model_free = _windows(run["metrics"]["null_l2"].sel(arm=names).max("step"))
+        model_free = _windows(runs.get(run, "metrics/null_l2").sel(arm=names).max("step"))
         result["excess"] = final_l2 / model_free.where(model_free > 0)
     result.update(_together(run, mask, arms, final, carried, steps))
     names = spectrum.band_names(edges)
@@ -135,11 +134,9 @@ def _together(
     if covered:
         result["sum_l2"], result["null_l2"] = summed, nulls
         result["R"] = summed / nulls.where(nulls > 0)
-        if mask in run["trajectory"]["delta"]["arm"].values:
-            whole = _norm(
-                run["trajectory"]["delta"].sel(arm=mask).isel(step=-1, drop=True).astype(np.float64).compute()
-            )
-            result["whole_l2"] = whole.reset_coords(drop=True)
+        if mask in runs.arms(run):
+            last = runs.get(run, "trajectory/delta").sel(arm=mask).isel(step=-1, drop=True)
+            result["whole_l2"] = _norm(last.astype(np.float64).compute()).reset_coords(drop=True)
             result["S"] = result["whole_l2"] / summed.where(summed > 0)
     return result
 
@@ -147,21 +144,16 @@ def _together(
 def _null_total(run: xr.DataTree, arms: dict[range, str], carried: xr.DataArray) -> xr.DataArray:
     """Sum of the windows' nulls: the recorded model-free ones where there are, else their Gaussian transport."""
     if runs.stochastic(run) and runs.has(run, "decomposition/null_sum"):
-        recorded = run["decomposition"]["null_sum"].sel(arm=list(arms.values())).sum("arm")
+        recorded = runs.get(run, "decomposition/null_sum").sel(arm=list(arms.values())).sum("arm")
         return recorded.astype(np.float64).compute().reset_coords(drop=True)
     return carried.sum("window")
 
 
 def _carry(run: xr.DataTree, left: xr.DataArray, last: xr.DataArray, variance: xr.DataArray) -> xr.DataArray:
     """Each window's remaining error carried to the final state by the Gaussian map, per mode."""
-    gain = (
-        null.final_gain(run, variance.isel(step=-1, drop=True))
-        .isel(step=last)
-        .drop_vars("step")
-        .transpose("window", "ring")
-    )
-    spread = spectrum.per_mode(gain.values, left.sizes["y"], left.sizes["x"])
-    spread = xr.DataArray(spread, dims=("window", "y", "x"))
+    gain = null.final_gain(run, variance.isel(step=-1, drop=True)).isel(step=last).transpose("window", "ring")
+    per_mode = spectrum.per_mode(gain.values, left.sizes["y"], left.sizes["x"])
+    spread = xr.DataArray(per_mode, dims=("window", "y", "x"))
     return xr.apply_ufunc(
         lambda field, by: spectrum.fields(spectrum.modes(field) * by[..., None, :, :]), left, spread,
         input_core_dims=[list(spectrum.STATE), ["y", "x"]], output_core_dims=[list(spectrum.STATE)],
@@ -169,7 +161,7 @@ def _carry(run: xr.DataTree, left: xr.DataArray, last: xr.DataArray, variance: x
 
 
 def _norm(field: xr.DataArray) -> xr.DataArray:
-    return np.sqrt((field**2).sum(spectrum.STATE))
+    return (field**2).sum(spectrum.STATE) ** 0.5
 
 
 # --- presentation ---
@@ -181,7 +173,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     for mask in dataset["mask"].values:
         at = dataset.sel(mask=mask)
         together = {name: float(at[f"{name}_point"]) for name in ("S", "R")}
-        for start in at["window"].values[np.isfinite(at["final_l2"]).any("sample").values]:
+        for start in at["window"].values[at["final_l2"].notnull().any("sample").values]:
             here = at.sel(window=start)
             row = {"mask": str(mask), "start": int(start), "stop": int(here["stop"])}
             row |= {"final error": float(here["final_l2"].mean()), "gain": float(here["gain_point"])}
@@ -219,7 +211,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     null_name = {"gaussian": "Gaussian null", "model-free": "model-free null"}[dataset.attrs["null"]]
     for column, mask in enumerate(masks):
         at, color = dataset.sel(mask=mask), figures.colour(mask, masks)
-        at = at.isel(window=np.flatnonzero(np.isfinite(at["final_l2"]).any("sample").values))
+        at = at.isel(window=np.flatnonzero(at["final_l2"].notnull().any("sample").values))
         edges = _edges(at)
         typical = at["map"].transpose("band", "window").values
         figures.band_map(canvas, axes[0, column], typical, list(at["band"].values), label="final error", edges=edges)

@@ -7,6 +7,8 @@ nothing; `verdict` compares with it.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 import xarray as xr
 
@@ -57,7 +59,7 @@ def null_sum(run: xr.DataTree, kind: str | None = None, transport: str = "sample
     def carry(block: np.ndarray) -> np.ndarray:
         return spectrum.fields((spectrum.modes(block) * gain[:, None]).sum(-4))
 
-    sizes = {name: injected.sizes[name] for name in spectrum.STATE}
+    sizes: dict[Hashable, int] = {name: injected.sizes[name] for name in spectrum.STATE}
     total = spectrum.over_samples(carry, injected, core=(("step", *spectrum.STATE),), out=spectrum.STATE, sizes=sizes)
     return total.rename("null_sum").assign_attrs(kind=kind, transport=transport)
 
@@ -70,7 +72,7 @@ def null_norms(run: xr.DataTree, kind: str | None = None, transport: str = "samp
         return runs.need(run, "metrics/null_l2", "decomposition,null").astype(np.float64).assign_attrs(kind=kind)
     injected = runs.need(run, "decomposition/injected", "decomposition")
     gain = final_gain(run, spectrum.data_variance(run), transport)
-    norms = np.sqrt((spectrum.ring_energy(injected) * gain**2).sum("ring"))
+    norms = (spectrum.ring_energy(injected) * gain**2).sum("ring") ** 0.5
     return norms.rename("null_l2").assign_attrs(kind=kind, transport=transport)
 
 
@@ -85,7 +87,7 @@ def null_gain(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.DataArray
     lam = spectrum.data_variance(run) if lam is None else lam
     before = spectrum.ring_energy(delta).shift(step=1, fill_value=0.0)
     total = before.sum("ring")
-    gain = np.sqrt((before * spectrum.step_gain(run, lam) ** 2).sum("ring") / total.where(total > 0))
+    gain = ((before * spectrum.step_gain(run, lam) ** 2).sum("ring") / total.where(total > 0)) ** 0.5
     return gain.rename("null_gain")
 
 

@@ -42,7 +42,8 @@ img { max-width: 100%; } .pictures img { image-rendering: pixelated; width: 100%
 table { border-collapse: collapse; font-size: 12.5px; display: block; overflow-x: auto; margin: .6rem 0; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
 th { border-bottom: 1px solid #999; } td:first-child, th:first-child { text-align: left; }
-summary { cursor: pointer; color: #555; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px; }
+summary { cursor: pointer; color: #555; }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px; }
 """.strip()
 
 
@@ -119,7 +120,7 @@ def _pictures(run: xr.DataTree) -> str:
         return ""
     from PIL import Image
 
-    whole = runs.complete(run)["images"]["image"]
+    whole = runs.get(runs.complete(run), "images/image")
     arms = [arm for arm in whole["arm"].values if "steps=" not in str(arm)]
     shown = whole.sel(arm=arms).isel(sample=slice(0, IMAGES)).transpose("arm", "image_y", "sample", "image_x", "rgb")
     pixels = np.asarray(shown.values, dtype=np.uint8)
@@ -136,7 +137,7 @@ def _pictures(run: xr.DataTree) -> str:
 def _missing(reasons: dict[str, str]) -> str:
     if not reasons:
         return ""
-    items = "".join(f"<li><b>{html.escape(SECTIONS[n])}</b> {html.escape(text)}</li>" for n, text in reasons.items())
+    items = "".join(f"<li><b>{html.escape(SECTIONS[n])}:</b> {html.escape(text)}</li>" for n, text in reasons.items())
     return f"<h2>What this run cannot show</h2>\n<ul>{items}</ul>"
 
 

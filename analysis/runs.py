@@ -68,8 +68,13 @@ def need(run: xr.DataTree, path: str, option: str) -> xr.DataArray:
     """The array at `path`; raises RunError naming the `--record` option that would have kept it."""
     if not has(run, path):
         raise RunError(f"this run holds no {path}: record it with `trace run ... --record {option}`")
+    return get(run, path)
+
+
+def get(run: xr.DataTree, path: str) -> xr.DataArray:
+    """The array at a path such as "trajectory/delta", which must be there."""
     group, name = path.split("/")
-    return run[group][name]
+    return run[group].to_dataset()[name]
 
 
 def complete(run: xr.DataTree) -> xr.DataTree:
@@ -94,7 +99,7 @@ def arms(run: xr.DataTree, *, floor: bool = False) -> list[str]:
     for.
     """
     hidden = (CLEAN,) if floor else (CLEAN, FULL)
-    return [str(arm) for arm in run["metrics"]["arm"].values if str(arm) not in hidden]
+    return [str(arm) for arm in run["metrics"].to_dataset()["arm"].values if str(arm) not in hidden]
 
 
 def split(arm: str) -> tuple[str, dict[str, str]]:
@@ -144,3 +149,9 @@ def summary(values: xr.DataArray, statistic: str = "median", *, confidence: floa
     like = rows.isel(sample=0, drop=True)
     parts = {"point": found.estimate, "low": found.low, "high": found.high}
     return xr.Dataset({name: like.copy(data=np.asarray(part)) for name, part in parts.items()})
+
+
+def geometric(values: xr.DataArray, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
+    """`point`, `low`, `high` of the geometric mean over samples of positive values; others are left out."""
+    logs = xr.apply_ufunc(np.log, values.where(values > 0), dask="allowed")
+    return summary(logs, "mean", confidence=confidence, seed=seed).map(np.exp)

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.fft
 import xarray as xr
 
-from analysis.runs import levels, sampler
+from analysis.runs import get, levels, sampler
 
 STATE = ("channel", "y", "x")
 FLOOR = 1e-4  # smallest variance of a ring relative to the mean over modes: whitening stays finite without energy
@@ -176,7 +176,7 @@ def injection_factor(run: xr.DataTree) -> xr.DataArray:
 
 def data_variance(run: xr.DataTree) -> xr.DataArray:
     """lam per ring: the variance of the clean final states, (ring,)."""
-    return ring_variance(run["trajectory"]["latent"].isel(step=-1, drop=True)).compute()
+    return ring_variance(get(run, "trajectory/latent").isel(step=-1, drop=True)).compute()
 
 
 def per_mode(values: np.ndarray, height: int, width: int) -> np.ndarray:

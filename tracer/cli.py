@@ -325,7 +325,11 @@ def human_seconds(seconds: float) -> str:
 @click.argument("name", type=click.Choice(list(ANALYSES)))
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]...")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where figure and table go; default: the run.")
-def analyze(name: str, runs: tuple[Path, ...], out: Path | None) -> None:
+@click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="quality: e.g. clip-t or lpips. Repeatable.")
+@click.option("--weights", multiple=True, metavar="METRIC=PATH", help="quality: a metric's weight file or folder.")
+def analyze(
+    name: str, runs: tuple[Path, ...], out: Path | None, metrics: tuple[str, ...], weights: tuple[str, ...]
+) -> None:
     """Analyse a run: a table, one plain sentence, a figure and a CSV.
 
     RUN defaults to the latest under ./runs. NAME is one of:
@@ -338,9 +342,21 @@ def analyze(name: str, runs: tuple[Path, ...], out: Path | None) -> None:
     quality    image metrics of the results
     """
     with honest_errors():
+        options = {}
+        if name == "quality":
+            options = {"metrics": metrics, "weights": _paths_by_name(weights)}
+        elif metrics or weights:
+            raise click.UsageError(f"--metric and --weights belong to `trace analyze quality`, not to {name}")
         from .show import analyze_runs
 
-        analyze_runs(name, runs, out, several=name in SEVERAL_RUNS)
+        analyze_runs(name, runs, out, several=name in SEVERAL_RUNS, **options)
+
+
+def _paths_by_name(words: tuple[str, ...]) -> dict[str, str]:
+    for word in words:
+        if not all(word.partition("=")):
+            raise click.UsageError(f"--weights {word!r}: give METRIC=PATH, for example hps=HPS_v2.1_compressed.pt")
+    return dict(word.split("=", 1) for word in words)
 
 
 @main.command()

@@ -16,8 +16,8 @@ import click
 from . import store
 
 
-def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: bool) -> None:
-    """Run one analysis, print its table and sentence, save figure and CSV beside the run."""
+def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: bool, **options: Any) -> None:
+    """Run one analysis (with its own `options`), print its table and sentence, save figure and CSV beside the run."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -27,7 +27,11 @@ def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: 
     opened = [store.open_run(run) for run in runs] or [store.open_run()]
     paths = list(runs) or [store.latest_run()]
     click.echo(f"run: {', '.join(map(str, paths))}")
-    result = getattr(module, name)(opened if len(opened) > 1 else opened[0])
+    from .cli import progress_bar
+
+    with progress_bar(name) as progress:
+        options |= {"progress": progress} if name == "quality" else {}
+        result = getattr(module, name)(opened if len(opened) > 1 else opened[0], **options)
     print_table(module.table(result))
     click.echo()
     click.echo(module.sentence(result))

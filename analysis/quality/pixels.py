@@ -1,0 +1,20 @@
+"""Pixel distance between a masked picture and its clean twin. No network; what people see is another matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from analysis.quality.pictures import Pictures
+
+
+def opened(pictures: Pictures, weights: object = None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """(images, clean) -> root-mean-square difference [n] in units of the full range; PSNR is -20 log10 of it."""
+    return rms
+
+
+def rms(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """uint8 [n, y, x, 3] twice -> [n] in 0..1."""
+    difference = images.astype(np.float64) - clean.astype(np.float64)
+    return np.sqrt((difference**2).mean((1, 2, 3))) / 255

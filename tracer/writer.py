@@ -74,11 +74,12 @@ class Writer:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Writer:
-        self._thread = threading.Thread(target=self._work, name="trace-writer", daemon=True)
-        self._thread.start()
         now = datetime.now(UTC)
         launch = {"started": now.isoformat(timespec="seconds"), "provenance": provenance(), **self._launch}
-        write_json(self.path / "launches" / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json", launch)
+        with self._disk_errors():
+            write_json(self.path / "launches" / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json", launch)
+        self._thread = threading.Thread(target=self._work, name="trace-writer", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -126,9 +127,11 @@ class Writer:
         samples = self.samples(unit)
         if self._thread is None:
             raise RuntimeError("enter the Writer with `with` before taking a unit")
-        self._claim = (unit, claims.claim(self.path / "claims", unit, self.lease))
+        with self._disk_errors():
+            self._claim = (unit, claims.claim(self.path / "claims", unit, self.lease))
         try:
-            clear_unit(self.path, self._arrays.values(), unit, samples)
+            with self._disk_errors():
+                clear_unit(self.path, self._arrays.values(), unit, samples)
             buffer = Unit(self, samples)
             yield buffer
             self._commit(unit, buffer)
@@ -137,6 +140,8 @@ class Writer:
             self._discard = True
             self._jobs.join()
             self._discard = False
+            if isinstance(self._error, claims.ClaimError):  # this unit is lost, the others are not
+                self._error = None
             (number, token), self._claim = self._claim, None
             claims.release(self.path / "claims", number, token)
 
@@ -147,18 +152,12 @@ class Writer:
         store = self.path / "trace.zarr"
         keys = [key for array in self._arrays.values() for key, _ in shards_of(array, buffer.samples)]
         shards = {key: size for key in keys if (size := file_size(store / key)) is not None}
-        try:
+        with self._disk_errors():
             write_json(manifest_file(self.path, unit), {"unit": unit, "shards": shards})
             sync_filesystem(store)
-            if self._claim is None or not claims.holds(self.path / "claims", *self._claim):
-                raise claims.ClaimError(
-                    f"unit {unit} of {self.path} was taken over by another worker; not flagged here"
-                )
+            self._keep_claim()
             self._status[:, buffer.samples] = buffer.status
             sync_filesystem(store)
-        except OSError as error:
-            self._error = error
-            self._raise()
 
     def submit(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:
         """Queue one whole shard; blocks while the queue is full. Raises WriteError when the writer thread failed."""
@@ -175,23 +174,24 @@ class Writer:
             try:
                 job = self._jobs.get(timeout=self.lease / 8)
             except queue.Empty:
-                self._renew()
+                with contextlib.suppress(OSError, claims.ClaimError):  # raised where something would be written
+                    self._keep_claim()
                 continue
             try:
                 if job is None:
                     return
                 if not self._discard and self._error is None:
-                    self._renew()
+                    self._keep_claim()
                     self._write(*job)
             except BaseException as error:
                 self._error = error
             finally:
                 self._jobs.task_done()
 
-    def _renew(self) -> None:
-        if (held := self._claim) is not None:
-            with contextlib.suppress(OSError):  # a lost lease is noticed at the commit
-                claims.renew(self.path / "claims", *held)
+    def _keep_claim(self) -> None:
+        """Renew the lease; ClaimError when the unit was taken over, so that nothing more of it is written here."""
+        if (held := self._claim) is not None and not claims.renew(self.path / "claims", *held):
+            raise claims.ClaimError(f"unit {held[0]} of {self.path} was taken over by another worker; not flagged here")
 
     def _write(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:
         array = self._arrays[path]
@@ -199,7 +199,17 @@ class Writer:
             values = round_mantissa(values, int(str(bits)))
         array[region] = values
 
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._error = error
+            self._raise()
+
     def _raise(self) -> None:
+        if isinstance(self._error, claims.ClaimError):
+            raise self._error
         if self._error is not None:
             raise WriteError(
                 f"writing {self.path} failed ({self._error}); units flagged complete stay valid, "

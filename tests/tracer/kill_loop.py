@@ -25,7 +25,7 @@ def flag_first(path: Path, arrays: object, unit: int, samples: slice) -> None:
 def slow_write(self: writer.Writer, *job: object) -> None:
     """Give the killer a window between any two shards."""
     WRITE(self, *job)
-    time.sleep(0.003)
+    time.sleep(0.005)
 
 
 CLEAR, WRITE = writer.clear_unit, writer.Writer._write

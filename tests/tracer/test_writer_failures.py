@@ -277,23 +277,53 @@ def test_a_disk_that_fills_up_at_the_flag_flags_nothing(run, full_disk):
     assert flagged(run).size == 0
 
 
+@pytest.mark.parametrize("step", ["write_json", "sync_filesystem"])
+def test_any_step_of_a_commit_that_the_disk_refuses_flags_nothing(run, monkeypatch, step):
+    def refuse(*_):
+        raise OSError(errno.EIO, "input/output error")
+
+    refused = pytest.raises(store.WriteError, match=r"input/output.*--resume")
+    with refused, store.Writer(run) as writing, writing.unit(0) as buffer:
+        fill(buffer)
+        monkeypatch.setattr(writer, step, refuse)
+    assert flagged(run).size == 0
+
+
+def test_a_disk_that_refuses_from_the_start_is_told_like_any_other(run, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(writer, "write_json", refuse)
+    with pytest.raises(store.WriteError, match="no space"), store.Writer(run):
+        pass
+
+
 def shards_of_unit(writing: store.Writer, unit: int) -> list[str]:
     arrays = writing._arrays.values()
     return [key for array in arrays for key, _ in shards.shards_of(array, writing.samples(unit))]
 
 
+def wait_until(done, seconds=120):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
 def test_an_error_of_the_writer_thread_reaches_the_loop_before_the_unit_ends(run, monkeypatch):
     small_shards(monkeypatch)
-    run = create(run.with_name("small"))
+    run = create(run.with_name("small"), "trajectory")
     monkeypatch.setattr(store.Writer, "_write", lambda *job: 1 / 0)
     seen = []
     failing = pytest.raises(store.WriteError, match="division by zero")
     with failing, store.Writer(run) as writing, writing.unit(0) as buffer:
         for step in range(4):
-            fill_step(buffer, step)
+            path = "trajectory/latent"
+            buffer.step(step, {path: part(path, buffer.samples, step)})
             seen.append(step)
-            time.sleep(0.1)
-    assert len(seen) < 4
+            if step == 1:  # the shard of step 0 is now with the writer
+                wait_until(lambda: writing._error is not None)
+    assert seen == [0, 1]
     assert flagged(run).size == 0
 
 
@@ -303,18 +333,18 @@ def test_a_loop_that_outruns_the_disk_waits_for_it(run, monkeypatch):
     run = create(run.with_name("small"))
     gate, accepted = threading.Event(), []
     write = store.Writer._write
-    monkeypatch.setattr(store.Writer, "_write", lambda self, *job: (gate.wait(30), write(self, *job)))
+    monkeypatch.setattr(store.Writer, "_write", lambda self, *job: (gate.wait(120), write(self, *job)))
     submit = store.Writer.submit
     monkeypatch.setattr(store.Writer, "submit", lambda self, *job: (submit(self, *job), accepted.append(job[0])))
     loop = threading.Thread(target=run_units, args=(run, [0]))
     loop.start()
-    time.sleep(0.7)
-    standing = len(accepted)
-    time.sleep(0.3)
-    assert len(accepted) == standing <= writer._QUEUED_SHARDS + 1
+    bound = writer._QUEUED_SHARDS + 1  # one more in the hands of the writer
+    wait_until(lambda: len(accepted) == bound)
+    time.sleep(0.5)
+    assert len(accepted) == bound
     gate.set()
-    loop.join(60)
-    assert len(accepted) > 4 * standing
+    loop.join(300)
+    assert len(accepted) > 4 * bound
     assert lies(run) == []
     assert flagged(run).tolist() == [0, 1]
 
@@ -481,7 +511,7 @@ def test_the_unit_of_a_killed_worker_is_free_at_once(run):
 
 
 def test_a_worker_that_lost_its_lease_does_not_flag(run):
-    with store.Writer(run, lease=60) as first, store.Writer(run, lease=60) as second:
+    with store.Writer(run, lease=600) as first, store.Writer(run, lease=600) as second:
         with pytest.raises(store.ClaimError, match="taken over"), first.unit(0) as late:  # noqa: PT012
             fill(late)
             os.utime(run / "claims" / "000000.json", (0, 0))  # as if it had been stopped for an hour
@@ -489,15 +519,19 @@ def test_a_worker_that_lost_its_lease_does_not_flag(run):
                 assert flagged(run).size == 0
                 fill(buffer)
             os.remove(run / "trace.zarr/status/c.0.0")  # so that only the late one could set it again
+            (run / DELTA).unlink()
         assert flagged(run).size == 0
+        assert not (run / DELTA).exists()  # nor does it write anything more
 
 
 def test_a_living_worker_keeps_its_lease_however_long_a_step_takes(run):
-    with store.Writer(run, lease=1.0) as first, first.unit(0) as buffer:
-        for _ in range(5):
-            time.sleep(0.5)
-            with pytest.raises(store.ClaimError):
-                claims.claim(run / "claims", 0, 1.0)
+    with store.Writer(run, lease=8) as first, first.unit(0) as buffer:
+        claim = run / "claims" / "000000.json"
+        nearly_over = time.time() - 6
+        os.utime(claim, (nearly_over, nearly_over))
+        wait_until(lambda: claim.stat().st_mtime > nearly_over + 1)  # the loop does nothing meanwhile
+        with pytest.raises(store.ClaimError):
+            claims.claim(run / "claims", 0, 8)
         fill(buffer)
     assert flagged(run).tolist() == [0, 1]
 

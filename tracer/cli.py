@@ -105,7 +105,7 @@ def sampling_options(function: Callable) -> Callable:
     options = [
         click.option("--model", default="dit", show_default=True, metavar="NAME", help="dit, sd3 or sdxl."),
         click.option("--checkpoint", metavar="ID|DIR", help="Hub id or folder; default: the embedded weights."),
-        click.option("--samples", type=int, default=16, show_default=True, metavar="N"),
+        click.option("--samples", type=int, default=12, show_default=True, metavar="N"),
         click.option("--steps", type=int, metavar="T", help="Sampling steps; default: the model's own."),
         click.option("--sampler", metavar="NAME", help="ddpm, ddim or flow; default: the model's own."),
         click.option("--guidance", type=float, metavar="W", help="Guidance scale; 1 is none; default: the model's own."),
@@ -410,6 +410,24 @@ def report(run_path: Path | None, out: Path | None) -> None:
         from .show import write_report
 
         write_report(run_path, out)
+
+
+@main.command()
+@click.argument("name", metavar="NAME")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/NAME.")
+def reproduce(name: str, out: Path | None) -> None:
+    """Run a study of docs/ again: growth, findings or sinks.
+
+    Every command it runs is printed, so that any of them can be typed alone with other settings.
+    """
+    from .reproduce import STUDIES, commands
+
+    if name not in STUDIES:
+        known = "\n".join(f"  {key:10} {text}" for key, (text, _) in STUDIES.items())
+        raise click.UsageError(f"no study {name!r}; there are\n{known}")
+    for words in commands(name, out or Path("runs") / name):
+        click.secho(f"\n$ trace {' '.join(words)}", bold=True)
+        main.main(args=words, prog_name="trace", standalone_mode=False)
 
 
 if __name__ == "__main__":

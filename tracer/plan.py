@@ -74,7 +74,7 @@ def plan(
     denoiser: Denoiser,
     arms: Iterable[str | Intervention],
     *,
-    samples: int = 16,
+    samples: int = 12,
     steps: int | None = None,
     sampler: str | None = None,
     guidance: float | None = None,

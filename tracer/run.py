@@ -33,7 +33,7 @@ def trace(
     denoiser: Denoiser | str = "dit",
     arms: Iterable[str | Intervention] = ("R4S32",),
     *,
-    samples: int = 16,
+    samples: int = 12,
     steps: int | None = None,
     sampler: str | None = None,
     guidance: float | None = None,

@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED = 0, 1, 2
 TOKEN_KINDS = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
 RECORDS = frozenset(
-    {"norms", "latents", "x0", "mass", "mass-per-head", "sinks", "entropy", "decomposition", "null", "images"}
+    {"norms", "latents", "finals", "x0", "mass", "mass-per-head", "sinks", "entropy", "decomposition", "null", "images"}
 )
 MASS_BITS = 10  # mantissa bits kept of attention mass: relative error 2^-11
 

@@ -54,10 +54,10 @@ class Scope:
     """Where, when and how strongly an intervention acts.
 
     layers: 0-based, None for all. steps: half-open, of ints, or of fractions in [0, 1] of the number of steps; None for
-    all. pause: a window like `steps` in which it does not act. queries, keys: "all", "image" or "text" (a graph mask always means image-image). strength: dose in [0, 1], 1 is
-    full. source: sinks found in the arm's "own" attention or in the "clean" lane's. draw: random keys "persistent" over
-    the steps or "fresh" at each. fill: what the value path puts in place of a value, "zero" or the "mean" of the
-    others. Raises `SpecError` for values that make no sense.
+    all. pause: such a window in which it does not act. queries, keys: "all", "image" or "text" (a graph mask always
+    means image-image). strength: dose in [0, 1], 1 is full. source: sinks found in the arm's "own" attention or in the
+    "clean" lane's. draw: random keys "persistent" over the steps or "fresh" at each. fill: what the value path puts in
+    place of a value, "zero" or the "mean" of the others. Raises `SpecError` for values that make no sense.
     """
 
     layers: tuple[int, ...] | None = None

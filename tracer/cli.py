@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -32,7 +32,9 @@ SEVERAL_RUNS = {"steps", "verdict"}
 class Lazy(click.Group):
     """A group whose subcommands may live in modules that are imported only when they are used."""
 
-    elsewhere = {"sweep": ("classify_clip.cli", "sweep", "Classification and retrieval under the same masks.")}
+    elsewhere: ClassVar = {
+        "sweep": ("classify_clip.cli", "sweep", "Classification and retrieval under the same masks.")
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All command names."""
@@ -108,7 +110,7 @@ def sampling_options(function: Callable) -> Callable:
         click.option("--samples", type=int, default=12, show_default=True, metavar="N"),
         click.option("--steps", type=int, metavar="T", help="Sampling steps; default: the model's own."),
         click.option("--sampler", metavar="NAME", help="ddpm, ddim or flow; default: the model's own."),
-        click.option("--guidance", type=float, metavar="W", help="Guidance scale; 1 is none; default: the model's own."),
+        click.option("--guidance", type=float, metavar="W", help="Guidance scale, 1 is none; default: the model's."),
         click.option("--seed", type=int, default=0, show_default=True, help="Sample i has seed SEED + i."),
         click.option("--mask-seed", type=int, default=0, show_default=True, help="Seed of the random graphs."),
         click.option("--batch-size", type=int, default=8, show_default=True, help="Samples run and saved together."),
@@ -117,7 +119,7 @@ def sampling_options(function: Callable) -> Callable:
             "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
             help="Precision of the network; states and noise stay float32.",
         ),
-        click.option("--classes", metavar="LIST", help="Class names or numbers, comma separated; default: all in turn."),
+        click.option("--classes", metavar="LIST", help="Class names or numbers, by comma; default: all in turn."),
         click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Text or GenEval jsonl."),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/<model>-<mask>."),
         click.option("--resume", is_flag=True, help="Go on with an unfinished run."),
@@ -129,7 +131,9 @@ def sampling_options(function: Callable) -> Callable:
 
 @main.command()
 @sampling_options
-@click.option("--mask", "masks", multiple=True, metavar="SPEC", help="An arm, e.g. R4S32 or sink-k5@layers=3. Repeatable.")
+@click.option(
+    "--mask", "masks", multiple=True, metavar="SPEC", help="An arm, e.g. R4S32 or sink-k5@layers=3. Repeatable."
+)
 @click.option(
     "--record", default="norms,latents,images", show_default=True, metavar="LIST",
     help="norms, latents, finals, x0, mass, mass-per-head, entropy, sinks, decomposition, null, images.",
@@ -276,7 +280,9 @@ def announce(planned: Any, path: Path) -> None:
     for line in runs.describe(planned):
         click.echo(line)
     seconds = runs.estimate_seconds(planned)
-    click.echo(f"output      {path}: at most {human_bytes(size)}, about {human_seconds(seconds)} on {planned.denoiser.device}")
+    click.echo(
+        f"output      {path}: at most {human_bytes(size)}, about {human_seconds(seconds)} on {planned.denoiser.device}"
+    )
 
 
 def resume_command(path: Path) -> str:
@@ -298,7 +304,14 @@ def progress_bar(name: str) -> Iterator[Callable[[int, int], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "steps", TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        "steps",
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -324,7 +337,9 @@ def human_seconds(seconds: float) -> str:
 @main.command()
 @click.argument("name", type=click.Choice(list(ANALYSES)))
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]...")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where figure and table go; default: the run.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where figure and table go; default: the run."
+)
 @click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="quality: e.g. clip-t or lpips. Repeatable.")
 @click.option("--weights", multiple=True, metavar="METRIC=PATH", help="quality: a metric's weight file or folder.")
 def analyze(

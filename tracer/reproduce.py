@@ -1,7 +1,7 @@
 """The studies behind the pages in docs/, each a list of `trace` commands that anybody could type.
 
-`trace reproduce NAME` types them: it prints each command, runs it, and leaves runs, figures and tables under one folder.
-A study that was interrupted goes on where it stopped.
+`trace reproduce NAME` types them: it prints each command, runs it, and leaves runs, figures and tables in one folder. A
+study that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations

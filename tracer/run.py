@@ -80,9 +80,7 @@ def prepare(plan: Plan, out: str | Path | None = None, *, resume: bool = False) 
     return path
 
 
-def execute(
-    plan: Plan, path: Path, *, progress: Progress | None = None, units: Sequence[int] | None = None
-) -> None:
+def execute(plan: Plan, path: Path, *, progress: Progress | None = None, units: Sequence[int] | None = None) -> None:
     """Run every unit of the run (or of these `units`) that is not complete. What is committed stays valid whatever
     happens here.
     """
@@ -103,7 +101,7 @@ def execute(
 
 
 def default_path(plan: Plan, root: str | Path = "runs", *, resume: bool = False) -> Path:
-    """`runs/<model>-<first mask>`, numbered from 2 when taken; with `resume` the latest that fits this configuration."""
+    """`runs/<model>-<first mask>`, numbered from 2 when taken; with `resume` the latest there is."""
     masked = next((arm.name for arm in plan.arms[1:] if not isinstance(arm.spec, Full | Clean)), plan.arms[-1].name)
     stem = f"{plan.denoiser.name}-{masked}".replace("/", "_").replace("@", "-at-").replace(";", "-").replace(":", "_")
     stem = stem[:80].rstrip("-")
@@ -185,7 +183,9 @@ def masks(plan: Plan) -> dict[str, np.ndarray]:
     if layout is None:
         return {}
     full = np.ones((layout.size, layout.size), bool)
-    cut = [full if isinstance(arm.spec, Clean | KeyRemoval) else arm.spec.mask(layout, plan.mask_seed) for arm in plan.arms]
+    cut = [
+        full if isinstance(arm.spec, Clean | KeyRemoval) else arm.spec.mask(layout, plan.mask_seed) for arm in plan.arms
+    ]
     return {"interventions/mask": np.stack(cut)}
 
 
@@ -195,9 +195,10 @@ def estimate_seconds(plan: Plan) -> float:
     denoiser = plan.denoiser
     like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
     x = sample_noise(samples, -1, denoiser.shape, like)
-    with torch.no_grad(), denoiser.opened(
-        samples, guidance=plan.guidance, mask_seed=plan.mask_seed, record=()
-    ) as evaluation:
+    with (
+        torch.no_grad(),
+        denoiser.opened(samples, guidance=plan.guidance, mask_seed=plan.mask_seed, record=()) as evaluation,
+    ):
         unit = Unit(plan, samples, evaluation, x)
         lanes = lanes_of_step(plan, 0)
         unit.evaluate(0, lanes)

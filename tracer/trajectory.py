@@ -127,7 +127,6 @@ class Unit:
         recorded = {key: torch.cat([part[key] for part in taken]) for key in taken[0]}
         return states, Prediction(value, variance), recorded
 
-
     def _take(self) -> dict[str, Tensor]:
         """What the seam recorded; removed tokens padded to the largest number that any arm removes."""
         width = max([getattr(arm.spec, "count", 0) for arm in self.plan.arms] + [1])

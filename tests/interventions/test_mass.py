@@ -152,6 +152,14 @@ def test_shapes_that_do_not_go_together_are_refused():
         attention_mass(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5, 4), torch.ones(3, 4))
 
 
+def test_nothing_of_the_size_of_tokens_squared_is_held():
+    # 2 heads of 4429 tokens: one float32 matrix of tokens x tokens is 75 MiB, the inputs are 7 MiB
+    command = [sys.executable, str(ROOT / "benchmarks" / "mass.py"), "--one", "mass and entropy", "0", "4429", "2"]
+    done = subprocess.run([*command, "64", "0"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["mib"] < 50
+
+
 INTERPRETED = """
 import json, math, torch
 from interventions.mass_triton import statistics

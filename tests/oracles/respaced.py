@@ -1,6 +1,6 @@
 """The respaced samplers of the original diffusion code, rewritten from the papers in float64 numpy.
 
-Written from the posterior's x0 form (Ho et al. 2020, eq. 6-7; Nichol & Dhariwal 2021, eq. 15; Song et al. 2021, eq. 12),
+From the posterior's x0 form (Ho et al. 2020, eq. 6-7; Nichol & Dhariwal 2021, eq. 15; Song et al. 2021, eq. 12),
 not from the epsilon form that `tracer.sampling` uses, so that the two can disagree.
 """
 
@@ -26,7 +26,7 @@ def spaced(count: int) -> list[int]:
 
 
 def ddpm(model: Model, x: np.ndarray, noise: np.ndarray, count: int) -> np.ndarray:
-    """Ancestral sampling through posterior coefficients; noise [count, ...], noise[k] belongs to the k-th step taken."""
+    """Ancestral sampling through posterior coefficients; noise[k] belongs to the k-th step taken."""
     kept = original_alphas()
     use = spaced(count)
     last, betas = 1.0, []

@@ -1,6 +1,6 @@
 """A denoiser without attention, for tests: exact Gaussian (or any x0-denoiser in numpy) behind the Denoiser protocol.
 
-Every lane that is not clean runs under a known perturbation of the x0-prediction, so the error of a run has a closed form.
+Every lane that is not clean runs under a known perturbation of the x0-prediction, so the error has a closed form.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Analytic:
     checkpoint: dict = field(default_factory=lambda: {"id": "analytic"})
     scheduler: dict = field(default_factory=dict)
     defaults: dict = field(default_factory=lambda: {"steps": 20, "guidance": 1.0})
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     calls: int = 0
 
     @contextmanager

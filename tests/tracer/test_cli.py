@@ -22,7 +22,9 @@ def trace(*words):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, tracer.cli; print(sorted({'torch', 'numpy', 'xarray', 'zarr', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import sys, tracer.cli; print(sorted({'torch', 'numpy', 'xarray', 'zarr', 'matplotlib'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     assert "counterfactual" in trace("--help").output
 
@@ -71,7 +73,19 @@ def test_growth_of_the_latest_run_prints_a_table_a_sentence_and_saves_figure_and
 
 def test_killed_in_mid_run_and_resumed_it_equals_an_undisturbed_run_bit_for_bit(run, tmp_path):
     undisturbed, killed = tracer.open_run(run[0]), tmp_path / "killed"
-    command = [sys.executable, "-m", "tracer.cli", "run", *SMALL, "--samples", "3", "--batch-size", "2", "--out", killed]
+    command = [
+        sys.executable,
+        "-m",
+        "tracer.cli",
+        "run",
+        *SMALL,
+        "--samples",
+        "3",
+        "--batch-size",
+        "2",
+        "--out",
+        killed,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     flag = killed / "trace.zarr" / "status"
     deadline = time.time() + 300

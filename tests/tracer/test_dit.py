@@ -25,8 +25,8 @@ def checkpoint(tmp_path_factory):
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     vae = AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4, latent_channels=4, scaling_factor=0.18215,
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4, scaling_factor=0.18215,
     )  # fmt: skip
     transformer.save_pretrained(folder / "transformer")
     vae.save_pretrained(folder / "vae")

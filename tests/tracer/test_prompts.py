@@ -9,7 +9,6 @@ import pytest
 from tracer import prompts
 from tracer.prompts import Prompt, PromptError
 
-
 GENEVAL = Path(__file__).parents[3] / "shared" / "data" / "geneval" / "evaluation_metadata.jsonl"
 needs_geneval = pytest.mark.skipif(not GENEVAL.is_file(), reason="GenEval's prompts lie beside the checkout only")
 

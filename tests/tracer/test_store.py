@@ -27,10 +27,10 @@ def whole(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def partial(tmp_path):
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory):
     """A run of which the first of three units is complete."""
-    path = create(tmp_path / "run")
+    path = create(tmp_path_factory.mktemp("partial") / "run")
     run_units(path, [0])
     return path
 

@@ -1,4 +1,4 @@
-"""The trajectory loop against exact Gaussian systems (tests/ground_truth/gaussian.py imports nothing of the program)."""
+"""The trajectory loop against exact Gaussian systems (tests/ground_truth/gaussian.py imports nothing of it)."""
 
 import numpy as np
 import pytest

@@ -53,23 +53,35 @@ def shard_files(path: Path) -> dict[str, bytes]:
 DELTA = "trace.zarr/trajectory/delta/c.0.0.0.0.0.0"
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """An empty and a finished run, made once; each test works on its own copy."""
+    root = tmp_path_factory.mktemp("prepared")
+    shutil.copytree(create(root / "empty"), root / "finished")
+    run_units(root / "finished")
+    return root
+
+
 @pytest.fixture
-def run(tmp_path):
-    return create(tmp_path / "run")
+def run(prepared, tmp_path):
+    return Path(shutil.copytree(prepared / "empty", tmp_path / "run"))
+
+
+@pytest.fixture
+def finished(prepared, tmp_path):
+    return Path(shutil.copytree(prepared / "finished", tmp_path / "run"))
 
 
 # -- killed and resumed -----------------------------------------------------------------------------------------------
 
 
-def test_killed_again_and_again_it_never_lies_and_ends_like_an_undisturbed_run(run, tmp_path):
+def test_killed_again_and_again_it_never_lies_and_ends_like_an_undisturbed_run(run, prepared):
     done = python("-m", "tests.tracer.kill_loop", run, 1, 8, "protocol")
     outcome = json.loads(done.communicate(timeout=300)[0])
     assert outcome["killed"] >= 2
     assert outcome["wrong"] == []
     run_units(run)
-    undisturbed = create(tmp_path / "undisturbed")
-    run_units(undisturbed)
-    assert shard_files(run) == shard_files(undisturbed)
+    assert shard_files(run) == shard_files(prepared / "finished")
     assert len(flagged(run)) == SIZES["sample"]
     store.finalize(run)
     assert not list(run.rglob("*.partial"))
@@ -172,68 +184,63 @@ def test_shards_left_by_a_killed_attempt_are_gone_before_the_unit_is_made_again(
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "gone"])
-def test_a_committed_shard_that_is_not_whole_is_noticed_masked_and_made_again(run, damage):
-    run_units(run)
-    whole = (run / DELTA).read_bytes()
+def test_a_committed_shard_that_is_not_whole_is_noticed_masked_and_made_again(finished, damage):
+    whole = (finished / DELTA).read_bytes()
     if damage == "gone":
-        (run / DELTA).unlink()
+        (finished / DELTA).unlink()
     else:
-        (run / DELTA).write_bytes(b"" if damage == "empty" else whole[: len(whole) // 2])
+        (finished / DELTA).write_bytes(b"" if damage == "empty" else whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match="unit 0 .* damaged"):
-        opened = store.open_run(run)
+        opened = store.open_run(finished)
     assert opened["status"].values[0].tolist() == [0, 0, 1, 1, 1]
     assert opened["metrics/delta_l2"].isel(sample=[0, 1]).isnull().all()
-    with store.Writer(run) as writing:
+    with store.Writer(finished) as writing:
         assert writing.pending() == [0]
-    report = store.finalize(run)
+    report = store.finalize(finished)
     assert (report.missing, list(report.damaged), report.whole) == ((0, 1), [0], False)
     assert "trajectory/delta/c.0.0" in str(report)
     assert "--resume" in str(report)
-    assert flagged(run).tolist() == [2, 3, 4]
-    run_units(run)
-    assert lies(run) == []
-    assert store.finalize(run).whole
-    assert (run / DELTA).read_bytes() == whole
+    assert flagged(finished).tolist() == [2, 3, 4]
+    run_units(finished)
+    assert lies(finished) == []
+    assert store.finalize(finished).whole
+    assert (finished / DELTA).read_bytes() == whole
 
 
-def test_an_empty_shard_reads_as_silent_nan_which_is_why_sizes_are_kept(run):
+def test_an_empty_shard_reads_as_silent_nan_which_is_why_sizes_are_kept(finished):
     # zarr's own behaviour, pinned: if this fails, a newer zarr raises, and the size check has become a luxury.
-    run_units(run)
-    (run / DELTA).write_bytes(b"")
-    assert np.isnan(zarr.open_array(run / "trace.zarr/trajectory/delta", mode="r")[0, 0]).all()
+    (finished / DELTA).write_bytes(b"")
+    assert np.isnan(zarr.open_array(finished / "trace.zarr/trajectory/delta", mode="r")[0, 0]).all()
 
 
-def test_a_flipped_byte_raises_and_finalize_takes_the_flag(run):
-    run_units(run)
-    data = bytearray((run / DELTA).read_bytes())
+def test_a_flipped_byte_raises_and_finalize_takes_the_flag(finished):
+    data = bytearray((finished / DELTA).read_bytes())
     data[len(data) // 3] ^= 1
-    (run / DELTA).write_bytes(data)
+    (finished / DELTA).write_bytes(data)
     with pytest.raises(ValueError, match=r"checksum|Checksum"):
-        store.open_run(run)["trajectory/delta"].values  # noqa: B018
-    report = store.finalize(run)
+        store.open_run(finished)["trajectory/delta"].values  # noqa: B018
+    report = store.finalize(finished)
     assert list(report.damaged) == [0]
-    assert store.open_run(run)["trajectory/delta"].isel(sample=[0, 1]).isnull().all()
+    assert store.open_run(finished)["trajectory/delta"].isel(sample=[0, 1]).isnull().all()
 
 
-def test_what_lies_in_a_unit_that_is_not_complete_is_not_even_read(run):
-    run_units(run)
-    (run / DELTA).write_bytes(b"garbage of some writer")
-    (run / "trace.zarr/status/c.0.0").unlink()
-    delta = store.open_run(run)["trajectory/delta"].values
+def test_what_lies_in_a_unit_that_is_not_complete_is_not_even_read(finished):
+    (finished / DELTA).write_bytes(b"garbage of some writer")
+    (finished / "trace.zarr/status/c.0.0").unlink()
+    delta = store.open_run(finished)["trajectory/delta"].values
     assert np.isnan(delta[:, :2]).all()
     np.testing.assert_array_equal(delta[:, 2:], truth("trajectory/delta")[:, 2:])
 
 
 @pytest.mark.parametrize("content", [b"", b"\1\1\1", b"\1\1\1\1\1\1abcd"])
-def test_an_unreadable_status_chunk_means_missing(run, content):
-    run_units(run)
-    (run / "trace.zarr/status/c.0.1").write_bytes(content)
-    assert store.open_run(run)["status"].values[1].tolist() == [1, 1, 0, 0, 1]
-    with store.Writer(run) as writing:
+def test_an_unreadable_status_chunk_means_missing(finished, content):
+    (finished / "trace.zarr/status/c.0.1").write_bytes(content)
+    assert store.open_run(finished)["status"].values[1].tolist() == [1, 1, 0, 0, 1]
+    with store.Writer(finished) as writing:
         assert writing.pending() == [1]
-    run_units(run)
-    assert lies(run) == []
-    assert len(flagged(run)) == SIZES["sample"]
+    run_units(finished)
+    assert lies(finished) == []
+    assert len(flagged(finished)) == SIZES["sample"]
 
 
 # -- the disk fills up, the writer fails ------------------------------------------------------------------------------

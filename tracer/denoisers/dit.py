@@ -80,7 +80,10 @@ class DiT:
                 output = self._forward(rows, moment.timestep, labels)
                 value, variance = self._split(output)
                 if guidance != 1:
-                    value, variance = self._guided(value, guidance), variance if variance is None else variance.chunk(2)[0]
+                    value, variance = (
+                        self._guided(value, guidance),
+                        variance if variance is None else variance.chunk(2)[0],
+                    )
                 return Prediction(value.view_as(x), None if variance is None else variance.view_as(x))
 
             def take() -> dict[str, Tensor]:

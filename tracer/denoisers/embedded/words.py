@@ -26,7 +26,7 @@ def tokenize(texts: Iterable[str], vocabulary: dict[str, int], context: int = CO
     """int64 [n, context]: word ids, end token, padding. The empty prompt is the end token alone."""
     rows = []
     for text in texts:
-        ids = [vocabulary.get(word, UNKNOWN) for word in words(text)][: context - 1] + [END]
+        ids = [*(vocabulary.get(word, UNKNOWN) for word in words(text)[: context - 1]), END]
         rows.append(ids + [PAD] * (context - len(ids)))
     return torch.tensor(rows)
 
@@ -41,6 +41,7 @@ class WordEncoder(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.5)
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embed word ids."""
         tokens = self.embedding(ids)
         real = (ids != PAD).to(tokens.dtype).unsqueeze(-1)
         return tokens + self.position, (tokens * real).sum(1) / real.sum(1).sqrt()

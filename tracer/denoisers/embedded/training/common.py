@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..words import words
 
+
 @dataclass(frozen=True)
 class Emoji:
     """The data set of `emoji.py`; `pixels` uint8 [n, 3, 32, 32], `label` int64 [n], the rest arrays of strings."""
@@ -108,7 +109,9 @@ class Trainer:
     `steps()` yields the fraction of the time budget that has passed, until it is used up; `update(loss)` is one step.
     """
 
-    def __init__(self, module: torch.nn.Module, *, matrices: str, minutes: float, lr: float = 1.5e-3, flat: float = 0.5):
+    def __init__(
+        self, module: torch.nn.Module, *, matrices: str, minutes: float, lr: float = 1.5e-3, flat: float = 0.5
+    ):
         named = dict(module.named_parameters())
         self.module, self.average = module, copy.deepcopy(module).requires_grad_(False)
         muon = [p for n, p in named.items() if p.ndim == 2 and matrices in n and "embedding" not in n]
@@ -127,7 +130,9 @@ class Trainer:
             if len(self.losses) % log_every == 0:
                 rate = self.seen / (time.time() - start)
                 mean = np.mean(self.losses[-log_every:])
-                print(f"step {len(self.losses)}  {100 * fraction:.0f}%  loss {mean:.4f}  {rate:.0f} images/s", flush=True)
+                print(
+                    f"step {len(self.losses)}  {100 * fraction:.0f}%  loss {mean:.4f}  {rate:.0f} images/s", flush=True
+                )
 
     def update(self, loss: torch.Tensor, seen: int) -> None:
         loss.backward()

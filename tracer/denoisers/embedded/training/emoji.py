@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import re
+from itertools import chain
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def concepts(npm: Path) -> list[tuple[set[str], int, str, str, int]]:
                 continue
             tone = SKIN_TONES[skin["tone"]]
             spelled = {f"{key}-{slug(tone)}-skin-tone" for key in keys} | {slug(skin["label"])}
-            items.append((spelled, class_of[subgroup], entry["hexcode"], f"{caption}, {tone} skin tone".lower(), skin["tone"]))
+            items.append(
+                (spelled, class_of[subgroup], entry["hexcode"], f"{caption}, {tone} skin tone".lower(), skin["tone"])
+            )
     return items
 
 
@@ -163,7 +166,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("emoji32.npz"))
     args = parser.parse_args()
     with Pool() as pool:
-        drawn = sum(pool.map(render_set, [(args.npm, name) for name in SETS], chunksize=1), [])
+        drawn = list(chain(*pool.map(render_set, [(args.npm, name) for name in SETS], chunksize=1)))
     pixels, label, hexcode, caption, tone, style = zip(*drawn, strict=True)
     split = [split_of(*key) for key in zip(hexcode, style, tone, strict=True)]
     np.savez_compressed(

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+FAMILIES = ("small-world", "preferential", "hub-spoke", "local", "random")
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def sweep() -> None:
@@ -26,12 +28,11 @@ def sweep() -> None:
 
 def _shared(command: Callable) -> Callable:
     """The options of both commands."""
-    families = ["small-world", "preferential", "hub-spoke", "local", "random"]
     options = [
         click.option("--mask", "masks", multiple=True, metavar="SPEC", help="Such as R4S32; repeatable."),
         click.option("--density", "densities", multiple=True, type=float, metavar="SHARE", help="Target density of "
                      "image-image pairs; repeatable."),
-        click.option("--family", "families", multiple=True, type=click.Choice(families), help="Graph families for "
+        click.option("--family", "families", multiple=True, type=click.Choice(FAMILIES), help="Graph families for "
                      "--density; default: all. Repeatable."),
         click.option("--mask-seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Seeds "
                      "0 to N-1 of every random graph."),
@@ -97,6 +98,32 @@ def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path) -> No
         out.mkdir(parents=True)
         measured.to_netcdf(out / "depth.nc", engine="scipy")
         _draw("depth", measured, out)
+
+
+@sweep.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/figure1"), show_default=True, metavar="DIR")
+@click.option("--images", type=click.IntRange(24), metavar="N", help="Held-out pictures to classify.")
+@click.option("--pairs", type=click.IntRange(16), metavar="N", help="Names to retrieve, with all their pictures.")
+@click.option("--one-pass", type=click.IntRange(3), metavar="N", help="Pictures for one denoising pass.")
+@click.option("--samples", type=click.IntRange(3), metavar="N", help="Pictures to generate per mask.")
+@click.option("--steps", type=click.IntRange(2), metavar="T", help="Sampling steps.")
+@click.option("--mask-seeds", type=click.IntRange(1), metavar="N", help="Seeds of the random graphs.")
+@click.option("--run-seeds", type=click.IntRange(1), metavar="N", help="Of these, how many for generated pictures.")
+@click.option("--density", "densities", multiple=True, type=float, metavar="SHARE", help="Default: .05 to .75.")
+@click.option("--family", "families", multiple=True, type=click.Choice(FAMILIES), help="Default: all.")
+@click.option("--resume", is_flag=True, help="Accepted; what is there is always kept.")
+def figure1(
+    out: Path, densities: tuple[float, ...], families: tuple[str, ...], resume: bool, **sizes: int | None
+) -> None:
+    """Figure 1 and Table 1 of the source paper from the embedded models, generation and one denoising pass included."""
+    with _honest():
+        from classify_clip import figure1 as runner
+
+        size = runner.Size(**{name: value for name, value in sizes.items() if value is not None})
+        chosen = {"densities": densities or runner.DENSITIES, "families": families or FAMILIES}
+        with _progress() as progress:
+            runner.figure1(out, size=size, say=click.echo, progress=progress, **chosen)
+        click.echo(f"\nfigures and tables: {out}")
 
 
 def _draw(name: str, data: Any, path: Path) -> None:

@@ -21,7 +21,7 @@ from classify_clip.generation import embed
 from classify_clip.models import load_retriever
 from interventions import Intervention, attend, parse
 
-TIMESTEPS = (50, 200, 500, 800, 950)
+TIMESTEPS = (50, 200, 500, 800)
 VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {
     "x0_fvu": (
         ("cell", "timestep", "sample"),

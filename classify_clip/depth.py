@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from classify_clip.data import held_out
+from classify_clip.data import held_out, spread
 from classify_clip.models import load_classifier, load_retriever
 from interventions import Intervention, TokenLayout, attend, parse
 
@@ -144,7 +144,9 @@ def _hooked(blocks: Sequence[nn.Module], watch: _Watch) -> Iterator[None]:
             handle.remove()
 
 
-def embedded_stacks(timesteps: Sequence[int] = TIMESTEPS, names: Sequence[str] = ("vit", "vit-cls", "clip", "dit")):
+def embedded_stacks(
+    timesteps: Sequence[int] = TIMESTEPS, names: Sequence[str] = ("vit", "vit-cls", "clip", "dit")
+) -> Iterator[Stack]:
     """The embedded models as stacks: both ViTs, CLIP's image tower, and the DiT at several noise levels."""
     for name in names:
         if name in ("vit", "vit-cls"):
@@ -180,6 +182,16 @@ def _dit_stacks(timesteps: Sequence[int]) -> Iterator[Stack]:
         yield Stack("dit", model, model.transformer_blocks, denoiser.layout, run, timestep=t)
 
 
+def held_out_batches(samples: int, batch_size: int = 16) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """(row indices, pixels in [-1, 1]) of held-out drawings spread over the whole set."""
+    data = held_out()
+    rows = spread(len(data.label), samples)
+    pixels = torch.from_numpy(data.pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for start in range(0, samples, batch_size):
+        part = slice(start, start + batch_size)
+        yield rows[part], pixels[part]
+
+
 def depth(
     masks: Sequence[str],
     *,
@@ -194,18 +206,14 @@ def depth(
 
     A pass is a model, for the DiT at one timestep. Rows are spread over the held-out set, the same for every pass.
     """
-    data = held_out()
-    rows = np.arange(samples) * len(data.label) // samples
-    pixels = torch.from_numpy(data.pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
     parts = []
     stacks = list(embedded_stacks(timesteps, models))
     for mask in masks:
         made = []
         for stack in stacks:
-            batches = ((rows[i : i + batch_size], pixels[i : i + batch_size]) for i in range(0, samples, batch_size))
             intervention = parse(mask)
             intervention.check(stack.layout, layers=len(stack.blocks))
-            made.append(trace_blocks(stack, batches, intervention, mask_seed=mask_seed))
+            made.append(trace_blocks(stack, held_out_batches(samples, batch_size), intervention, mask_seed=mask_seed))
             tick(f"{mask} {stack.name}")
         parts.append(xr.concat(made, dim="pass"))
     joined = xr.concat(parts, dim="spec").assign_coords(
@@ -213,7 +221,7 @@ def depth(
         model=("pass", [stack.name for stack in stacks]),
         timestep=("pass", [stack.timestep for stack in stacks]),
         block=np.arange(parts[0].sizes["block"]),
-        sample=rows,
+        sample=spread(len(held_out().label), samples),
     )
     told = {
         "fvu": "squared shift of the residual stream over its clean variance",

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import xarray as xr
+
 from classify_clip import sweep
-from classify_clip.cells import FAMILIES, cells
+from classify_clip.cells import FAMILIES, cells, family
 from classify_clip.denoise import denoise
 from classify_clip.generation import LAYOUT, score_runs
 from classify_clip.store import STORE, done, open_sweep
-from interventions import SpecError, solve_density
+from interventions import SpecError, parse, solve_density
 
 DENSITIES = (0.05, 0.13, 0.25, 0.5, 0.75)
 
@@ -24,13 +26,15 @@ DENSITIES = (0.05, 0.13, 0.25, 0.5, 0.75)
 class Size:
     """How much is run: images of the held-out set, pairs for retrieval, generated samples and their steps."""
 
-    images: int = 501
-    pairs: int = 300
-    one_pass: int = 96
-    samples: int = 36
+    images: int = 334
+    pairs: int = 200
+    one_pass: int = 48
+    samples: int = 24
     steps: int = 50
     guidance: float = 1.0
     mask_seeds: int = 2
+    run_seeds: int = 1
+    """Mask seeds of the generated pictures, which cost most."""
 
 
 def figure1(
@@ -67,13 +71,15 @@ def figure1(
     opened = [with_targets(open_sweep(path), targets) for path in parts.values()]
     if generation:
         say(f"dit: {size.samples} samples of {size.steps} steps under {len(masks)} specs")
-        opened.append(with_targets(open_sweep(generate(out, masks, seeds, size, progress)), targets))
+        opened.append(with_targets(open_sweep(generate(out, masks, size, progress)), targets))
         say("dit: one pass at several noise levels")
         options = {"masks": masks, "mask_seeds": seeds, "limit": size.one_pass, "progress": progress, "resume": True}
         one_pass = with_targets(open_sweep(denoise(out=out / "dit-one-pass", **options)), targets)
         compared = matched.matched(*opened, one_pass)
         matched.table(compared).to_csv(out / "matched.csv", index=False)
         matched.figure(compared).savefig(out / "matched.png", dpi=180, bbox_inches="tight")
+        say("why: attention kept by the masks, and damage per block")
+        explain(out, targets)
     result = curves.curves(*opened)
     curves.figure(result).savefig(out / "figure1.png", dpi=180, bbox_inches="tight")
     curves.table1(result).to_csv(out / "table1.csv", index=False)
@@ -82,33 +88,55 @@ def figure1(
     return out
 
 
+def explain(out: Path, targets: dict[str, float], density: float = 0.25, pictures: int = 24) -> None:
+    """locality.csv and depth.{nc,png,csv}: where clean attention goes and what each block adds, at one density."""
+    import pandas as pd
+
+    from analysis import depth as drawing
+    from classify_clip.depth import depth, embedded_stacks, held_out_batches
+    from classify_clip.locality import locality
+
+    wanted = ("local", "small-world", "random")
+    specs = [spec for spec, share in targets.items() if share == density and family(parse(spec)) in wanted]
+    lines = []
+    for stack in embedded_stacks():
+        found = locality(stack, held_out_batches(pictures), {spec: (0, 1, 2) for spec in specs})
+        line = {"model": stack.name, "timestep": stack.timestep}
+        line |= {name: float(found[name].mean()) for name in ("reach", "entropy")}
+        lines.append(line | {f"kept by {spec}": float(found["kept"].sel(spec=spec).mean()) for spec in specs})
+    pd.DataFrame(lines).to_csv(out / "locality.csv", index=False)
+    if not (out / "depth.nc").exists():
+        depth(specs, samples=2 * pictures).to_netcdf(out / "depth.nc", engine="scipy")
+    result = drawing.depth(xr.load_dataset(out / "depth.nc"))
+    drawing.figure(result).savefig(out / "depth.png", dpi=180, bbox_inches="tight")
+    drawing.table(result).to_csv(out / "depth.csv", index=False)
+
+
 def reachable(
     densities: Sequence[float], families: Sequence[str], say: Callable[[str], None] = lambda told: None
 ) -> dict[str, float]:
     """Spec -> the density it stands for, on the grid of the embedded models."""
     targets: dict[str, float] = {}
     for share in densities:
-        for family in families:
+        for name in families:
             try:
-                targets.setdefault(str(solve_density(family, share, LAYOUT)), share)
+                targets.setdefault(str(solve_density(name, share, LAYOUT)), share)
             except SpecError as error:
                 say(f"left out: {error}")
     return targets
 
 
-def with_targets(data, targets: dict[str, float]):
+def with_targets(data: xr.Dataset, targets: dict[str, float]) -> xr.Dataset:
     """The sweep with the densities that were asked for as its `target_density`."""
     asked = [targets.get(str(spec), float("nan")) for spec in data["spec"].values]
     return data.assign_coords(target_density=("cell", asked))
 
 
-def generate(
-    out: Path, masks: Sequence[str], seeds: Sequence[int], size: Size, progress: sweep.Progress | None
-) -> Path:
+def generate(out: Path, masks: Sequence[str], size: Size, progress: sweep.Progress | None = None) -> Path:
     """The diffusion runs, one per mask seed (specs without chance in the first only), and their scores as a sweep."""
     import tracer
 
-    runs = []
+    runs, seeds = [], tuple(range(size.run_seeds))
     for seed in seeds:
         made = cells(LAYOUT, masks=masks, mask_seeds=seeds)
         arms = list(dict.fromkeys(cell.spec for cell in made if cell.mask_seed == seed and cell.spec != "clean"))

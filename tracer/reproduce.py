@@ -35,6 +35,10 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "analyze bands {root}/impulse",
         ),
     ),
+    "figure1": (
+        "docs/matched.md: Figure 1 and Table 1 of the source paper from the embedded models, matched",
+        ("sweep figure1 --out {root}/figure1",),
+    ),
     "sinks": (
         "docs/sinks.md: removing sinks from the embedded SD3 against matched random keys",
         (

@@ -101,18 +101,24 @@ def martingale(run: xr.DataTree) -> xr.Dataset:
     samples) and summed over elements; `*_error` are standard errors. All NaN for ODE samplers, whose null does not
     use the identity; attrs["note"] says so.
     """
-    latent = runs.need(runs.complete(run), "trajectory/latent", "norms,latents").astype(np.float64)
-    unknown = xr.Dataset({name: xr.full_like(latent["step"], np.nan, dtype=float).reset_coords(drop=True) for name in
+    run = runs.complete(run)
+    step = run["metrics"]["step"]
+    unknown = xr.Dataset({name: xr.full_like(step, np.nan, dtype=float).reset_coords(drop=True) for name in
                           ("state", "state_error", "prediction", "prediction_error")})  # fmt: skip
     if not runs.stochastic(run):
         return unknown.assign_attrs(note=f"not applicable: {runs.sampler(run)} adds no noise, its null is another")
-    final = latent.isel(step=-1, drop=True)
-    _, _, after, _ = runs.levels(run)
-    state = _slope(latent, final, by=final) / after
-    result = unknown.assign(state=state["slope"], state_error=state["error"])
+    if runs.has(run, "trajectory/latent"):
+        latent = run["trajectory"]["latent"].astype(np.float64)
+        final = latent.isel(step=-1, drop=True)
+        _, _, after, _ = runs.levels(run)
+        state = _slope(latent, final, by=final) / after
+        result = unknown.assign(state=state["slope"], state_error=state["error"])
+    else:  # the last DDPM step lands exactly on the prediction made in it
+        final = runs.need(run, "trajectory/x0", "null").astype(np.float64).isel(step=-1, drop=True)
+        result = unknown
     if not runs.has(run, "trajectory/x0"):
         return result.assign_attrs(note="the clean predictions were not recorded, so only the states could be checked")
-    predicted = runs.complete(run)["trajectory"]["x0"].astype(np.float64)
+    predicted = run["trajectory"]["x0"].astype(np.float64)
     found = _slope(final, predicted, by=predicted)
     result = result.assign(prediction=found["slope"], prediction_error=found["error"])
     return result.assign_attrs(note="slopes of 1: the clean prediction is a martingale, as the model-free null assumes")

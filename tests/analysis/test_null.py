@@ -89,6 +89,14 @@ def test_a_gaussian_ddpm_passes_the_martingale_check_in_states_and_predictions()
         assert float(late[f"{name}_error"].isel(step=40)) < 0.1
 
 
+def test_the_predictions_alone_are_enough_because_the_last_step_lands_on_its_own():
+    run = synthetic.gaussian_run(sampler="ddpm", steps=100, samples=20, clean_x0=True)
+    states = run["trajectory"].to_dataset()
+    lean = run.assign(trajectory=xr.DataTree(states.drop_vars(["latent", "delta"])))
+    np.testing.assert_allclose(null.martingale(lean)["prediction"], null.martingale(run)["prediction"], rtol=1e-10)
+    assert null.martingale(lean)["state"].isnull().all()
+
+
 def test_a_denoiser_that_shrinks_its_prediction_fails_the_martingale_check():
     honest = gaussian.gaussian_denoiser(synthetic.spectrum())
     run = synthetic.gaussian_run(

@@ -338,3 +338,35 @@ def test_a_run_is_analysed_with_its_padding_and_its_matched_control(traced):
     image = removed.sel(kind="image")
     assert float(image.sel(removal="sink-k2")) == pytest.approx(float(image.sel(removal="random-k2")), abs=0.15)
     assert (found["removed_mass"].sel(removal="sink-k2") > found["removed_mass"].sel(removal="random-k2")).all()
+
+
+# --- the weights that ship ---
+
+
+def test_the_shipped_sd3_paints_a_heart_in_the_colour_that_was_asked_for():
+    """The judge, which knows nothing of prompts, sees hearts, and the named channel is the strongest in the middle."""
+    from tracer.denoisers.embedded.judge import load_judge
+    from tracer.denoisers.embedded.training.evaluate_sd3 import sampled as finished
+
+    denoiser = load("sd3", device="cpu")
+    assert denoiser.checkpoint["id"] == "embedded sd3"
+    colours = ("red", "green", "blue")
+    asked = [Sample(i, i, prompt=f"{colour} heart") for i, colour in enumerate(colours)]
+    states = finished(denoiser, asked, steps=12, guidance=denoiser.defaults["guidance"])
+    judge, classes = load_judge()
+    with torch.no_grad():
+        assert [classes[i] for i in judge(states).argmax(1)] == ["heart"] * 3
+    middle = states[:, :, 10:20, 10:22].mean((2, 3))
+    assert middle.argmax(1).tolist() == [0, 1, 2]
+
+
+def test_the_built_in_prompts_are_in_the_words_of_the_shipped_sd3():
+    """No word of theirs is unknown to its vocabulary, and none is cut off at 14 tokens."""
+    from tracer import prompts
+    from tracer.denoisers.checkpoints import EMBEDDED
+    from tracer.denoisers.embedded.words import CONTEXT, words
+
+    known = json.loads((EMBEDDED / "sd3" / "vocabulary.json").read_text())
+    for prompt in prompts.load(None, "sd3"):
+        assert all(word in known for word in words(prompt.text)), prompt
+        assert len(words(prompt.text)) < CONTEXT

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from analysis import figures, null, runs, spectrum
 
+MOST_ARMS = 4  # drawn
+
 
 def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Error per step and octave band of every intervened arm: (arm, sample, step, band), coordinate `band`.
@@ -109,7 +111,8 @@ def sentence(dataset: xr.Dataset) -> str:
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """Per arm: error by step and band as a map, and the final error per band beside its additive null."""
-    arms = [str(arm) for arm in dataset["arm"].values]
+    whole = [str(arm) for arm in dataset["arm"].values]
+    arms = figures.few(whole, MOST_ARMS)
     maps = [name for name in ("injected", "error") if name in dataset]
     canvas, axes = figures.panels(len(arms), len(maps) + 1, width=3.0 * (len(maps) + 1), height=2.4)
     titles = {"injected": "Injected in the step", "error": "Error after the step"}
@@ -126,7 +129,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     note = (
         "Sizes are relative to the spread of clean states in the same band; bands are octaves of half cycles per image."
     )
-    figures.legend_above(canvas, *axes[:, -1], heading=heading, note=note)
+    figures.legend_above(canvas, *axes[:, -1], heading=heading, note=note + figures.left_out(whole, arms))
     return canvas
 
 

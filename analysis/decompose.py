@@ -16,6 +16,7 @@ from analysis import figures, null, runs
 
 PARTS = ("injected", "propagated", "interaction")
 TOTAL_EXCESS = 1.5  # a stretch of steps is called critical if its excess gains multiply to more than this
+MOST_ARMS = 4  # drawn
 FLOOR_FACTOR = 100.0  # errors below this many times the numerical floor are not analysed
 
 
@@ -155,7 +156,8 @@ def sentence(dataset: xr.Dataset) -> str:
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """SCIENCE figures 2 and 3: stacked energies, their cosine, and the excess gain, one column per arm."""
-    arms, steps = [str(arm) for arm in dataset["arm"].values], dataset.sizes["step"]
+    whole, steps = [str(arm) for arm in dataset["arm"].values], dataset.sizes["step"]
+    arms = figures.few(whole, MOST_ARMS)
     canvas, axes = figures.panels(3, len(arms), width=max(4.6, 3.7 * len(arms)), height=2.0, sharex=True, sharey="row")
     for column, arm in enumerate(arms):
         _energies(axes[0, column], dataset.sel(arm=arm))
@@ -176,7 +178,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         f"limits of the RMS excess gain multiply to more than {TOTAL_EXCESS}. Such a product is no growth factor of "
         "any one perturbation; impulse runs measure that."
     )
-    figures.legend_above(canvas, axes[0, 0], axes[2, 0], heading=heading, note=note)
+    figures.legend_above(canvas, axes[0, 0], axes[2, 0], heading=heading, note=note + figures.left_out(whole, arms))
     return canvas
 
 

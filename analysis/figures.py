@@ -84,6 +84,19 @@ def colour(arm: str, arms: Sequence[str]) -> str:
     return ARMS[shown.index(arm) % len(ARMS)] if arm in shown else FLOOR
 
 
+def few(arms: Sequence[str], most: int) -> list[str]:
+    """At most `most` arms to draw: those that act on the whole run first, in the order given."""
+    whole = [arm for arm in arms if "steps=" not in arm]
+    return [*whole, *(arm for arm in arms if arm not in whole)][:most]
+
+
+def left_out(arms: Sequence[str], shown: Sequence[str]) -> str:
+    """Small print about arms that are not drawn; empty when all are."""
+    if len(arms) == len(shown):
+        return ""
+    return f" {len(arms) - len(shown)} of {len(arms)} arms are not drawn; the table has them."
+
+
 def band(
     axes: Axes,
     x: ArrayLike,

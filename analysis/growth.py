@@ -20,6 +20,7 @@ LABELS = {
     "x0": ("Predicted-image error", r"$|\Delta D|\,/\,\sqrt{d\,\lambda}$"),
     "whitened": ("Whitened error", r"$|V_t^{-1/2}\delta|\,/\,\sqrt{d}$"),
 }
+MOST_ARMS = 8  # drawn
 INJECTED_NULL = "injected"
 SHAPE_NULL = "shape"
 NOTES = {
@@ -195,7 +196,8 @@ def sentence(dataset: xr.Dataset) -> str:
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """SCIENCE figure 1: the same run in raw, x0 and whitened coordinates, with the additive Gaussian null."""
-    arms, steps = [str(arm) for arm in dataset["arm"].values], dataset.sizes["step"]
+    whole, steps = [str(arm) for arm in dataset["arm"].values], dataset.sizes["step"]
+    arms = figures.few(whole, MOST_ARMS)
     canvas, axes = figures.panels(1, 3, width=7.6, height=3.0)
     x = np.arange(steps)
     for ax, coordinate in zip(axes[0], COORDINATES, strict=True):
@@ -208,7 +210,9 @@ def figure(dataset: xr.Dataset) -> Figure:
         if coordinate == "x0" and "one_pass_point" in dataset:
             for arm in arms:
                 figures.one_pass(ax, x, dataset["one_pass_point"].sel(arm=arm), color=figures.colour(arm, arms))
-        figures.floor_line(ax, x, view["floor"], lowest=float(view["point"].where(view["point"] > 0).min()))
+        figures.floor_line(
+            ax, x, view["floor"], lowest=float(view["point"].sel(arm=arms).where(view["point"] > 0).min())
+        )
         name, formula = LABELS[coordinate]
         ax.set_title(name, loc="left")
         ax.set_ylabel(formula)
@@ -219,5 +223,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     statistic = f"{dataset.attrs['statistic']}, {dataset.attrs['confidence']:.0%} BCa bands"
     heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · {statistic}"
     label = "additive Gaussian null" if kind == INJECTED_NULL else "shape of an additive null"
-    figures.legend_above(canvas, axes[0, 0], axes[0, 1], heading=heading, null=label, note=NOTES[kind])
+    figures.legend_above(
+        canvas, axes[0, 0], axes[0, 1], heading=heading, null=label, note=NOTES[kind] + figures.left_out(whole, arms)
+    )
     return canvas

@@ -171,6 +171,16 @@ def test_the_figure_draws_every_arm_in_each_coordinate():
     assert all("R4S32" in [line.get_label() for line in axes.lines] for axes in figure.axes)
 
 
+def test_a_crowd_of_windows_is_not_drawn_but_told():
+    masks = {f"R4S32@steps={k}:{k + 1}": {"shift": 0.1, "window": range(k, k + 1)} for k in range(10)}
+    run = synthetic.gaussian_run(masks | {"K8": {"shift": 0.1}}, steps=10, samples=3, floor=False)
+    figure = analysis.growth.figure(analysis.growth(run))
+    drawn = [line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith("_")]
+    assert len(drawn) == 8
+    assert drawn[0] == "K8"
+    assert "3 of 11 arms are not drawn" in figure._supxlabel.get_text().replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("arm", "expected"),
     [("R4S32", range(20)), ("R4S32@steps=3:5", range(3, 5)), ("sink-k1@layers=2;steps=0.5:1.0", range(10, 20))],

@@ -62,8 +62,7 @@ def score_runs(
     from tracer.denoisers.embedded.judge import load_judge
 
     config, pictures, label = _pictures(runs)
-    made = [_cell(spec, seed, targets or {}, layout) for seed, found in pictures.items() for spec in found]
-    made = list({(cell.spec, cell.mask_seed if grid.drawn(cell.intervention) else 0): cell for cell in made}.values())
+    made = _cells(pictures, targets or {}, layout)
     judge, classes = load_judge()
     clip = load_retriever(device="cpu")
     clean = pictures[made[0].mask_seed]["clean"]
@@ -120,6 +119,18 @@ def _pictures(runs: Sequence[xr.DataTree]) -> tuple[dict, dict[int, dict[str, np
         "data": "samples",
     }
     return kept, pictures, runs[0]["class_label"].values.astype(np.int64)
+
+
+def _cells(
+    pictures: Mapping[int, Mapping[str, np.ndarray]], targets: Mapping[str, float], layout: TokenLayout
+) -> list[grid.Cell]:
+    """A cell per spec and mask seed; a spec without chance counts once, from the first run that has it."""
+    made: dict[tuple[str, int], grid.Cell] = {}
+    for seed, found in pictures.items():
+        for spec in found:
+            cell = _cell(spec, seed, targets, layout)
+            made.setdefault((spec, seed if grid.drawn(cell.intervention) else -1), cell)
+    return list(made.values())
 
 
 def _cell(spec: str, seed: int, targets: Mapping[str, float], layout: TokenLayout) -> grid.Cell:

@@ -19,6 +19,7 @@ ANALYSES = {
     "growth": "Error per step in three coordinates, against the numerical floor and the additive null.",
     "decompose": "Injected, propagated and interaction energy per step, and the excess gain.",
     "impulse": "What a mask at one step alone does to the result.",
+    "counterfactual": "Windows, prefixes and doses of a mask beside the whole of it.",
     "steps": "Amplification against the number of steps (give it several runs).",
     "sinks": "Where attention sinks sit, how they move, and what removing them does.",
     "bands": "The error and its injection per spatial-frequency band.",
@@ -354,7 +355,7 @@ def analyze(
     verdict    does it compound?                       impulse    a mask at one step alone
     steps      amplification against step count        bands      error per frequency band
     sinks      attention sinks and their removal       depth      damage per block
-    quality    image metrics of the results
+    quality    image metrics of the results            counterfactual  windows, prefixes, doses
     """
     with honest_errors():
         options = {}

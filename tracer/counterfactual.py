@@ -97,10 +97,10 @@ def _thirds() -> tuple[tuple[float, float], ...]:
 
 STUDIES = {
     "impulse": Study("What does a mask at one step alone do to the result?", impulse, "impulse"),
-    "windows": Study("Which third of the trajectory carries the damage?", windows, "impulse"),
+    "windows": Study("Which third of the trajectory carries the damage?", windows, "counterfactual"),
     "all-but": Study("Which third is needed for the damage?", all_but, "growth"),
-    "prefix": Study("How does the damage build up as more steps are masked?", prefix, "growth"),
-    "dose": Study("Does the damage saturate with the strength of the mask?", dose, "growth"),
+    "prefix": Study("How does the damage build up as more steps are masked?", prefix, "counterfactual"),
+    "dose": Study("Does the damage saturate with the strength of the mask?", dose, "counterfactual"),
     "one-pass": Study("How wrong is one masked pass at every noise level?", one_pass, "decompose"),
     "steps": Study("Does amplification grow with the number of steps?", step_counts, "verdict"),
     "sampler": Study("Does fresh noise (DDPM) heal what the ODE (DDIM) keeps?", samplers, "growth"),

@@ -63,7 +63,7 @@ def compare(
             except torch.OutOfMemoryError:
                 failed[name] = "out of memory"
                 torch.cuda.empty_cache()
-    return [_row(group, name, baseline, seconds, peaks, failed | dict(notes or {})) for name in works]
+    return [_row(group, name, baseline, seconds, peaks, dict(notes or {}) | failed) for name in works]
 
 
 def _row(

@@ -7,6 +7,7 @@ Source: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def load(path: Path) -> Any:
     import torch
 
     package = needs_package("lpips", "lpips", lambda: importlib.import_module("lpips"))
-    model = package.LPIPS(net="alex", pnet_rand=True, verbose=False)  # our own backbone: no download
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls torchvision in an old way
+        model = package.LPIPS(net="alex", pnet_rand=True, verbose=False)  # our own backbone: no download
     with loading(SOURCE, path):
         backbone = torch.load(path, map_location="cpu", weights_only=True)
         held = {name: backbone["features." + name.partition(".")[2]] for name in model.net.state_dict()}

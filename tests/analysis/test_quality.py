@@ -287,7 +287,7 @@ def test_metric_that_cannot_be_had_is_explained(metric, said):
 def test_missing_weights_are_one_error_naming_file_and_option(metric, tmp_path, monkeypatch):
     images = np.zeros((4, 8, 8, 3), np.uint8)
     run = picture_run({"clean": images, "R4S0": images}, prompts=list("abcd"))
-    with pytest.raises(quality.QualityError, match=f"--weights {metric}=PATH"):
+    with pytest.raises(quality.QualityError, match=f"`--weights {metric}=PATH`"):
         analysis.quality(run, [metric], {metric: tmp_path / "nowhere"})
 
     def unreachable(source):
@@ -295,7 +295,7 @@ def test_missing_weights_are_one_error_naming_file_and_option(metric, tmp_path, 
 
     monkeypatch.setattr(weights, "_from_hub", unreachable)
     monkeypatch.setattr(weights, "_from_url", unreachable)
-    with pytest.raises(quality.QualityError, match=f"cannot be fetched.*--weights {metric}=PATH takes"):
+    with pytest.raises(quality.QualityError, match=f"cannot be fetched.*`--weights {metric}=PATH` takes"):
         analysis.quality(run, [metric])
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis import concentration, figures, removal, runs
 from analysis.concentration import BOUND, TOP
@@ -190,8 +192,9 @@ def _effect(dataset: xr.Dataset, measure: str) -> str:
         at = dataset.sel(pair=pair, measure=measure)
         low, mean, high = (float(at["difference"].sel(bound=name)) for name in BOUND)
         sink, random = (float(at["shift"].sel(role=role).mean()) for role in ("sink", "random"))
+        ends = "ends {:.3g} away, {} {:.3g}" if measure in removal.DISTANCES else "scores {:.3g}, {} {:.3g}"
         text = (
-            f"{at['sink_arm'].values} moves it by {sink:.3g}, {at['random_arm'].values} by {random:.3g}: difference "
+            f"{at['sink_arm'].values} {ends.format(sink, at['random_arm'].values, random)}: difference "
             f"{mean:+.3g} [{low:.3g}, {high:.3g}], d_z {float(at['effect_size']):.2f}, Holm p {float(at['p_holm']):.2g}"
         )
         if not (low > 0 or high < 0):
@@ -258,7 +261,7 @@ def _shown_layers(count: int) -> list[int]:
     return sorted({count // 4, count // 2, 3 * count // 4})
 
 
-def _draw_concentration(ax, dataset: xr.Dataset, layers: list[int]) -> None:
+def _draw_concentration(ax: Axes, dataset: xr.Dataset, layers: list[int]) -> None:
     clean, x = dataset.sel(arm=runs.CLEAN), dataset["step"].values
     for color, layer in zip(figures.ARMS, layers, strict=False):
         low, mean, high = (clean["top_mass"].sel(top=1, bound=b).isel(layer=layer).values for b in BOUND)
@@ -271,7 +274,7 @@ def _draw_concentration(ax, dataset: xr.Dataset, layers: list[int]) -> None:
     figures.progress_axis(ax, len(x))
 
 
-def _draw_gini(ax, dataset: xr.Dataset, layers: list[int]) -> None:
+def _draw_gini(ax: Axes, dataset: xr.Dataset, layers: list[int]) -> None:
     clean, x = dataset.sel(arm=runs.CLEAN), dataset["step"].values
     for color, layer in zip(figures.ARMS, layers, strict=False):
         low, mean, high = (clean["gini"].sel(bound=b).isel(layer=layer).values for b in BOUND)
@@ -281,7 +284,7 @@ def _draw_gini(ax, dataset: xr.Dataset, layers: list[int]) -> None:
     figures.progress_axis(ax, len(x))
 
 
-def _draw_kinds(ax, dataset: xr.Dataset) -> None:
+def _draw_kinds(ax: Axes, dataset: xr.Dataset) -> None:
     """Share of top keys of each kind over steps (line), beside the kind's share of the tokens (dashes)."""
     x = dataset["step"].values
     if "sink_kind" not in dataset:
@@ -299,7 +302,7 @@ def _draw_kinds(ax, dataset: xr.Dataset) -> None:
     figures.progress_axis(ax, len(x))
 
 
-def _draw_position(ax, dataset: xr.Dataset) -> None:
+def _draw_position(ax: Axes, dataset: xr.Dataset) -> None:
     if "position" not in dataset:
         ax.set_axis_off()
         return
@@ -312,17 +315,19 @@ def _draw_position(ax, dataset: xr.Dataset) -> None:
     ax.set_ylabel("token row")
 
 
-def _draw_steps(ax, dataset: xr.Dataset) -> None:
+def _draw_steps(ax: Axes, dataset: xr.Dataset) -> None:
     shown = dataset["step_overlap"].sel(arm=runs.CLEAN).mean("layer")
     image = ax.imshow(shown, cmap="magma", vmin=0, vmax=1, origin="lower", interpolation="nearest")
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label="Jaccard")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_title(f"Overlap of the top {TOP} between steps", loc="left")
     ax.set_xlabel("step")
     ax.set_ylabel("step")
 
 
-def _draw_clean_overlap(ax, dataset: xr.Dataset) -> None:
+def _draw_clean_overlap(ax: Axes, dataset: xr.Dataset) -> None:
     arms = [str(arm) for arm in dataset["arm"].values if str(arm) != runs.CLEAN]
     x = dataset["step"].values
     for arm in arms:
@@ -330,35 +335,31 @@ def _draw_clean_overlap(ax, dataset: xr.Dataset) -> None:
         figures.band(ax, x, low, mean, high, color=figures.colour(arm, arms), label=arm)
     between = dataset["sample_overlap"].sel(arm=runs.CLEAN).mean("layer")
     ax.plot(x, between, color=figures.NULL, linestyle=(0, (4, 2)), linewidth=1, label="clean, other sample")
-    ax.set_ylim(-0.02, 1.02)
+    ax.set_ylim(-0.02, 1.4)  # the legend lies above the bands
+    ax.set_yticks(np.linspace(0, 1, 6))
     ax.set_title(f"Overlap of the top {TOP} with clean", loc="left")
     ax.set_ylabel("Jaccard")
-    ax.legend()
+    ax.legend(loc="upper center", ncols=2)
     figures.progress_axis(ax, len(x))
 
 
-def _draw_effect(ax, dataset: xr.Dataset) -> None:
+def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
     """Every sample's shift under sink and under random removal, joined, with the mean of each."""
     at = dataset.isel(measure=0)
+    ticks, labels = [], []
     for place, pair in enumerate(at["pair"].values):
         shift = at["shift"].sel(pair=pair)
-        sides = np.array([place - 0.18, place + 0.18])
+        sides = np.array([place - 0.2, place + 0.2])
         ax.plot(sides, shift.transpose("role", "sample"), color=figures.NULL, alpha=0.25, linewidth=0.6)
         for side, role, color in zip(sides, ("sink", "random"), figures.ARMS[1::-1], strict=True):
-            label = f"{role} keys" if place == 0 else None
-            ax.plot(
-                [side - 0.08, side + 0.08],
-                [float(shift.sel(role=role).mean())] * 2,
-                color=color,
-                linewidth=3,
-                label=label,
-            )
+            ax.plot([side - 0.09, side + 0.09], [float(shift.sel(role=role).mean())] * 2, color=color, linewidth=3)
+            ticks, labels = [*ticks, side], [*labels, role]
         low, mean, high = (float(at["difference"].sel(pair=pair, bound=b)) for b in BOUND)
-        ax.annotate(f"{mean:+.3f}\n[{low:.3f}, {high:.3f}]", (place, 1.0), xycoords=("data", "axes fraction"),
-                    ha="center", va="top", fontsize=6.5)  # fmt: skip
-    ax.set_xticks(range(at.sizes["pair"]), [str(arm).removeprefix("sink-") for arm in at["sink_arm"].values])
+        name = str(at["sink_arm"].sel(pair=pair).values).removeprefix("sink-").replace("@", "\n")
+        text = f"{name}\n{mean:+.3f}\n[{low:.3f}, {high:.3f}]"
+        ax.annotate(text, (place, 0.99), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=6.5)
+    ax.set_xticks(ticks, labels)
     ax.set_xlim(-0.6, at.sizes["pair"] - 0.4)
-    ax.set_ylim(min(0.0, float(at["shift"].min())), 1.3 * float(at["shift"].max()))
+    ax.set_ylim(min(0.0, float(at["shift"].min())), 1.4 * float(at["shift"].max()))
     ax.set_title("Shift of the result: sink − random", loc="left")
     ax.set_ylabel(f"{at['measure'].values} distance to clean")
-    ax.legend(loc="center right")

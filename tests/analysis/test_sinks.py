@@ -211,7 +211,7 @@ def test_what_a_run_lacks_is_named():
 
 def test_the_sentence_reports_no_difference_as_no_evidence_of_none(found):
     text = sinks.sentence(found)
-    assert "sink-k1 moves it by" in text
+    assert "sink-k1 ends 0.405 away, random-k1 0.305" in text
     assert "difference +0.1 [0.1, 0.1]" in text
     assert text.count("no evidence that there is none") == 1  # the k5 pair differs by noise alone
     assert "sd3" in text

@@ -141,11 +141,14 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
         recorder.measure(site, call, rows, answered)
         for queries, piece in answered:
             answer = piece.run()
-            if answer.shape[:3] == call.query.shape[:3]:
+            if piece.share == 1 and answer.shape[:3] == call.query.shape[:3]:
                 return answer
             if output is None:
                 output = _empty(call, answer)
-            output[rows, :, queries] = answer
+            if piece.share == 1:
+                output[rows, :, queries] = answer
+            else:
+                output[rows, :, queries] += piece.share * answer
     assert output is not None
     return output
 
@@ -167,4 +170,4 @@ def _segments(recorder: Recorder, batch: int, acting: Sequence[bool]) -> list[tu
 def _empty(call: Call, answer: torch.Tensor) -> torch.Tensor:
     """Room for the whole output, in the memory order that the fused kernel gives ([batch, tokens, heads, head_dim])."""
     batch, heads, tokens, _ = call.query.shape
-    return answer.new_empty(batch, tokens, heads, answer.shape[-1]).transpose(1, 2)
+    return answer.new_zeros(batch, tokens, heads, answer.shape[-1]).transpose(1, 2)

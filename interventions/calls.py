@@ -24,6 +24,7 @@ class Call:
     is_causal: bool = False
     scale: float | None = None
     enable_gqa: bool = False
+    share: float = 1.0  # how much its answer counts, where several calls answer the same queries together
 
     @property
     def batch(self) -> int:
@@ -89,7 +90,7 @@ class Call:
         return replace(self, key=key, value=value, enable_gqa=False)
 
 
-Pieces = list[tuple[slice, Call]]  # query tokens and the call that answers them; together they cover all queries
+Pieces = list[tuple[slice, Call]]  # query tokens and a call that answers them; shares add up to 1 for every query
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype, strength: float = 1.0) -> torch.Tensor:

@@ -122,13 +122,14 @@ class Recorder:
         _, keys = self.layouts(site, call)
         total, weighted = None, None
         for _, piece in pieces:
-            share = piece.lengths[0] / call.lengths[0]
+            share = piece.share * piece.lengths[0] / call.lengths[0]
             mass, entropy = attention_statistics(
                 piece.query, piece.key, piece.bias(), piece.scale, entropy="entropy" in self.record
             )
             total = mass * share if total is None else total + mass * share
-            if entropy is not None:
-                weighted = entropy * share if weighted is None else weighted + entropy * share
+            if entropy is not None:  # unknown for a mixture of two softmaxes
+                entropy = entropy * share if piece.share == 1 else torch.full_like(entropy, float("nan"))
+                weighted = entropy if weighted is None else weighted + entropy
         assert total is not None
         if "mass" in self.record:
             self.keep(site, call.batch, rows, "mass_layer", spread(total.mean(1), keys, self.layout))

@@ -113,31 +113,34 @@ def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
 def suppress(lane: KeyRemoval, call: Call, tokens: torch.Tensor, queries: slice) -> Pieces:
     """The calls that answer `call` with `tokens` [rows, heads, k] suppressed for the query tokens of a slice.
 
-    Score path with strength a: the logit bias log(1 - a) on those keys, -inf for a = 1. The softmax then renormalises
-    the whole row: with P the clean probability of the suppressed keys together, each of them gets (1 - a) p / (1 - a P)
-    and every other key p / (1 - a P). So the odds P / (1 - P) scale by exactly 1 - a, and the probability itself does
-    for small P. A query that would lose every key that the model's own mask leaves it is not touched.
+    Score path with strength a: their probabilities p become (1 - a) p and the rest is renormalised to 1 - (1 - a) P, P
+    being what they had together (source B). That is exactly (1 - a) times the clean output plus a times the output
+    without these keys (logit bias -inf), so it costs one more fused call and no tokens x tokens bias. A query that would
+    lose every key that the model's own mask leaves it is not touched.
     Value path: v + a (fill - v) for those keys' values, fill being 0 or the mean of the other keys' values. Hence with
     a = 1 and fill 0 the output is (1 - P) times that of the score path.
     """
     part = call.queries(queries)
+    dose = lane.scope.strength
     if lane.path == "value":
-        acted = replace(part, value=_filled(call.value, tokens, lane.scope.fill, lane.scope.strength))
+        acted = [replace(part, value=_filled(call.value, tokens, lane.scope.fill, dose))]
+    elif dose == 1:
+        acted = [_without(part, tokens)]
     else:
-        acted = _biased(part, tokens, lane.scope.strength)
+        acted = [replace(part, share=1 - dose), replace(_without(part, tokens), share=dose)]
     length = call.lengths[0]
     around = [slice(0, queries.start), slice(queries.stop, length)]
     pieces = [(rest, call.queries(rest)) for rest in around if rest.stop > rest.start]
-    return [*pieces, (queries, acted)]
+    return [*pieces, *((queries, answer) for answer in acted)]
 
 
-def _biased(call: Call, tokens: torch.Tensor, strength: float) -> Call:
-    penalty = math.log1p(-strength) if strength < 1 else -math.inf
+def _without(call: Call, tokens: torch.Tensor) -> Call:
+    """The call with these keys' logits at -inf."""
     rows, heads = call.query.shape[:2]
     bias = call.query.new_zeros(rows, heads, 1, call.lengths[1])
-    bias.scatter_(-1, tokens.unsqueeze(2), penalty)
+    bias.scatter_(-1, tokens.unsqueeze(2), -math.inf)
     own = call.bias()
-    if own is None or strength < 1:
+    if own is None:
         return call.biased(bias)
     both = own + bias
     empty = torch.isneginf(both).all(-1, keepdim=True)

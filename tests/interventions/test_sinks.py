@@ -99,11 +99,15 @@ def test_value_path_equals_scaled_score_path(count):
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.75, 0.99])
-def test_a_score_dose_scales_the_sinks_weights_and_renormalises_the_row(strength):
+def test_a_score_dose_scales_the_sinks_probability_and_renormalises_the_rest(strength):
+    # source B: the sinks keep (1 - strength) of their probability, the other keys share what is left
     tensors = _tensors()
     attention = dense.weights(*tensors[:2])
-    weight = 1 - strength * _top(attention, 2).double()
-    expected = dense.attend(dense.renormalised(attention, weight), tensors[2])
+    sink = _top(attention, 2).double()
+    kept = (1 - strength) * attention * sink
+    rest = attention * (1 - sink)
+    rest = rest / rest.sum(-1, keepdim=True) * (1 - kept.sum(-1, keepdim=True))
+    expected = dense.attend(kept + rest, tensors[2])
     output, _ = _run(f"sink-k2@strength={strength}", tensors)
     assert dense.relative(output, expected) < 1e-6
 
@@ -422,11 +426,11 @@ def test_removal_in_every_call_of_a_model_equals_the_dense_model(name):
     assert taken["removed_token"].shape[3] == len(sites(model))
 
 
-def test_penalty_of_a_dose_is_the_logarithm_of_what_is_left():
-    # closed form on two keys: weights 1:1, dose a on the first gives (1-a) : 1
+def test_a_dose_on_one_of_two_equal_keys_leaves_it_that_share_of_its_half():
+    # closed form on two keys of probability 1/2: dose a on the first leaves it (1 - a) / 2
     query, key = torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4)
     value = torch.tensor([[1.0], [0.0]]).expand(1, 1, 2, 4)
     key[..., 0, 0], query[..., 0] = 1e-4, 1.0  # the first key is the sink by a hair
     output, _ = _run("sink-k1@strength=0.75", (query, key, value), layout=TokenLayout((1, 2)))
-    assert float(output[0, 0, 0, 0]) == pytest.approx(0.25 / 1.25, abs=1e-4)
+    assert float(output[0, 0, 0, 0]) == pytest.approx(0.25 / 2, abs=1e-4)
     assert math.isfinite(float(output.sum()))

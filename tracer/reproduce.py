@@ -26,8 +26,7 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 --out {root}/verdict",
             "counterfactual steps --mask R0S63 --guidance 1 --samples 16 --counts 50,100 --no-floor "
             "--out {root}/steps-random",
-            "analyze verdict {root}/steps-random/T0050 {root}/steps-random/T0100 "
-            "--out {root}/verdict-random",
+            "analyze verdict {root}/steps-random/T0050 {root}/steps-random/T0100 --out {root}/verdict-random",
             "counterfactual impulse --mask R4S32 --guidance 1 --samples 8 --steps 50 --every 2 --no-floor "
             "--out {root}/impulse",
             "analyze impulse {root}/impulse",

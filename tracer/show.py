@@ -24,8 +24,12 @@ def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: 
     if len(runs) > 1 and not several:
         raise click.UsageError(f"`trace analyze {name}` takes one run; {len(runs)} were given")
     module = importlib.import_module(f"analysis.{name}")
-    opened = [store.open_run(run) for run in runs] or [store.open_run()]
-    paths = list(runs) or [store.latest_run()]
+    if name == "depth":
+        paths = list(runs) or [Path("runs/depth")]
+        opened: list[Any] = [_open_depth(paths[0])]
+    else:
+        opened = [store.open_run(run) for run in runs] or [store.open_run()]
+        paths = list(runs) or [store.latest_run()]
     click.echo(f"run: {', '.join(map(str, paths))}")
     from .cli import progress_bar
 
@@ -80,6 +84,16 @@ def _subject(tree: Any, sample: int) -> str:
 
 def _folder(run: Path) -> Path:
     return run.parent if run.suffix == ".zarr" else run
+
+
+def _open_depth(folder: Path) -> Any:
+    """What `trace sweep depth` measured."""
+    import xarray as xr
+
+    file = folder / "depth.nc"
+    if not file.is_file():
+        raise click.UsageError(f"no depth measurement at {file}: make one with `trace sweep depth --mask R4S32`")
+    return xr.open_dataset(file, engine="scipy")
 
 
 def named(frame: Any) -> Any:

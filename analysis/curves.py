@@ -257,6 +257,9 @@ def figure(dataset: xr.Dataset) -> Figure:
             axis.set_yscale("log")
     for row in axes[:, : len(models)]:
         _share(row)
+    axes[0, 0].set_ylim(bottom=0)
+    for axis in axes[0, 1 : len(models)]:
+        axis.set_ylim(axes[0, 0].get_ylim())
     if galleries:
         _galleries(axes[0, -1], frame[frame["task"] == "retrieve"], galleries)
         axes[1, -1].set_visible(False)

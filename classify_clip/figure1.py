@@ -26,11 +26,11 @@ DENSITIES = (0.05, 0.13, 0.25, 0.5, 0.75)
 class Size:
     """How much is run: images of the held-out set, pairs for retrieval, generated samples and their steps."""
 
-    images: int = 334
-    pairs: int = 200
-    one_pass: int = 48
+    images: int = 200
+    pairs: int = 90
+    one_pass: int = 24
     samples: int = 24
-    steps: int = 50
+    steps: int = 25
     guidance: float = 1.0
     mask_seeds: int = 2
     run_seeds: int = 1

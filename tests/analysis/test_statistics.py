@@ -97,12 +97,14 @@ def test_fewer_than_three_samples_have_an_estimate_and_no_interval(values, estim
     assert math.isnan(ours.high)
 
 
-def test_a_statistic_at_the_edge_of_its_replicates_falls_back_to_percentiles(rng):
-    """The maximum is never exceeded by a replicate, so BCa's z0 is infinite and scipy answers NaN."""
-    values = rng.normal(size=15)
-    ours = st.bca(values, np.max, resamples=500)
-    assert ours.high == values.max()
-    assert np.isfinite(ours.low)
+@pytest.mark.filterwarnings("ignore")
+def test_where_bca_does_not_exist_the_percentile_limits_stand_in():
+    """Leaving out any one value leaves this median at 0, so BCa's acceleration is 0/0 and scipy answers NaN."""
+    values = np.array([0.0] * 9 + [1.0] * 4)
+    assert np.isnan(stats.bootstrap((values,), np.median, rng=np.random.default_rng(0)).confidence_interval.low)
+    expected = stats.bootstrap((values,), np.median, method="percentile", rng=np.random.default_rng(0))
+    ours = st.bca(values, np.median)
+    assert (ours.low, ours.high) == tuple(expected.confidence_interval)
 
 
 @pytest.mark.parametrize(

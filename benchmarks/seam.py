@@ -102,7 +102,7 @@ def lane_rows(denoiser: Any, samples: int, steps: int, **pace: int) -> list[Row]
         "3 runs of one arm": [planned(arm) for arm in graphs],
         "3 arms in one run, decomposition": [planned(*graphs, record=("norms", "decomposition"))],
         "3 arms in one run, null": [planned(*graphs, record=("norms", "null"))],
-        "1 arm over the last fifth of the steps": [planned(f"R4S32@steps={steps - steps // 5}:{steps}")],
+        "1 arm over the last fifth of the steps": [planned(f"R4S32@steps={steps - max(1, steps // 5)}:{steps}")],
     }
     counts = {name: sum(each.evaluations() for each in group) for name, group in plans.items()}
     notes = {name: f"{count} evaluations, x{count / counts['3 arms in one run']:.3f}" for name, count in counts.items()}
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    samples, steps = (1, 5) if options.smoke else (options.samples, options.steps)
+    samples, steps = (1, 2) if options.smoke else (options.samples, options.steps)
     once = {"rounds": 1, "calls": 1, "warmup": 0}
     pace = once if options.smoke else {"rounds": options.rounds, "calls": options.calls}
     long = once if options.smoke else {"rounds": max(3, options.rounds // 2), "calls": 1, "warmup": 1}

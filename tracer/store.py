@@ -218,7 +218,9 @@ def _write_store(
     _write_coordinates(root, {"arm", "sample"}, coords)
     for name, members in groups.items():
         group = root.create_group(name)
-        _write_coordinates(group, {dim for member in members for dim in member.dims}, coords)
+        dims = {dim for member in members for dim in member.dims}
+        # what sink_token and removed_token name must be readable where no mass is recorded
+        _write_coordinates(group, dims | {"token"} if name == "attention" else dims, coords)
         for variable in members:
             _write_variable(group, variable, layout(variable, members, sizes, unit), static.get(variable.path))
     with warnings.catch_warnings():

@@ -340,6 +340,22 @@ def test_a_run_is_analysed_with_its_padding_and_its_matched_control(traced):
     assert (found["removed_mass"].sel(removal="sink-k2") > found["removed_mass"].sel(removal="random-k2")).all()
 
 
+def test_what_was_removed_is_known_by_kind_without_recorded_mass(trained, tmp_path):
+    """Only sinks are recorded; 2 of 2 removed keys are image keys where the spec says so."""
+    from analysis import sinks
+    from tracer import prompts, store
+    from tracer.run import trace
+
+    out = trace(
+        load("sd3", checkpoint=str(trained[0]), device="cpu"), ["sink-k2@keys=image", "random-k2@keys=image"], steps=2,
+        samples=1, guidance=1.0, prompts=prompts.load([PROMPTS[0]]), record=["norms", "sinks"], out=tmp_path / "run",
+    )  # fmt: skip
+    found = sinks(store.open_run(out))
+    assert "top_mass" not in found
+    assert (found["removed_share"].sel(kind="image") == 1).all()
+    assert "100% image" in sinks.sentence(found)
+
+
 # --- the weights that ship ---
 
 

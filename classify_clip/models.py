@@ -7,7 +7,6 @@ file that cannot work is explained here, before anything runs. No attention is t
 from __future__ import annotations
 
 import difflib
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -270,10 +269,9 @@ class _explained:
         if error is None or isinstance(error, ModelError) or not isinstance(error, Exception):
             return
         first = " ".join((str(error).strip() or type(error).__name__).split())[:240]
-        offline = os.environ.get("HF_HUB_OFFLINE") or any(
-            word in f"{type(error).__name__} {error}".lower()
-            for word in ("connect", "offline", "resolve", "timed out", "localentrynotfound", "proxy", "download")
-        )
+        words = ("connect", "offline", "resolve", "timed out", "localentrynotfound", "proxy", "download", "disabled")
+        said = f"{type(error).__name__} {error}".lower()
+        offline = not Path(self.source).exists() and any(word in said for word in words)
         if offline:
             raise ModelError(
                 f"the weights of {self.source} are not on this machine and the hub cannot be reached ({first}). "

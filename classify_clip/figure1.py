@@ -35,6 +35,8 @@ class Size:
     mask_seeds: int = 2
     run_seeds: int = 1
     """Mask seeds of the generated pictures, which cost most."""
+    explained: int = 24
+    """Pictures whose attention is read; twice as many are followed block by block."""
 
 
 def figure1(
@@ -79,7 +81,7 @@ def figure1(
         matched.table(compared).to_csv(out / "matched.csv", index=False)
         matched.figure(compared).savefig(out / "matched.png", dpi=180, bbox_inches="tight")
         say("why: attention kept by the masks, and damage per block")
-        explain(out, targets)
+        explain(out, targets, pictures=size.explained)
     result = curves.curves(*opened)
     curves.figure(result).savefig(out / "figure1.png", dpi=180, bbox_inches="tight")
     curves.table1(result).to_csv(out / "table1.csv", index=False)

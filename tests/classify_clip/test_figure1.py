@@ -14,7 +14,7 @@ from interventions import parse
 
 
 def test_one_call_makes_figure_table_and_the_matched_comparison_and_a_second_only_draws(tmp_path, monkeypatch):
-    size = figure1.Size(images=8, pairs=4, one_pass=3, samples=3, steps=2, mask_seeds=1)
+    size = figure1.Size(images=8, pairs=4, one_pass=3, samples=3, steps=2, mask_seeds=1, explained=2)
     options = {"densities": (0.25,), "families": ("local", "random", "hub-spoke"), "size": size}
     said = []
     out = figure1.figure1(tmp_path / "figure1", say=said.append, **options)

@@ -74,7 +74,7 @@ def prepare(plan: Plan, out: str | Path | None = None, *, resume: bool = False) 
     variables, sizes = arrays(plan), dimensions(plan)
     store.check_space(path.parent, store.estimate_bytes(variables, sizes))
     store.create(
-        path, variables, sizes, coordinates(plan), {"config": json.dumps(dict(plan.config))}, plan.unit,
+        path, variables, sizes, coordinates(plan), {"config": json.dumps(dict(plan.config)), "provenance": hardware(plan)}, plan.unit,
         static=masks(plan),
     )  # fmt: skip
     return path
@@ -112,6 +112,17 @@ def default_path(plan: Plan, root: str | Path = "runs", *, resume: bool = False)
     if free == 0:
         raise PlanError(f"--resume: there is no run at {candidates[0]}; name it with --out")
     return candidates[free - 1]
+
+
+def hardware(plan: Plan) -> dict[str, Any]:
+    """Where the numbers are made: device, threads, and the flags that decide whether they can be made again."""
+    device = plan.denoiser.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def arrays(plan: Plan) -> list[store.Variable]:

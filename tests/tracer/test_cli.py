@@ -1,5 +1,6 @@
 """The command as its users meet it: what it prints, where it writes, what bad input gets."""
 
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,12 @@ def test_the_store_opens_without_our_code_and_names_everything(run):
     assert {"Conventions", "schema", "schema_version", "run_id", "config", "config_hash", "created_at",
             "provenance"} <= tree.attrs.keys()  # fmt: skip
     assert (tree["trajectory"]["delta"].sel(arm="clean").values == 0).all()
+    made = tree.attrs["provenance"]
+    made = json.loads(made) if isinstance(made, str) else made
+    assert made["device"] == "cpu"
+    assert made["tf32"] is False
+    assert made["packages"]["torch"].startswith("2.")
+    assert len(json.loads(tree.attrs["config"])["checkpoint"]["sha256"]) == 64
 
 
 def test_growth_of_the_latest_run_prints_a_table_a_sentence_and_saves_figure_and_csv(run, monkeypatch):

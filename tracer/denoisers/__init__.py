@@ -138,4 +138,5 @@ def _device(wanted: str | torch.device | None) -> torch.device:
         raise CheckpointError(f"no device {wanted!r}: cpu, cuda, cuda:1 ...") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("no CUDA device is usable here: leave --device out, or type --device cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     return device

@@ -73,10 +73,8 @@ def prepare(plan: Plan, out: str | Path | None = None, *, resume: bool = False) 
         return path
     variables, sizes = arrays(plan), dimensions(plan)
     store.check_space(path.parent, store.estimate_bytes(variables, sizes))
-    store.create(
-        path, variables, sizes, coordinates(plan), {"config": json.dumps(dict(plan.config)), "provenance": hardware(plan)}, plan.unit,
-        static=masks(plan),
-    )  # fmt: skip
+    attributes = {"config": json.dumps(dict(plan.config)), "provenance": hardware(plan)}
+    store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=masks(plan))
     return path
 
 

@@ -1,8 +1,8 @@
 """How often the rule of `analysis.rule` answers right: replicated studies of systems with known log A and p.
 
 The rule itself is run on every replicate (BCa intervals, RMS veto and all), only vectorised over replicates. Run
-`python -m benchmarks.operating_characteristics` for the full table, about ten minutes on one core; the test suite
-runs a short version.
+`python -m benchmarks.operating_characteristics` for the full table, some minutes on one core; the test suite runs
+a short version.
 """
 
 from __future__ import annotations

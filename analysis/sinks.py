@@ -346,7 +346,8 @@ def _draw_clean_overlap(ax: Axes, dataset: xr.Dataset) -> None:
 def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
     """Every sample's shift under sink and under random removal, joined, with the mean of each."""
     at = dataset.isel(measure=0)
-    ticks, labels = [], []
+    ticks: list[float] = []
+    labels: list[str] = []
     for place, pair in enumerate(at["pair"].values):
         shift = at["shift"].sel(pair=pair)
         sides = np.array([place - 0.2, place + 0.2])

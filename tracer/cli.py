@@ -185,6 +185,7 @@ def counterfactual(
         specs = [parse(text) for text in masks]
         base = checked_plan([*masks], ["norms"], **options)
         settings = {"steps": base.schedule.steps, "guidance": base.guidance, "every": every}
+        settings["sampler"] = base.schedule.sampler
         if counts:
             settings["counts"] = _whole_numbers(counts, "--counts")
         variants = list(STUDIES[study].variants(specs, **settings))

@@ -168,7 +168,8 @@ class _Job(WorkerPlugin):
 def _run_unit(name: str, unit: int) -> bool:
     """On a worker: run one unit. False when another living process holds it."""
     worker = get_worker()
-    job: _Job = worker.plugins[name]
+    job = worker.plugins[name]
+    assert isinstance(job, _Job)
     reported = 0.0
 
     def report(done: int, total: int) -> None:

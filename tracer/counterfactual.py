@@ -61,10 +61,10 @@ def prefix(masks: Sequence[Intervention], steps: int, **_: Any) -> Iterator[Vari
     yield Variant("prefix", (*masks, *first), ("latents", "images"))
 
 
-def dose(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
+def dose(masks: Sequence[Intervention], sampler: str, **_: Any) -> Iterator[Variant]:
     """Each mask at strength .01, .1, .3 and 1."""
     doses = (mask.at(strength=strength) for mask in masks for strength in DOSES)
-    yield Variant("dose", tuple(doses), ("finals", "decomposition", "null", "images"))
+    yield Variant("dose", tuple(doses), (*_for_the_null(sampler), "images"))
 
 
 def one_pass(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
@@ -72,10 +72,12 @@ def one_pass(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
     yield Variant("one-pass", tuple(masks), ("latents", "decomposition"))
 
 
-def step_counts(masks: Sequence[Intervention], counts: Sequence[int] = STEP_COUNTS, **_: Any) -> Iterator[Variant]:
+def step_counts(
+    masks: Sequence[Intervention], sampler: str, counts: Sequence[int] = STEP_COUNTS, **_: Any
+) -> Iterator[Variant]:
     """The same masks at several numbers of steps, null recomputed for each."""
     for count in counts:
-        yield Variant(f"T{count:04d}", tuple(masks), ("finals", "decomposition", "null"), {"steps": count})
+        yield Variant(f"T{count:04d}", tuple(masks), _for_the_null(sampler), {"steps": count})
 
 
 def samplers(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
@@ -89,6 +91,11 @@ def guidance(masks: Sequence[Intervention], guidance: float, **_: Any) -> Iterat
     for scale in dict.fromkeys((1.0, guidance)):
         record = ("latents", "decomposition", "null", "images")
         yield Variant(f"guidance-{scale:g}", tuple(masks), record, {"guidance": scale})
+
+
+def _for_the_null(sampler: str) -> tuple[str, ...]:
+    """What A needs: final errors alone where the null is model-free, every injection where it is transported."""
+    return ("finals" if sampler == "ddpm" else "latents", "decomposition", "null")
 
 
 def _thirds() -> tuple[tuple[float, float], ...]:

@@ -1,0 +1,58 @@
+import pytest
+
+from interventions import parse
+from tracer.counterfactual import STUDIES
+from tracer.plan import plan
+from tracer.reproduce import STUDIES as RECIPES
+from tracer.reproduce import commands
+from tracer.trajectory import lanes_of_step
+
+from .test_trajectory import system
+
+SETTINGS = dict(steps=12, guidance=4.0, every=1, sampler="ddpm")
+
+
+def variants(study, **settings):
+    return list(STUDIES[study].variants([parse("R1S0")], **{**SETTINGS, **settings}))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_can_be_planned_and_its_arms_are_distinct(study):
+    for variant in variants(study):
+        settings = {"steps": 12, **variant.settings}
+        checked = plan(system(), variant.arms, samples=1, record=variant.record, **settings)
+        assert len(checked.arms) == 1 + len(set(variant.arms)) == 1 + len(variant.arms)
+
+
+def test_impulses_tile_the_run_and_stay_below_six_tenths_of_a_trajectory_each():
+    (variant,) = variants("impulse")
+    windows = [arm.scope.window(12) for arm in variant.arms[1:]]
+    assert [step for window in windows for step in window] == list(range(12))
+    checked = plan(system(), variant.arms[1:], samples=1, steps=12)
+    assert sum(len(lanes_of_step(checked, i)) for i in range(12)) <= 0.6 * 12 * 12 + 12
+
+
+def test_windows_and_their_complements_make_the_whole():
+    alone, without = (
+        [set(arm.scope.window(12)) for arm in variants(study)[0].arms[1:]] for study in ("windows", "all-but")
+    )
+    assert sorted(step for window in alone for step in window) == list(range(12))
+    assert [a | b for a, b in zip(alone, without, strict=True)] == [set(range(12))] * 3
+
+
+def test_an_ode_study_records_every_injection_because_its_null_is_transported():
+    assert "finals" in variants("steps")[0].record
+    assert "latents" in variants("steps", sampler="ddim")[0].record
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_reproduced_study_types_commands_that_exist(name, tmp_path):
+    from click import Context
+
+    from tracer.cli import main
+
+    for words in commands(name, tmp_path):
+        command = main.get_command(Context(main), words[0])
+        assert command is not None, words
+        if words[0] != "sweep":
+            command.make_parser(Context(command)).parse_args(list(words[1:]))

@@ -41,7 +41,7 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sinks": (
         "docs/sinks.md: removing sinks from the embedded SD3 against matched random keys",
         (
-            "run --model sd3 --mask sink-k1 --mask random-k1 --mask sink-k5 --mask random-k5 --samples 64 "
+            "run --model sd3 --mask sink-k1 --mask random-k1 --mask sink-k5 --mask random-k5 --samples 64 --steps 20 "
             "--record norms,finals,images,mass,sinks --no-floor --out {root}/sd3-sinks",
             "analyze sinks {root}/sd3-sinks",
         ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,7 +89,7 @@ def _curve(data: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
         per_seed = [_metric(kinds, np.array([cell]), weights[:1])[0] for cell in cells]
         put(value=one[0], value_low=low, value_high=high, change=lost[0], change_low=lost_low, change_high=lost_high)
         put(relative=lost[0] / clean[0] if clean[0] else np.nan, seed_sd=np.std(per_seed), seeds=len(cells))
-        put(p=max(mcnemar(kinds, rows[specs.index("clean")][0], cell) for cell in cells))
+        put(p=max(mcnemar(kinds, int(rows[specs.index("clean")][0]), int(cell)) for cell in cells))
         put(spec=spec, **{name: data[name].values[cells].mean() for name in ("density", "density_sequence")})
         put(family=str(data["family"].values[cells[0]]), target_density=data["target_density"].values[cells[0]])
         put(**_extras(data, task, cells))
@@ -263,7 +264,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     if galleries:
         _galleries(axes[0, -1], frame[frame["task"] == "retrieve"], galleries)
         axes[1, -1].set_visible(False)
-    handles: dict[str, object] = {}
+    handles: dict[str, Any] = {}
     for axis in axes.ravel():
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)

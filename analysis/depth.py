@@ -97,7 +97,8 @@ def figure(dataset: xr.Dataset) -> Figure:
     return drawn
 
 
-def _orange(shade: float) -> tuple[float, ...]:
+def _orange(shade: float) -> str:
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
-    return colormaps["Oranges"](shade)
+    return to_hex(colormaps["Oranges"](shade))

@@ -211,8 +211,8 @@ def coco_captions(captions: Path, folder: Path, captions_per_image: int | None =
         (),
         lambda i: open_picture(paths[i]),  # type: ignore[arg-type]
     )
-    group = np.array([g for g, _ in told], np.int64)
-    return Pairs(images, tuple(sentence for _, sentence in told), np.arange(len(files)), group)
+    text_group = np.array([group for group, _ in told], np.int64)
+    return Pairs(images, tuple(sentence for _, sentence in told), np.arange(len(files)), text_group)
 
 
 def _is_karpathy(content: Any) -> bool:

@@ -36,7 +36,7 @@ class Classifier:
 
     name: str
     source: str
-    model: nn.Module
+    model: Any
     layout: TokenLayout
     transform: Callable[[Any], torch.Tensor]
     labels: tuple[str, ...] | None
@@ -62,7 +62,7 @@ class Retriever:
 
     name: str
     source: str
-    model: nn.Module
+    model: Any
     image_tower: nn.Module
     text_tower: nn.Module
     layout: TokenLayout
@@ -163,7 +163,7 @@ def load_retriever(
     )
 
 
-def _grid(model: nn.Module, name: str) -> TokenLayout:
+def _grid(model: Any, name: str) -> TokenLayout:
     """The layout of a plain ViT, of timm or open_clip."""
     embed = getattr(model, "patch_embed", model)
     grid = getattr(embed, "grid_size", None)
@@ -177,7 +177,7 @@ def _grid(model: nn.Module, name: str) -> TokenLayout:
     return TokenLayout(tuple(grid), prefix=prefix)
 
 
-def _labels(model: nn.Module) -> tuple[str, ...] | None:
+def _labels(model: Any) -> tuple[str, ...] | None:
     names = (model.pretrained_cfg or {}).get("label_names")
     if names:
         return tuple(names)
@@ -230,7 +230,7 @@ def _tag(name: str, pretrained: str | None) -> str:
     return pretrained
 
 
-def _classes_of(path: Path) -> dict[str, int]:
+def _classes_of(path: Path) -> dict[str, Any]:
     """The number of classes a weight file was saved with, so that a fine-tuned head loads."""
     from timm.models import load_state_dict
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from tracer.denoisers.embedded.training.common import Emoji, ExplicitAttention, flip, load, vocabulary
 from tracer.denoisers.embedded.words import CONTEXT, END, tokenize
@@ -38,7 +38,7 @@ def architecture(words: int) -> dict:
     }
 
 
-def make_explicit(block: nn.Module) -> None:
+def make_explicit(block: Any) -> None:
     """Let a block's attention call `scaled_dot_product_attention`, so that `ExplicitAttention` can replace it."""
     attention = block.attn
 
@@ -51,7 +51,7 @@ def make_explicit(block: nn.Module) -> None:
     block.attention = attend
 
 
-def make_scalable(visual: nn.Module) -> None:
+def make_scalable(visual: Any) -> None:
     """Let the image tower see half-size images: its position grid is averaged 2 x 2."""
 
     def embeds(images: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ def make_scalable(visual: nn.Module) -> None:
     visual._embeds = embeds
 
 
-def make_trainable(model: open_clip.CLIP) -> None:
+def make_trainable(model: Any) -> None:
     """Swap in what makes training fast on a CPU; the shipped model is the untouched average."""
     for block in [*model.visual.transformer.resblocks, *model.transformer.resblocks]:
         make_explicit(block)
@@ -87,8 +87,8 @@ def batches(data: Emoji, rows: torch.Tensor, size: int):
 @torch.no_grad()
 def recall(model: open_clip.CLIP, data: Emoji, rows: torch.Tensor, known: dict[str, int]) -> dict[str, float]:
     """R@1 both ways over the whole split: every drawing against every different name."""
-    names, which = np.unique(data.caption[rows], return_inverse=True)
-    which = torch.from_numpy(which)
+    names, inverse = np.unique(data.caption[rows], return_inverse=True)
+    which = torch.from_numpy(inverse)
     image = torch.cat([model.encode_image(data.images(part), normalize=True) for part in rows.split(100)])
     text = model.encode_text(tokenize(names, known), normalize=True)
     similarity = image @ text.T

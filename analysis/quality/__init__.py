@@ -79,7 +79,7 @@ def _measured(
     """Single values [arm, sample] (NaN for sets) and value [arm, bound]."""
     measure = metric.open(pictures, weights)
     clean = pictures.arm(runs.CLEAN)
-    reference = measure(clean) if metric.kind == "set" else None
+    reference = measure(clean) if metric.kind == "set" else np.empty(0)
     scores, values = [], []
     for done, arm in enumerate(pictures.arms):
         images = pictures.arm(arm)
@@ -159,7 +159,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
                 continue
             here = at.sel(arm=arm)
             shown = here["change"] if scored else here["value"]
-            row = {"metric": str(metric), "arm": str(arm)}
+            row: dict[str, str | float] = {"metric": str(metric), "arm": str(arm)}
             row["clean"] = float(at["value"].sel(arm=runs.CLEAN, bound="estimate"))
             row["value"] = float(here["value"].sel(bound="estimate"))
             row["compared"] = "minus clean" if scored else "to clean"

@@ -29,7 +29,7 @@ class Clip:
     transform: Callable[[Any], Any]
     tokenize: Callable[[Sequence[str]], Any]
 
-    def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    def images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Unit embeddings [n, d] of uint8 pictures [y, x, 3]."""
         import torch
         from PIL import Image

@@ -95,9 +95,9 @@ def build(state: Mapping[str, Any], vision: Mapping[str, Any] = VISION, text: Ma
 
     seeing = BlipVisionModel(BlipVisionConfig(**vision)).eval()
     reading = BlipTextModel(BlipTextConfig(**text), add_pooling_layer=False).eval()
-    widths = (text["hidden_size"], 1024, 128, 64, 16, 1)
+    widths = (int(text["hidden_size"]), 1024, 128, 64, 16, 1)
     # Without activations, as published; the numbers leave room for its dropout layers.
-    head = nn.ModuleDict({str(at): nn.Linear(*widths[k : k + 2]) for k, at in enumerate((0, 2, 4, 6, 7))}).eval()
+    head = nn.ModuleDict({str(at): nn.Linear(widths[k], widths[k + 1]) for k, at in enumerate((0, 2, 4, 6, 7))}).eval()
     _fill(seeing, {_vision_name(name): value for name, value in _under(state, "blip.visual_encoder.").items()})
     _fill(reading, _under(state, "blip.text_encoder."))
     head.load_state_dict(_under(state, "mlp.layers."))

@@ -47,7 +47,7 @@ def pictures_of(run: xr.DataTree) -> Pictures:
     texts = {name: tuple(map(str, coords[name].values)) for name in ("class_name", "prompt") if name in coords}
     checkpoint = runs.configuration(run).get("checkpoint", {})
     return Pictures(
-        images=run["images"]["image"],
+        images=run["images"].to_dataset()["image"],
         labels=coords["class_label"].values.astype(np.int64) if "class_label" in coords else None,
         class_names=texts.get("class_name"),
         prompts=texts.get("prompt"),

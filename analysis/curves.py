@@ -230,7 +230,8 @@ def sentence(dataset: xr.Dataset) -> str:
 
 def _told(row: pd.Series) -> str:
     limits = f"[{row['value_low']:.3f}, {row['value_high']:.3f}]"
-    return f"{row['value']:.3f} {limits} under {row['spec']} ({100 * row['density']:.0f}% of image pairs)"
+    share = f" ({100 * row['density']:.0f}% of image pairs)" if np.isfinite(row["density"]) else ""
+    return f"{row['value']:.3f} {limits} under {row['spec']}{share}"
 
 
 @figures.styled

@@ -128,6 +128,14 @@ def test_table_sentence_and_figure_show_every_row():
     assert [title.split("\n")[0] for title in shown if title] == ["vit", "clip", "R@1 and gallery size"]
 
 
+def test_a_spec_without_a_fixed_density_is_told_without_one():
+    sweep = classify(np.ones((2, 9), bool), ["clean", "sink-k1"], families=["clean", "keys"])
+    sweep["density"][1] = np.nan
+    told = curves.sentence(curves.curves(sweep))
+    assert "under sink-k1" in told
+    assert "nan" not in told
+
+
 def test_a_sweep_without_its_clean_cell_is_refused():
     with pytest.raises(ValueError, match="no complete clean cell"):
         curves.curves(classify(np.ones((1, 5), bool), ["R4S32"], families=["small-world"]))

@@ -120,7 +120,7 @@ def figure1(
         from classify_clip import figure1 as runner
 
         size = runner.Size(**{name: value for name, value in sizes.items() if value is not None})
-        chosen = {"densities": densities or runner.DENSITIES, "families": families or FAMILIES}
+        chosen: dict[str, Any] = {"densities": densities or runner.DENSITIES, "families": families or FAMILIES}
         with _progress() as progress:
             runner.figure1(out, size=size, say=click.echo, progress=progress, **chosen)
         click.echo(f"\nfigures and tables: {out}")

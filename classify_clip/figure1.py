@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
@@ -61,7 +62,13 @@ def figure1(
     size, out = size or Size(), Path(out)
     targets = reachable(densities, families, say)
     masks, seeds = [*targets, "full"], tuple(range(size.mask_seeds))
-    shared = {"masks": masks, "mask_seeds": seeds, "progress": progress, "resume": True, "device": "cpu"}
+    shared: dict[str, Any] = {
+        "masks": masks,
+        "mask_seeds": seeds,
+        "progress": progress,
+        "resume": True,
+        "device": "cpu",
+    }
     parts = {}
     for model in ("clip", "vit-cls", "vit"):
         say(f"{model}: {'retrieval' if model == 'clip' else 'classification'} under {len(masks)} specs")
@@ -75,7 +82,13 @@ def figure1(
         say(f"dit: {size.samples} samples of {size.steps} steps under {len(masks)} specs")
         opened.append(with_targets(open_sweep(generate(out, masks, size, progress)), targets))
         say("dit: one pass at several noise levels")
-        options = {"masks": masks, "mask_seeds": seeds, "limit": size.one_pass, "progress": progress, "resume": True}
+        options: dict[str, Any] = {
+            "masks": masks,
+            "mask_seeds": seeds,
+            "limit": size.one_pass,
+            "progress": progress,
+            "resume": True,
+        }
         one_pass = with_targets(open_sweep(denoise(out=out / "dit-one-pass", **options)), targets)
         compared = matched.matched(*opened, one_pass)
         matched.table(compared).to_csv(out / "matched.csv", index=False)
@@ -143,7 +156,12 @@ def generate(out: Path, masks: Sequence[str], size: Size, progress: sweep.Progre
         made = cells(LAYOUT, masks=masks, mask_seeds=seeds)
         arms = list(dict.fromkeys(cell.spec for cell in made if cell.mask_seed == seed and cell.spec != "clean"))
         path = out / f"dit-seed{seed}"
-        options = {"samples": size.samples, "steps": size.steps, "guidance": size.guidance, "batch_size": 8}
+        options: dict[str, Any] = {
+            "samples": size.samples,
+            "steps": size.steps,
+            "guidance": size.guidance,
+            "batch_size": 8,
+        }
         tracer.trace(
             "dit", arms, mask_seed=seed, record=("norms", "images"), out=path, resume=path.exists(), progress=progress,
             **options,

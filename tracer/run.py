@@ -168,9 +168,9 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
     ):
         coords[name] = (("step",), np.asarray(values, np.float64), {"long_name": text, "units": "1"})
     for name, text in (("class_label", "class index"), ("class_name", "class"), ("prompt", "prompt"), ("tag", "tag")):
-        values = [getattr(sample, name) for sample in samples]
-        if any(value is not None for value in values):
-            filled = [("" if value is None else value) for value in values]
+        given = [getattr(sample, name) for sample in samples]
+        if any(value is not None for value in given):
+            filled = [("" if value is None else value) for value in given]
             coords[name] = (("sample",), np.array(filled), {"long_name": text})
     layout = plan.denoiser.layout
     if layout is not None:

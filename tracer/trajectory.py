@@ -123,7 +123,8 @@ class Unit:
                 predictions[-1] = Prediction(drop.value[1:], None if drop.variance is None else drop.variance[1:])
                 taken[-1] = {key: value[1:] for key, value in taken[-1].items()}
         value = torch.cat([p.value for p in predictions])
-        variance = None if predictions[0].variance is None else torch.cat([p.variance for p in predictions])
+        learned = [p.variance for p in predictions if p.variance is not None]
+        variance = torch.cat(learned) if learned else None
         recorded = {key: torch.cat([part[key] for part in taken]) for key in taken[0]}
         return states, Prediction(value, variance), recorded
 
@@ -197,7 +198,9 @@ def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
         after = landed[k]
         measured = _errors(after, unit.x, eps[k] - eps[0], x0[k] - x0[0])
         if "decomposition" in plan.record:
-            parts = (0, 0, 0) if role is None or role.injected is None else (k, at[role.propagated], at[role.injected])
+            parts = (0, 0, 0)
+            if role is not None and role.propagated is not None and role.injected is not None:
+                parts = (k, at[role.propagated], at[role.injected])
             previous = unit.arms.get(m, before) - before
             extra, injected = _decomposition(landed, move, parts, previous)
             measured |= extra | {"injected_x0_l2": _norm(x0[parts[2]] - x0[0])}

@@ -66,31 +66,70 @@ class Evaluation:
 class Denoiser(Protocol):
     """What the trajectory loop needs of a network."""
 
-    name: str
-    """Model family, as typed after `--model`."""
-    checkpoint: Mapping[str, Any]
-    """What is recorded as provenance: at least `id`, and the corrections applied."""
-    shape: tuple[int, int, int]
-    """(channel, y, x) of the state."""
-    dtype: torch.dtype
-    """Of the states: float32, or float64 for exact systems."""
-    device: torch.device
-    prediction: str
-    """One of `sampling.PREDICTIONS`."""
-    scheduler: Mapping[str, Any]
-    """Schedule settings in diffusers' words, as `sampling.schedule` takes them."""
-    layout: TokenLayout | None
-    """What the tokens are; None when the network has no attention."""
-    image_size: tuple[int, int]
-    """(y, x) of the decoded images."""
-    layers: int
-    """Number of blocks a spec's `layers=` may name."""
-    sites: Sequence[str]
-    """Name of every attention module, in order; empty when there is none."""
-    heads: int
-    """Attention heads per site."""
-    defaults: Mapping[str, Any]
-    """Sampler, steps and guidance where the user names none."""
+    @property
+    def name(self) -> str:
+        """Model family, as typed after `--model`."""
+        ...
+
+    @property
+    def checkpoint(self) -> Mapping[str, Any]:
+        """What is recorded as provenance: at least `id`, and the corrections applied."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channel, y, x) of the state."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states: float32, or float64 for exact systems."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the states live."""
+        ...
+
+    @property
+    def prediction(self) -> str:
+        """One of `sampling.PREDICTIONS`."""
+        ...
+
+    @property
+    def scheduler(self) -> Mapping[str, Any]:
+        """Schedule settings in diffusers' words, as `sampling.schedule` takes them."""
+        ...
+
+    @property
+    def layout(self) -> TokenLayout | None:
+        """What the tokens are; None when the network has no attention."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(y, x) of the decoded images."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks a spec's `layers=` may name."""
+        ...
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """Name of every attention module, in order; empty when there is none."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """Attention heads per site."""
+        ...
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Sampler, steps and guidance where the user names none."""
+        ...
 
     def opened(
         self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str]

@@ -34,11 +34,11 @@ SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, 
 class DiT:
     """A DiT behind the `Denoiser` protocol. `guidance_channels`: how many of the state's channels are guided."""
 
-    model: torch.nn.Module
+    model: Any  # a diffusers DiTTransformer2DModel
     classes: tuple[str, ...]
     checkpoint: dict[str, Any]
     guidance_channels: int
-    decoder: torch.nn.Module | None = None
+    decoder: Any = None  # a diffusers AutoencoderKL
     dtype: torch.dtype = torch.float32
     name: str = "dit"
     prediction: str = "epsilon"
@@ -54,7 +54,7 @@ class DiT:
         self.heads = config.num_attention_heads
         # 250 steps is source A's setting; the embedded model keeps a first run within minutes on two cores
         steps = 100 if self.checkpoint.get("id") == "embedded dit" else 250
-        self.defaults = {"sampler": "ddpm", "steps": steps, "guidance": 1.5}
+        self.defaults: dict[str, Any] = {"sampler": "ddpm", "steps": steps, "guidance": 1.5}
         self.device = self.model.device
         upscale = 1 if self.decoder is None else 2 ** (len(self.decoder.config.block_out_channels) - 1)
         self.image_size = (config.sample_size * upscale, config.sample_size * upscale)
@@ -118,7 +118,7 @@ class DiT:
         return np.concatenate([to_uint8(self.decoder.decode(one[None]).sample) for one in latents])
 
 
-def correct_time_embedding(model: torch.nn.Module) -> None:
+def correct_time_embedding(model: Any) -> None:
     """Give a diffusers DiT the original's timestep frequencies, exp(-log(10000) k / half) instead of k / (half - 1).
 
     Brings a converted model's forward from 5.6e-2 off the original to 9.5e-7 (FACTS of this project, measured).

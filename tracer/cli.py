@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 import click
 
+from .terminal import human_bytes, human_seconds, progress_bar
+
 ANALYSES = {
     "growth": "Error per step in three coordinates, against the numerical floor and the additive null.",
     "decompose": "Injected, propagated and interaction energy per step, and the excess gain.",
@@ -295,45 +297,6 @@ def resume_command(path: Path) -> str:
     if "--out" not in words:
         words += ["--out", str(path)]
     return " ".join(["trace", *map(shlex.quote, words), "--resume"])
-
-
-@contextmanager
-def progress_bar(name: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        "steps",
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def human_bytes(size: float) -> str:
-    """1536 -> '1.5 kB'."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def human_seconds(seconds: float) -> str:
-    """130 -> '2.2 min'."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{max(seconds, 1):.0f} s"
 
 
 @main.command()

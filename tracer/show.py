@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from . import store
+from .terminal import human_bytes, progress_bar
 
 
 def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: bool, **options: Any) -> None:
@@ -31,7 +32,6 @@ def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: 
         opened = [store.open_run(run) for run in runs] or [store.open_run()]
         paths = list(runs) or [store.latest_run()]
     click.echo(f"run: {', '.join(map(str, paths))}")
-    from .cli import progress_bar
 
     with progress_bar(name) as progress:
         options |= {"progress": progress} if name == "quality" else {}
@@ -166,8 +166,6 @@ def show_models() -> None:
 def show_runs(root: Path) -> None:
     """One line per run under a folder."""
     import pandas as pd
-
-    from .cli import human_bytes
 
     found = store.list_runs(root)
     if not found:

@@ -69,7 +69,7 @@ def dose(masks: Sequence[Intervention], sampler: str, **_: Any) -> Iterator[Vari
 
 def one_pass(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
     """What one masked pass does at every level of the clean trajectory: teacher-forced, nothing carried on."""
-    yield Variant("one-pass", tuple(masks), ("latents", "decomposition"))
+    yield Variant("one-pass", tuple(masks), ("latents", "injected"))
 
 
 def step_counts(
@@ -95,7 +95,7 @@ def guidance(masks: Sequence[Intervention], guidance: float, **_: Any) -> Iterat
 
 def _for_the_null(sampler: str) -> tuple[str, ...]:
     """What A needs: final errors alone where the null is model-free, every injection where it is transported."""
-    return ("finals" if sampler == "ddpm" else "latents", "decomposition", "null")
+    return ("finals", "null") if sampler == "ddpm" else ("latents", "injected")
 
 
 def _thirds() -> tuple[tuple[float, float], ...]:
@@ -108,7 +108,7 @@ STUDIES = {
     "all-but": Study("Which third is needed for the damage?", all_but, "growth"),
     "prefix": Study("How does the damage build up as more steps are masked?", prefix, "counterfactual"),
     "dose": Study("Does the damage saturate with the strength of the mask?", dose, "counterfactual"),
-    "one-pass": Study("How wrong is one masked pass at every noise level?", one_pass, "decompose"),
+    "one-pass": Study("How wrong is one masked pass at every noise level?", one_pass, "growth"),
     "steps": Study("Does amplification grow with the number of steps?", step_counts, "verdict"),
     "sampler": Study("Does fresh noise (DDPM) heal what the ODE (DDIM) keeps?", samplers, "growth"),
     "guidance": Study("Does guidance amplify?", guidance, "growth"),

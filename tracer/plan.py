@@ -20,7 +20,8 @@ from .denoisers import Denoiser, Sample
 from .sampling import Schedule, schedule
 
 RECORDS = (
-    "norms", "latents", "finals", "x0", "mass", "mass-per-head", "entropy", "sinks", "decomposition", "null", "images",
+    "norms", "latents", "finals", "x0", "mass", "mass-per-head", "entropy", "sinks", "injected", "decomposition", "null",
+    "images",
 )  # fmt: skip
 DEFAULT_RECORD = ("norms", "latents", "images")
 ATTENTION = {"mass", "mass-per-head", "entropy", "sinks"}
@@ -133,8 +134,8 @@ def _record(denoiser: Denoiser, record: Iterable[str]) -> frozenset[str]:
         raise PlanError(f"--record {', '.join(unknown)}: unknown; choose among {', '.join(RECORDS)}")
     if denoiser.layout is None and (wanted := sorted(recorded & ATTENTION)):
         raise PlanError(f"--record {', '.join(wanted)}: {denoiser.name} has no attention to record")
-    if "null" in recorded:
-        recorded |= {"decomposition"}
+    if recorded & {"decomposition", "null"}:
+        recorded |= {"injected"}
     return recorded
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+FRESH = "--guidance 1 --seed 1000 --no-floor"
+"""Guidance 1 is where the additive null holds; these seeds were not used before the studies were planned."""
+
 STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "growth": (
         "the picture of the README: error growth of the embedded DiT under R4S32",
@@ -20,18 +23,38 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "findings": (
         "docs/findings.md: does the error of masking compound in the embedded DiT?",
         (
-            "counterfactual steps --mask R4S32 --guidance 1 --samples 24 --counts 50,100,250 --no-floor "
-            "--out {root}/steps",
-            "analyze verdict {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 --out {root}/verdict",
-            "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 --out {root}/verdict",
-            "counterfactual steps --mask R0S63 --guidance 1 --samples 16 --counts 50,100 --no-floor "
-            "--out {root}/steps-random",
-            "analyze verdict {root}/steps-random/T0050 {root}/steps-random/T0100 --out {root}/verdict-random",
-            "counterfactual impulse --mask R4S32 --guidance 1 --samples 8 --steps 50 --every 2 --no-floor "
-            "--out {root}/impulse",
+            # the primary cell: A at 250 steps on 80 samples, its slope over 50 to 1000 steps on 24 of them
+            f"counterfactual steps --mask R4S32 {FRESH} --samples 80 --counts 50,100,250 --out {{root}}/steps",
+            f"counterfactual steps --mask R4S32 {FRESH} --samples 24 --counts 500,1000 --out {{root}}/steps",
+            f"counterfactual dose --mask R4S32 {FRESH} --samples 16 --steps 250 --out {{root}}/dose",
+            "analyze verdict {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
+            "{root}/steps/T1000 {root}/dose --out {root}/verdict",
+            "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 --out {root}/steps-to-250",
+            "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
+            "{root}/steps/T1000 --out {root}/steps-to-1000",
+            "analyze counterfactual {root}/dose",
+            # a random mask of the same density
+            f"counterfactual steps --mask R0S63 {FRESH} --samples 32 --counts 50,100,250 --out {{root}}/steps-random",
+            "analyze verdict {root}/steps-random/T0050 {root}/steps-random/T0100 {root}/steps-random/T0250 "
+            "--out {root}/verdict-random",
+            # where the error comes from and how it travels
+            f"counterfactual impulse --mask R4S32 {FRESH} --samples 16 --steps 50 --out {{root}}/impulse",
             "analyze impulse {root}/impulse",
             "analyze decompose {root}/impulse",
             "analyze bands {root}/impulse",
+            f"counterfactual windows --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/windows",
+            "analyze counterfactual {root}/windows",
+            f"counterfactual all-but --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/all-but",
+            "analyze growth {root}/all-but",
+            f"counterfactual prefix --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/prefix",
+            "analyze counterfactual {root}/prefix",
+            # what the sampler and the guidance do to it
+            f"counterfactual sampler --mask R4S32 {FRESH} --samples 24 --steps 100 --out {{root}}/sampler",
+            "analyze growth {root}/sampler/ddpm",
+            "analyze growth {root}/sampler/ddim",
+            "counterfactual guidance --mask R4S32 --guidance 1.5 --seed 1000 --no-floor --samples 24 --steps 100 "
+            "--out {root}/guidance",
+            "analyze growth {root}/guidance/guidance-1.5",
         ),
     ),
     "figure1": (

@@ -18,7 +18,20 @@ SCHEMA_VERSION = 1
 STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED = 0, 1, 2
 TOKEN_KINDS = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
 RECORDS = frozenset(
-    {"norms", "latents", "finals", "x0", "mass", "mass-per-head", "sinks", "entropy", "decomposition", "null", "images"}
+    {
+        "norms",
+        "latents",
+        "finals",
+        "x0",
+        "mass",
+        "mass-per-head",
+        "sinks",
+        "entropy",
+        "injected",
+        "decomposition",
+        "null",
+        "images",
+    }
 )
 MASS_BITS = 10  # mantissa bits kept of attention mass: relative error 2^-11
 
@@ -124,20 +137,23 @@ def _metrics(record: frozenset[str]) -> list[Variable]:
         ("eps_l2", "norm of the difference of noise predictions made in the step", 0.0),
         ("x0_l2", "norm of the difference of x0 predictions made in the step", 0.0),
     ]
-    if "decomposition" in record:
+    if record & {"injected", "decomposition", "null"}:
         table += [
             ("injected_l2", "norm of what masking adds at the clean state, |G(x) - F(x)|", 0.0),
-            ("propagated_l2", "norm of what the clean step makes of the error it was handed, |F(y) - F(x)|", 0.0),
-            ("injected_x0_l2", "norm of the x0-prediction change that masking makes at the clean state, one pass", 0.0),
-            ("interaction_l2", "norm of G(y) - G(x) - F(y) + F(x)", 0.0),
-            ("injected_propagated_cosine", "cosine of the angle between injected and propagated error", None),
-            ("gain", "secant gain of the clean step, |F(y) - F(x)| / |y - x|; NaN where y equals x", None),
             ("injected_mean_l2", "norm of the part of the injected error that enters through the step's mean", 0.0),
             (
                 "injected_variance_l2",
                 "norm of the part of the injected error that enters through the noise scale",
                 0.0,
             ),
+            ("injected_x0_l2", "norm of the x0-prediction change that masking makes at the clean state, one pass", 0.0),
+        ]
+    if "decomposition" in record:
+        table += [
+            ("propagated_l2", "norm of what the clean step makes of the error it was handed, |F(y) - F(x)|", 0.0),
+            ("interaction_l2", "norm of G(y) - G(x) - F(y) + F(x)", 0.0),
+            ("injected_propagated_cosine", "cosine of the angle between injected and propagated error", None),
+            ("gain", "secant gain of the clean step, |F(y) - F(x)| / |y - x|; NaN where y equals x", None),
             ("closure", "|delta - injected - propagated - interaction| / |delta|, rounding only", 0.0),
         ]
     if "null" in record:
@@ -165,7 +181,7 @@ def _trajectory(record: frozenset[str]) -> list[Variable]:
     if record & {"x0", "null"}:
         text = "clean x0 prediction made in the step"
         found.append(Variable("trajectory/x0", ("sample", "step", *_STATE), long_name=text))
-    if {"decomposition", "latents"} <= record:
+    if "latents" in record and record & {"injected", "decomposition", "null"}:
         text = "error that masking adds at the clean state in the step, G(x) - F(x)"
         found.append(Variable("decomposition/injected", (*lead, *_STATE), long_name=text, before=0.0))
     if "null" in record:

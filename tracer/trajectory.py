@@ -39,17 +39,19 @@ CLEAN = Lane("clean", Clean())
 
 @dataclass(frozen=True)
 class Roles:
-    """Which lane answers which question for one arm at one step (SCIENCE: F(x), G(y), F(y), G(x) and the null)."""
+    """Which lane answers which question for one arm at one step (SCIENCE: F(x), G(y), F(y), G(x) and the null).
+
+    None where the question is not asked.
+    """
 
     own: Lane  # G(y)
-    propagated: Lane | None = None  # F(y); None where nothing is decomposed
     injected: Lane | None = None  # G(x)
+    propagated: Lane | None = None  # F(y)
     pushed: Lane | None = None  # F at x + last injection
 
 
 def roles_of_step(plan: Plan, i: int) -> dict[int, Roles]:
     """For every arm that has departed from the clean one by step i, or departs in it: its lanes."""
-    decompose, null = "decomposition" in plan.record, "null" in plan.record
     roles = {}
     for m, arm in enumerate(plan.arms):
         if not _departs(arm) or i < arm.window[0]:
@@ -57,12 +59,13 @@ def roles_of_step(plan: Plan, i: int) -> dict[int, Roles]:
         state = "clean" if i == arm.window[0] else ("arm", m)
         acting = i in arm.window
         own = Lane(state, arm.spec if acting else CLEAN.spec)
-        if not decompose or isinstance(arm.spec, Full):  # the floor is not worth three more lanes
+        if "injected" not in plan.record or isinstance(arm.spec, Full):  # the floor is not worth three more lanes
             roles[m] = Roles(own)
             continue
-        propagated, injected = (Lane(state, CLEAN.spec), Lane("clean", arm.spec)) if acting else (own, CLEAN)
-        pushed = Lane(("pushed", m), CLEAN.spec) if null and i - 1 in arm.window else None
-        roles[m] = Roles(own, propagated, injected, pushed)
+        injected = Lane("clean", arm.spec) if acting else CLEAN
+        propagated = Lane(state, CLEAN.spec) if "decomposition" in plan.record else None
+        pushed = Lane(("pushed", m), CLEAN.spec) if "null" in plan.record and i - 1 in arm.window else None
+        roles[m] = Roles(own, injected, propagated, pushed)
     return roles
 
 
@@ -70,7 +73,7 @@ def lanes_of_step(plan: Plan, i: int) -> list[Lane]:
     """The distinct evaluations of step i; the clean one is first."""
     lanes = {CLEAN: None}
     for role in roles_of_step(plan, i).values():
-        lanes.update(dict.fromkeys(lane for lane in (role.own, role.propagated, role.injected, role.pushed) if lane))
+        lanes.update(dict.fromkeys(lane for lane in (role.own, role.injected, role.propagated, role.pushed) if lane))
     return list(lanes)
 
 
@@ -193,22 +196,22 @@ def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
     values: dict[str, list[Tensor]] = {}
     pushes = {}
     for m in range(len(plan.arms)):
-        role = roles.get(m)
-        k = 0 if role is None else at[role.own]
+        role = roles.get(m, Roles(CLEAN))
+        k = at[role.own]
         after = landed[k]
         measured = _errors(after, unit.x, eps[k] - eps[0], x0[k] - x0[0])
+        if "injected" in plan.record:
+            at_clean = at[role.injected or CLEAN]
+            measured |= _injection(landed, move, x0, at_clean)
+            if role.injected not in (None, CLEAN):
+                pushes[m] = measured["injected"]
         if "decomposition" in plan.record:
-            parts = (0, 0, 0)
-            if role is not None and role.propagated is not None and role.injected is not None:
-                parts = (k, at[role.propagated], at[role.injected])
+            parts = (k, at_clean, at[role.propagated]) if role.propagated else (0, 0, 0)
             previous = unit.arms.get(m, before) - before
-            extra, injected = _decomposition(landed, move, parts, previous)
-            measured |= extra | {"injected_x0_l2": _norm(x0[parts[2]] - x0[0])}
-            if role is not None and role.injected not in (None, CLEAN):
-                pushes[m] = injected
+            measured |= _decomposition(landed, parts, previous)
         for name, value in measured.items():
             values.setdefault(name, []).append(value)
-        if role is not None:
+        if m in roles:
             unit.arms[m] = after
     unit.pushes = pushes
     _write(unit, i, values, x0[0], buffer)
@@ -242,31 +245,38 @@ def _errors(after: Tensor, clean: Tensor, d_eps: Tensor, d_x0: Tensor) -> dict[s
     }
 
 
-def _decomposition(
-    landed: Tensor, move: Move, parts: tuple[int, int, int], previous: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The exact split of one step's error (SCIENCE section 2), each [sample], and the injected vector.
+def _injection(landed: Tensor, move: Move, x0: Tensor, at_clean: int) -> dict[str, Tensor]:
+    """What masking adds at the clean state, G(x) - F(x): the vector and its norms [sample]. Lane 0 is F(x).
 
-    `parts` are the lanes of G(y), F(y), G(x); lane 0 is F(x). The injection is G(x) - F(x), whose variance part comes
-    from a changed learned variance under the same noise.
+    Its variance part comes from a changed learned variance under the same noise.
     """
-    own, at_masked, at_clean = parts
-    propagated, injected = landed[at_masked] - landed[0], landed[at_clean] - landed[0]
-    delta = landed[own] - landed[0]
-    interaction = landed[own] - landed[at_clean] - landed[at_masked] + landed[0]
-    mean_part = move.mean[at_clean] - move.mean[0]
-    size = _norm(previous)
+    injected, mean_part = landed[at_clean] - landed[0], move.mean[at_clean] - move.mean[0]
     return {
         "injected": injected,
         "injected_l2": _norm(injected),
         "injected_mean_l2": _norm(mean_part),
         "injected_variance_l2": _norm(injected - mean_part),
+        "injected_x0_l2": _norm(x0[at_clean] - x0[0]),
+    }
+
+
+def _decomposition(landed: Tensor, parts: tuple[int, int, int], previous: Tensor) -> dict[str, Tensor]:
+    """The exact split of one step's error (SCIENCE section 2), each [sample].
+
+    `parts` are the lanes of G(y), G(x), F(y); lane 0 is F(x). `previous` is the error the step was handed.
+    """
+    own, at_clean, at_masked = parts
+    injected, propagated = landed[at_clean] - landed[0], landed[at_masked] - landed[0]
+    delta = landed[own] - landed[0]
+    interaction = landed[own] - landed[at_clean] - landed[at_masked] + landed[0]
+    size = _norm(previous)
+    return {
         "propagated_l2": _norm(propagated),
         "interaction_l2": _norm(interaction),
         "injected_propagated_cosine": _dot(injected, propagated) / (_norm(injected) * _norm(propagated)),
         "gain": torch.where(size > 0, _norm(propagated) / size, torch.nan),
         "closure": _norm(delta - injected - propagated - interaction) / _norm(delta),
-    }, injected
+    }
 
 
 def _record_null(unit: Unit, k: int, contributions: dict[int, Tensor], buffer: Any) -> None:

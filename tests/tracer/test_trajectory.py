@@ -110,15 +110,17 @@ def test_arms_share_the_clean_lane_and_impulses_cost_half_a_trajectory_each():
     assert lanes <= 0.6 * steps * steps
 
 
-def test_decomposition_costs_two_lanes_more_per_arm_and_the_null_one():
+def test_injection_null_and_decomposition_cost_one_lane_each_per_arm():
     def lanes(record, *arms):
         checked = plan(system(), ["R1S0", *arms], samples=1, steps=10, record=record)
         return [len(lanes_of_step(checked, i)) for i in range(10)]
 
     assert lanes(("norms",)) == [2] * 10
-    assert lanes(("decomposition",)) == [2] + [4] * 9  # at the first step both states are the same one
-    assert lanes(("null",)) == [2] + [5] * 9
-    assert lanes(("null",), "full") == [3] + [6] * 9  # the floor arm is not decomposed
+    assert lanes(("injected",)) == [2] + [3] * 9  # at the first step both states are the same one
+    assert lanes(("null",)) == [2] + [4] * 9
+    assert lanes(("decomposition",)) == [2] + [4] * 9
+    assert lanes(("decomposition", "null")) == [2] + [5] * 9
+    assert lanes(("decomposition", "null"), "full") == [3] + [6] * 9  # the floor arm is not decomposed
 
 
 def test_noise_depends_on_the_sample_seed_and_the_step_alone():

@@ -36,6 +36,7 @@ class Verdict:
 
     `intervals` has dims (quantity, confidence, bound): quantities log_amplification (the mean of log A, whose
     exponential is the geometric mean of A), log_rms_amplification and step_slope; bounds low, estimate, high.
+    A comes from `samples` samples, p from `slopes` of them.
     `geometric_label` and `rms_label` are what rules 1 to 4 give with either of the two, `low_dose_label` with the low
     dose; `label` is withheld ("inconclusive") when they disagree, and `reasons` says why anything was withheld.
     """
@@ -44,6 +45,7 @@ class Verdict:
     label: str
     intervals: xr.DataArray
     samples: int
+    slopes: int
     geometric_label: str
     rms_label: str
     low_dose_label: str | None = None
@@ -69,7 +71,8 @@ class Verdict:
         amplification = _quote(self.intervals.sel(quantity="log_amplification", confidence=0.95), np.exp)
         slope = _quote(self.intervals.sel(quantity="step_slope", confidence=0.95), lambda value: value)
         plural = "sample" if self.samples == 1 else "samples"
-        return f"A = {amplification}, RMS {rms:.3g}; slope p = {slope}; n = {self.samples} {plural}"
+        fewer = f", {self.slopes} of them for p" if 0 < self.slopes < self.samples else ""
+        return f"A = {amplification}, RMS {rms:.3g}; slope p = {slope}; n = {self.samples} {plural}{fewer}"
 
 
 def decide(
@@ -88,22 +91,24 @@ def decide(
     The same holds if RMS and geometric mean of A give different labels *and* that excess of the RMS is beyond what
     a log-normal spread of the same size explains (`intermittency_p` < 0.01): with between-sample sd .5 or 1 of log A,
     the RMS of a purely additive system lies above the geometric mean by itself.
+    The slope may come from fewer samples than A, where not all were run at every number of steps.
     Fewer than 3 samples are inconclusive. Raises ValueError for arrays that are not one value per sample, are empty,
-    do not pair, or hold NaN or infinite values (which are never dropped silently).
+    have more slopes than amplifications, or hold NaN or infinite values (which are never dropped silently).
     Source: SCIENCE section 6; intervals BCa (Efron 1987), equivalence by 90% interval inclusion (Schuirmann 1987).
     """
     log_a = _samples("log_amplification", log_amplification)
     slope = None if step_slope is None else _samples("step_slope", step_slope)
     low = None if low_dose is None else _samples("low_dose", low_dose)
-    if slope is not None and slope.size != log_a.size:
-        raise ValueError(f"one slope per sample: log_amplification has {log_a.size} samples, step_slope {slope.size}")
+    if slope is not None and slope.size > log_a.size:
+        raise ValueError(f"at most one slope per sample: {log_a.size} log_amplification, {slope.size} step_slope")
     found = _intervals(log_a, slope, resamples, seed)
     geometric, rms = label_of(found, "log_amplification"), label_of(found, "log_rms_amplification")
     reasons: list[str] = []
-    if log_a.size < statistics.FEWEST_SAMPLES:
-        reasons.append(f"n = {log_a.size}: an interval over samples needs at least {statistics.FEWEST_SAMPLES}")
-    elif log_a.size < ROUGH_SAMPLES:
-        reasons.append(f"with n = {log_a.size} bootstrap intervals are too narrow: take no answer here for settled")
+    fewest = log_a.size if slope is None else slope.size
+    if fewest < statistics.FEWEST_SAMPLES:
+        reasons.append(f"n = {fewest}: an interval over samples needs at least {statistics.FEWEST_SAMPLES}")
+    elif fewest < ROUGH_SAMPLES:
+        reasons.append(f"with n = {fewest} bootstrap intervals are too narrow: take no answer here for settled")
     if slope is None:
         reasons.append("the slope p was not measured: it needs runs with several numbers of steps, paired by sample")
     label, intermittent = geometric, rms != geometric and intermittency_p(log_a) < INTERMITTENCY_LEVEL
@@ -120,7 +125,8 @@ def decide(
             label = "inconclusive"
             reasons.append(f"dose 0.01 gives {low_label} and dose 1 gives {geometric}: the response is not linear")
     note = power_note(log_a, slope) if "inconclusive" in (geometric, claim_of(found)) and not intermittent else ""
-    return Verdict(claim_of(found), label, found, log_a.size, geometric, rms, low_label, tuple(reasons), note)
+    slopes = 0 if slope is None else slope.size
+    return Verdict(claim_of(found), label, found, log_a.size, slopes, geometric, rms, low_label, tuple(reasons), note)
 
 
 def label_of(intervals: xr.DataArray, amplification: str = "log_amplification") -> str:
@@ -219,7 +225,7 @@ def p_values(log_amplification: ArrayLike, step_slope: ArrayLike) -> dict[str, f
 def undecided(reason: str) -> Verdict:
     """The verdict on no samples at all."""
     nothing = _intervals(np.array([np.nan]), None, 1, 0)
-    return Verdict("inconclusive", "inconclusive", nothing, 0, "inconclusive", "inconclusive", reasons=(reason,))
+    return Verdict("inconclusive", "inconclusive", nothing, 0, 0, "inconclusive", "inconclusive", reasons=(reason,))
 
 
 def power_note(log_amplification: ArrayLike, step_slope: ArrayLike | None) -> str:
@@ -236,9 +242,9 @@ def power_note(log_amplification: ArrayLike, step_slope: ArrayLike | None) -> st
         )
     if needed > MOST_SAMPLES:
         return f"The estimates lie on a margin: even {MOST_SAMPLES:,} samples would not settle it."
-    if needed <= log_a.size:
+    if needed <= min(log_a.size, slope.size):
         return (
-            f"Estimates like these are settled by about {needed} samples in nine studies of ten; these {log_a.size} "
+            f"Estimates like these are settled by about {needed} samples in nine studies of ten; these {slope.size} "
             "were not enough, so enlarge the study."
         )
     return f"About {needed:,} samples would settle it with 90% power if these estimates and spreads hold."

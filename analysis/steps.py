@@ -7,6 +7,7 @@ its own additive null, recomputed at every number of steps and paired by sample.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -42,22 +43,30 @@ def steps(several: Runs, *, kind: str | None = None) -> xr.Dataset:
     return found
 
 
-def measured(several: Runs, kind: str | None = None) -> xr.Dataset:
-    """Amplification of one or several runs side by side: (arm, sample, steps), by shared arm and sample."""
+def measured(several: Runs, kind: str | None = None, *, join: Literal["inner", "outer"] = "inner") -> xr.Dataset:
+    """Amplification of one or several runs side by side: (arm, sample, steps), by shared arm and sample.
+
+    `join` "outer" keeps the samples that only some runs have, NaN elsewhere. attrs["unpaired"] counts those.
+    """
     trees = amp.as_list(several)
     amp.same_experiment(trees)
     parts = [amp.amplification(run, kind) for run in trees]
     counts = [part.attrs["steps"] for part in parts]
     if len(set(counts)) < len(counts):
         raise runs.RunError(f"two of these runs have the same number of steps ({counts}): give one run per number")
-    parts = [part.swap_dims(sample="pair").drop_vars("sample", errors="ignore") for part in parts]
-    joined = xr.concat(parts, dim=pd.Index(counts, name="steps"), join="inner", combine_attrs="drop").sortby("steps")
-    if 0 in (joined.sizes["arm"], joined.sizes["pair"]):
+    parts = [part.swap_dims(sample="pair").drop_vars(["sample", "kept"], errors="ignore") for part in parts]
+    arms = set.intersection(*(set(part["arm"].values.tolist()) for part in parts))
+    parts = [part.sel(arm=[arm for arm in part["arm"].values if arm in arms]) for part in parts]
+    everyone = list(dict.fromkeys(pair for part in parts for pair in part["pair"].values.tolist()))
+    shared = set.intersection(*(set(part["pair"].values.tolist()) for part in parts))
+    joined = xr.concat(parts, dim=pd.Index(counts, name="steps"), join=join, combine_attrs="drop").sortby("steps")
+    if not arms or not shared:
         raise runs.RunError("these runs share no arm or no sample: give them the same --mask, --seed and --classes")
+    joined = joined.sel(pair=[pair for pair in everyone if join == "outer" or pair in shared])
     joined = joined.swap_dims(pair="sample").transpose("arm", "sample", "steps", ...)
     joined.attrs = {
         "title": title(trees[0]),
-        "unpaired": max(p.sizes["pair"] for p in parts) - joined.sizes["sample"],
+        "unpaired": len(everyone) - len(shared),
     }
     return joined
 

@@ -49,7 +49,8 @@ def verdict(
     """Judge every cell (unwindowed arm at full dose) of a run, or of runs with several numbers of steps.
 
     With one number of steps the slope p is missing and every answer is inconclusive. A is judged at `at` steps (250
-    if there, else the most), on the samples that all runs share and that lie above 100 x the numerical floor. Any run
+    if there, else the most), on every sample of that run above 100 x the numerical floor, and p on those of them that
+    are so in all runs: the expensive numbers of steps may have fewer samples. Any run
     with that many steps may also hold windowed arms, whose impulses give S = |delta_final| / |sum of impulses| and R =
     |sum of impulses| / |sum of nulls|, and arms with strength=0.01 for the low dose. `primary` names the one cell fixed
     beforehand; left out, it is the small-world arm whose density is nearest to 25% (within 20-30%). The other cells are
@@ -60,7 +61,7 @@ def verdict(
     trees = amp.as_list(several)
     amp.same_experiment(trees)
     main = _main(trees)
-    found = steps.measured(main, kind)
+    found = steps.measured(main, kind, join="outer")
     counts = [int(count) for count in found["steps"].values]
     at = at or (REFERENCE_STEPS if REFERENCE_STEPS in counts else max(counts))
     if at not in counts:
@@ -146,14 +147,14 @@ def _judge(
     view = found.sel(arm=cell, steps=at, drop=True)
     log_a = view["log_amplification"].values
     slope = None if slopes is None else slopes.sel(arm=cell).values
-    usable = np.isfinite(log_a) & (True if slope is None else np.isfinite(slope))
-    if not usable.any():
+    usable = np.isfinite(log_a)
+    slopes_known = None if slope is None else slope[np.isfinite(slope)]
+    if not usable.any() or (slopes_known is not None and not slopes_known.size):
         answer = rule.undecided("no sample has a measurable error above 100 x the numerical floor")
     else:
-        chosen = None if slope is None else slope[usable]
-        answer = decide(log_a[usable], chosen, low_dose=low_dose, seed=seed)
+        answer = decide(log_a[usable], slopes_known, low_dose=low_dose, seed=seed)
     part = view[list(PER_SAMPLE)].where(xr.DataArray(usable, dims="sample"))
-    part["step_slope"] = "sample", np.where(usable, np.nan if slope is None else slope, np.nan)
+    part["step_slope"] = "sample", np.full(log_a.size, np.nan) if slope is None else slope
     part["intervals"] = answer.intervals
     texts = {
         name: getattr(answer, name)
@@ -161,11 +162,12 @@ def _judge(
     }
     texts |= {"low_dose_label": answer.low_dose_label or "", "reasons": " | ".join(answer.reasons)}
     part = part.assign(texts)
-    part["samples"], part["excluded"] = answer.samples, int((~usable).sum())
+    part["samples"], part["slopes"] = answer.samples, answer.slopes
+    part["excluded"] = int((np.isfinite(view["actual"].values) & ~usable).sum())
     part["effect_size"] = statistics.effect_size(log_a[usable]) if usable.any() else np.nan
     part["p_claim"] = part["p_label"] = np.nan
-    if slope is not None and answer.samples >= statistics.FEWEST_SAMPLES:
-        p = rule.p_values(log_a[usable], slope[usable])
+    if slopes_known is not None and answer.slopes >= statistics.FEWEST_SAMPLES:
+        p = rule.p_values(log_a[usable], slopes_known)
         part["p_claim"] = min(p[name] for name in ("supported", "rejected"))
         part["p_label"] = min(p[name] for name in ("multiplicative", "amplifying", "additive", "contractive"))
     return part
@@ -248,7 +250,8 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
         row |= {"A": np.exp(a[1]), "A low": np.exp(a[0]), "A high": np.exp(a[2]), "A RMS": np.exp(rms[1])}
         row |= {"p": p[1], "p low": p[0], "p high": p[2]}
         row |= {name: _geometric(view[name]) for name in ("S", "R", "coherence")}
-        row |= {"d_z": float(view["effect_size"]), "samples": int(view["samples"]), "excluded": int(view["excluded"])}
+        row |= {"d_z": float(view["effect_size"]), "samples": int(view["samples"]), "for p": int(view["slopes"])}
+        row |= {"excluded": int(view["excluded"])}
         row |= {"p claim (Holm)": float(view["p_claim_holm"]), "p mechanism (Holm)": float(view["p_label_holm"])}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -275,7 +278,7 @@ def sentence(dataset: xr.Dataset) -> str:
             "preregistered for; coarse steps bias the null."
         )
     if dataset.attrs["unpaired"]:
-        parts.append(f"{dataset.attrs['unpaired']} samples are not in every run and were not used.")
+        parts.append(f"{dataset.attrs['unpaired']} samples are not in every run and say nothing about p.")
     martingale = dataset.attrs["martingale"] or "not made, so the additive null is taken on trust"
     parts.append(f"Martingale check of the model: {martingale.rstrip('.')}.")
     return " ".join(parts)

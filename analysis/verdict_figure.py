@@ -45,7 +45,10 @@ def figure(dataset: xr.Dataset) -> Figure:
 
 
 def plane(axes: Axes, dataset: xr.Dataset) -> None:
-    """The plane of A and p: regions of the rule, landmarks, samples, and a 95% ellipse of each cell's mean."""
+    """The plane of A and p: regions of the rule, landmarks, and for each cell samples, mean, and its 95% ellipse.
+
+    Samples and ellipse are those that have both A and p; the dot is the mean of all there are of each.
+    """
     cells = [str(cell) for cell in dataset["cell"].values]
     measured = bool(np.isfinite(dataset["step_slope"]).any())
     x = np.concatenate([np.exp(dataset["log_amplification"].values).ravel(), [0.05, 8.0]])
@@ -114,18 +117,15 @@ def _region_name(axes: Axes, x: float, edge: float, name: str) -> None:
 
 def _cloud(axes: Axes, view: xr.Dataset, color: str, label: str) -> None:
     values = np.stack([view["log_amplification"].values, view["step_slope"].values])
-    values = values[:, np.isfinite(values).all(axis=0)]
-    axes.plot(np.exp(values[0]), values[1], ".", color=color, alpha=0.3, markersize=3)
-    if values.shape[1] >= 4:
-        outline = ellipse(values)
+    both = values[:, np.isfinite(values).all(axis=0)]
+    axes.plot(np.exp(both[0]), both[1], ".", color=color, alpha=0.3, markersize=3)
+    if both.shape[1] >= 4:
+        outline = ellipse(both)
         axes.fill(np.exp(outline[0]), outline[1], facecolor=color, alpha=0.35, edgecolor=color, linewidth=1.2)
-    axes.plot(
-        *_centre(values), "o", color=color, markersize=4, label=label, markeredgecolor="white", markeredgewidth=0.5
-    )
-
-
-def _centre(values: np.ndarray) -> tuple[float, float]:
-    return (float(np.exp(values[0].mean())), float(values[1].mean())) if values.size else (np.nan, np.nan)
+    amplification, slope = (each[np.isfinite(each)] for each in values)
+    if amplification.size and slope.size:
+        style = dict(color=color, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
+        axes.plot(np.exp(amplification.mean()), slope.mean(), "o", label=label, **style)
 
 
 def ellipse(values: np.ndarray, confidence: float = 0.95, points: int = 90) -> np.ndarray:

@@ -18,11 +18,8 @@ from interventions.spec import Clean
 
 from .denoisers import Denoiser, Sample
 from .sampling import Schedule, schedule
+from .schema import RECORDS
 
-RECORDS = (
-    "norms", "latents", "finals", "x0", "mass", "mass-per-head", "entropy", "sinks", "injected", "decomposition", "null",
-    "images",
-)  # fmt: skip
 DEFAULT_RECORD = ("norms", "latents", "images")
 ATTENTION = {"mass", "mass-per-head", "entropy", "sinks"}
 

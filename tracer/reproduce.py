@@ -26,13 +26,13 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             # the primary cell: A at 250 steps on 80 samples, its slope over 50 to 1000 steps on 24 of them
             f"counterfactual steps --mask R4S32 {FRESH} --samples 80 --counts 50,100,250 --out {{root}}/steps",
             f"counterfactual steps --mask R4S32 {FRESH} --samples 24 --counts 500,1000 --out {{root}}/steps",
-            f"counterfactual dose --mask R4S32 {FRESH} --samples 16 --steps 250 --out {{root}}/dose",
+            f"run --mask R4S32@strength=0.01 {FRESH} --samples 80 --steps 250 --record finals,null "
+            "--out {root}/low-dose",
             "analyze verdict {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
-            "{root}/steps/T1000 {root}/dose --out {root}/verdict",
+            "{root}/steps/T1000 {root}/low-dose --out {root}/verdict",
             "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 --out {root}/steps-to-250",
             "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
             "{root}/steps/T1000 --out {root}/steps-to-1000",
-            "analyze counterfactual {root}/dose",
             # a random mask of the same density
             f"counterfactual steps --mask R0S63 {FRESH} --samples 32 --counts 50,100,250 --out {{root}}/steps-random",
             "analyze verdict {root}/steps-random/T0050 {root}/steps-random/T0100 {root}/steps-random/T0250 "
@@ -42,6 +42,8 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "analyze impulse {root}/impulse",
             "analyze decompose {root}/impulse",
             "analyze bands {root}/impulse",
+            f"counterfactual dose --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/dose",
+            "analyze counterfactual {root}/dose",
             f"counterfactual windows --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/windows",
             "analyze counterfactual {root}/windows",
             f"counterfactual all-but --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/all-but",

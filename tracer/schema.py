@@ -17,22 +17,10 @@ SCHEMA = "denoise-trace"
 SCHEMA_VERSION = 1
 STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED = 0, 1, 2
 TOKEN_KINDS = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
-RECORDS = frozenset(
-    {
-        "norms",
-        "latents",
-        "finals",
-        "x0",
-        "mass",
-        "mass-per-head",
-        "sinks",
-        "entropy",
-        "injected",
-        "decomposition",
-        "null",
-        "images",
-    }
-)
+RECORDS = (
+    "norms", "latents", "finals", "x0", "mass", "mass-per-head", "entropy", "sinks",
+    "injected", "decomposition", "null", "images",
+)  # fmt: skip
 MASS_BITS = 10  # mantissa bits kept of attention mass: relative error 2^-11
 
 _SHARD_BYTES = 64 << 20  # one shard of one variable, at most (unless one step alone is larger)
@@ -113,8 +101,8 @@ def variables(record: Sequence[str] | frozenset[str], sizes: Mapping[str, int]) 
     key are given, removed_token when removed is. Raises RunError for an unknown record or a missing size.
     """
     record = frozenset(record)
-    if unknown := record - RECORDS:
-        raise RunError(f"cannot record {', '.join(sorted(unknown))}; choose from {', '.join(sorted(RECORDS))}")
+    if unknown := record - set(RECORDS):
+        raise RunError(f"cannot record {', '.join(sorted(unknown))}; choose from {', '.join(RECORDS)}")
     found = _metrics(record) + _trajectory(record) + _attention(record, sizes)
     if {"query", "key"} <= sizes.keys():
         found.append(

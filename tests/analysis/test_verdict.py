@@ -242,7 +242,7 @@ def test_few_samples_carry_a_warning_because_their_intervals_are_too_narrow():
     [
         ([0.1, np.nan, 0.2], [0.0, 0.0, 0.0], r"1 of 3 values of log_amplification are NaN.*samples 1"),
         ([0.1, 0.2, 0.3], [0.0, np.inf, 0.0], "step_slope are NaN or infinite.*pass None"),
-        ([0.1, 0.2, 0.3], [0.0, 0.1], "3 samples, step_slope 2"),
+        ([0.1, 0.2], [0.0, 0.1, 0.2], "2 log_amplification, 3 step_slope"),
         ([], [], "non-empty"),
         (np.zeros((4, 3)), np.zeros(4), "step_slope\\(log_amplification, steps\\)"),
         (0.3, 0.1, "one value per sample"),

@@ -44,6 +44,23 @@ def test_each_cell_is_judged_by_the_rule_on_its_own_samples():
         np.testing.assert_allclose(view["intervals"], alone.intervals)
 
 
+def test_an_expensive_number_of_steps_may_have_fewer_samples():
+    """A keeps every sample of its own run; p is of those that have all numbers of steps, here the first five."""
+    *cheap, last = study({"R4S32": (0.3, 0.2, 0.3, 24)}, counts=(50, 250, 1000))
+    found = judge([*cheap, last.isel(sample=slice(0, 5))]).sel(cell="R4S32")
+    whole = judge([*cheap, last]).sel(cell="R4S32")
+    assert (found["samples"].item(), found["slopes"].item(), found["excluded"].item()) == (24, 5, 0)
+    for quantity in ("log_amplification", "log_rms_amplification"):
+        np.testing.assert_array_equal(
+            found["intervals"].sel(quantity=quantity), whole["intervals"].sel(quantity=quantity)
+        )
+    np.testing.assert_allclose(found["step_slope"].values[:5], whole["step_slope"].values[:5])
+    assert np.isnan(found["step_slope"].values[5:]).all()
+    estimate = found["intervals"].sel(quantity="step_slope", confidence=0.95, bound="estimate")
+    np.testing.assert_allclose(estimate, whole["step_slope"].values[:5].mean())
+    assert "n = 24 samples, 5 of them for p" in found["numbers"].item()
+
+
 def test_windows_doses_and_the_floor_are_no_cells():
     arms = {name: (0.0, 0.0, 0.1, 5) for name in ("R4S32", "R4S32@strength=0.01", "R4S32@steps=0:9", "K64@layers=3")}
     assert judge(study(arms, floor=1e-6))["cell"].values.tolist() == ["R4S32", "K64@layers=3"]

@@ -15,6 +15,7 @@ from typing import Any
 
 MEASURES = (
     "bands",
+    "compare",
     "counterfactual",
     "decompose",
     "growth",

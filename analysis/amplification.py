@@ -75,6 +75,13 @@ def final_delta(run: xr.DataTree) -> xr.DataArray:
     return runs.need(run, "trajectory/delta", f"norms,latents,{RECORD}").isel(step=-1, drop=True)
 
 
+def clean_final(run: xr.DataTree) -> xr.DataArray:
+    """The clean state after the last step: (sample, channel, y, x)."""
+    if not runs.has(run, "trajectory/latent") and runs.stochastic(run) and runs.has(run, "trajectory/x0"):
+        return runs.get(run, "trajectory/x0").isel(step=-1, drop=True)  # where the last DDPM step lands
+    return runs.need(run, "trajectory/latent", "norms,latents").isel(step=-1, drop=True)
+
+
 def identities(run: xr.DataTree) -> list[str]:
     """What pairs a sample with itself in another run: its seed and its class or prompt."""
     coords = run["metrics"].ds.coords if "seed" in run["metrics"].ds.coords else run.ds.coords

@@ -94,7 +94,8 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
 def sentence(dataset: xr.Dataset) -> str:
     """Which band carries most of the final error, and which is off most for its own spread."""
     texts = []
-    for arm in dataset["arm"].values:
+    shown, rest = runs.told(dataset["arm"].values)
+    for arm in shown:
         at = dataset.sel(arm=arm)
         share = at["share"].mean("sample")
         most, worst = (
@@ -105,7 +106,7 @@ def sentence(dataset: xr.Dataset) -> str:
             f"data's own spread band {worst} is off most ({float(at['final_point'].max()):.3g})"
         )
     units = "bands in half cycles per image"
-    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, {units}. {'; '.join(texts)}."
+    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, {units}. {'; '.join(texts)}{rest}."
 
 
 @figures.styled

@@ -1,4 +1,4 @@
-"""What would have happened: the final error of arms that mask only a window, only a beginning, or only in part.
+"""What would have happened: the final error of arms that mask only a window, all but a window, or only in part.
 
 Each arm is compared with the whole mask it is a part of. Windows say when masking matters, prefixes add up to the
 whole by telescoping, doses show saturation. The gain of single steps is `impulse`; nothing here is a verdict.
@@ -6,6 +6,7 @@ whole by telescoping, doses show saturation. The gain of single steps is `impuls
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from matplotlib.figure import Figure
 
 from analysis import figures, runs, spectrum
 
-KINDS = ("whole", "prefix", "suffix", "window", "dose")
+KINDS = ("whole", "prefix", "suffix", "window", "all but", "dose")
 
 
 def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Final error of every intervened arm beside that of its whole mask: (arm, sample).
 
-    Coordinates of `arm`: `mask` (its spec without `steps` and `strength`), `kind` (whole, prefix, suffix, window or
-    dose), `start`, `stop`, `strength`. `final`: |delta_final| / sqrt(d lam), as the raw error of `growth`.
+    Coordinates of `arm`: `mask` (its spec without `steps`, `pause` and `strength`), `kind` (whole, prefix, suffix,
+    window, all but, dose), `start` and `stop` of its window (of "all but": the window left out), `strength`.
+    `final`: |delta_final| / sqrt(d lam), as the raw error of `growth`.
     `of_whole`: its ratio to the whole mask's; `along`: <delta, delta_whole> / |delta_whole|^2, the signed part of
     the whole that the arm brings about, so tiling windows sum to 1 where errors only add. `step_along` (prefixes):
     what the steps since the next shorter prefix add, telescoping to the longest prefix exactly. `slope` (doses): d
@@ -65,11 +67,13 @@ def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0)
 def _labels(shown: list[str], steps: int) -> dict[str, list]:
     rows = []
     for arm in shown:
-        window, strength = runs.window(arm, steps), float(runs.split(arm)[1].get("strength", 1.0))
-        covers = len(window) == steps
+        strength, left_out = float(runs.split(arm)[1].get("strength", 1.0)), runs.pause(arm, steps)
+        window = left_out or runs.window(arm, steps)
         kind = "window" if window.start and window.stop < steps else "suffix" if window.start else "prefix"
-        kind = ("whole" if strength == 1.0 else "dose") if covers and "steps=" not in arm else kind
-        rows.append((runs.without(runs.without(arm, "steps"), "strength"), kind, window.start, window.stop, strength))
+        if not {"steps", "pause"} & runs.split(arm)[1].keys():
+            kind = "whole" if strength == 1.0 else "dose"
+        mask = runs.without(runs.without(runs.without(arm, "steps"), "pause"), "strength")
+        rows.append((mask, "all but" if left_out else kind, window.start, window.stop, strength))
     return dict(zip(("mask", "kind", "start", "stop", "strength"), map(list, zip(*rows, strict=True)), strict=True))
 
 
@@ -163,6 +167,13 @@ def sentence(dataset: xr.Dataset) -> str:
                 f"{mask}: at dose {float(first['strength']):g} the final error grows as the dose to the power "
                 f"{_middle(first['slope']):.2f}"
             )
+        gaps = at.isel(arm=np.flatnonzero(at["kind"].values == "all but"))
+        if gaps.sizes["arm"] and gaps["of_whole_point"].notnull().any():
+            best = gaps.isel(arm=int(np.nanargmin(gaps["of_whole_point"].values)))
+            texts.append(
+                f"{mask}: leaving out steps {int(best['start'])}:{int(best['stop'])} spares most and leaves "
+                f"{float(best['of_whole_point']):.0%} of the whole mask's final error"
+            )
     told = "; ".join(texts) or "no mask was also run as a whole, so there is nothing to compare with"
     return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {told}."
 
@@ -170,14 +181,15 @@ def sentence(dataset: xr.Dataset) -> str:
 def _partial(dataset: xr.Dataset) -> xr.Dataset:
     """The arms that mask a part of the run."""
     inside = dataset["stop"].values - dataset["start"].values < dataset.attrs["steps"]
-    return dataset.isel(arm=np.flatnonzero(inside & (dataset["kind"].values != "dose")))
+    return dataset.isel(arm=np.flatnonzero(inside & np.isin(dataset["kind"].values, ["window", "prefix", "suffix"])))
 
 
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
-    """Windows, prefixes and doses, as far as the run has them, one panel each."""
+    """Windows, all but windows, prefixes and doses, as far as the run has them, one panel each."""
     kinds = set(dataset["kind"].values)
-    draw = [_windows] if kinds & {"window", "suffix", "prefix"} else []
+    draw: list[Callable] = [_windows] if kinds & {"window", "suffix", "prefix"} else []
+    draw += [_all_but] if "all but" in kinds else []
     draw += [_prefixes] if "prefix" in kinds else []
     draw += [_doses] if "dose" in kinds else []
     canvas, axes = figures.panels(1, len(draw), width=max(4.6, 3.6 * len(draw)), height=3.0)
@@ -191,7 +203,19 @@ def figure(dataset: xr.Dataset) -> Figure:
 
 
 def _windows(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
-    parts = _partial(dataset)
+    _spans(ax, dataset, _partial(dataset), masks)
+    ax.set_title("Masked only in a window", loc="left")
+    ax.set_xlabel("masked steps (noise → image)")
+
+
+def _all_but(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
+    _spans(ax, dataset, dataset.isel(arm=np.flatnonzero(dataset["kind"].values == "all but")), masks)
+    ax.set_title("Masked everywhere but in a window", loc="left")
+    ax.set_xlabel("steps left clean (noise → image)")
+
+
+def _spans(ax: Axes, dataset: xr.Dataset, parts: xr.Dataset, masks: list[str]) -> None:
+    """The final error of each of these arms over its window, beside that of the whole mask."""
     for arm in range(parts.sizes["arm"]):
         at = parts.isel(arm=arm)
         color = figures.colour(str(at["mask"].values), masks)
@@ -204,8 +228,6 @@ def _windows(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
         for value in whole:
             color = figures.colour(mask, masks)
             ax.axhline(value, color=color, linestyle=(0, (4, 2)), linewidth=1, label=f"{mask}, whole run")
-    ax.set_title("Masked only in a window", loc="left")
-    ax.set_xlabel("masked steps (noise → image)")
     ax.set_ylabel(r"final error $|\delta|\,/\,\sqrt{d\,\lambda}$")
     figures.log_axis(ax)
 

@@ -137,7 +137,8 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
 def sentence(dataset: xr.Dataset) -> str:
     """What a typical step does to the error, and how well the parts close."""
     texts = []
-    for arm in dataset["arm"].values:
+    shown, rest = runs.told(dataset["arm"].values)
+    for arm in shown:
         at = dataset.sel(arm=arm)
         share = at["mean_share"].mean("step")
         text = (
@@ -150,7 +151,7 @@ def sentence(dataset: xr.Dataset) -> str:
             text += f", with a critical window at steps {critical.min()} to {critical.max()}"
         texts.append(text)
     closed = f"The parts close to {dataset.attrs['largest_closure']:.1e}."
-    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {'; '.join(texts)}. {closed}"
+    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {'; '.join(texts)}{rest}. {closed}"
 
 
 @figures.styled

@@ -175,7 +175,8 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
 def sentence(dataset: xr.Dataset) -> str:
     """What the curves show, and no more."""
     parts = []
-    for arm in dataset["arm"].values:
+    shown, rest = runs.told(dataset["arm"].values)
+    for arm in shown:
         at = dataset.sel(arm=arm, coordinate="raw").isel(step=-1)
         text = (
             f"{arm} ends {float(at['point']):.3g} [{float(at['low']):.3g}, {float(at['high']):.3g}] from its clean twin"
@@ -190,7 +191,7 @@ def sentence(dataset: xr.Dataset) -> str:
         " A rising curve by itself does not show that the error compounds, because additive samplers rise too; "
         "`trace analyze verdict` tests it."
     )
-    return f"{head}: {'; '.join(parts)}.{tail}{warning}"
+    return f"{head}: {'; '.join(parts)}{rest}.{tail}{warning}"
 
 
 @figures.styled

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 import numpy as np
@@ -127,15 +127,33 @@ def window(arm: str, steps: int) -> range:
     scope = split(arm)[1]
     if "pause" in scope:
         return range(0)
-    text = scope.get("steps")
-    if text is None:
-        return range(steps)
+    return _steps(scope["steps"], steps) if "steps" in scope else range(steps)
+
+
+def pause(arm: str, steps: int) -> range:
+    """The steps that an arm leaves out of its window, rounded as in `window`; empty for most."""
+    scope = split(arm)[1]
+    return _steps(scope["pause"], steps) if "pause" in scope else range(0)
+
+
+def _steps(text: str, steps: int) -> range:
     low, high = (_edge(part.strip(), steps) for part in text.split(":"))
     return range(min(low, steps), min(high, steps))
 
 
 def _edge(text: str, steps: int) -> int:
     return int(text) if text.isdigit() else math.floor(Fraction(text) * steps + Fraction(1, 2))
+
+
+def told(shown: Iterable[str], most: int = 6) -> tuple[list[str], str]:
+    """The arms that a sentence tells of, and a clause that counts the rest ("" if there are none).
+
+    Those that act over the whole run, or all where there is none, and at most so many: an impulse study has dozens.
+    """
+    names = [str(arm) for arm in shown]
+    whole = [arm for arm in names if not {"steps", "pause"} & split(arm)[1].keys()] or names
+    rest = len(names) - len(whole[:most])
+    return whole[:most], f"; {rest} more {'arm is' if rest == 1 else 'arms are'} in the table" if rest else ""
 
 
 def summary(values: xr.DataArray, statistic: str = "median", *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:

@@ -21,7 +21,8 @@ ANALYSES = {
     "growth": "Error per step in three coordinates, against the numerical floor and the additive null.",
     "decompose": "Injected, propagated and interaction energy per step, and the excess gain.",
     "impulse": "What a mask at one step alone does to the result.",
-    "counterfactual": "Windows, prefixes and doses of a mask beside the whole of it.",
+    "counterfactual": "Windows, all but windows, prefixes and doses of a mask beside the whole of it.",
+    "compare": "Runs that differ in one setting, such as the sampler, side by side (give it several).",
     "steps": "Amplification against the number of steps (give it several runs).",
     "sinks": "Where attention sinks sit, how they move, and what removing them does.",
     "bands": "The error and its injection per spatial-frequency band.",
@@ -29,7 +30,7 @@ ANALYSES = {
     "quality": "Image metrics of the decoded results.",
     "verdict": "Does the error compound? The preregistered rule, with its numbers.",
 }
-SEVERAL_RUNS = {"steps", "verdict"}
+SEVERAL_RUNS = {"compare", "steps", "verdict"}
 
 
 class Lazy(click.Group):
@@ -320,6 +321,7 @@ def analyze(
     steps      amplification against step count        bands      error per frequency band
     sinks      attention sinks and their removal       depth      damage per block
     quality    image metrics of the results            counterfactual  windows, prefixes, doses
+    compare    runs that differ in one setting
     """
     with honest_errors():
         options = {}

@@ -64,7 +64,7 @@ def prefix(masks: Sequence[Intervention], steps: int, **_: Any) -> Iterator[Vari
 def dose(masks: Sequence[Intervention], sampler: str, **_: Any) -> Iterator[Variant]:
     """Each mask at strength .01, .1, .3 and 1."""
     doses = (mask.at(strength=strength) for mask in masks for strength in DOSES)
-    yield Variant("dose", tuple(doses), (*_for_the_null(sampler), "images"))
+    yield Variant("dose", tuple(doses), ("latents", *_for_the_null(sampler), "images"))
 
 
 def one_pass(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
@@ -94,7 +94,7 @@ def guidance(masks: Sequence[Intervention], guidance: float, **_: Any) -> Iterat
 
 
 def _for_the_null(sampler: str) -> tuple[str, ...]:
-    """What A needs: final errors alone where the null is model-free, every injection where it is transported."""
+    """What A needs: final errors where the null is model-free, states and injections where it is transported."""
     return ("finals", "null") if sampler == "ddpm" else ("latents", "injected")
 
 
@@ -105,11 +105,11 @@ def _thirds() -> tuple[tuple[float, float], ...]:
 STUDIES = {
     "impulse": Study("What does a mask at one step alone do to the result?", impulse, "impulse"),
     "windows": Study("Which third of the trajectory carries the damage?", windows, "counterfactual"),
-    "all-but": Study("Which third is needed for the damage?", all_but, "growth"),
+    "all-but": Study("Which third is needed for the damage?", all_but, "counterfactual"),
     "prefix": Study("How does the damage build up as more steps are masked?", prefix, "counterfactual"),
     "dose": Study("Does the damage saturate with the strength of the mask?", dose, "counterfactual"),
     "one-pass": Study("How wrong is one masked pass at every noise level?", one_pass, "growth"),
     "steps": Study("Does amplification grow with the number of steps?", step_counts, "verdict"),
-    "sampler": Study("Does fresh noise (DDPM) heal what the ODE (DDIM) keeps?", samplers, "growth"),
-    "guidance": Study("Does guidance amplify?", guidance, "growth"),
+    "sampler": Study("Does fresh noise (DDPM) heal what the ODE (DDIM) keeps?", samplers, "compare"),
+    "guidance": Study("Does guidance amplify?", guidance, "compare"),
 }

@@ -47,16 +47,15 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             f"counterfactual windows --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/windows",
             "analyze counterfactual {root}/windows",
             f"counterfactual all-but --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/all-but",
-            "analyze growth {root}/all-but",
+            "analyze counterfactual {root}/all-but",
             f"counterfactual prefix --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/prefix",
             "analyze counterfactual {root}/prefix",
             # what the sampler and the guidance do to it
             f"counterfactual sampler --mask R4S32 {FRESH} --samples 24 --steps 100 --out {{root}}/sampler",
-            "analyze growth {root}/sampler/ddpm",
-            "analyze growth {root}/sampler/ddim",
+            "analyze compare {root}/sampler/ddpm {root}/sampler/ddim --out {root}/sampler",
             "counterfactual guidance --mask R4S32 --guidance 1.5 --seed 1000 --no-floor --samples 24 --steps 100 "
             "--out {root}/guidance",
-            "analyze growth {root}/guidance/guidance-1.5",
+            "analyze compare {root}/guidance/guidance-1 {root}/guidance/guidance-1.5 --out {root}/guidance",
         ),
     ),
     "figure1": (

@@ -52,6 +52,18 @@ def test_the_dose_slope_of_a_linear_response_is_one_and_of_a_saturating_one_belo
     np.testing.assert_allclose(slope.sel(arm="K8@strength=0.1"), np.log10(2), rtol=1e-10)
 
 
+@pytest.mark.parametrize("sampler", tuple(gaussian.SCHEDULES))
+def test_a_window_and_its_complement_make_up_the_whole_error_of_a_pure_shift(sampler):
+    masks = arms([(4, 8)], shift=0.1) | {"R4S32@pause=4:8": {"shift": 0.1, "window": [0, 1, 2, 3, 8, 9, 10, 11]}}
+    dataset = analysis.counterfactual(synthetic.gaussian_run(masks, sampler=sampler, steps=STEPS))
+    assert list(dataset["kind"].values) == ["whole", "window", "all but"]
+    assert (dataset["start"].values[2], dataset["stop"].values[2]) == (4, 8)
+    along = dataset["along"]
+    np.testing.assert_allclose(along.sel(arm="R4S32@steps=4:8") + along.sel(arm="R4S32@pause=4:8"), 1.0, rtol=1e-10)
+    assert "leaving out steps 4:8 spares most" in analysis.counterfactual.sentence(dataset)
+    assert len(analysis.counterfactual.figure(dataset).axes) == 2
+
+
 def test_arms_are_named_for_what_they_mask():
     masks = arms([(0, 4), (4, 8), (8, 12)], shift=0.1) | {"R4S32@strength=0.3": {"shift": 0.03}}
     dataset = analysis.counterfactual(synthetic.gaussian_run(masks, steps=STEPS))

@@ -78,3 +78,11 @@ def test_the_table_and_the_figure_cover_every_arm():
     dataset = analysis.decompose(synthetic.gaussian_run({"R4S32": {"shift": 0.1}, "K8": {"scale": 0.9}}))
     assert list(analysis.decompose.table(dataset)["arm"]) == ["R4S32"] * 3 + ["K8"] * 3
     assert [axes.get_title(loc="left") for axes in analysis.decompose.figure(dataset).axes[:2]] == ["a  R4S32", "b  K8"]
+
+
+def test_the_sentence_tells_of_whole_masks_and_counts_their_impulses():
+    masks = {"R4S32": {"shift": 0.1}} | {f"R4S32@steps={j}:{j + 1}": {"shift": 0.1, "window": [j]} for j in range(3)}
+    text = analysis.decompose.sentence(analysis.decompose(synthetic.gaussian_run(masks)))
+    assert "R4S32: of the error" in text
+    assert "steps=" not in text
+    assert "3 more arms are in the table" in text

@@ -1,0 +1,84 @@
+"""Runs that differ in one setting: names, pairing and ratios against numbers that are known by construction."""
+
+import numpy as np
+import pytest
+
+from analysis import compare, runs
+from tests.analysis.recorded import STATE, recorded
+
+LOG_A = np.array([0.1, 0.4, -0.2, 0.3, 0.0])
+
+
+def two(**second):
+    first = recorded({"R4S32": LOG_A, "K64": LOG_A + 1}, guidance=1.0)
+    return first, recorded({"R4S32": LOG_A + 0.5, "K64": LOG_A + 1}, **({"guidance": 1.5} | second))
+
+
+def test_runs_are_named_by_what_differs_and_titled_by_what_does_not():
+    found = compare.compare(two())
+    assert found["run"].values.tolist() == ["guidance 1", "guidance 1.5"]
+    assert found.attrs["title"] == "by-hand, ddpm, steps 50"
+    assert compare.compare(two(guidance=1.0, mask_seed=3))["run"].values.tolist()[1] == "mask seed 3"
+
+
+def test_errors_are_in_units_of_the_clean_spread_and_ratios_are_paired():
+    first, second = two()
+    found = compare.compare([first, second])
+    final = first["trajectory"]["latent"].values[:, -1].reshape(5, -1)
+    spread = np.sqrt(final.var(axis=0, ddof=1).sum())
+    np.testing.assert_allclose(found["final_error"].sel(run="guidance 1", arm="R4S32"), 2 * np.exp(LOG_A) / spread)
+    at = found.sel(run="guidance 1.5")
+    np.testing.assert_allclose(at["amplification_ratio_point"], np.exp([0.5, 0.0]))
+    np.testing.assert_allclose(at["final_error_ratio_low"], np.exp([0.5, 0.0]))  # the same for every sample
+    assert "its amplification 1.65 times" in compare.sentence(found)
+
+
+def test_samples_are_paired_by_seed_and_others_left_out():
+    first, _ = two()
+    second = recorded({"R4S32": (LOG_A + 0.5)[[3, 1, 2]]}, guidance=1.5, seeds=[3, 1, 2])
+    found = compare.compare([first, second])
+    assert (found.sizes["sample"], found["arm"].values.tolist()) == (3, ["R4S32"])
+    np.testing.assert_allclose(found["amplification_ratio_point"].sel(run="guidance 1.5"), np.exp(0.5))
+
+
+def test_without_a_null_the_errors_alone_are_compared():
+    first = recorded({"R4S32": LOG_A}, kept_null=False)
+    second = recorded({"R4S32": LOG_A + 0.5}, kept_null=False, sampler="ddim")
+    found = compare.compare([first, second])
+    assert np.isnan(found["amplification"]).all()
+    np.testing.assert_allclose(found["final_error_ratio_point"].sel(run="ddim"), np.exp(0.5))
+    assert len(compare.figure(found).axes) == 1
+    assert "amplification" not in compare.sentence(found)
+
+
+def test_guidance_is_said_to_break_the_null_and_the_table_has_every_run():
+    found = compare.compare(two())
+    assert "breaks the argument" in compare.sentence(found)
+    table = compare.table(found)
+    assert table["run"].tolist() == ["guidance 1", "guidance 1.5"] * 2
+    np.testing.assert_allclose(
+        table["A"], np.exp([LOG_A.mean(), LOG_A.mean() + 0.5, LOG_A.mean() + 1, LOG_A.mean() + 1])
+    )
+    assert len(compare.figure(found).axes) == 3
+
+
+@pytest.mark.parametrize(
+    ("several", "message"),
+    [
+        (lambda: [recorded({"K64": LOG_A})], "two or more runs"),
+        (lambda: [recorded({"K64": LOG_A})] * 2, "nothing to compare"),
+        (lambda: [recorded({"K64": LOG_A}), recorded({"K32": LOG_A}, guidance=2.0)], "share no arm"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(several, message):
+    with pytest.raises(runs.RunError, match=message):
+        compare.compare(several())
+
+
+def test_the_clean_image_is_where_the_last_ddpm_step_lands():
+    run = recorded({"K64": LOG_A})
+    latent = run["trajectory"]["latent"]
+    only_x0 = run.copy()
+    only_x0["trajectory"] = run["trajectory"].to_dataset().drop_vars("latent").assign(x0=latent)
+    found = [compare.amp.clean_final(each).transpose("sample", *STATE).values for each in (run, only_x0)]
+    np.testing.assert_array_equal(*found)

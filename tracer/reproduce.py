@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-FRESH = "--guidance 1 --seed 1000 --no-floor"
+FRESH, SD3 = "--guidance 1 --seed 1000 --no-floor", "--guidance 1 --seed 2000 --no-floor"
 """Guidance 1 is where the additive null holds; these seeds were not used before the studies were planned."""
 
 STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -56,6 +56,13 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "counterfactual guidance --mask R4S32 --guidance 1.5 --seed 1000 --no-floor --samples 24 --steps 100 "
             "--out {root}/guidance",
             "analyze compare {root}/guidance/guidance-1 {root}/guidance/guidance-1.5 --out {root}/guidance",
+            # the other model, a flow: A at 250 steps on 64 samples, the slope on 24 of them
+            f"counterfactual steps --model sd3 --mask R4S32 {SD3} --samples 64 --counts 50,100,250 --out {{root}}/sd3",
+            f"counterfactual steps --model sd3 --mask R4S32 {SD3} --samples 24 --counts 500,1000 --out {{root}}/sd3",
+            "analyze verdict {root}/sd3/T0050 {root}/sd3/T0100 {root}/sd3/T0250 {root}/sd3/T0500 {root}/sd3/T1000 "
+            "--out {root}/sd3",
+            "analyze steps {root}/sd3/T0050 {root}/sd3/T0100 {root}/sd3/T0250 {root}/sd3/T0500 {root}/sd3/T1000 "
+            "--out {root}/sd3",
         ),
     ),
     "figure1": (

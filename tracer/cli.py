@@ -397,17 +397,20 @@ def report(run_path: Path | None, out: Path | None) -> None:
 @main.command()
 @click.argument("name", metavar="NAME")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/NAME.")
-def reproduce(name: str, out: Path | None) -> None:
-    """Run a study of docs/ again: growth, findings or sinks.
+@click.option("--small", is_flag=True, help="A rehearsal: 4 samples, a tenth of the steps; its numbers mean nothing.")
+def reproduce(name: str, out: Path | None, small: bool) -> None:
+    """Run a study of docs/ again: growth, findings, figure1 or sinks.
 
-    Every command it runs is printed, so that any of them can be typed alone with other settings.
+    Every command it runs is printed, so that any of them can be typed alone with other settings. A study that was
+    interrupted goes on where it stopped.
     """
     from .reproduce import STUDIES, commands
 
     if name not in STUDIES:
         known = "\n".join(f"  {key:10} {text}" for key, (text, _) in STUDIES.items())
         raise click.UsageError(f"no study {name!r}; there are\n{known}")
-    for words in commands(name, out or Path("runs") / name):
+    root = out or Path("runs") / (f"{name}-small" if small else name)
+    for words in commands(name, root, small=small):
         click.secho(f"\n$ trace {' '.join(words)}", bold=True)
         main.main(args=words, prog_name="trace", standalone_mode=False)
 

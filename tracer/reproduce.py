@@ -6,6 +6,7 @@ study that was interrupted goes on where it stopped.
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -80,13 +81,32 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def commands(name: str, root: Path) -> list[list[str]]:
-    """The words of every command of a study, `--out` under `root`; runs that exist are resumed, not repeated."""
+def commands(name: str, root: Path, *, small: bool = False) -> list[list[str]]:
+    """The words of every command of a study, `--out` under `root`; runs that exist are resumed, not repeated.
+
+    `small` is a rehearsal: 4 samples and a tenth of the steps, at least 5.
+    """
     found = []
     for line in STUDIES[name][1]:
         words = shlex.split(line.format(root=shlex.quote(str(root))))
+        words = _rehearsal(words) if small else words
         if words[0] != "analyze":
             out = Path(words[words.index("--out") + 1])
             words += ["--resume"] if out.exists() else []
         found.append(words)
     return found
+
+
+def _rehearsal(words: list[str]) -> list[str]:
+    """The same command on 4 samples and a tenth of the steps; run folders keep the names that these steps give them."""
+    words = [re.sub(r"T(\d{4})$", lambda found: f"T{_tenth(found[1]):04d}", word) for word in words]
+    for at, word in enumerate(words[:-1]):
+        if word == "--samples":
+            words[at + 1] = "4"
+        elif word in ("--steps", "--counts"):
+            words[at + 1] = ",".join(str(_tenth(count)) for count in words[at + 1].split(","))
+    return words
+
+
+def _tenth(count: str) -> int:
+    return max(5, int(count) // 10)

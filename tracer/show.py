@@ -16,6 +16,8 @@ import click
 from . import store
 from .terminal import human_bytes, progress_bar
 
+MOST_ROWS = 40  # of a table on the terminal
+
 
 def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: bool, **options: Any) -> None:
     """Run one analysis (with its own `options`), print its table and sentence, save figure and CSV beside the run."""
@@ -36,14 +38,17 @@ def analyze_runs(name: str, runs: Sequence[Path], out: Path | None, *, several: 
     with progress_bar(name) as progress:
         options |= {"progress": progress} if name == "quality" else {}
         result = getattr(module, name)(opened if len(opened) > 1 else opened[0], **options)
-    print_table(module.table(result))
+    frame = named(module.table(result))
+    print_table(frame[:MOST_ROWS])
+    if len(frame) > MOST_ROWS:
+        click.echo(f"… {len(frame) - MOST_ROWS} more rows in the CSV")
     click.echo()
     click.echo(module.sentence(result))
     folder = Path(out or _folder(paths[0]))
     folder.mkdir(parents=True, exist_ok=True)
     figure = module.figure(result)
     figure.savefig(folder / f"{name}.png", dpi=160, bbox_inches="tight")
-    named(module.table(result)).to_csv(folder / f"{name}.csv", index=False)
+    frame.to_csv(folder / f"{name}.csv", index=False)
     click.echo(f"\nfigure: {folder / f'{name}.png'}\ntable:  {folder / f'{name}.csv'}")
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from interventions import parse
@@ -43,6 +45,15 @@ def test_windows_and_their_complements_make_the_whole():
 def test_an_ode_study_records_every_injection_because_its_null_is_transported():
     assert "finals" in variants("steps")[0].record
     assert "latents" in variants("steps", sampler="ddim")[0].record
+
+
+def test_a_rehearsal_has_few_samples_a_tenth_of_the_steps_and_reads_the_runs_it_made(tmp_path):
+    lines = [" ".join(words) for words in commands("findings", tmp_path, small=True)]
+    assert "--samples 4 --counts 5,10,25 " in lines[0]
+    made = {f"T{count:04d}" for count in (5, 10, 25, 50, 100)}
+    verdict = next(line for line in lines if line.startswith("analyze verdict"))
+    assert {Path(word).name for word in verdict.split() if "/T" in word} == made
+    assert all("--samples 4 " in line for line in lines if not line.startswith("analyze"))
 
 
 @pytest.mark.parametrize("name", RECIPES)

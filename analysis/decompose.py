@@ -12,11 +12,12 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis import figures, null, runs
+from analysis import figures, null, runs, spectrum
 
 PARTS = ("injected", "propagated", "interaction")
 TOTAL_EXCESS = 1.5  # a stretch of steps is called critical if its excess gains multiply to more than this
 MOST_ARMS = 4  # drawn
+LINEAR = {"tangent_excess": "tangent", "worst_direction": "direction"}
 FLOOR_FACTOR = 100.0  # errors below this many times the numerical floor are not analysed
 
 
@@ -30,6 +31,9 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
     `critical` marks the stretch of steps where the lower limits of the RMS excess have their largest product, if it
     exceeds 1.5. `closure` is |delta' - sum of parts| / |delta'|. Raises runs.RunError without the record
     `decomposition`. Source: SCIENCE section 2.
+    With the records `tangent` and `worst` also `tangent_excess` (arm, sample, step), the gain of an infinitely small
+    error in the same direction over the same null, and `worst_direction` (sample, step), the Jacobian's largest
+    singular value over that of Gaussian data; `tangent` and `direction` are their medians with BCa limits.
     """
     run = runs.complete(run)
     runs.need(run, "metrics/propagated_l2", "decomposition")
@@ -47,6 +51,11 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
         "closure": metrics["closure"],
     })  # fmt: skip
     result["excess"] = (result["gain"] / result["null_gain"]).where(_above_floor(metrics))
+    if "tangent_gain" in metrics:
+        result["tangent_excess"] = (metrics["tangent_gain"] / result["null_gain"]).where(_above_floor(metrics))
+    if "worst_gain" in metrics:
+        gaussian = spectrum.step_gain(run, spectrum.data_variance(run)).max("ring").compute().reset_coords(drop=True)
+        result["worst_direction"] = metrics["worst_gain"] / gaussian
     result = result.sel(arm=shown)
     result.update(_summaries(result, confidence, seed))
     result.update(_mean_parts(metrics, shown))
@@ -80,6 +89,9 @@ def _summaries(result: xr.Dataset, confidence: float, seed: int) -> xr.Dataset:
     found.update(named(result["excess"], "median", "median"))
     found.update(named(result["excess"] ** 2, "mean", "rms").clip(min=0) ** 0.5)
     found.update(named(result["cosine"], "mean", "mean_cosine"))
+    for source, name in LINEAR.items():
+        if source in result:
+            found.update(named(result[source], "median", name))
     return found
 
 
@@ -130,6 +142,8 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
                 "excess gain, worst": float(at["excess"].max()),
                 "largest closure": float(at["closure"].max()),
             }
+            linear = {"tangent": "excess gain, tangent", "direction": "worst direction"}
+            row |= {label: float(at[name].median()) for name, label in linear.items() if name in at}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -206,5 +220,9 @@ def _excess(ax, at: xr.Dataset, color: str) -> None:
     figures.band(ax, x, at["median_low"], at["median"], at["median_high"], color=color, label="median")
     figures.band(ax, x, at["rms_low"], at["rms"], at["rms_high"], color="#333333", label="RMS", linewidth=1.1)
     ax.plot(x, at["worst"], color="#333333", linestyle=":", linewidth=1, label="worst sample")
+    if "tangent" in at:
+        ax.plot(x, at["tangent"], color=color, linestyle=(0, (1, 1)), linewidth=1.1, label="median, infinitely small")
+    if "direction" in at:
+        ax.plot(x, at["direction"], color=figures.NULL, linewidth=1.1, label="median, worst direction")
     ax.axhline(1, color="black", linewidth=0.7)
     figures.log_axis(ax)

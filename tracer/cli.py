@@ -140,7 +140,8 @@ def sampling_options(function: Callable) -> Callable:
 )
 @click.option(
     "--record", default="norms,latents,images", show_default=True, metavar="LIST",
-    help="norms, latents, finals, x0, mass, mass-per-head, entropy, sinks, injected, decomposition, null, images.",
+    help="norms, latents, finals, x0, mass, mass-per-head, entropy, sinks, injected, decomposition, null, tangent, "
+    "worst, images.",
 )  # fmt: skip
 @click.option("--floor/--no-floor", default=True, show_default=True, help="Add the arm `full`, the numerical floor.")
 @click.option("--workers", type=int, metavar="N", help="Run the units on N local Dask workers.")

@@ -62,10 +62,10 @@ class Plan:
 
     def evaluations(self) -> int:
         """Network evaluations of the whole run, one sample under one lane each (guidance counts twice)."""
-        from .trajectory import lanes_of_step
+        from .trajectory import evaluations_of_step
 
-        lanes = sum(len(lanes_of_step(self, i)) for i in range(self.schedule.steps))
-        return lanes * len(self.samples) * (1 if self.guidance == 1 else 2)
+        each = sum(evaluations_of_step(self, i) for i in range(self.schedule.steps))
+        return each * len(self.samples) * (1 if self.guidance == 1 else 2)
 
 
 def plan(

@@ -43,6 +43,9 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "analyze impulse {root}/impulse",
             "analyze decompose {root}/impulse",
             "analyze bands {root}/impulse",
+            f"run --mask R4S32 {FRESH} --samples 8 --steps 50 --record latents,decomposition,tangent,worst "
+            "--out {root}/linear",
+            "analyze decompose {root}/linear",
             f"counterfactual dose --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/dose",
             "analyze counterfactual {root}/dose",
             f"counterfactual windows --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/windows",

@@ -22,7 +22,7 @@ from . import store
 from .denoisers import Denoiser, load
 from .plan import DEFAULT_RECORD, Plan, PlanError, plan
 from .sampling import PREDICTIONS
-from .trajectory import Unit, lanes_of_step, run_unit, sample_noise
+from .trajectory import Unit, evaluations_of_step, lanes_of_step, run_unit, sample_noise
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 Progress = Callable[[int, int], None]
@@ -214,7 +214,7 @@ def estimate_seconds(plan: Plan) -> float:
         start = time.perf_counter()
         float(unit.evaluate(0, lanes)[1].value.sum())
         per_lane = (time.perf_counter() - start) / len(lanes)
-    count = sum(len(lanes_of_step(plan, i)) for i in range(plan.schedule.steps))
+    count = sum(evaluations_of_step(plan, i) for i in range(plan.schedule.steps))
     return per_lane * count * plan.units
 
 

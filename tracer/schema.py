@@ -19,7 +19,7 @@ STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED = 0, 1, 2
 TOKEN_KINDS = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
 RECORDS = (
     "norms", "latents", "finals", "x0", "mass", "mass-per-head", "entropy", "sinks",
-    "injected", "decomposition", "null", "images",
+    "injected", "decomposition", "null", "tangent", "worst", "images",
 )  # fmt: skip
 MASS_BITS = 10  # mantissa bits kept of attention mass: relative error 2^-11
 
@@ -146,8 +146,14 @@ def _metrics(record: frozenset[str]) -> list[Variable]:
         ]
     if "null" in record:
         table.append(("null_l2", "norm of the contribution d_k of the step to the additive null", 0.0))
+    if "tangent" in record:
+        table.append(("tangent_gain", "gain of the clean step at the clean state along the error, |J u|", None))
     dims = ("arm", "sample", "step")
-    return [Variable(f"metrics/{name}", dims, "float32", text, before=before) for name, text, before in table]
+    found = [Variable(f"metrics/{name}", dims, "float32", text, before=before) for name, text, before in table]
+    if "worst" in record:
+        text = "largest singular value of the clean step's Jacobian at the clean state"
+        found.append(Variable("metrics/worst_gain", dims[1:], "float32", text))
+    return found
 
 
 def _trajectory(record: frozenset[str]) -> list[Variable]:

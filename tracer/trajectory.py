@@ -7,7 +7,7 @@ again. No attention is touched here (that is `interventions.attend`) and nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from interventions import Intervention
 from interventions.spec import Clean, Full
 
+from . import jacobian
 from .denoisers import Evaluation, Moment, Sample
 from .plan import ATTENTION, Arm, Plan
 from .sampling import SAMPLERS, Move, Prediction, epsilon_and_x0
@@ -75,6 +76,15 @@ def lanes_of_step(plan: Plan, i: int) -> list[Lane]:
     for role in roles_of_step(plan, i).values():
         lanes.update(dict.fromkeys(lane for lane in (role.own, role.injected, role.propagated, role.pushed) if lane))
     return list(lanes)
+
+
+def evaluations_of_step(plan: Plan, i: int) -> int:
+    """Network evaluations of step i per sample, lanes and what the linear gains take (guidance not counted)."""
+    count = len(lanes_of_step(plan, i))
+    if "tangent" in plan.record:
+        departed = [arm for arm in plan.arms if _departs(arm) and not isinstance(arm.spec, Full)]
+        count += jacobian.TANGENT_COST * sum(i > arm.window[0] for arm in departed)
+    return count + (jacobian.WORST_COST if "worst" in plan.record else 0)
 
 
 def sample_noise(samples: Sequence[Sample], step: int, shape: Sequence[int], like: Tensor) -> Tensor:
@@ -191,7 +201,7 @@ def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
     landed = move.land(noise)
     if "null" in plan.record:
         _record_null(unit, i - 1, {m: x0[at[r.pushed]] - x0[0] for m, r in roles.items() if r.pushed}, buffer)
-    before = unit.x
+    before, handed = unit.x, {m: unit.arms[m] - unit.x for m in unit.arms}
     unit.x = landed[0]
     values: dict[str, list[Tensor]] = {}
     pushes = {}
@@ -207,14 +217,14 @@ def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
                 pushes[m] = measured["injected"]
         if "decomposition" in plan.record:
             parts = (k, at_clean, at[role.propagated]) if role.propagated else (0, 0, 0)
-            previous = unit.arms.get(m, before) - before
-            measured |= _decomposition(landed, parts, previous)
+            measured |= _decomposition(landed, parts, handed.get(m, torch.zeros_like(before)))
         for name, value in measured.items():
             values.setdefault(name, []).append(value)
         if m in roles:
             unit.arms[m] = after
     unit.pushes = pushes
     _write(unit, i, values, x0[0], buffer)
+    buffer.step(i, {f"metrics/{name}": _numpy(gain) for name, gain in _linear_gains(unit, i, before, handed, noise)})
     if recorded:
         own = [at[roles[m].own] if m in roles else 0 for m in range(len(plan.arms))]
         buffer.step(i, {f"attention/{key}": _numpy(value[own]) for key, value in recorded.items()})
@@ -277,6 +287,31 @@ def _decomposition(landed: Tensor, parts: tuple[int, int, int], previous: Tensor
         "gain": torch.where(size > 0, _norm(propagated) / size, torch.nan),
         "closure": _norm(delta - injected - propagated - interaction) / _norm(delta),
     }
+
+
+def _linear_gains(
+    unit: Unit, i: int, x: Tensor, handed: dict[int, Tensor], noise: Tensor | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Gains of the clean step's linear map at the clean state x: along the errors `handed` to it, and the worst."""
+    plan, levels = unit.plan, unit.plan.schedule
+    moment = Moment(i, levels.steps, levels.timestep[i], levels.alpha[i], levels.sigma[i])
+
+    def clean_step(states: Tensor) -> Tensor:
+        prediction = unit.evaluation.predict(states, moment, [CLEAN.spec] * len(states))
+        return SAMPLERS[levels.sampler](levels, i, states, prediction).land(noise)
+
+    if "tangent" in plan.record:
+        gains = torch.full((len(plan.arms), len(unit.samples)), torch.nan, dtype=x.dtype, device=x.device)
+        for m, error in handed.items():
+            if isinstance(plan.arms[m].spec, Full):  # the floor is no error to follow
+                continue
+            gains[m] = jacobian.tangent_gain(clean_step, x, error[None])[0]
+        yield "tangent_gain", gains
+    if "worst" in plan.record:
+        start = sample_noise(unit.samples, levels.steps + i, x.shape[1:], x)
+        yield "worst_gain", jacobian.worst_gain(clean_step, x, start)
+    if plan.record & {"tangent", "worst"}:
+        unit.evaluation.take()  # what the seam recorded of these passes belongs to no arm
 
 
 def _record_null(unit: Unit, k: int, contributions: dict[int, Tensor], buffer: Any) -> None:

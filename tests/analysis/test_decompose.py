@@ -86,3 +86,18 @@ def test_the_sentence_tells_of_whole_masks_and_counts_their_impulses():
     assert "R4S32: of the error" in text
     assert "steps=" not in text
     assert "3 more arms are in the table" in text
+
+
+def test_linear_gains_are_compared_with_those_of_gaussian_data(exact):
+    """A Gaussian's tangent is its secant, and its worst direction is its largest mode: both excesses are 1."""
+    run = synthetic.gaussian_run({"R4S32": {"shift": 0.1}})
+    metrics = run["metrics"].to_dataset()
+    gaussian_gain = spectrum.step_gain(run, synthetic.true_lam()).max("ring")
+    worst = gaussian_gain.expand_dims(sample=metrics["sample"]).transpose("sample", "step")
+    run["metrics"] = metrics.assign(tangent_gain=metrics["gain"], worst_gain=2 * worst)
+    found = analysis.decompose(run)
+    np.testing.assert_allclose(found["tangent"].values[0, 1:], 1, rtol=1e-10)
+    np.testing.assert_allclose(found["direction"], 2, rtol=1e-10)
+    assert {"excess gain, tangent", "worst direction"} <= set(analysis.decompose.table(found))
+    labels = [text.get_text() for text in analysis.decompose.figure(found).legends[0].get_texts()]
+    assert "median, worst direction" in labels

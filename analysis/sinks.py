@@ -211,7 +211,7 @@ def _effect(dataset: xr.Dataset, measure: str) -> str:
 
 
 def _taken(dataset: xr.Dataset) -> str:
-    """What the compared arms removed; a control is matched in image and text, but not in what is padding."""
+    """What the compared arms removed: a control is matched kind by kind as far as there are other keys of the kind."""
     texts = []
     for pair in dataset["pair"].values:
         for role in ("sink_arm", "random_arm"):

@@ -36,6 +36,7 @@ def attend(
     samples: Sequence[int] | None = None,
     record: Sequence[str] = (),
     top: int = 5,
+    padding: torch.Tensor | None = None,
 ) -> Iterator[Recorder]:
     """Run `model` under interventions, one per lane, inside this context; yields the `Recorder`.
 
@@ -50,6 +51,9 @@ def attend(
 
     `record` names what is measured: "mass", "mass-per-head", "entropy", "sinks" (the `top` keys of most mass).
 
+    `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
+    batch. A random control then replaces words by words and padding by padding; without it all are text.
+
     Contexts may be nested as long as each has one lane: the masks of both apply. Raises `SpecError` for layers the
     model lacks, `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
     the context when a forward missed a site.
@@ -59,7 +63,7 @@ def attend(
         raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
     lanes = (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
     seeds = None if samples is None else tuple(int(sample) for sample in samples)
-    recorder = Recorder(tuple(found), layout, seed, seeds, tuple(record), top, lanes)
+    recorder = Recorder(tuple(found), layout, seed, seeds, tuple(record), top, lanes, padding=padding)
     with contextlib.ExitStack() as wrapped:
         wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
         for site in found:

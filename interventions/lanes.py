@@ -70,6 +70,7 @@ def _without_keys(recorder: Recorder, site: Site, call: Call, rows: slice, numbe
     kinds = candidates(lane, key_layout, call.key.device)
     if queries is None or kinds is None:
         return part.whole(part)
+    kinds = recorder.kinds(kinds, rows, call.batch, key_layout)
     source = part
     if lane.scope.source == "clean":
         block = recorder.block(call.batch)

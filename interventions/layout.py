@@ -10,7 +10,7 @@ import numpy as np
 
 from interventions.errors import spec_error
 
-IMAGE, TEXT, PREFIX = 0, 1, 2
+IMAGE, TEXT, PREFIX, PADDING = 0, 1, 2, 3  # PADDING: a text token that only fills up the sequence, where that is known
 _SCALES = 6  # a UNet halves its grid at most this many times; 2**6 = 64 covers a 1-token bottom of a 64 x 64 latent
 
 

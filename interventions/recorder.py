@@ -14,7 +14,7 @@ import torch
 from interventions.calls import Call, Pieces
 from interventions.errors import SpecError, spec_error
 from interventions.families import Clean, Intervention, KeyRemoval
-from interventions.layout import TokenLayout
+from interventions.layout import PADDING, TEXT, TokenLayout
 from interventions.mass import attention_statistics
 from interventions.sites import SeamError, Site
 
@@ -32,6 +32,7 @@ class Recorder:
     record: tuple[str, ...] = ()
     top: int = 5
     lanes: tuple[Intervention, ...] = ()
+    padding: torch.Tensor | None = field(default=None, repr=False)  # bool [half, sample, text token]
     step: int | None = None
     steps: int | None = None
     nested: bool = False
@@ -104,6 +105,22 @@ class Recorder:
         seeds = range(block) if self.samples is None else self.samples
         numbers = [seeds[row % block] % 2**63 for row in range(rows.start, rows.stop)]
         return torch.tensor(numbers, dtype=torch.int64, device=device)
+
+    def kinds(self, kinds: torch.Tensor, rows: slice, batch: int, keys: TokenLayout) -> torch.Tensor:
+        """`sinks.candidates` [keys], or row by row [rows, 1, keys] where it is known which text is padding."""
+        if self.padding is None or not keys.text:
+            return kinds
+        block = self.block(batch)
+        if self.padding.shape != (batch // (block * len(self.lanes)), block, keys.text):
+            raise ValueError(
+                f"padding {tuple(self.padding.shape)}: this batch has {batch // (block * len(self.lanes))} halves of "
+                f"{block} samples with {keys.text} text tokens"
+            )
+        numbers = torch.arange(rows.start, rows.stop)
+        filled = self.padding[numbers // (block * len(self.lanes)), numbers % block].to(kinds.device)
+        text = kinds[keys.size - keys.text :]
+        named = torch.where(filled & (text == TEXT), PADDING, text)
+        return torch.cat([kinds[: keys.size - keys.text].expand(len(named), -1), named], dim=1).unsqueeze(1)
 
     def acting(self, lane: Intervention, site: Site) -> bool:
         """Whether a lane's intervention changes anything at this site in the current step."""

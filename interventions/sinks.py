@@ -14,7 +14,7 @@ import torch
 from interventions.calls import Call, Pieces
 from interventions.errors import spec_error
 from interventions.families import KeyRemoval
-from interventions.layout import IMAGE, PREFIX, TEXT, TokenLayout
+from interventions.layout import IMAGE, PADDING, PREFIX, TEXT, TokenLayout
 
 
 def query_tokens(lane: KeyRemoval, layout: TokenLayout) -> slice | None:
@@ -48,11 +48,12 @@ def choose(
 ) -> torch.Tensor:
     """Tokens to suppress, int64 [rows, heads, k], from the mass [rows, heads, keys] that each key receives.
 
-    kinds: from `candidates`. samples: the sample seed of every row. Per layer, the mean mass over heads gives one set
-    for all heads. Random keys take the place of the sinks of the same mass: as many of every token kind, never one of
-    the sinks; where a kind has not enough other tokens the rest comes from any kind. They are the first ones in an
-    order fixed by (seed, sample, site, head), drawn anew each step with draw=fresh, so that a persistent draw changes
-    only where a token of it became a sink, or the sinks changed their kind.
+    kinds: from `candidates`, [keys] or [rows, 1, keys]. samples: the sample seed of every row. Per layer, the mean
+    mass over heads gives one set for all heads. Random keys take the place of the sinks of the same mass: as many of
+    every token kind (words and padding apart, where that is known), never one of the sinks; where a kind has not enough
+    other tokens the rest comes from any kind. They are the first ones in an order fixed by (seed, sample, site, head),
+    drawn anew each step with draw=fresh, so that a persistent draw changes only where a token of it became a sink, or
+    the sinks changed their kind.
     """
     heads = mass.shape[1]
     if lane.per == "layer":
@@ -72,8 +73,8 @@ def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -
     count = sinks.shape[-1]
     free = (kinds >= 0).expand_as(priority).clone().scatter_(-1, sinks, False)
     chosen = torch.zeros_like(free)
-    sink_kinds = kinds[sinks]
-    for kind in (IMAGE, TEXT, PREFIX):
+    sink_kinds = kinds.expand_as(priority).gather(-1, sinks)
+    for kind in (IMAGE, TEXT, PADDING, PREFIX):
         wanted = (sink_kinds == kind).sum(-1, keepdim=True)
         chosen |= _first(free & (kinds == kind), priority, wanted, count)
     chosen |= _first(free & ~chosen, priority, count - chosen.sum(-1, keepdim=True), count)

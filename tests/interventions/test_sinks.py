@@ -224,6 +224,32 @@ def test_random_keys_match_the_sinks_in_number_and_kind_and_are_never_sinks(draw
             assert (random[:, 0] == random[:, 1]).all()
 
 
+def test_random_keys_replace_words_by_words_and_padding_by_padding():
+    padding = torch.zeros(1, 4, 6, dtype=torch.bool)
+    padding[0, :, 3:] = torch.tensor([[0, 0, 0], [0, 0, 1], [1, 1, 1], [0, 1, 1]], dtype=torch.bool)
+    kinds = np.stack([LAYOUT.kinds()] * 4)
+    kinds[:, 20:][padding[0].numpy()] = 3
+    met = set()
+    for seed in range(8):
+        tensors = _tensors(rows=4, seed=seed)
+        options = {"record": ["sinks"], "samples": range(4), "padding": padding}
+        both = (
+            _run(spec, tensors, **options)[1]["removed_token"][0, 0, :, 0].numpy() for spec in ("sink-k2", "random-k2")
+        )
+        for row, (sinks, drawn) in enumerate(zip(*both, strict=True)):
+            for sink, control in zip(sinks, drawn, strict=True):
+                wanted, got = (np.bincount(kinds[row][tokens], minlength=4) for tokens in (sink, control))
+                spare = np.bincount(kinds[row], minlength=4) - wanted  # tokens of each kind that are no sinks
+                assert (got >= np.minimum(wanted, spare)).all()
+                met |= set(np.flatnonzero((wanted > 0) & (spare >= wanted)))
+    assert met == {IMAGE, TEXT, 3}
+
+
+def test_padding_of_another_batch_is_refused():
+    with pytest.raises(ValueError, match="1 halves of 3 samples with 6 text tokens"):
+        _run("random-k1", _tensors(), samples=range(3), padding=torch.zeros(2, 3, 6, dtype=torch.bool))
+
+
 def _draws(spec, rows, steps=1, seed=0, samples=None, mass=None):
     """Tokens [step, row, head, k] chosen for a fixed mass in which the first text tokens are sinks."""
     lane = parse(spec)

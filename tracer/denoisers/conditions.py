@@ -67,6 +67,15 @@ class Conditions:
         self.prepare(prompts)
         return np.stack([~self.known[prompt].real.cpu().numpy() for prompt in prompts])
 
+    def padding_of_rows(self, negative: str, prompts: Sequence[str], guidance: float) -> Tensor:
+        """The same for the halves of a `guidance_batch`: bool [half, n, text]."""
+        halves = (
+            [self.padding(prompts)]
+            if guidance == 1
+            else [self.padding([negative] * len(prompts)), self.padding(prompts)]
+        )
+        return torch.from_numpy(np.stack(halves))
+
 
 def guidance_batch(
     x: Tensor, lanes: int, negative: Sequence[Tensor], positive: Sequence[Tensor], guidance: float

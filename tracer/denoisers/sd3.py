@@ -81,7 +81,10 @@ class SD3:
         positive = self._encoded(prompts_of(samples))
         negative = self._encoded([self.negative] * len(samples))
         seeds, recorded = [sample.seed for sample in samples], tuple(record)
-        seam = attend(self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=recorded)
+        padding = self.conditions.padding_of_rows(self.negative, prompts_of(samples), guidance)
+        seam = attend(
+            self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=recorded, padding=padding
+        )
         with seam as recorder:
 
             def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:

@@ -91,7 +91,10 @@ class SDXL:
         if self.negative == "" and self.zero_negative:
             negative = [torch.zeros_like(part) for part in negative]
         seeds, recorded = [sample.seed for sample in samples], tuple(record)
-        seam = attend(self.attended, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=recorded)
+        padding = self.conditions.padding_of_rows(self.negative, prompts_of(samples), guidance)
+        seam = attend(
+            self.attended, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=recorded, padding=padding
+        )
         with seam as recorder:
 
             def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interventions import Intervention, TokenLayout, attend
-from interventions.spec import Clean
+from interventions import TokenLayout
 
-from ..sampling import Prediction
-from . import CheckpointError, Evaluation, Moment, Sample
+from . import CheckpointError
 from .checkpoints import find, fingerprint
-from .conditions import LOADING, Condition, Conditions, Encode, guidance_batch, guided, prompts_of, require_parts
+from .conditions import LOADING, Condition, Conditions, Encode, require_parts
 from .images import to_uint8
+from .prompted import Prompted
 
 PIPELINES = ("StableDiffusion3Pipeline",)
 PARTS = ("transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -34,7 +32,7 @@ T5_TOKENS = 256
 
 
 @dataclass
-class SD3:
+class SD3(Prompted):
     """An SD3 behind the `Denoiser` protocol. `negative` is the prompt that guidance moves away from."""
 
     model: Any
@@ -51,7 +49,7 @@ class SD3:
     prompted: bool = True
 
     def __post_init__(self) -> None:
-        config = self.model.config
+        config, self.attended = self.model.config, self.model
         self.shape = (config.in_channels, self.size, self.size)
         side = self.size // config.patch_size
         self.layout = TokenLayout(grid=(side, side), text=self.conditions.text)
@@ -61,44 +59,6 @@ class SD3:
         self.device = self.model.device
         factor = 1 if self.decoder is None else 2 ** (len(self.decoder.config.block_out_channels) - 1)
         self.image_size = (self.size * factor, self.size * factor)
-
-    def prepare(self, samples: Sequence[Sample]) -> None:
-        """Encode the prompts of a whole run at once; without it every unit loads the encoders for its own."""
-        self.conditions.prepare([self.negative, *prompts_of(samples)])
-
-    def padding(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Bool [sample, token]: text tokens that only fill up the sequence (nothing masks them in this family)."""
-        padded = np.zeros((len(samples), self.layout.size), bool)
-        padded[:, self.layout.image.stop :] = self.conditions.padding(prompts_of(samples))
-        return padded
-
-    @contextmanager
-    def opened(
-        self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
-    ) -> Iterator[Evaluation]:
-        """The model under the seam, for these samples' prompts. Guidance 1 evaluates the positive half only."""
-        self.prepare(samples)
-        positive = self._encoded(prompts_of(samples))
-        negative = self._encoded([self.negative] * len(samples))
-        seeds, recorded = [sample.seed for sample in samples], tuple(record)
-        padding = self.conditions.padding_of_rows(self.negative, prompts_of(samples), guidance)
-        seam = attend(
-            self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=recorded, padding=padding
-        )
-        with seam as recorder:
-
-            def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:
-                recorder.begin(moment.step, moment.steps, lanes)
-                rows, (tokens, pooled) = guidance_batch(x, len(lanes), negative, positive, guidance)
-                return Prediction(guided(self._forward(rows, moment.timestep, tokens, pooled), x.shape, guidance))
-
-            def take() -> dict[str, Tensor]:
-                return {key: value[-1] for key, value in recorder.take().items()} if recorded else {}  # positive half
-
-            yield Evaluation(predict, take)
-
-    def _encoded(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return self.conditions.batch(prompts, self.device, self.model.dtype)
 
     def _forward(self, rows: Tensor, timestep: float, tokens: Tensor, pooled: Tensor) -> Tensor:
         t = torch.full((len(rows),), float(timestep), device=self.device)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interventions import Intervention, TokenLayout, attend
+from interventions import TokenLayout
 from interventions.sites import sites as attention_sites
-from interventions.spec import Clean
 
-from ..sampling import Prediction
-from . import CheckpointError, Evaluation, Moment, Sample
+from . import CheckpointError
 from .checkpoints import find, fingerprint
-from .conditions import LOADING, Condition, Conditions, Encode, guidance_batch, guided, prompts_of, require_parts
+from .conditions import LOADING, Condition, Conditions, Encode, require_parts
+from .prompted import Prompted
 from .sd3 import clip_tokens, decode, real_tokens
 
 PIPELINES = ("StableDiffusionXLPipeline",)
@@ -34,7 +32,7 @@ PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenize
 
 
 @dataclass
-class SDXL:
+class SDXL(Prompted):
     """An SDXL behind the `Denoiser` protocol. `studied`: "mid" or "all", which attention the seam is attached to.
 
     `zero_negative`: the empty negative prompt is all zeros instead of the encoders' answer (SDXL base is trained so).
@@ -70,45 +68,9 @@ class SDXL:
         factor = 2 ** (len(self.decoder.config.block_out_channels) - 1)
         self.image_size = (self.size * factor, self.size * factor)
 
-    def prepare(self, samples: Sequence[Sample]) -> None:
-        """Encode the prompts of a whole run at once; without it every unit loads the encoders for its own."""
-        self.conditions.prepare([self.negative, *prompts_of(samples)])
-
-    def padding(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Bool [sample, token]: text tokens that only fill up the sequence (nothing masks them in this family)."""
-        padded = np.zeros((len(samples), self.layout.size), bool)
-        padded[:, self.layout.image.stop :] = self.conditions.padding(prompts_of(samples))
-        return padded
-
-    @contextmanager
-    def opened(
-        self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
-    ) -> Iterator[Evaluation]:
-        """The model under the seam, for these samples' prompts. Guidance 1 evaluates the positive half only."""
-        self.prepare(samples)
-        positive = self._encoded(prompts_of(samples))
-        negative = self._encoded([self.negative] * len(samples))
-        if self.negative == "" and self.zero_negative:
-            negative = [torch.zeros_like(part) for part in negative]
-        seeds, recorded = [sample.seed for sample in samples], tuple(record)
-        padding = self.conditions.padding_of_rows(self.negative, prompts_of(samples), guidance)
-        seam = attend(
-            self.attended, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=recorded, padding=padding
-        )
-        with seam as recorder:
-
-            def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:
-                recorder.begin(moment.step, moment.steps, lanes)
-                rows, (tokens, pooled) = guidance_batch(x, len(lanes), negative, positive, guidance)
-                return Prediction(guided(self._forward(rows, moment.timestep, tokens, pooled), x.shape, guidance))
-
-            def take() -> dict[str, Tensor]:
-                return {key: value[-1] for key, value in recorder.take().items()} if recorded else {}  # positive half
-
-            yield Evaluation(predict, take)
-
-    def _encoded(self, prompts: Sequence[str]) -> Sequence[Tensor]:
-        return self.conditions.batch(prompts, self.device, self.model.dtype)
+    def _unprompted(self, count: int) -> Sequence[Tensor]:
+        negative = super()._unprompted(count)
+        return [torch.zeros_like(part) for part in negative] if self.negative == "" and self.zero_negative else negative
 
     def _forward(self, rows: Tensor, timestep: float, tokens: Tensor, pooled: Tensor) -> Tensor:
         t = torch.full((len(rows),), int(timestep), device=self.device)

@@ -127,6 +127,8 @@ def sampling_options(function: Callable) -> Callable:
         click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Text or GenEval jsonl."),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/<model>-<mask>."),
         click.option("--resume", is_flag=True, help="Go on with an unfinished run."),
+        click.option("--workers", type=int, metavar="N", help="Run the units on N local Dask workers."),
+        click.option("--scheduler", metavar="ADDRESS", help="Run the units on an existing Dask cluster."),
     ]  # fmt: skip
     for option in reversed(options):
         function = option(function)
@@ -144,15 +146,13 @@ def sampling_options(function: Callable) -> Callable:
     "worst, images.",
 )  # fmt: skip
 @click.option("--floor/--no-floor", default=True, show_default=True, help="Add the arm `full`, the numerical floor.")
-@click.option("--workers", type=int, metavar="N", help="Run the units on N local Dask workers.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run the units on an existing Dask cluster.")
-def run(masks: tuple[str, ...], record: str, floor: bool, workers: int | None, scheduler: str | None, **options: Any):
+def run(masks: tuple[str, ...], record: str, floor: bool, **options: Any) -> None:
     """Run a clean trajectory and one per --mask from the same noise, and save every step."""
     with honest_errors():
         if not masks:
             raise click.UsageError("name at least one --mask, for example --mask R4S32 (see `trace mask R4S32`)")
         arms = [*masks, *(["full"] if floor and "full" not in masks else [])]
-        path = start(arms, [name.strip() for name in record.split(",") if name.strip()], workers, scheduler, **options)
+        path = start(arms, [name.strip() for name in record.split(",") if name.strip()], **options)
     click.echo(f"next: trace analyze growth {path}")
 
 
@@ -221,7 +221,7 @@ def _free_folder(path: Path, resume: bool) -> Path:
 
 
 def start(
-    arms: list[str], record: list[str], workers: int | None = None, scheduler: str | None = None, *,
+    arms: list[str], record: list[str], *, workers: int | None = None, scheduler: str | None = None,
     quiet: bool = False, **options: Any,
 ) -> Path:  # fmt: skip
     """Check, announce and execute one run; returns its directory."""

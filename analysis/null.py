@@ -53,7 +53,7 @@ def null_sum(run: xr.DataTree, kind: str | None = None, transport: str = "sample
         return total.rename("null_sum").assign_attrs(kind=kind)
     if kind != "gaussian":
         raise ValueError(f"null {kind!r}: choose model-free or gaussian")
-    injected = runs.need(run, "decomposition/injected", "decomposition")
+    injected = runs.need(run, "decomposition/injected", "latents,injected")
     gain = _gain_per_mode(run, injected, transport)
 
     def carry(block: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ def null_norms(run: xr.DataTree, kind: str | None = None, transport: str = "samp
     kind = kind or ("model-free" if recorded else "gaussian")
     if kind == "model-free":
         return runs.need(run, "metrics/null_l2", "decomposition,null").astype(np.float64).assign_attrs(kind=kind)
-    injected = runs.need(run, "decomposition/injected", "decomposition")
+    injected = runs.need(run, "decomposition/injected", "latents,injected")
     gain = final_gain(run, spectrum.data_variance(run), transport)
     norms = (spectrum.ring_energy(injected) * gain**2).sum("ring") ** 0.5
     return norms.rename("null_l2").assign_attrs(kind=kind, transport=transport)
@@ -102,7 +102,7 @@ def martingale(run: xr.DataTree) -> xr.Dataset:
     use the identity; attrs["note"] says so.
     """
     run = runs.complete(run)
-    step = run["metrics"]["step"]
+    step = run["metrics"].to_dataset()["step"]
     unknown = xr.Dataset({name: xr.full_like(step, np.nan, dtype=float).reset_coords(drop=True) for name in
                           ("state", "state_error", "prediction", "prediction_error")})  # fmt: skip
     if not runs.stochastic(run):
@@ -144,7 +144,7 @@ def transported(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.Dataset
     that the size is recorded and the direction taken from the injection, which is exact unless a DDPM mask moves
     the variance head. Needs decomposition/injected.
     """
-    injected = runs.need(run, "decomposition/injected", "decomposition")
+    injected = runs.need(run, "decomposition/injected", "latents,injected")
     lam = spectrum.data_variance(run) if lam is None else lam
     height, width = injected.sizes["y"], injected.sizes["x"]
     per_injection = _prediction_share(run, injected)

@@ -124,8 +124,8 @@ def _cloud(axes: Axes, view: xr.Dataset, color: str, label: str) -> None:
         axes.fill(np.exp(outline[0]), outline[1], facecolor=color, alpha=0.35, edgecolor=color, linewidth=1.2)
     amplification, slope = (each[np.isfinite(each)] for each in values)
     if amplification.size and slope.size:
-        style = dict(color=color, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
-        axes.plot(np.exp(amplification.mean()), slope.mean(), "o", label=label, **style)
+        centre = np.exp(amplification.mean()), slope.mean()
+        axes.plot(*centre, "o", color=color, markersize=4, label=label, markeredgecolor="white", markeredgewidth=0.5)
 
 
 def ellipse(values: np.ndarray, confidence: float = 0.95, points: int = 90) -> np.ndarray:

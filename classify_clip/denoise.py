@@ -78,9 +78,9 @@ def denoise(
     Every drawing has one noise, the same for all cells and timesteps. Raises SpecError or SweepError before running.
     """
     from classify_clip import sweep
-    from tracer.denoisers import load
+    from tracer.denoisers.dit import load_dit
 
-    denoiser, data, path = load("dit", device="cpu"), held_out(), Path(out)
+    denoiser, data, path = load_dit(device=torch.device("cpu")), held_out(), Path(out)
     rows = spread(len(data.label), min(limit, len(data.label)))
     made = sweep.checked_cells(denoiser.layout, denoiser.model, masks, densities, families, mask_seeds)
     images = data.images().head(limit)

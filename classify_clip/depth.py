@@ -151,20 +151,26 @@ def embedded_stacks(
     for name in names:
         if name in ("vit", "vit-cls"):
             model = load_classifier(name, device="cpu")
-            yield Stack(name, model.model, model.model.blocks, model.layout, lambda x, _, m=model.model: m(x))
+            yield Stack(name, model.model, model.model.blocks, model.layout, _images_only(model.model))
         elif name == "clip":
             clip = load_retriever(device="cpu")
             tower = clip.image_tower
-            yield Stack(name, tower, tower.transformer.resblocks, clip.layout, lambda x, _, m=tower: m(x))
+            blocks: Any = tower.get_submodule("transformer.resblocks")
+            yield Stack(name, tower, blocks, clip.layout, _images_only(tower))
         else:
             yield from _dit_stacks(timesteps)
 
 
+def _images_only(module: torch.nn.Module) -> Callable[[Tensor, np.ndarray], Any]:
+    """A forward that needs the images alone and not which rows they are."""
+    return lambda x, rows: module(x)
+
+
 def _dit_stacks(timesteps: Sequence[int]) -> Iterator[Stack]:
     """The DiT on held-out drawings noised to each timestep, with their own class and a noise of their own."""
-    from tracer.denoisers import load
+    from tracer.denoisers.dit import load_dit
 
-    denoiser = load("dit", device="cpu")
+    denoiser = load_dit(device=torch.device("cpu"))
     model, label = denoiser.model, torch.from_numpy(held_out().label)
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     kept = torch.cumprod(1 - beta, 0)

@@ -103,12 +103,13 @@ def _pictures(runs: Sequence[xr.DataTree]) -> tuple[dict, dict[int, dict[str, np
         ]
         if changed:
             raise DataError(f"the runs differ in {', '.join(changed)}; score runs that differ in masks only")
-        whole = (run["status"] == 1).all("arm").values
+        root = run.to_dataset()
+        whole = (root["status"] == 1).all("arm").values
         if not whole.all():
             raise DataError(f"{int((~whole).sum())} samples of the run are not complete; resume it first")
-        images = run["images"]["image"]
+        images = run["images"].to_dataset()["image"]
         found = pictures.setdefault(int(config["mask_seed"]), {})
-        for index, spec in enumerate(run["arm"].values.tolist()):
+        for index, spec in enumerate(root["arm"].values.tolist()):
             found[str(spec)] = images.isel(arm=index).values.astype(np.uint8)
     first = configs[0]
     kept = {key: first[key] for key in ("model", "checkpoint", "samples", "steps", "sampler", "guidance", "seed")}
@@ -118,7 +119,7 @@ def _pictures(runs: Sequence[xr.DataTree]) -> tuple[dict, dict[int, dict[str, np
         "images": first["samples"],
         "data": "samples",
     }
-    return kept, pictures, runs[0]["class_label"].values.astype(np.int64)
+    return kept, pictures, runs[0].to_dataset()["class_label"].values.astype(np.int64)
 
 
 def _cells(

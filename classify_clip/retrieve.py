@@ -83,9 +83,9 @@ def embeddings(
         parts = []
         for start in range(0, len(pairs.texts), 4 * batch_size):
             told = pairs.texts[start : start + 4 * batch_size]
-            lanes, rows = _lanes(acting["text"]), list(range(start, start + len(told)))
+            lanes, numbers = _lanes(acting["text"]), range(start, start + len(told))
             tokens = retriever.tokenize(list(told)).to(device).repeat(len(lanes), 1)
-            with attend(retriever.text_tower, lanes, layout=retriever.text_layout, seed=mask_seed, samples=rows):
+            with attend(retriever.text_tower, lanes, layout=retriever.text_layout, seed=mask_seed, samples=numbers):
                 parts.append(retriever.encode_text(tokens)[-len(told) :].float().cpu().numpy())
         text = np.concatenate(parts)
     return Embeddings(image, text)

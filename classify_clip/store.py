@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -90,7 +90,7 @@ def check_resume(path: Path, config: dict) -> None:
     """Raise SweepError unless `path` is a sweep of the same configuration; the message names what differs."""
     if not (path / STORE / "zarr.json").is_file():
         raise SweepError(f"{path} is no sweep (it holds no {STORE}), so there is nothing to resume")
-    before = json.loads(zarr.open_group(path / STORE, mode="r").attrs["config"])
+    before = json.loads(str(zarr.open_group(path / STORE, mode="r").attrs["config"]))
     changed = [key for key in {*before, *config} if before.get(key) != json.loads(json.dumps(config)).get(key)]
     if changed:
         told = "; ".join(f"{key}: {before.get(key)!r} there, {config.get(key)!r} asked" for key in sorted(changed))
@@ -99,21 +99,25 @@ def check_resume(path: Path, config: dict) -> None:
 
 def done(path: Path) -> np.ndarray:
     """Bool [cell]: which cells are complete."""
-    return zarr.open_group(path / STORE, mode="r")["status"][:] == 1
+    return np.asarray(_array(zarr.open_group(path / STORE, mode="r"), "status")[:]) == 1
 
 
 def write_cell(path: Path, index: int, values: Mapping[str, Any]) -> None:
     """Write one cell and flag it complete; every variable must be given. Raises SweepError if one is missing."""
     root = zarr.open_group(path / STORE, mode="r+")
-    arrays = {name: root[name] for name in root.attrs["outcomes"]}
+    arrays = {name: _array(root, name) for name in cast(list[str], root.attrs["outcomes"])}
     lacking = sorted(set(arrays) - set(values))
     if lacking:
         raise SweepError(f"cell {index} lacks {', '.join(lacking)}")
     for name, array in arrays.items():
         array[index] = np.asarray(values[name], dtype=array.dtype)
     sync_filesystem(path)
-    root["status"][index] = 1
+    _array(root, "status")[index] = 1
     sync_filesystem(path)
+
+
+def _array(root: zarr.Group, name: str) -> zarr.Array:
+    return cast(zarr.Array, root[name])
 
 
 def open_sweep(path: str | Path) -> xr.Dataset:

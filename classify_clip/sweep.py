@@ -244,8 +244,8 @@ def run_cells(path: Path, made: Sequence[grid.Cell], images: int, compute: Compu
         if progress is not None:
             progress(min(seen, total), total)
 
-    for index in missing:
-        store.write_cell(path, int(index), compute(made[index], tick))
+    for index in missing.tolist():
+        store.write_cell(path, index, compute(made[index], tick))
 
 
 def check_floor(path: str | Path) -> bool:

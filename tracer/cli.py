@@ -30,6 +30,7 @@ ANALYSES = {
     "quality": "Image metrics of the decoded results.",
     "verdict": "Does the error compound? The preregistered rule, with its numbers.",
 }
+OWN_OPTIONS = {"primary": ("verdict",), "at": ("verdict",), "kind": ("verdict", "steps")}
 SEVERAL_RUNS = {"compare", "steps", "verdict"}
 
 
@@ -309,8 +310,16 @@ def resume_command(path: Path) -> str:
 )
 @click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="quality: e.g. clip-t or lpips. Repeatable.")
 @click.option("--weights", multiple=True, metavar="METRIC=PATH", help="quality: a metric's weight file or folder.")
+@click.option("--primary", metavar="SPEC", help="verdict: the one cell fixed beforehand; default: R4S32 or its like.")
+@click.option("--at", type=int, metavar="T", help="verdict: judge A at this number of steps; default: 250.")
+@click.option(
+    "--null",
+    "kind",
+    type=click.Choice(["model-free", "gaussian"]),
+    help="verdict, steps: the additive null; default: model-free for DDPM, else gaussian.",
+)
 def analyze(
-    name: str, runs: tuple[Path, ...], out: Path | None, metrics: tuple[str, ...], weights: tuple[str, ...]
+    name: str, runs: tuple[Path, ...], out: Path | None, metrics: tuple[str, ...], weights: tuple[str, ...], **own: Any
 ) -> None:
     """Analyse a run: a table, one plain sentence, a figure and a CSV.
 
@@ -325,7 +334,11 @@ def analyze(
     compare    runs that differ in one setting
     """
     with honest_errors():
-        options = {}
+        options = {key: value for key, value in own.items() if value is not None}
+        for key in options:
+            if name not in OWN_OPTIONS[key]:
+                option = "--null" if key == "kind" else f"--{key}"
+                raise click.UsageError(f"{option} belongs to `trace analyze {OWN_OPTIONS[key][0]}`, not to {name}")
         if name == "quality":
             options = {"metrics": metrics, "weights": _paths_by_name(weights)}
         elif metrics or weights:

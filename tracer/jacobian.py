@@ -51,7 +51,8 @@ def worst_gain(step: StepMap, x: Tensor, start: Tensor, products: int = PRODUCTS
         return torch.autograd.grad(landed, leaf, u, retain_graph=True)[0]
 
     v = start / _column(norms(start), start)
-    right, left, diagonal, above = [v], [], [], []
+    right, left = [v], list[Tensor]()
+    diagonal, above = list[Tensor](), list[Tensor]()
     for _ in range(products):
         u = _orthogonal(_along(step, x, right[-1][None])[0], left)
         diagonal.append(norms(u))

@@ -73,8 +73,12 @@ class Move:
     std: Tensor | None = field(default=None)
 
     def land(self, noise: Tensor | None) -> Tensor:
-        """The next state, given this step's noise."""
-        return self.mean if self.std is None else self.mean + self.std * noise
+        """The next state, given this step's noise. Raises ValueError where a random step gets none."""
+        if self.std is None:
+            return self.mean
+        if noise is None:
+            raise ValueError("a step with a spread needs its noise")
+        return self.mean + self.std * noise
 
     def __getitem__(self, lane: int) -> Move:
         return Move(self.mean[lane], None if self.std is None else self.std[lane])

@@ -59,7 +59,7 @@ def save_images(run: Path, columns: int = 12) -> Path | None:
     tree = store.open_run(run)
     if "images" not in tree.children:
         return None
-    images = tree["images"]["image"].isel(sample=slice(columns), arm=slice(8))
+    images = tree["images"].to_dataset()["image"].isel(sample=slice(columns), arm=slice(8))
     rows, shown = images.sizes["arm"], images.sizes["sample"]
     names = [_subject(tree, k) for k in range(shown)]
     figure = Figure(figsize=(1.1 + shown, 0.35 + rows))

@@ -76,7 +76,7 @@ def test_an_ode_sampler_has_no_model_free_null():
 
 
 def test_a_run_without_decomposition_is_refused_with_the_option_to_type():
-    with pytest.raises(runs.RunError, match="--record decomposition"):
+    with pytest.raises(runs.RunError, match="--record latents,injected"):
         null.null_sum(synthetic.gaussian_run(sampler="ddim", decomposition=False, null=False))
 
 

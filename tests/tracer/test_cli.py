@@ -125,6 +125,8 @@ def test_killed_in_mid_run_and_resumed_it_equals_an_undisturbed_run_bit_for_bit(
         (["run", "--mask", "R4S32", "--sampler", "flow"], "--sampler ddpm"),
         (["run", "--mask", "R4S32", "--sampler", "euler"], "ddpm, ddim, flow"),
         (["run", "--mask", "R4S32", "--classes", "hart"], "heart"),
+        (["analyze", "growth", "--at", "250"], "trace analyze verdict"),
+        (["analyze", "sinks", "--null", "gaussian"], "--null belongs to `trace analyze verdict`"),
         (["run", "--mask", "R4S32", "--checkpoint", "./nowhere"], "no checkpoint folder"),
         (["run", "--mask", "R4S32", "--record", "everything"], "choose"),
         (["run", "--mask", "R4S32", "--prompts", "nowhere.txt"], "nowhere.txt"),

@@ -65,7 +65,7 @@ class DiT:
         self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
     ) -> Iterator[Evaluation]:
         """The model under the seam, for these samples' classes. Guidance 1 evaluates the conditional half only."""
-        seeds = [sample.seed for sample in samples]
+        seeds, record = [sample.seed for sample in samples], tuple(record)
         label = torch.tensor([sample.class_label for sample in samples], device=self.device)
         null = torch.full_like(label, len(self.classes))
         seam = attend(self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=record)

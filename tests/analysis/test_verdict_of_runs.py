@@ -1,11 +1,15 @@
 """From runs to the verdict: what is a cell, which is primary, what is corrected, and what the sentence admits."""
 
+import re
+
 import numpy as np
 import pytest
+import xarray as xr
 
 from analysis import runs, statistics, verdict
 from analysis.verdict import decide, figure, sentence, table
 from analysis.verdict_figure import ellipse
+from tests.analysis import synthetic
 from tests.analysis.recorded import recorded
 
 COUNTS = (50, 100, 250)
@@ -220,3 +224,18 @@ def test_studies_with_the_same_number_of_steps_give_impulses_and_doses_beside_th
 def test_a_mask_with_a_pause_is_no_cell():
     arms = {name: np.zeros(3) for name in ("R4S32", "R4S32@pause=0.0:0.3333")}
     assert judge(recorded(arms))["cell"].values.tolist() == ["R4S32"]
+
+
+def test_the_martingale_check_says_by_how_much_it_could_change_a():
+    """Exact predictions weigh in at 1; predictions twice as large have slopes of one half in all steps but the last."""
+    run = synthetic.gaussian_run({"R4S32": {"shift": 0.1}}, steps=40, samples=200, clean_x0=True)
+    assert judge(run).attrs["martingale"].endswith("with every step weighted by its null")
+    exact = float(re.search(r"; (\S+) with every step", judge(run).attrs["martingale"])[1])
+    assert exact == pytest.approx(1, abs=0.03)
+    trajectory = run["trajectory"].to_dataset()
+    last = xr.where(trajectory["step"] == 39, 1.0, 2.0)
+    run["trajectory"] = trajectory.assign(x0=trajectory["x0"] * last)
+    doubled = float(re.search(r"; (\S+) with every step", judge(run).attrs["martingale"])[1])
+    share = run["metrics"]["null_l2"].sel(arm="R4S32").mean("sample").values
+    halved = exact / 2 + (share[-2:] / share.sum()).sum() / 2  # the last two contributions are as before
+    assert doubled == pytest.approx(halved, abs=0.02)

@@ -72,6 +72,8 @@ def _word(name: str, value: object) -> str:
     if name == "checkpoint" and isinstance(value, dict):
         return str(value.get("id"))
     text = f"{value:g}" if isinstance(value, float) else str(value)
+    if name == "steps":
+        return f"{text} steps"
     return text if name in ("model", "sampler", "dtype") else f"{name.replace('_', ' ')} {text}"
 
 
@@ -124,20 +126,22 @@ def sentence(dataset: xr.Dataset) -> str:
     first, *others = [str(run) for run in dataset["run"].values]
     texts = []
     for arm in dataset["arm"].values:
+        told = []
         for run in others:
             at = dataset.sel(arm=arm, run=run)
-            text = f"{arm}: the final error with {run} is {_times(at, 'final_error_ratio')} that with {first}"
+            told.append(f"{_times(at, 'final_error_ratio')} with {run}")
             if np.isfinite(at["amplification_ratio_point"]):
-                text += f", its amplification {_times(at, 'amplification_ratio')}"
-            texts.append(text)
+                told[-1] += f" (its amplification {_times(at, 'amplification_ratio')})"
+        texts.append(f"{arm}: against {first}, the final error is {', '.join(told)}")
     guided = " Guidance other than 1 breaks the argument for the model-free null." if dataset.attrs["guided"] else ""
-    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} paired samples. {'; '.join(texts)}.{guided}"
+    limits = f"{dataset.attrs['confidence']:.0%} BCa intervals"
+    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} paired samples, {limits}. {'; '.join(texts)}.{guided}"
 
 
 def _times(at: xr.Dataset, name: str) -> str:
     point, low, high = (float(at[f"{name}_{part}"]) for part in ("point", "low", "high"))
-    limits = f" ({at.attrs.get('confidence', 0.95):.0%} CI {low:.3g} to {high:.3g})" if np.isfinite(low) else ""
-    return f"{point:.3g} times{limits}"
+    limits = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else ""
+    return f"{point:.3g}{limits} times as large"
 
 
 @figures.styled

@@ -32,6 +32,8 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "analyze verdict {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
             "{root}/steps/T1000 {root}/low-dose --out {root}/verdict",
             "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 --out {root}/steps-to-250",
+            "analyze compare {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
+            "{root}/steps/T1000 --out {root}/steps-to-1000",
             "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
             "{root}/steps/T1000 --out {root}/steps-to-1000",
             # a random mask of the same density

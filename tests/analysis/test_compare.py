@@ -17,7 +17,7 @@ def two(**second):
 def test_runs_are_named_by_what_differs_and_titled_by_what_does_not():
     found = compare.compare(two())
     assert found["run"].values.tolist() == ["guidance 1", "guidance 1.5"]
-    assert found.attrs["title"] == "by-hand, ddpm, steps 50"
+    assert found.attrs["title"] == "by-hand, ddpm, 50 steps"
     assert compare.compare(two(guidance=1.0, mask_seed=3))["run"].values.tolist()[1] == "mask seed 3"
 
 
@@ -30,7 +30,7 @@ def test_errors_are_in_units_of_the_clean_spread_and_ratios_are_paired():
     at = found.sel(run="guidance 1.5")
     np.testing.assert_allclose(at["amplification_ratio_point"], np.exp([0.5, 0.0]))
     np.testing.assert_allclose(at["final_error_ratio_low"], np.exp([0.5, 0.0]))  # the same for every sample
-    assert "its amplification 1.65 times" in compare.sentence(found)
+    assert "its amplification 1.65 [1.65, 1.65] times as large" in compare.sentence(found)
 
 
 def test_samples_are_paired_by_seed_and_others_left_out():
@@ -48,7 +48,7 @@ def test_without_a_null_the_errors_alone_are_compared():
     assert np.isnan(found["amplification"]).all()
     np.testing.assert_allclose(found["final_error_ratio_point"].sel(run="ddim"), np.exp(0.5))
     assert len(compare.figure(found).axes) == 1
-    assert "amplification" not in compare.sentence(found)
+    assert "against ddpm, the final error is 1.65 [1.65, 1.65] times as large with ddim." in compare.sentence(found)
 
 
 def test_guidance_is_said_to_break_the_null_and_the_table_has_every_run():

@@ -19,7 +19,7 @@ from analysis import figures, runs, spectrum
 
 SETTINGS = ("model", "checkpoint", "sampler", "steps", "guidance", "mask_seed", "dtype")
 QUANTITIES = {
-    "final_error": "final error over the clean images' spread",
+    "final_error": "final error / spread",
     "amplification": "amplification A",
     "coherence": "coherence",
 }
@@ -173,7 +173,9 @@ def _panel(ax: Axes, dataset: xr.Dataset, name: str, label: str) -> None:
         )
     if name == "amplification":
         ax.axhline(1, color=figures.NULL, linewidth=0.9, linestyle=(0, (4, 2)))
-    ax.set_xticks(place, [str(run) for run in dataset["run"].values])
+    labels = [str(run) for run in dataset["run"].values]
+    crowded = sum(map(len, labels)) > 24
+    ax.set_xticks(place, labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
     ax.set_xlim(-0.5, len(place) - 0.5)
-    ax.set_title(label[0].upper() + label[1:], loc="left", fontsize=8)
+    ax.set_title(label[0].upper() + label[1:], loc="left")
     figures.log_axis(ax)

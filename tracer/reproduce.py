@@ -81,6 +81,17 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "run --model sd3 --mask sink-k1 --mask random-k1 --mask sink-k5 --mask random-k5 --samples 64 --steps 20 "
             "--record norms,finals,images,mass,sinks --no-floor --out {root}/sd3-sinks",
             "analyze sinks {root}/sd3-sinks",
+            "analyze quality {root}/sd3-sinks --metric alignment --metric judge --metric pixels",
+            "run --model sd3 --mask sink-k1@keys=image --mask random-k1@keys=image --mask sink-k5@keys=image "
+            "--mask random-k5@keys=image --samples 32 --steps 20 --record finals,images,mass,sinks --no-floor "
+            "--out {root}/image-keys",
+            "analyze sinks {root}/image-keys",
+            "analyze quality {root}/image-keys --metric alignment",
+            "run --model sd3 --mask sink-k1@layers=3 --mask random-k1@layers=3 --mask sink-k5@layers=3 "
+            "--mask random-k5@layers=3 --samples 32 --steps 20 --record finals,images,mass,sinks --no-floor "
+            "--out {root}/block-3",
+            "analyze sinks {root}/block-3",
+            "analyze quality {root}/block-3 --metric alignment",
         ),
     ),
 }

@@ -74,6 +74,19 @@ def opened_hps(pictures: Pictures, weights: Mapping[str, str | Path]) -> Callabl
     return cosines(load_clip("ViT-H-14", HPS, locate(HPS, weights)), pictures)
 
 
+def opened_embedded(pictures: Pictures, weights: object = None) -> Callable[[np.ndarray], np.ndarray]:
+    """images -> cosine [n] with their prompts under the embedded CLIP, which knows drawings of 32 x 32 pixels."""
+    import torch
+
+    from analysis.quality.cmmd import opened_embedded as opened_images
+    from classify_clip.models import load_retriever
+
+    clip, images_of = load_retriever("clip", device="cpu"), opened_images(pictures)
+    with torch.no_grad():
+        texts = clip.encode_text(clip.tokenize(list(pictures.prompts or ()))).double().numpy()
+    return lambda images: (images_of(images).astype(np.float64) * texts).sum(1)
+
+
 def cosines(clip: Clip, pictures: Pictures) -> Callable[[np.ndarray], np.ndarray]:
     """images -> cosine [n] of every picture with its own prompt."""
     texts = clip.texts(pictures.prompts or ())

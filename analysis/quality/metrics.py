@@ -75,13 +75,10 @@ def _not_judged(pictures: Pictures) -> str | None:
         return reason
     from analysis.quality.judge import class_names
 
-    if pictures.labels is None or pictures.class_names is None:
+    if pictures.classes is None:
         return "the run's samples have no class"
     known = class_names()
-    fits = all(
-        0 <= label < len(known) and known[label] == name
-        for label, name in zip(pictures.labels, pictures.class_names, strict=True)
-    )
+    fits = set(pictures.classes) <= set(known)
     return None if fits else f"the judge knows {', '.join(known)}, which are not this run's classes"
 
 
@@ -93,12 +90,20 @@ def _no_embedded_clip(pictures: Pictures) -> str | None:
     return None if embedded_clip().is_dir() else "the embedded CLIP weights are not installed"
 
 
+def _not_described(pictures: Pictures) -> str | None:
+    return _without_prompts(pictures) or _no_embedded_clip(pictures)
+
+
 METRICS = (
     Metric("pixels", "RMS pixel difference to clean, of full range", "to clean", False, "pixels.opened", offline=True),
     Metric("judge", "share the judge recognises", "score", True, "judge.opened", _not_judged, offline=True),
     Metric(
         "agreement", "share judged as the clean picture is", "to clean", True, "judge.opened_agreement", _not_small,
         offline=True,
+    ),
+    Metric(
+        "alignment", "cosine of picture and prompt, embedded CLIP", "score", True, "clip.opened_embedded",
+        _not_described, offline=True,
     ),
     Metric(
         "mmd", "squared MMD to clean, embedded CLIP (x 1000)", "set", False, "cmmd.opened_embedded", _no_embedded_clip,

@@ -13,11 +13,10 @@ from analysis.quality.weights import QualityError
 
 @dataclass(frozen=True)
 class Pictures:
-    """Complete samples of a run. `labels` and `class_names`, or `prompts`, are None where the run has none."""
+    """Complete samples of a run. `classes` (of prompts: their tags) and `prompts` are None where the run has none."""
 
     images: xr.DataArray  # (arm, sample, image_y, image_x, rgb), lazy
-    labels: np.ndarray | None
-    class_names: tuple[str, ...] | None
+    classes: tuple[str, ...] | None
     prompts: tuple[str, ...] | None
     embedded: bool
     """Whether the run's model is one of the shipped ones, so that the shipped judge and CLIP know its pictures."""
@@ -44,12 +43,11 @@ def pictures_of(run: xr.DataTree) -> Pictures:
     if not runs.has(run, "images/image"):
         raise QualityError("this run holds no pictures: record them with `trace run ... --record norms,images`")
     coords = run["images"].to_dataset().coords
-    texts = {name: tuple(map(str, coords[name].values)) for name in ("class_name", "prompt") if name in coords}
+    texts = {name: tuple(map(str, coords[name].values)) for name in ("class_name", "tag", "prompt") if name in coords}
     checkpoint = runs.configuration(run).get("checkpoint", {})
     return Pictures(
         images=run["images"].to_dataset()["image"],
-        labels=coords["class_label"].values.astype(np.int64) if "class_label" in coords else None,
-        class_names=texts.get("class_name"),
+        classes=texts.get("class_name", texts.get("tag")),
         prompts=texts.get("prompt"),
         embedded=str(checkpoint.get("id", "")).startswith("embedded"),
     )

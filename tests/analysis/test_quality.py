@@ -24,7 +24,7 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def picture_run(images, *, labels=None, model="embedded dit", prompts=None):
+def picture_run(images, *, labels=None, model="embedded dit", prompts=None, tags=None):
     """A run that holds pictures only: images [arm, sample, y, x, 3] by arm name."""
     arms = list(images)
     stacked = np.stack([images[arm] for arm in arms])
@@ -34,6 +34,8 @@ def picture_run(images, *, labels=None, model="embedded dit", prompts=None):
         coords |= {"class_name": ("sample", [judge.class_names()[label] for label in labels])}
     if prompts is not None:
         coords |= {"prompt": ("sample", prompts)}
+    if tags is not None:
+        coords |= {"tag": ("sample", tags)}
     tree = xr.DataTree.from_dict(
         {
             "/": xr.Dataset({"status": (("arm", "sample"), np.ones(stacked.shape[:2], np.int8))}, coords=coords),
@@ -133,6 +135,18 @@ def test_pixel_distance_of_a_constant_shift_is_that_shift():
     assert pixels.rms(clean - 51, clean) == pytest.approx([0.2, 0.2])  # unsigned numbers must not wrap
 
 
+def test_prompts_are_judged_by_their_tags_where_these_are_classes():
+    images, labels = drawings()
+    names, prompts = judge.class_names(), ["a drawing"] * len(labels)
+    tagged = picture_run({"clean": images}, prompts=prompts, tags=[names[label] for label in labels])
+    found = analysis.quality(tagged, metrics=["judge"])["score"]
+    np.testing.assert_array_equal(
+        found, analysis.quality(picture_run({"clean": images}, labels=labels), ["judge"])["score"]
+    )
+    with pytest.raises(quality.QualityError, match="not this run's classes"):
+        analysis.quality(picture_run({"clean": images}, prompts=prompts, tags=["counting"] * len(labels)), ["judge"])
+
+
 def test_judge_reaches_the_accuracy_on_its_card():
     from classify_clip.data import held_out
     from tracer.denoisers.embedded.judge import FOLDER
@@ -163,6 +177,25 @@ def test_prompt_scores_are_plain_cosines_with_the_own_prompt():
     images = np.zeros((2, 8, 8, 3), np.uint8)
     pictures = pictures_of(picture_run({"clean": images}, prompts=["a", "b"]))
     assert cosines(Fixed(None, None, None), pictures)(images) == pytest.approx([0.6, 0.0])
+
+
+def test_alignment_is_the_embedded_clips_own_cosine_and_prefers_the_right_words():
+    import torch
+    from PIL import Image
+
+    from classify_clip.models import load_retriever
+
+    images, labels = drawings(16)
+    prompts = [f"a {judge.class_names()[label]}" for label in labels]
+    run = picture_run({"clean": images}, prompts=prompts)
+    found = analysis.quality(run, metrics=["alignment"])["score"].sel(arm="clean").values.ravel()
+    clip = load_retriever("clip", device="cpu")
+    with torch.no_grad():
+        texts = clip.encode_text(clip.tokenize(prompts))
+        shown = clip.encode_image(torch.stack([clip.transform(Image.fromarray(image)) for image in images]))
+    np.testing.assert_allclose(found, (texts * shown).sum(1).numpy(), atol=1e-5)
+    shuffled = analysis.quality(picture_run({"clean": images}, prompts=prompts[8:] + prompts[:8]), ["alignment"])
+    assert found.mean() > float(shuffled["score"].mean())
 
 
 def test_imagereward_equals_timm_and_bert_under_the_published_names():

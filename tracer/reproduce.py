@@ -28,9 +28,13 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             f"counterfactual steps --mask R4S32 {FRESH} --samples 80 --counts 50,100,250 --out {{root}}/steps",
             f"counterfactual steps --mask R4S32 {FRESH} --samples 24 --counts 500,1000 --out {{root}}/steps",
             f"run --mask R4S32@strength=0.01 {FRESH} --samples 80 --steps 250 --record finals,null "
+            "--out {root}/low-dose/T0250",
+            f"counterfactual steps --mask R4S32@strength=0.01 {FRESH} --samples 24 --counts 50,100,500,1000 "
             "--out {root}/low-dose",
             "analyze verdict {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
-            "{root}/steps/T1000 {root}/low-dose --out {root}/verdict",
+            "{root}/steps/T1000 {root}/low-dose/T0250 --out {root}/verdict",
+            "analyze steps {root}/low-dose/T0050 {root}/low-dose/T0100 {root}/low-dose/T0250 {root}/low-dose/T0500 "
+            "{root}/low-dose/T1000 --out {root}/low-dose",
             "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 --out {root}/steps-to-250",
             "analyze compare {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
             "{root}/steps/T1000 --out {root}/steps-to-1000",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,10 @@ from torch import Tensor
 
 from interventions import TokenLayout
 
-from . import CheckpointError
+from . import CheckpointError, Evaluation, Sample, prompted
 from .checkpoints import find, fingerprint
 from .conditions import LOADING, Condition, Conditions, Encode, require_parts
 from .images import to_uint8
-from .prompted import Prompted
 
 PIPELINES = ("StableDiffusion3Pipeline",)
 PARTS = ("transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -32,7 +32,7 @@ T5_TOKENS = 256
 
 
 @dataclass
-class SD3(Prompted):
+class SD3:
     """An SD3 behind the `Denoiser` protocol. `negative` is the prompt that guidance moves away from."""
 
     model: Any
@@ -60,7 +60,26 @@ class SD3(Prompted):
         factor = 1 if self.decoder is None else 2 ** (len(self.decoder.config.block_out_channels) - 1)
         self.image_size = (self.size * factor, self.size * factor)
 
-    def _forward(self, rows: Tensor, timestep: float, tokens: Tensor, pooled: Tensor) -> Tensor:
+    def prepare(self, samples: Sequence[Sample]) -> None:
+        """Encode the prompts of a whole run at once; without it every unit loads the encoders for its own."""
+        prompted.prepare(self, samples)
+
+    def padding(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Bool [sample, token]: text tokens that only fill up the sequence."""
+        return prompted.padding(self, samples)
+
+    def opened(
+        self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
+    ) -> AbstractContextManager[Evaluation]:
+        """The model under the seam, for these samples' prompts. Guidance 1 evaluates the positive half only."""
+        return prompted.opened(self, samples, guidance=guidance, mask_seed=mask_seed, record=record)
+
+    def unprompted(self, count: int) -> Sequence[Tensor]:
+        """What guidance moves away from, for so many samples."""
+        return prompted.encoded(self, [self.negative] * count)
+
+    def forward(self, rows: Tensor, timestep: float, tokens: Tensor, pooled: Tensor) -> Tensor:
+        """The network's output for rows [n, channel, y, x]."""
         t = torch.full((len(rows),), float(timestep), device=self.device)
         output = self.model(
             rows.to(self.model.dtype), timestep=t, encoder_hidden_states=tokens, pooled_projections=pooled

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +22,9 @@ from torch import Tensor
 from interventions import TokenLayout
 from interventions.sites import sites as attention_sites
 
-from . import CheckpointError
+from . import CheckpointError, Evaluation, Sample, prompted
 from .checkpoints import find, fingerprint
 from .conditions import LOADING, Condition, Conditions, Encode, require_parts
-from .prompted import Prompted
 from .sd3 import clip_tokens, decode, real_tokens
 
 PIPELINES = ("StableDiffusionXLPipeline",)
@@ -32,7 +32,7 @@ PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenize
 
 
 @dataclass
-class SDXL(Prompted):
+class SDXL:
     """An SDXL behind the `Denoiser` protocol. `studied`: "mid" or "all", which attention the seam is attached to.
 
     `zero_negative`: the empty negative prompt is all zeros instead of the encoders' answer (SDXL base is trained so).
@@ -68,11 +68,27 @@ class SDXL(Prompted):
         factor = 2 ** (len(self.decoder.config.block_out_channels) - 1)
         self.image_size = (self.size * factor, self.size * factor)
 
-    def _unprompted(self, count: int) -> Sequence[Tensor]:
-        negative = super()._unprompted(count)
+    def prepare(self, samples: Sequence[Sample]) -> None:
+        """Encode the prompts of a whole run at once; without it every unit loads the encoders for its own."""
+        prompted.prepare(self, samples)
+
+    def padding(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Bool [sample, token]: text tokens that only fill up the sequence."""
+        return prompted.padding(self, samples)
+
+    def opened(
+        self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
+    ) -> AbstractContextManager[Evaluation]:
+        """The model under the seam, for these samples' prompts. Guidance 1 evaluates the positive half only."""
+        return prompted.opened(self, samples, guidance=guidance, mask_seed=mask_seed, record=record)
+
+    def unprompted(self, count: int) -> Sequence[Tensor]:
+        """What guidance moves away from, for so many samples."""
+        negative = prompted.encoded(self, [self.negative] * count)
         return [torch.zeros_like(part) for part in negative] if self.negative == "" and self.zero_negative else negative
 
-    def _forward(self, rows: Tensor, timestep: float, tokens: Tensor, pooled: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, timestep: float, tokens: Tensor, pooled: Tensor) -> Tensor:
+        """The network's output for rows [n, channel, y, x]."""
         t = torch.full((len(rows),), int(timestep), device=self.device)
         sizes = [*self.image_size, 0, 0, *self.image_size]  # original size, crop corner, target size
         time_ids = torch.tensor([sizes] * len(rows), device=self.device, dtype=tokens.dtype)

@@ -277,7 +277,8 @@ def sentence(dataset: xr.Dataset) -> str:
         parts.append("The primary cell fixed beforehand (small-world at 25% density) is not in this run.")
     first, *others = sorted(cells, key=lambda name: name != primary)
     role = " (primary cell)" if primary else ""
-    parts.append(f"{first}{role}: {dataset['sentence'].sel(cell=first).item()}{_details(dataset.sel(cell=first))}")
+    view = dataset.sel(cell=first)
+    parts.append(f"{first}{role}: {view['sentence'].item()}{_taken_back(view)}{_details(view)}")
     parts += [_brief(dataset.sel(cell=cell)) for cell in others]
     if others and np.isfinite(dataset["p_claim_holm"]).any():
         parts.append(f"Holm's correction was made over {len(cells) - bool(primary)} secondary cells.")
@@ -299,11 +300,19 @@ def _brief(view: xr.Dataset) -> str:
     """A secondary cell: its answers after Holm's correction, its numbers, and what was taken back."""
     claim, label = (view[name].item().replace("inconclusive", "INCONCLUSIVE") for name in ("claim_holm", "label_holm"))
     text = f"{view['cell'].item()}: claim {claim}, mechanism {label} ({view['numbers'].item()})."
-    for name in ("claim", "label"):
+    return text + _taken_back(view) + _details(view)
+
+
+def _taken_back(view: xr.Dataset) -> str:
+    """The answers of the rule that a secondary cell does not keep, with their corrected p."""
+    text = ""
+    for name, what in (("claim", "claim"), ("label", "mechanism")):
         if view[name].item() != view[f"{name}_holm"].item():
-            corrected = float(view[f"p_{name}_holm"])
-            text += f" By itself it would be {view[name].item()}, but its corrected p is {corrected:.2g}."
-    return text + _details(view)
+            text += (
+                f" A secondary cell, its {what} counts as INCONCLUSIVE: by itself it would be {view[name].item()}, but "
+                f"its corrected p is {float(view[f'p_{name}_holm']):.2g}."
+            )
+    return text
 
 
 def _details(view: xr.Dataset) -> str:

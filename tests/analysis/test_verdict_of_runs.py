@@ -128,7 +128,7 @@ def test_holm_is_over_the_secondary_cells_only():
     np.testing.assert_allclose(found["p_claim_holm"], [p[0], *statistics.holm(p[1:])])
     assert found["claim_holm"].values.tolist() == ["supported", *["inconclusive"] * 4]
     text = sentence(found)
-    assert "By itself it would be supported, but its corrected p is" in text
+    assert "by itself it would be supported, but its corrected p is" in text
     assert "K1: claim INCONCLUSIVE" in text
 
 
@@ -239,3 +239,14 @@ def test_the_martingale_check_says_by_how_much_it_could_change_a():
     share = run["metrics"]["null_l2"].sel(arm="R4S32").mean("sample").values
     halved = exact / 2 + (share[-2:] / share.sum()).sum() / 2  # the last two contributions are as before
     assert doubled == pytest.approx(halved, abs=0.02)
+
+
+def test_a_cell_that_was_not_fixed_beforehand_is_corrected_even_alone():
+    """On the edge the rule's interval rejects and its test, two-sided, does not: the careful answer stands."""
+    several = study({"K64": (0.5, 0.0, 0.3, 24)})
+    found = judge(several)
+    found["claim"][:], found["claim_holm"][:], found["p_claim_holm"][:] = "rejected", "inconclusive", 0.063
+    assert "K64: The claim" in sentence(found)
+    assert "its claim counts as INCONCLUSIVE: by itself it would be rejected, but its corrected p is 0.063" in sentence(
+        found
+    )

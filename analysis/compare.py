@@ -32,14 +32,16 @@ def compare(
 
     `run` names each run by the settings in which they differ. `final_error`: |delta_final| / sqrt(sum over elements of
     the variance of the clean final states over samples); `amplification` and `coherence` as in `amplification`, NaN
-    where the null was not recorded. `*_point`, `*_low`, `*_high` are geometric means with BCa limits, `*_ratio_*` those
-    of each run over the first, sample by sample (pairs are equal in seed and class or prompt). Raises runs.RunError for
-    one run, runs that differ in nothing, or no shared arm or sample.
+    where the null was not recorded. All runs are held against one kind of null, attrs["null"]: model-free where every
+    sampler is stochastic, else gaussian. `*_point`, `*_low`, `*_high` are geometric means with BCa limits,
+    `*_ratio_*` those of each run over the first, sample by sample (pairs are equal in seed and class or prompt).
+    Raises runs.RunError for one run, runs that differ in nothing, or no shared arm or sample.
     """
     trees = amp.as_list(several)
     if len(trees) < 2:
         raise runs.RunError("give two or more runs to compare, as `trace counterfactual sampler` makes them")
-    parts = [_measure(run) for run in trees]
+    kind = "model-free" if all(runs.stochastic(run) for run in trees) else "gaussian"
+    parts = [_measure(run, kind) for run in trees]
     result = xr.concat(parts, dim=pd.Index(names(trees), name="run"), join="inner", combine_attrs="drop")
     if 0 in (result.sizes["arm"], result.sizes["pair"]):
         raise runs.RunError("these runs share no arm or no sample: give them the same --mask, --seed and --classes")
@@ -50,7 +52,7 @@ def compare(
             found = runs.geometric(values, confidence=confidence, seed=seed)
             result.update(found.rename({part: f"{title}_{part}" for part in found.data_vars}))
     result.attrs = {
-        "title": _title(trees), "samples": result.sizes["sample"], "confidence": confidence,
+        "title": _title(trees), "samples": result.sizes["sample"], "confidence": confidence, "null": kind,
         "guided": any(runs.configuration(run).get("guidance", 1) != 1 for run in trees),
     }  # fmt: skip
     return result
@@ -85,14 +87,14 @@ def _title(trees: list[xr.DataTree]) -> str:
     return ", ".join(_word(name, settings[0][name]) for name in shown)
 
 
-def _measure(run: xr.DataTree) -> xr.Dataset:
+def _measure(run: xr.DataTree, kind: str) -> xr.Dataset:
     """One run: (arm, pair)."""
     run = runs.complete(run)
     final = amp.clean_final(run)
     size = int(np.prod([final.sizes[name] for name in spectrum.STATE]))
     spread = float(np.sqrt(size * spectrum.mean_variance(final).compute()))
     try:
-        found = amp.amplification(run)
+        found = amp.amplification(run, kind)
     except runs.RunError:  # no null: the error alone
         delta = amp.final_delta(run).sel(arm=runs.arms(run)).astype(np.float64)
         actual = ((delta**2).sum(spectrum.STATE) ** 0.5).compute().reset_coords(drop=True)
@@ -135,6 +137,8 @@ def sentence(dataset: xr.Dataset) -> str:
         texts.append(f"{arm}: against {first}, the final error is {', '.join(told)}")
     guided = " Guidance other than 1 breaks the argument for the model-free null." if dataset.attrs["guided"] else ""
     limits = f"{dataset.attrs['confidence']:.0%} BCa intervals"
+    if np.isfinite(dataset["amplification"]).any():
+        limits += f", A against the {dataset.attrs['null']} null"
     return f"{dataset.attrs['title']}, {dataset.attrs['samples']} paired samples, {limits}. {'; '.join(texts)}.{guided}"
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import compare, runs
+from tests.analysis import synthetic
 from tests.analysis.recorded import STATE, recorded
 
 LOG_A = np.array([0.1, 0.4, -0.2, 0.3, 0.0])
@@ -49,6 +50,17 @@ def test_without_a_null_the_errors_alone_are_compared():
     np.testing.assert_allclose(found["final_error_ratio_point"].sel(run="ddim"), np.exp(0.5))
     assert len(compare.figure(found).axes) == 1
     assert "against ddpm, the final error is 1.65 [1.65, 1.65] times as large with ddim." in compare.sentence(found)
+
+
+def test_a_stochastic_and_an_ode_sampler_are_held_against_the_same_null():
+    mask = {"R4S32": {"shift": 0.1}}
+    first, second = (synthetic.gaussian_run(mask, sampler=sampler) for sampler in ("ddpm", "ddim"))
+    found = compare.compare([first, second])
+    assert found.attrs["null"] == "gaussian"
+    for name, run in (("ddpm", first), ("ddim", second)):
+        want = np.exp(compare.amp.amplification(run, "gaussian")["log_amplification"])
+        np.testing.assert_allclose(found["amplification"].sel(run=name), want)
+    assert "A against the gaussian null" in compare.sentence(found)
 
 
 def test_guidance_is_said_to_break_the_null_and_the_table_has_every_run():

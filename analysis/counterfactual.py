@@ -188,9 +188,11 @@ def _partial(dataset: xr.Dataset) -> xr.Dataset:
 def figure(dataset: xr.Dataset) -> Figure:
     """Windows, all but windows, prefixes and doses, as far as the run has them, one panel each."""
     kinds = set(dataset["kind"].values)
-    draw: list[Callable] = [_windows] if kinds & {"window", "suffix", "prefix"} else []
+    growing = any(chosen.size > 1 for chosen in _groups(dataset, "prefix", "stop"))  # one prefix is a window
+    windows = kinds & {"window", "suffix"} or ("prefix" in kinds and not growing)
+    draw: list[Callable] = [_windows] if windows else []
     draw += [_all_but] if "all but" in kinds else []
-    draw += [_prefixes] if "prefix" in kinds else []
+    draw += [_prefixes] if growing else []
     draw += [_doses] if "dose" in kinds else []
     canvas, axes = figures.panels(1, len(draw), width=max(4.6, 3.6 * len(draw)), height=3.0)
     masks = list(dict.fromkeys(dataset["mask"].values))

@@ -90,8 +90,15 @@ def test_a_run_of_whole_masks_is_refused_with_what_to_type():
         analysis.counterfactual(synthetic.gaussian_run())
 
 
-def test_the_figure_has_a_panel_for_each_kind_there_is():
-    masks = arms([(0, 4), (4, 8)], shift=0.1) | {"R4S32@strength=0.3": {"shift": 0.03}}
+@pytest.mark.parametrize(
+    ("windows", "titles"),
+    [
+        ([(0, 4), (4, 8)], ["a  Masked only in a window", "b  Dose of the mask (dotted: linear)"]),
+        ([(0, 4), (0, 8)], ["a  Masked from the start, then clean", "b  Dose of the mask (dotted: linear)"]),
+    ],
+)
+def test_the_figure_has_a_panel_for_each_kind_there_is(windows, titles):
+    masks = arms(windows, shift=0.1) | {"R4S32@strength=0.3": {"shift": 0.03}}
     dataset = analysis.counterfactual(synthetic.gaussian_run(masks, steps=STEPS))
-    assert len(analysis.counterfactual.figure(dataset).axes) == 3
+    assert [axes.get_title(loc="left") for axes in analysis.counterfactual.figure(dataset).axes] == titles
     assert len(analysis.counterfactual.table(dataset)) == 4

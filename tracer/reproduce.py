@@ -47,6 +47,7 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             # where the error comes from and how it travels
             f"counterfactual impulse --mask R4S32 {FRESH} --samples 16 --steps 50 --out {{root}}/impulse",
             "analyze impulse {root}/impulse",
+            "analyze verdict {root}/impulse --null gaussian --out {root}/impulse",
             "analyze decompose {root}/impulse",
             "analyze bands {root}/impulse",
             f"run --mask R4S32 {FRESH} --samples 8 --steps 50 --record latents,decomposition,tangent,worst "

@@ -134,6 +134,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     counts = dataset["steps"].values.astype(float)
     canvas, ((axes, beside),) = figures.panels(1, 2, width=7.2, height=3.1, width_ratios=(3, 1.3))
     margin = np.exp(LOG_AMPLIFICATION_MARGIN)
+    axes.set_yscale("log")  # before anything is drawn, so that the limits are found in logs
     axes.axhspan(1 / margin, margin, color="#eeeeee", zorder=0)
     for arm in arms:
         view, color = xr.DataArray(np.exp(dataset["interval"].sel(arm=arm))), figures.colour(arm, arms)

@@ -87,6 +87,10 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             "--record norms,finals,images,mass,sinks --no-floor --out {root}/sd3-sinks",
             "analyze sinks {root}/sd3-sinks",
             "analyze quality {root}/sd3-sinks --metric alignment --metric judge --metric pixels",
+            "run --model sd3 --mask sink-k1-layer --mask random-k1-layer --samples 64 --steps 20 "
+            "--record finals,images,mass,sinks --no-floor --out {root}/one-set-per-layer",
+            "analyze sinks {root}/one-set-per-layer",
+            "analyze quality {root}/one-set-per-layer --metric alignment",
             "run --model sd3 --mask sink-k1@keys=image --mask random-k1@keys=image --mask sink-k5@keys=image "
             "--mask random-k5@keys=image --samples 32 --steps 20 --record finals,images,mass,sinks --no-floor "
             "--out {root}/image-keys",

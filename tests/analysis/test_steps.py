@@ -143,3 +143,12 @@ def test_the_sentence_and_the_figure_tell_every_arm():
     left, right = steps.figure(found).axes
     assert {line.get_label() for line in left.get_lines()} >= {"R4S32", "K64"}
     assert [label.get_text() for label in right.get_yticklabels()] == ["R4S32", "K64"]
+
+
+def test_a_wide_spread_of_a_leaves_the_axis_positive_and_every_sample_in_view():
+    """Samples from 0.1 to 30: limits found on a linear axis would reach below 0 and break the logarithmic one."""
+    log_a = np.log([0.1, 1.0, 2.0, 30.0])
+    found = steps.steps([recorded({"R4S32": log_a}, steps=count) for count in (50, 100)])
+    low, high = steps.figure(found).axes[0].get_ylim()
+    assert 0 < low < 0.1
+    assert high > 30

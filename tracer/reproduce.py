@@ -22,7 +22,7 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "findings": (
-        "docs/findings.md: does the error of masking compound in the embedded DiT?",
+        "docs/findings.md: does the error of masking compound over the steps, in the embedded DiT and SD3?",
         (
             # the primary cell: A at 250 steps on 80 samples, its slope over 50 to 1000 steps on 24 of them
             f"counterfactual steps --mask R4S32 {FRESH} --samples 80 --counts 50,100,250 --out {{root}}/steps",

@@ -16,6 +16,7 @@ from analysis import impulse, null, runs, spectrum
 
 FLOOR_FACTOR = 100.0
 RECORD = "decomposition,null"
+NOTHING_SHARED = "these runs share no arm or no sample: give them the same --mask, --seed and --classes"
 
 
 def amplification(run: xr.DataTree, kind: str | None = None) -> xr.Dataset:
@@ -87,6 +88,23 @@ def identities(run: xr.DataTree) -> list[str]:
     coords = run["metrics"].ds.coords if "seed" in run["metrics"].ds.coords else run.ds.coords
     names = [name for name in ("seed", "class_label", "prompt") if name in coords] or ["sample"]
     return [" ".join(str(value) for value in values) for values in zip(*(coords[n].values for n in names), strict=True)]
+
+
+def shared(trees: list[xr.DataTree]) -> list[xr.DataTree]:
+    """The runs restricted to the complete samples that all of them have, in the order of the first.
+
+    What is estimated over samples (the images' spread, the spectrum of the Gaussian null) then comes from the same ones
+    in every run. Raises runs.RunError if there are none.
+    """
+    whole = [runs.complete(run) for run in trees]
+    names = [identities(run) for run in whole]
+    common = [pair for pair in names[0] if all(pair in others for others in names[1:])]
+    if not common:
+        raise runs.RunError(NOTHING_SHARED)
+    return [
+        run if own == common else runs.only(run, np.array([own.index(pair) for pair in common]))
+        for run, own in zip(whole, names, strict=True)
+    ]
 
 
 def same_experiment(several: Iterable[xr.DataTree], *, but: Iterable[str] = ("steps",)) -> None:

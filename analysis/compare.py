@@ -31,20 +31,21 @@ def compare(
     """Final error, amplification A and coherence of every shared arm and sample: (run, arm, sample).
 
     `run` names each run by the settings in which they differ. `final_error`: |delta_final| / sqrt(sum over elements of
-    the variance of the clean final states over samples); `amplification` and `coherence` as in `amplification`, NaN
-    where the null was not recorded. All runs are held against one kind of null, attrs["null"]: model-free where every
-    sampler is stochastic, else gaussian. `*_point`, `*_low`, `*_high` are geometric means with BCa limits,
-    `*_ratio_*` those of each run over the first, sample by sample (pairs are equal in seed and class or prompt).
+    the variance of the clean final states over the shared samples); `amplification` and `coherence` as in
+    `amplification`, NaN where the null was not recorded. All runs are held against one kind of null, attrs["null"]:
+    model-free where every sampler is stochastic, else gaussian. `*_point`, `*_low`, `*_high` are geometric means with
+    BCa limits, `*_ratio_*` those of each run over the first, sample by sample (pairs are equal in seed and class or
+    prompt).
     Raises runs.RunError for one run, runs that differ in nothing, or no shared arm or sample.
     """
     trees = amp.as_list(several)
     if len(trees) < 2:
         raise runs.RunError("give two or more runs to compare, as `trace counterfactual sampler` makes them")
     kind = "model-free" if all(runs.stochastic(run) for run in trees) else "gaussian"
-    parts = [_measure(run, kind) for run in trees]
+    parts = [_measure(run, kind) for run in amp.shared(trees)]
     result = xr.concat(parts, dim=pd.Index(names(trees), name="run"), join="inner", combine_attrs="drop")
     if 0 in (result.sizes["arm"], result.sizes["pair"]):
-        raise runs.RunError("these runs share no arm or no sample: give them the same --mask, --seed and --classes")
+        raise runs.RunError(amp.NOTHING_SHARED)
     result = result.swap_dims(pair="sample")
     for name in QUANTITIES:
         ratio = result[name] / result[name].isel(run=0, drop=True)
@@ -89,7 +90,6 @@ def _title(trees: list[xr.DataTree]) -> str:
 
 def _measure(run: xr.DataTree, kind: str) -> xr.Dataset:
     """One run: (arm, pair)."""
-    run = runs.complete(run)
     final = amp.clean_final(run)
     size = int(np.prod([final.sizes[name] for name in spectrum.STATE]))
     spread = float(np.sqrt(size * spectrum.mean_variance(final).compute()))

@@ -87,7 +87,12 @@ def complete(run: xr.DataTree) -> xr.DataTree:
         raise RunError(
             "no sample of this run is complete in every arm: let it finish, or resume it with `trace run ... --resume`"
         )
-    return run if keep.size == status.shape[1] else run.map_over_datasets(_keep, kwargs={"samples": keep})
+    return run if keep.size == status.shape[1] else only(run, keep)
+
+
+def only(run: xr.DataTree, samples: np.ndarray) -> xr.DataTree:
+    """The run restricted to the samples at these positions."""
+    return run.map_over_datasets(_keep, kwargs={"samples": samples})
 
 
 def _keep(dataset: xr.Dataset, samples: np.ndarray) -> xr.Dataset:

@@ -46,22 +46,23 @@ def steps(several: Runs, *, kind: str | None = None) -> xr.Dataset:
 def measured(several: Runs, kind: str | None = None, *, join: Literal["inner", "outer"] = "inner") -> xr.Dataset:
     """Amplification of one or several runs side by side: (arm, sample, steps), by shared arm and sample.
 
-    `join` "outer" keeps the samples that only some runs have, NaN elsewhere. attrs["unpaired"] counts those.
+    `join` "inner" estimates everything from the shared samples alone (a Gaussian null's spectrum too); "outer" keeps
+    those that only some runs have, NaN elsewhere. attrs["unpaired"] counts those.
     """
     trees = amp.as_list(several)
     amp.same_experiment(trees)
-    parts = [amp.amplification(run, kind) for run in trees]
+    everyone = list(dict.fromkeys(pair for run in trees for pair in amp.identities(runs.complete(run))))
+    parts = [amp.amplification(run, kind) for run in (amp.shared(trees) if join == "inner" else trees)]
     counts = [part.attrs["steps"] for part in parts]
     if len(set(counts)) < len(counts):
         raise runs.RunError(f"two of these runs have the same number of steps ({counts}): give one run per number")
     parts = [part.swap_dims(sample="pair").drop_vars(["sample", "kept"], errors="ignore") for part in parts]
     arms = set.intersection(*(set(part["arm"].values.tolist()) for part in parts))
     parts = [part.sel(arm=[arm for arm in part["arm"].values if arm in arms]) for part in parts]
-    everyone = list(dict.fromkeys(pair for part in parts for pair in part["pair"].values.tolist()))
     shared = set.intersection(*(set(part["pair"].values.tolist()) for part in parts))
     joined = xr.concat(parts, dim=pd.Index(counts, name="steps"), join=join, combine_attrs="drop").sortby("steps")
     if not arms or not shared:
-        raise runs.RunError("these runs share no arm or no sample: give them the same --mask, --seed and --classes")
+        raise runs.RunError(amp.NOTHING_SHARED)
     joined = joined.sel(pair=[pair for pair in everyone if join == "outer" or pair in shared])
     joined = joined.swap_dims(pair="sample").transpose("arm", "sample", "steps", ...)
     joined.attrs = {

@@ -69,7 +69,9 @@ def verdict(
     cells = [str(arm) for arm in found["arm"].values if amp.is_cell(str(arm))]
     if not cells:
         raise runs.RunError("these runs share no arm that acts over the whole run at full dose")
-    slopes, doses = _slopes(found), _low_doses(trees, at, kind)
+    # p compares runs, so whatever it is estimated from must be the same samples in each
+    narrow = steps.measured(main, kind) if found.attrs["unpaired"] else found
+    slopes, doses = _slopes(narrow, found), _low_doses(trees, at, kind)
     parts = {cell: _judge(found, slopes, doses.get(cell), cell, at, seed) for cell in cells}
     reference = next(run for run in main if _count(run) == at)
     fixed = primary if primary is not None else _primary(reference, cells)
@@ -131,13 +133,19 @@ def _low_doses(trees: list[xr.DataTree], at: int, kind: str | None) -> dict[str,
     return found
 
 
-def _slopes(found: xr.Dataset) -> xr.DataArray | None:
-    """p (arm, sample), NaN where a count is missing; None when the number of steps was not varied."""
-    if found.sizes["steps"] < 2:
+def _slopes(shared: xr.Dataset, everyone: xr.Dataset) -> xr.DataArray | None:
+    """p (arm, sample) of the shared samples, in everyone's order; NaN for the others and where a count is missing.
+
+    None when the number of steps was not varied.
+    """
+    if shared.sizes["steps"] < 2:
         return None
-    log_a = found["log_amplification"].transpose("arm", "sample", "steps")
-    values = rule.step_slope(log_a.values, found["steps"].values.tolist())
-    return xr.DataArray(values, dims=("arm", "sample"), coords={"arm": found["arm"]})
+    log_a = shared["log_amplification"].transpose("arm", "sample", "steps")
+    values = xr.DataArray(
+        rule.step_slope(log_a.values, shared["steps"].values.tolist()), dims=("arm", "pair"),
+        coords={"arm": shared["arm"].values, "pair": shared["pair"].values},
+    )  # fmt: skip
+    return values.reindex(pair=everyone["pair"].values).rename(pair="sample").drop_vars("sample")
 
 
 def _judge(

@@ -72,6 +72,8 @@ STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
             f"counterfactual steps --model sd3 --mask R4S32 {SD3} --samples 24 --counts 500,1000 --out {{root}}/sd3",
             "analyze verdict {root}/sd3/T0050 {root}/sd3/T0100 {root}/sd3/T0250 {root}/sd3/T0500 {root}/sd3/T1000 "
             "--out {root}/sd3",
+            "analyze compare {root}/sd3/T0050 {root}/sd3/T0100 {root}/sd3/T0250 {root}/sd3/T0500 {root}/sd3/T1000 "
+            "--out {root}/sd3",
             "analyze steps {root}/sd3/T0050 {root}/sd3/T0100 {root}/sd3/T0250 {root}/sd3/T0500 {root}/sd3/T1000 "
             "--out {root}/sd3",
         ),

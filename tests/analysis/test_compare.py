@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis import compare, runs
+from analysis import compare, runs, steps, verdict
 from tests.analysis import synthetic
 from tests.analysis.recorded import STATE, recorded
 
@@ -94,3 +94,19 @@ def test_the_clean_image_is_where_the_last_ddpm_step_lands():
     only_x0["trajectory"] = run["trajectory"].to_dataset().drop_vars("latent").assign(x0=latent)
     found = [compare.amp.clean_final(each).transpose("sample", *STATE).values for each in (run, only_x0)]
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_samples_that_one_run_has_more_change_nothing(sampler):
+    """Neither the spread nor the Gaussian null's spectrum may come from other samples in one run than in the next."""
+    masks = {"R4S32": {"shift": 0.1}}
+    more = synthetic.gaussian_run(masks, sampler=sampler, steps=12, samples=12)
+    fewer = synthetic.gaussian_run(masks, sampler=sampler, steps=24, samples=12).isel(sample=slice(0, 5))
+    mixed, equal = compare.compare([more, fewer]), compare.compare([more.isel(sample=slice(0, 5)), fewer])
+    for name in ("final_error", "amplification", "final_error_ratio_point"):
+        np.testing.assert_allclose(mixed[name], equal[name], rtol=1e-12, err_msg=name)
+    slopes = [steps.steps([each, fewer])["step_slope"] for each in (more, more.isel(sample=slice(0, 5)))]
+    np.testing.assert_allclose(*slopes, rtol=1e-12)
+    judged = verdict.verdict([more, fewer], at=12).sel(cell="R4S32")
+    np.testing.assert_allclose(judged["step_slope"].values[:5], slopes[1].sel(arm="R4S32"), rtol=1e-12)
+    assert (judged["samples"].item(), judged["slopes"].item()) == (12, 5)

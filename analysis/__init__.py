@@ -9,52 +9,33 @@ torch: a run is read from its store alone.
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import Any
 
-MEASURES = (
-    "bands",
-    "compare",
-    "counterfactual",
-    "decompose",
-    "growth",
-    "impulse",
-    "null",
-    "quality",
-    "report",
-    "sinks",
-    "steps",
-    "verdict",
-)
-NAMES = {"Verdict": "rule", "decide": "rule"}
-
-__all__ = [*MEASURES, *NAMES]
-
-
-class _Measure(types.ModuleType):
-    """A module that is called like the function it is named after."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*args, **options)
-
-
-class _Package(types.ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in MEASURES and type(value) is types.ModuleType:
-            value.__class__ = _Measure  # the import system binds submodules here, however they were imported
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+HOMES = {
+    **dict.fromkeys(
+        ("bands", "compare", "counterfactual", "curves", "decompose", "depth", "growth", "impulse", "matched", "sinks",
+         "steps"), "measures"),
+    "verdict": "answer", "null": "answer",
+}  # fmt: skip
+NAMES = {"Verdict": "answer.rule", "decide": "answer.rule", "report": "page", "quality": "quality"}
+__all__ = [*HOMES, *NAMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in MEASURES:
-        return importlib.import_module(f"{__name__}.{name}")
+    if name in HOMES:
+        module = importlib.import_module(f"analysis.{HOMES[name]}.{name}")
+        function = getattr(module, name)
+        for part in ("table", "sentence", "figure"):
+            setattr(function, part, getattr(module, part, None))
+        return function
     if name in NAMES:
-        return getattr(importlib.import_module(f"{__name__}.{NAMES[name]}"), name)
+        return getattr(importlib.import_module(f"analysis.{NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def module_of(name: str) -> Any:
+    """The file of a measure."""
+    return importlib.import_module(f"analysis.{HOMES[name]}.{name}" if name in HOMES else f"analysis.{name}")
 
 
 def __dir__() -> list[str]:

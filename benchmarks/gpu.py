@@ -22,8 +22,9 @@ import torch.nn.functional as F
 
 from benchmarks.measure import Opened, Row, Work, compare, machine, report
 from benchmarks.models import NaiveAttention, Subject, dit, sd3
-from interventions import attend, parse
-from interventions.mass import attention_statistics
+from interventions import parse
+from interventions.seam import attend
+from interventions.seam.mass import attention_statistics
 
 LANES = 2  # clean and one arm
 TOLERANCE = 1e-4

@@ -29,7 +29,7 @@ def _resident() -> float:
 
 def measure(work: str, masked: bool, tokens: int, heads: int, width: int, timed: bool) -> dict[str, float]:
     """MiB at the peak, inputs included, and seconds (the best of three) of one piece of work."""
-    from interventions.mass import attention_statistics
+    from interventions.seam.mass import attention_statistics
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

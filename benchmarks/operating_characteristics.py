@@ -1,4 +1,4 @@
-"""How often the rule of `analysis.rule` answers right: replicated studies of systems with known log A and p.
+"""How often the rule of `analysis.answer.rule` answers right: replicated studies of systems with known log A and p.
 
 The rule itself is run on every replicate (BCa intervals, RMS veto and all), only vectorised over replicates. Run
 `python -m benchmarks.operating_characteristics` for the full table, some minutes on one core; the test suite runs
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from analysis import rule, statistics
+from analysis.answer import rule
+from analysis.common import statistics
 
 L, SLOPE = rule.LOG_AMPLIFICATION_MARGIN, rule.SLOPE_MARGIN
 

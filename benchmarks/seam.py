@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Opened, Row, Work, compare, machine, report
-from interventions import attend, parse
+from interventions import parse
+from interventions.seam import attend
 from tracer import run
 from tracer.denoisers import load
 from tracer.plan import Plan, plan

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from interventions.errors import InputError
+
 HELD_OUT = Path(__file__).parent / "embedded" / "held_out.npz"
 SPLITS = ("held-out-images", "held-out-concepts")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Input that cannot be used; the message says what was wrong, what is expected and what to type."""
 
 

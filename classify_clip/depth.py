@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from classify_clip.data import held_out, spread
 from classify_clip.models import load_classifier, load_retriever
-from interventions import Intervention, TokenLayout, attend, parse
+from interventions import Intervention, TokenLayout, parse
+from interventions.seam import attend
 
 LANES = 4  # clean, masked, clean at the masked state, masked at the clean state
 PARTS = ("delta", "injected", "propagated", "interaction", "before")

@@ -57,7 +57,7 @@ def figure1(
     import matplotlib
 
     matplotlib.use("agg")
-    from analysis import curves, matched
+    from analysis.measures import curves, matched
 
     size, out = size or Size(), Path(out)
     targets = reachable(densities, families, say)
@@ -107,7 +107,7 @@ def explain(out: Path, targets: dict[str, float], density: float = 0.25, picture
     """locality.csv and depth.{nc,png,csv}: where clean attention goes and what each block adds, at one density."""
     import pandas as pd
 
-    from analysis import depth as drawing
+    from analysis.measures import depth as drawing
     from classify_clip.depth import depth, embedded_stacks, held_out_batches
     from classify_clip.locality import locality
 

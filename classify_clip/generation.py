@@ -59,7 +59,7 @@ def score_runs(
     targets: spec -> density that was asked for. Raises DataError for runs without pictures or classes, or of different
     samples, and SweepError when `out` exists.
     """
-    from tracer.denoisers.embedded.judge import load_judge
+    from classify_clip.embedded.judge import load_judge
 
     config, pictures, label = _pictures(runs)
     made = _cells(pictures, targets or {}, layout)

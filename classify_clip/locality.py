@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from classify_clip.depth import Stack
-from interventions import TokenLayout, attend, parse
+from interventions import TokenLayout, parse
+from interventions.seam import attend
 
 
 class _Reader(TorchFunctionMode):

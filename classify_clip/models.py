@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from interventions import TokenLayout
+from interventions.errors import InputError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CLASSIFIERS = {"vit": EMBEDDED / "vit", "vit-cls": EMBEDDED / "vit-cls"}
@@ -26,7 +27,7 @@ PAPER_RETRIEVER = "ViT-B-32-quickgelu"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 
 
-class ModelError(ValueError):
+class ModelError(InputError):
     """A model that cannot be used; the message says why, what exists, and what to type."""
 
 

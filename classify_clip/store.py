@@ -20,16 +20,17 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from tracer.durable import sync_filesystem
-from tracer.provenance import provenance
+from interventions.errors import InputError
 from tracer.store import config_hash
+from tracer.store.durable import sync_filesystem
+from tracer.store.provenance import provenance
 
 SCHEMA, SCHEMA_VERSION = "denoise-trace-sweep", 1
 STORE = "sweep.zarr"
 STATUS = {"flag_values": [0, 1], "flag_meanings": "missing complete", "long_name": "state of the cell"}
 
 
-class SweepError(ValueError):
+class SweepError(InputError):
     """A store that cannot be made or continued; the message says what to type."""
 
 

@@ -5,23 +5,21 @@
 is imported on first use, so reading specs stays quick.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from interventions.errors import SpecError
 from interventions.families import Intervention
+from interventions.graphs import density
 from interventions.layout import TokenLayout
 from interventions.spec import parse
-from interventions.topology import density
 
 if TYPE_CHECKING:
-    from interventions.attend import attend
-    from interventions.mass import attention_entropy, attention_mass
-    from interventions.sites import SeamError
+    from interventions.graph_statistics import graph_statistics
+    from interventions.seam.attend import attend
+    from interventions.seam.mass import attention_entropy, attention_mass
+    from interventions.seam.sites import SeamError
     from interventions.solve import solve_density
-    from interventions.statistics import graph_statistics
 
 __all__ = [
     "Intervention",
@@ -38,24 +36,13 @@ __all__ = [
 ]
 
 _ON_FIRST_USE = {
-    "SeamError": "interventions.sites",
-    "attend": "interventions.attend",
-    "attention_entropy": "interventions.mass",
-    "attention_mass": "interventions.mass",
-    "graph_statistics": "interventions.statistics",
+    "SeamError": "interventions.seam.sites",
+    "attend": "interventions.seam.attend",
+    "attention_entropy": "interventions.seam.mass",
+    "attention_mass": "interventions.seam.mass",
+    "graph_statistics": "interventions.graph_statistics",
     "solve_density": "interventions.solve",
 }
-
-
-class _Package(ModuleType):
-    """This package; its name `attend` is the function, also after the file `attend.py` was imported by itself."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _ON_FIRST_USE and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,36 @@
-"""The one error that a wrong spec, layout or graph raises.
+"""Every error that this program raises on purpose, from one base class, so that one `except` catches them all.
 
-It stands alone so that every file of the package can raise it; users know it as `interventions.SpecError`.
+`InputError` is what the user can put right: the command line answers it with exit 2, before anything is written.
+`FailureError` is what goes wrong while running: exit 1, and what is complete stays valid. The classes of single rooms
+(`PlanError`, `CheckpointError`, ...) derive from one of the two and live where they are raised.
 """
 
 
-class SpecError(ValueError):
-    """An intervention that cannot be what was asked; the message names the part, the reason and a valid example."""
+class TraceError(Exception):
+    """The base of every error that is raised on purpose."""
+
+
+class InputError(TraceError, ValueError):
+    """Something that was asked for cannot be; the message says what is allowed and what to type."""
+
+
+class FailureError(TraceError, RuntimeError):
+    """Something went wrong while running; the message says what stays valid and how to go on."""
+
+
+class SpecError(InputError):
+    """An intervention that cannot be what was asked: which `part`, the `reason`, and a valid `example`."""
+
+    def __init__(self, message: str, *, part: str = "", reason: str = "", example: str = "") -> None:
+        super().__init__(message)
+        self.part, self.reason, self.example = part, reason, example
+
+
+class RunError(InputError):
+    """A run is missing, damaged, of another configuration, or lacks a record; the message says what to type."""
 
 
 def spec_error(part: object, reason: str, example: str) -> SpecError:
     """Return (not raise) a `SpecError` in the one form they all have: what, why, and what to type instead."""
-    return SpecError(f"{part}: {reason} (for example {example})")
+    message = f"{part}: {reason} (for example {example})"
+    return SpecError(message, part=str(part), reason=reason, example=example)

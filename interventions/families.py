@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from interventions import topology
+from interventions import graphs as topology
 from interventions.errors import spec_error
 from interventions.layout import TokenLayout
 from interventions.scope import OPTIONS, Scope, as_text, unknown_option, whole

@@ -10,9 +10,9 @@ import numpy as np
 
 from interventions.errors import SpecError, spec_error
 from interventions.families import HubSpoke, Intervention, Preferential, SmallWorld
+from interventions.graphs import START_CONNECTIONS, ball_sizes
 from interventions.layout import TokenLayout
 from interventions.scope import closest
-from interventions.topology import START_CONNECTIONS, ball_sizes
 
 TOLERANCE = 0.25  # relative: R3S0 (10.8%) still answers 13% on a 14x14 grid, and a sweep reports the density it got
 SMALL_WORLD_RADIUS = 4  # of the source paper's R4S32

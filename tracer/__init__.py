@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .denoisers import CheckpointError, Denoiser, Sample, load
-    from .run import trace
-    from .sampling import SamplerError
-    from .store import RunError, open_run
+    from tracer.denoisers import CheckpointError, Denoiser, Sample, load
+    from tracer.run import trace
+    from tracer.sampling import SamplerError
+    from tracer.store import RunError, open_run
 
 _HOMES = {
     "CheckpointError": "denoisers",

@@ -20,10 +20,11 @@ from typing import Any
 
 from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
 
-from . import store
-from .denoisers import CheckpointError, Denoiser, load
-from .plan import Plan
-from .run import Progress, execute
+from interventions.errors import FailureError, InputError
+from tracer import store
+from tracer.denoisers import CheckpointError, Denoiser, load
+from tracer.plan import Plan
+from tracer.run import Progress, execute
 
 CONNECT_SECONDS = 15.0
 CLAIMED_SECONDS = 5.0
@@ -31,11 +32,11 @@ CLAIMED_SECONDS = 5.0
 REPORT_SECONDS = 0.25
 
 
-class ClusterError(ValueError):
+class ClusterError(InputError):
     """The workers asked for cannot be had; the message says what to type."""
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(FailureError):
     """Workers died again and again in one unit."""
 
 

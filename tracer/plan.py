@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from interventions import Intervention, parse
+from interventions.errors import InputError
 from interventions.spec import Clean
-
-from .denoisers import Denoiser, Sample
-from .sampling import Schedule, schedule
-from .schema import RECORDS
+from tracer.denoisers import Denoiser, Sample
+from tracer.sampling import Schedule, schedule
+from tracer.store.schema import RECORDS
 
 DEFAULT_RECORD = ("norms", "latents", "images")
 ATTENTION = {"mass", "mass-per-head", "entropy", "sinks"}
 
 
-class PlanError(ValueError):
+class PlanError(InputError):
     """A run was asked for that cannot be made; the message says what is allowed and what to type."""
 
 
@@ -62,7 +62,7 @@ class Plan:
 
     def evaluations(self) -> int:
         """Network evaluations of the whole run, one sample under one lane each (guidance counts twice)."""
-        from .trajectory import evaluations_of_step
+        from tracer.trajectory import evaluations_of_step
 
         each = sum(evaluations_of_step(self, i) for i in range(self.schedule.steps))
         return each * len(self.samples) * (1 if self.guidance == 1 else 2)

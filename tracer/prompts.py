@@ -12,13 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from interventions.errors import InputError
+
 BUILT_IN = Path(__file__).parent / "denoisers" / "embedded" / "sd3" / "prompts.jsonl"
 """The prompts that ship, in the embedded SD3's words; `--prompts emoji`, or nothing, takes them."""
 PROMPTED = ("sd3", "sdxl")
 """Model families that take prompts."""
 
 
-class PromptError(ValueError):
+class PromptError(InputError):
     """A prompt source is missing, empty or malformed; the message says where and what to type."""
 
 

@@ -17,12 +17,11 @@ import torch
 
 from interventions import Intervention
 from interventions.spec import Clean, Full, KeyRemoval
-
-from . import store
-from .denoisers import Denoiser, load
-from .plan import DEFAULT_RECORD, Plan, PlanError, plan
-from .sampling import PREDICTIONS
-from .trajectory import Unit, evaluations_of_step, lanes_of_step, run_unit, sample_noise
+from tracer import store
+from tracer.denoisers import Denoiser, load
+from tracer.plan import DEFAULT_RECORD, Plan, PlanError, plan
+from tracer.sampling import PREDICTIONS
+from tracer.trajectory import Unit, evaluations_of_step, lanes_of_step, run_unit, sample_noise
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 Progress = Callable[[int, int], None]

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interventions.errors import InputError
+
 PREDICTIONS = {
     "epsilon": "the noise n",
     "v_prediction": "alpha n - sigma x0 (Salimans & Ho 2022)",
@@ -25,7 +27,7 @@ PREDICTIONS = {
 """What a network may predict."""
 
 
-class SamplerError(ValueError):
+class SamplerError(InputError):
     """The sampler is unknown, does not fit the model's prediction type, or cannot take that many steps."""
 
 

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from interventions import Intervention
 from interventions.spec import Clean, Full
-
-from . import jacobian
-from .denoisers import Evaluation, Moment, Sample
-from .plan import ATTENTION, Arm, Plan
-from .sampling import SAMPLERS, Move, Prediction, epsilon_and_x0
+from tracer import gains as jacobian
+from tracer.denoisers import Evaluation, Moment, Sample
+from tracer.plan import ATTENTION, Arm, Plan
+from tracer.sampling import SAMPLERS, Move, Prediction, epsilon_and_x0
 
 ROWS = {"cpu": 128, "cuda": 512}
 """How many rows (lanes x samples) go through the network in one call."""

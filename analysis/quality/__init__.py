@@ -17,7 +17,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis import figures, runs, statistics
+from analysis.common import runs, statistics
+from analysis.figures import style as figures
 from analysis.quality.metrics import METRICS, Metric, choose
 from analysis.quality.pictures import Pictures, pictures_of
 from analysis.quality.weights import QualityError

@@ -45,6 +45,6 @@ def seen(images: np.ndarray, batch: int = 64) -> np.ndarray:
 
 @cache
 def _judge() -> tuple[Callable, tuple[str, ...]]:
-    from tracer.denoisers.embedded.judge import load_judge
+    from classify_clip.embedded.judge import load_judge
 
     return load_judge()

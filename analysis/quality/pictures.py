@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from analysis import runs
+from analysis.common import runs
 from analysis.quality.weights import QualityError
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interventions.errors import InputError
 
-class QualityError(ValueError):
+
+class QualityError(InputError):
     """A quality metric cannot be had; the message says which file or recording it needs and what to type."""
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import analysis
-from analysis import spectrum
-from tests.analysis import synthetic
+from analysis.common import spectrum
+from tests.builders import synthetic
 
 
 def only_ring(ring: int, size: float) -> np.ndarray:

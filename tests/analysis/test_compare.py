@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from analysis import compare, runs, steps, verdict
-from tests.analysis import synthetic
-from tests.analysis.recorded import STATE, recorded
+from analysis.answer import verdict
+from analysis.common import runs
+from analysis.measures import compare, steps
+from tests.builders import synthetic
+from tests.builders.recorded import STATE, recorded
 
 LOG_A = np.array([0.1, 0.4, -0.2, 0.3, 0.0])
 

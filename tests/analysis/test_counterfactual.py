@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import analysis
-from analysis import runs
-from tests.analysis import synthetic
+from analysis.common import runs
+from tests.builders import synthetic
 from tests.ground_truth import gaussian
 
 STEPS = 12

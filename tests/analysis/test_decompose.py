@@ -5,9 +5,9 @@ import pytest
 import xarray as xr
 
 import analysis
-from analysis import runs, spectrum
-from analysis.decompose import critical_window
-from tests.analysis import synthetic
+from analysis.common import runs, spectrum
+from analysis.measures.decompose import critical_window
+from tests.builders import synthetic
 from tests.ground_truth import gaussian
 
 

@@ -9,9 +9,10 @@ import pytest
 import xarray as xr
 
 import analysis
-from analysis import null, runs, spectrum
-from analysis.growth import _shape_null
-from tests.analysis import synthetic
+from analysis.answer import null
+from analysis.common import runs, spectrum
+from analysis.measures.growth import _shape_null
+from tests.builders import synthetic
 from tests.ground_truth import gaussian
 
 SAMPLERS = tuple(gaussian.SCHEDULES)

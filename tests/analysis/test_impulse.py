@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import analysis
-from analysis import runs, spectrum
-from analysis.impulse import window_sets
-from tests.analysis import synthetic
+from analysis.common import runs, spectrum
+from analysis.measures.impulse import window_sets
+from tests.builders import synthetic
 from tests.ground_truth import gaussian
 
 STEPS = 10

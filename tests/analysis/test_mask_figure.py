@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from analysis import mask_figure
+from analysis.figures import mask as mask_figure
 from interventions import TokenLayout, parse
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis import null, runs, spectrum
-from tests.analysis import synthetic
+from analysis.answer import null
+from analysis.common import runs, spectrum
+from tests.builders import synthetic
 from tests.ground_truth import gaussian
 
 SAMPLERS = tuple(gaussian.SCHEDULES)

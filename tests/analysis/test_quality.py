@@ -149,7 +149,7 @@ def test_prompts_are_judged_by_their_tags_where_these_are_classes():
 
 def test_judge_reaches_the_accuracy_on_its_card():
     from classify_clip.data import held_out
-    from tracer.denoisers.embedded.judge import FOLDER
+    from classify_clip.embedded.judge import FOLDER
 
     data = held_out()
     card = json.loads((FOLDER / "config.json").read_text())["accuracy"]

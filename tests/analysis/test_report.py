@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from analysis import runs
-from analysis.report import report
-from tests.analysis import synthetic
+from analysis.common import runs
+from analysis.page import report
+from tests.builders import synthetic
 
 
 class Tags(HTMLParser):

@@ -8,7 +8,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analysis import concentration, removal, runs, sinks, statistics
+from analysis.common import runs, statistics
+from analysis.measures import concentration, removal, sinks
 
 ARMS = ["clean", "sink-k1", "random-k1", "sink-k5", "random-k5@draw=fresh"]
 SAMPLES, STEPS, LAYERS, HEADS, GRID, TEXT = 12, 6, 4, 2, 4, 5

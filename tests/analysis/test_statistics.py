@@ -9,7 +9,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from analysis import statistics as st
+from analysis.common import statistics as st
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from analysis import amplification as amp
-from analysis import rule, runs, steps
-from tests.analysis.recorded import recorded
-from tests.analysis.synthetic import gaussian_run
+from analysis.answer import amplification as amp
+from analysis.answer import rule
+from analysis.common import runs
+from analysis.measures import steps
+from tests.builders.recorded import recorded
+from tests.builders.synthetic import gaussian_run
 from tests.ground_truth import constructed
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import rule
-from analysis.rule import decide
+from analysis.answer import rule
+from analysis.answer.rule import decide
 from benchmarks.operating_characteristics import SCENARIOS, answers, rates
 from tests.ground_truth import constructed
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis import runs, statistics, verdict
-from analysis.verdict import decide, figure, sentence, table
-from analysis.verdict_figure import ellipse
-from tests.analysis import synthetic
-from tests.analysis.recorded import recorded
+from analysis.answer import verdict
+from analysis.answer.verdict import decide, figure, sentence, table
+from analysis.answer.verdict_figure import ellipse
+from analysis.common import runs, statistics
+from tests.builders import synthetic
+from tests.builders.recorded import recorded
 
 COUNTS = (50, 100, 250)
 

@@ -7,7 +7,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from classify_clip import data
-from tests.classify_clip import small
+from tests.builders import small
 
 
 def test_an_image_folder_is_read_as_torchvision_reads_it(tmp_path):

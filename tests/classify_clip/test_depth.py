@@ -5,11 +5,11 @@ import pytest
 import torch
 import xarray as xr
 
-from analysis import depth as drawing
+from analysis.measures import depth as drawing
 from classify_clip.depth import Stack, trace_blocks
-from interventions import TokenLayout, attend, parse
-from tests.classify_clip import small
-from tests.interventions import models
+from interventions import TokenLayout, parse
+from interventions.seam import attend
+from tests.builders import models, small
 
 
 def stack(name):

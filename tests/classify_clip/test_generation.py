@@ -9,8 +9,8 @@ import xarray as xr
 from diffusers import DDPMScheduler
 
 from classify_clip import data, denoise, generation, store
+from classify_clip.embedded.judge import load_judge
 from tracer.denoisers import load
-from tracer.denoisers.embedded.judge import load_judge
 
 
 def run(pictures, arms, *, mask_seed=0, complete=True, **changes):

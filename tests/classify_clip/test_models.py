@@ -7,7 +7,7 @@ import torch
 
 from classify_clip import models
 from interventions import TokenLayout
-from tests.classify_clip import small
+from tests.builders import small
 
 
 def test_a_timm_folder_gives_the_model_with_its_own_preprocessing(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from classify_clip import classify, retrieve, scales
 from classify_clip.data import Images, Pairs
-from tests.classify_clip import small
+from tests.builders import small
 
 
 def first_right_place(score, right):

@@ -8,9 +8,9 @@ import xarray as xr
 from click.testing import CliRunner
 
 from classify_clip import cells, store, sweep
-from classify_clip.cli import sweep as command
 from interventions import SpecError, TokenLayout, parse
-from tests.classify_clip import small
+from tests.builders import small
+from tracer.cli.sweep import sweep as command
 
 LAYOUT = TokenLayout((6, 6), prefix=1)
 

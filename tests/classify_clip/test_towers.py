@@ -6,8 +6,9 @@ import torch
 
 from classify_clip import classify, retrieve
 from classify_clip.data import Images, Pairs
-from interventions import attend, parse
-from tests.classify_clip import small
+from interventions import parse
+from interventions.seam import attend
+from tests.builders import small
 from tests.oracles import dense
 
 SPECS = ["R1S2", "R2S0", "D0.4A1", "K6N2"]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import tracer
-from analysis import amplification
+from analysis.answer import amplification
+from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
 from tests.ground_truth.test_gaussian import TABLE
-from tests.tracer.analytic import Analytic
 
 SHAPE, STEPS = (1, 8, 8), 250
 SAMPLERS = tuple(gaussian.SCHEDULES)

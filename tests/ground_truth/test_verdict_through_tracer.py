@@ -5,8 +5,8 @@ import pytest
 import scipy.fft
 
 import tracer
-from analysis import verdict
-from tests.tracer.analytic import Analytic
+from analysis.answer import verdict
+from tests.builders.analytic import Analytic
 
 SHAPE = (1, 8, 8)
 RADIUS = np.hypot(np.arange(8)[:, None], np.arange(8)[None, :])

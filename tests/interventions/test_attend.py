@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
-from interventions.attend import SeamError, attend, sites
 from interventions.layout import TokenLayout
+from interventions.seam.attend import SeamError, attend, sites
 from interventions.spec import SpecError, parse
-from tests.interventions import models
+from tests.builders import models
 from tests.oracles import dense
 
 torch.set_num_threads(1)
@@ -122,7 +122,7 @@ def test_every_attention_call_of_a_full_arm_goes_through_the_masked_kernel(monke
         masked.append(self.attn_mask is not None and bool((self.attn_mask == 0).all()))
         return stock(self.query, self.key, self.value, attn_mask=self.attn_mask, scale=self.scale)
 
-    monkeypatch.setattr("interventions.calls.Call.run", spy)
+    monkeypatch.setattr("interventions.seam.calls.Call.run", spy)
     with attend(model, parse("full"), layout=layout):
         run(model)
     assert masked == [True] * len(sites(model))

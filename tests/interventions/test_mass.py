@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interventions.mass import attention_entropy, attention_mass, attention_statistics, chunked
+from interventions.seam.mass import attention_entropy, attention_mass, attention_statistics, chunked
 from tests.oracles import dense
 
 torch.set_num_threads(1)
@@ -81,7 +81,7 @@ def test_other_types_are_summed_in_float32_or_better(kind, dtype):
 
 @pytest.mark.parametrize("kind", MASKS)
 def test_long_sequences_over_several_blocks_of_the_kernel_and_pieces_of_the_heads(kind, monkeypatch):
-    monkeypatch.setattr("interventions.mass._CHUNK_BYTES", 2**17)
+    monkeypatch.setattr("interventions.seam.mass._CHUNK_BYTES", 2**17)
     query, key, mask = _case((2, 3, 1100, 900, 8), kind)
     expected, entropy = _dense(query, key, mask)
     mass, entropies = attention_statistics(query, key, mask)
@@ -91,7 +91,7 @@ def test_long_sequences_over_several_blocks_of_the_kernel_and_pieces_of_the_head
 
 @pytest.mark.parametrize("kind", MASKS)
 def test_the_plain_version_for_other_devices_agrees_with_dense(kind, monkeypatch):
-    monkeypatch.setattr("interventions.mass._CHUNK_BYTES", 2**13)
+    monkeypatch.setattr("interventions.seam.mass._CHUNK_BYTES", 2**13)
     query, key, mask = _case((2, 3, 70, 50, 24), kind)
     expected, entropy = _dense(query, key, mask)
     four = None if mask is None else mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from interventions.attend import attend, sites
 from interventions.layout import TokenLayout
-from interventions.recorder import positions, spread
-from interventions.sinks import candidates, choose
+from interventions.seam.attend import attend, sites
+from interventions.seam.recorder import positions, spread
+from interventions.seam.sinks import candidates, choose
 from interventions.spec import SpecError, parse
-from tests.interventions import models
+from tests.builders import models
 from tests.oracles import dense
 
 torch.set_num_threads(1)

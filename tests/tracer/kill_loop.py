@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.tracer.runs_by_hand import lies, run_units
-from tracer import shards, writer
+from tests.builders.runs_by_hand import lies, run_units
+from tracer.store import shards, writer
 
 
 def flag_first(path: Path, arrays: object, unit: int, samples: slice) -> None:

@@ -13,7 +13,7 @@ import xarray as xr
 from click.testing import CliRunner
 
 import tracer
-from tracer.cli import main
+from tracer.cli.main import main
 
 SMALL = ["--model", "dit", "--mask", "R2S8", "--steps", "4", "--device", "cpu"]
 
@@ -83,7 +83,7 @@ def test_killed_in_mid_run_and_resumed_it_equals_an_undisturbed_run_bit_for_bit(
     command = [
         sys.executable,
         "-m",
-        "tracer.cli",
+        "tracer.cli.main",
         "run",
         *SMALL,
         "--samples",

@@ -10,11 +10,12 @@ import pytest
 import zarr
 from distributed import LocalCluster
 
+from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
-from tests.tracer.analytic import Analytic
-from tracer import claims, cluster, run, store
+from tracer import cluster, run, store
 from tracer.denoisers import CheckpointError, load
 from tracer.plan import plan
+from tracer.store import claims
 
 LAM = np.geomspace(10, 0.1, 64).reshape(1, 8, 8)
 RECORD = ("norms", "latents", "decomposition", "images")

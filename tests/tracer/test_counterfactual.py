@@ -3,13 +3,12 @@ from pathlib import Path
 import pytest
 
 from interventions import parse
-from tracer.counterfactual import STUDIES
+from tests.tracer.test_trajectory import system
+from tracer.cli.reproduce import STUDIES as RECIPES
+from tracer.cli.reproduce import commands
 from tracer.plan import plan
-from tracer.reproduce import STUDIES as RECIPES
-from tracer.reproduce import commands
+from tracer.studies import STUDIES
 from tracer.trajectory import lanes_of_step
-
-from .test_trajectory import system
 
 SETTINGS = dict(steps=12, guidance=4.0, every=1, sampler="ddpm")
 
@@ -60,7 +59,7 @@ def test_a_rehearsal_has_few_samples_a_tenth_of_the_steps_and_reads_the_runs_it_
 def test_a_reproduced_study_types_commands_that_exist(name, tmp_path):
     from click import Context
 
-    from tracer.cli import main
+    from tracer.cli.main import main
 
     for words in commands(name, tmp_path):
         command = main.get_command(Context(main), words[0])

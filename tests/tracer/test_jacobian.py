@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import tracer
+from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
-from tests.tracer.analytic import Analytic
-from tracer import jacobian
+from tracer import gains as jacobian
 from tracer.denoisers import Evaluation, Moment, load
 from tracer.plan import plan
 from tracer.sampling import Prediction

@@ -10,7 +10,7 @@ import torch
 
 from interventions import parse
 from interventions.spec import Clean
-from tests.tracer import tiny_pipelines as tiny
+from tests.builders import tiny_pipelines as tiny
 from tracer.denoisers import CheckpointError, Moment, Sample, load
 from tracer.sampling import SAMPLERS, schedule
 
@@ -258,7 +258,7 @@ def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder as the training script writes it, with random weights."""
-    from tracer.denoisers.embedded.training.sd3 import TextToImage
+    from training.sd3 import TextToImage
 
     folder = tmp_path_factory.mktemp("own")
     torch.manual_seed(0)
@@ -327,7 +327,7 @@ def test_a_phase_acts_on_exactly_its_steps_also_for_the_second_prompt(traced):
 
 def test_a_run_is_analysed_with_its_padding_and_its_matched_control(traced):
     """red heart and flag of japan are 3 and 4 tokens of 14 with their end token; mass is split over all 270 tokens."""
-    from analysis import sinks
+    from analysis.measures import sinks
     from tracer import store
 
     found = sinks(store.open_run(traced))
@@ -343,7 +343,7 @@ def test_a_run_is_analysed_with_its_padding_and_its_matched_control(traced):
 
 def test_what_was_removed_is_known_by_kind_without_recorded_mass(trained, tmp_path):
     """Only sinks are recorded; 2 of 2 removed keys are image keys where the spec says so."""
-    from analysis import sinks
+    from analysis.measures import sinks
     from tracer import prompts, store
     from tracer.run import trace
 
@@ -362,8 +362,8 @@ def test_what_was_removed_is_known_by_kind_without_recorded_mass(trained, tmp_pa
 
 def test_the_shipped_sd3_paints_a_heart_in_the_colour_that_was_asked_for():
     """The judge, which knows nothing of prompts, sees hearts, and the named channel is the strongest in the middle."""
-    from tracer.denoisers.embedded.judge import load_judge
-    from tracer.denoisers.embedded.training.evaluate_sd3 import sampled as finished
+    from classify_clip.embedded.judge import load_judge
+    from training.evaluate_sd3 import sampled as finished
 
     denoiser = load("sd3", device="cpu")
     assert denoiser.checkpoint["id"] == "embedded sd3"

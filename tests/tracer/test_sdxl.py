@@ -10,7 +10,7 @@ import torch
 
 from interventions import parse
 from interventions.spec import Clean
-from tests.tracer import tiny_pipelines as tiny
+from tests.builders import tiny_pipelines as tiny
 from tests.tracer.test_sd3 import PROMPTS, SAMPLES, noise, predict, sampled
 from tracer.denoisers import CheckpointError, Moment, load
 from tracer.denoisers.sdxl import attention_side

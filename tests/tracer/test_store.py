@@ -15,8 +15,9 @@ import pytest
 import xarray as xr
 import zarr
 
-from tests.tracer.runs_by_hand import ARMS, CONFIG, LOOPED, SIZES, VARIABLES, create, fill, part, run_units, truth
-from tracer import schema, store
+from tests.builders.runs_by_hand import ARMS, CONFIG, LOOPED, SIZES, VARIABLES, create, fill, part, run_units, truth
+from tracer import store
+from tracer.store import schema
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import tracer
+from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
-from tests.tracer.analytic import Analytic
 from tracer.plan import PlanError, plan
 from tracer.trajectory import lanes_of_step, sample_noise
 

@@ -18,19 +18,9 @@ import xarray as xr
 import zarr
 from zarr.storage import LocalStore
 
-from tests.tracer.runs_by_hand import (
-    LOOPED,
-    SIZES,
-    VARIABLES,
-    create,
-    fill,
-    flagged,
-    lies,
-    part,
-    run_units,
-    truth,
-)
-from tracer import claims, schema, shards, store, writer
+from tests.builders.runs_by_hand import LOOPED, SIZES, VARIABLES, create, fill, flagged, lies, part, run_units, truth
+from tracer import store
+from tracer.store import claims, schema, shards, writer
 
 
 def python(*arguments: object, **options: object) -> subprocess.Popen:

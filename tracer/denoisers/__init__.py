@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from interventions import Intervention, TokenLayout
-
-from ..sampling import Prediction
+from interventions.errors import InputError
+from tracer.sampling import Prediction
 
 MODELS = ("dit", "sd3", "sdxl")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint is missing, gated, out of reach, or not of the family asked for."""
 
 
@@ -156,15 +156,15 @@ def load(
     """
     device = _device(device)
     if model == "dit":
-        from .dit import load_dit
+        from tracer.denoisers.dit import load_dit
 
         return load_dit(checkpoint, device=device, dtype=getattr(torch, dtype), **options)
     if model == "sd3":
-        from .sd3 import load_sd3
+        from tracer.denoisers.sd3 import load_sd3
 
         return load_sd3(checkpoint, device=device, dtype=getattr(torch, dtype), **options)
     if model == "sdxl":
-        from .sdxl import load_sdxl
+        from tracer.denoisers.sdxl import load_sdxl
 
         return load_sdxl(checkpoint, device=device, dtype=getattr(torch, dtype), **options)
     raise CheckpointError(f"unknown model {model!r}: choose one of {', '.join(MODELS)}")

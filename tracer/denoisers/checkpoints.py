@@ -8,7 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from . import CheckpointError
+from tracer.denoisers import CheckpointError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 

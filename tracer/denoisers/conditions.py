@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import CheckpointError, Sample
+from tracer.denoisers import CheckpointError, Sample
 
 
 @dataclass(frozen=True)

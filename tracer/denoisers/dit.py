@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interventions import Intervention, TokenLayout, attend
-from interventions.sites import sites
+from interventions import Intervention, TokenLayout
+from interventions.seam import attend
+from interventions.seam.sites import sites
 from interventions.spec import Clean
-
-from ..sampling import Prediction
-from . import CheckpointError, Evaluation, Moment, Sample
-from .checkpoints import find, fingerprint
-from .images import to_uint8
+from tracer.denoisers import CheckpointError, Evaluation, Moment, Sample
+from tracer.denoisers.checkpoints import find, fingerprint
+from tracer.denoisers.images import to_uint8
+from tracer.sampling import Prediction
 
 SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 

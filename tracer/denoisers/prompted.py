@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from interventions import Intervention, TokenLayout, attend
+from interventions import Intervention, TokenLayout
+from interventions.seam import attend
 from interventions.spec import Clean
-
-from ..sampling import Prediction
-from . import Evaluation, Moment, Sample
-from .conditions import Conditions, guidance_batch, guided, prompts_of
+from tracer.denoisers import Evaluation, Moment, Sample
+from tracer.denoisers.conditions import Conditions, guidance_batch, guided, prompts_of
+from tracer.sampling import Prediction
 
 
 class Family(Protocol):

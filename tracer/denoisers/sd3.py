@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from interventions import TokenLayout
-
-from . import CheckpointError, Evaluation, Sample, prompted
-from .checkpoints import find, fingerprint
-from .conditions import LOADING, Condition, Conditions, Encode, require_parts
-from .images import to_uint8
+from tracer.denoisers import CheckpointError, Evaluation, Sample, prompted
+from tracer.denoisers.checkpoints import find, fingerprint
+from tracer.denoisers.conditions import LOADING, Condition, Conditions, Encode, require_parts
+from tracer.denoisers.images import to_uint8
 
 PIPELINES = ("StableDiffusion3Pipeline",)
 PARTS = ("transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -168,7 +167,7 @@ def word_conditions(folder: Path) -> Conditions:
     """Prompts through the embedded word encoder, in float32; the end token counts as text, what follows as padding."""
     from safetensors.torch import load_file
 
-    from .embedded.words import PAD, WordEncoder, tokenize
+    from tracer.denoisers.embedded.words import PAD, WordEncoder, tokenize
 
     try:
         known = json.loads((folder / "vocabulary.json").read_text())
@@ -201,7 +200,7 @@ def _load_pipeline(
     negative: str,
 ) -> SD3:
     """The parts of a `StableDiffusion3Pipeline`; its text encoders are loaded when prompts are encoded."""
-    from .dit import load_vae
+    from tracer.denoisers.dit import load_vae
 
     require_parts(folder, PARTS, name)
     has_t5 = (folder / "text_encoder_3").is_dir() and (folder / "tokenizer_3").is_dir()

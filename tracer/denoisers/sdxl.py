@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from interventions import TokenLayout
-from interventions.sites import sites as attention_sites
-
-from . import CheckpointError, Evaluation, Sample, prompted
-from .checkpoints import find, fingerprint
-from .conditions import LOADING, Condition, Conditions, Encode, require_parts
-from .sd3 import clip_tokens, decode, real_tokens
+from interventions.seam.sites import sites as attention_sites
+from tracer.denoisers import CheckpointError, Evaluation, Sample, prompted
+from tracer.denoisers.checkpoints import find, fingerprint
+from tracer.denoisers.conditions import LOADING, Condition, Conditions, Encode, require_parts
+from tracer.denoisers.sd3 import clip_tokens, decode, real_tokens
 
 PIPELINES = ("StableDiffusionXLPipeline",)
 PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -129,7 +128,7 @@ def load_sdxl(
     `sites`: the attention under study, "mid" (the mid block, as the source paper has it) or "all" transformer blocks.
     `pixels`: side of the image, None for the checkpoint's own. Raises CheckpointError.
     """
-    from .dit import load_vae
+    from tracer.denoisers.dit import load_vae
 
     if checkpoint is None:
         raise CheckpointError(

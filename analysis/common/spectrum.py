@@ -1,0 +1,184 @@
+"""States in a cosine basis: radial rings and bands, the variance of clean states per ring, whitening, and Gaussian
+step gains.
+
+Natural states are nearly diagonal in a DCT basis, so a sampler acts on each mode almost by itself and the closed
+forms of Gaussian data apply mode by mode. This module only transforms and reduces; what the numbers mean is said in
+`growth`, `null` and `bands`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from itertools import pairwise
+
+import numpy as np
+import scipy.fft
+import xarray as xr
+
+from analysis.common.runs import get, levels, sampler
+
+STATE = ("channel", "y", "x")
+FLOOR = 1e-4  # smallest variance of a ring relative to the mean over modes: whitening stays finite without energy
+PRIOR_COEFFICIENTS = 4.0  # weight of the log-log line that a ring's variance is shrunk to, in independent coefficients
+
+
+def rings(height: int, width: int) -> np.ndarray:
+    """Radial index of every DCT mode, int [height, width]: the rounded distance from the constant mode, in half
+    cycles per image.
+    """
+    size = max(height, width)
+    ky, kx = np.arange(height)[:, None] * size / height, np.arange(width)[None, :] * size / width
+    return np.rint(np.hypot(ky, kx)).astype(int)
+
+
+def band_edges(height: int, width: int) -> np.ndarray:
+    """Octave bands of rings: 0, 1, 2-3, 4-7, 8-15, ...; edges [bands + 1], half-open."""
+    top = rings(height, width).max() + 1
+    edges = [0, 1]
+    while edges[-1] < top:
+        edges.append(min(2 * edges[-1], top))
+    return np.array(edges)
+
+
+def band_names(edges: np.ndarray) -> list[str]:
+    """Names of octave bands in half cycles per image, such as "4-7"."""
+    return [str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in pairwise(edges)]
+
+
+def modes(values: np.ndarray) -> np.ndarray:
+    """Orthonormal DCT-II over the last two axes, in float64, so sums of squares are preserved."""
+    return scipy.fft.dctn(np.asarray(values, dtype=np.float64), type=2, norm="ortho", axes=(-2, -1))
+
+
+def fields(coefficients: np.ndarray) -> np.ndarray:
+    """Inverse of `modes`."""
+    return scipy.fft.idctn(np.asarray(coefficients, dtype=np.float64), type=2, norm="ortho", axes=(-2, -1))
+
+
+def sum_over_rings(values: np.ndarray) -> np.ndarray:
+    """Sum of `values` [..., channel, y, x] over channels and the modes of each ring: [..., ring]."""
+    index = rings(*values.shape[-2:]).ravel()
+    flat = values.sum(axis=-3).reshape(-1, index.size)
+    out = np.zeros((flat.shape[0], index.max() + 1))
+    order = np.argsort(index, kind="stable")
+    starts = np.searchsorted(index[order], np.arange(index.max() + 1))
+    out[:] = np.add.reduceat(flat[:, order], starts, axis=1)
+    return out.reshape(*values.shape[:-3], -1)
+
+
+def over_samples(
+    function, *arrays: xr.DataArray, core: tuple, out: tuple, sizes: Mapping[Hashable, int]
+) -> xr.DataArray:
+    """Apply a numpy function over the core dimensions of (possibly lazy) arrays; `out` names the new last axes."""
+    return xr.apply_ufunc(
+        function,
+        *arrays,
+        input_core_dims=list(core),
+        output_core_dims=[list(out)],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": dict(sizes), "allow_rechunk": True},
+    )
+
+
+def ring_energy(field: xr.DataArray) -> xr.DataArray:
+    """Energy of a field (..., channel, y, x) per ring: (..., ring); lazy in, lazy out."""
+    count = int(rings(field.sizes["y"], field.sizes["x"]).max()) + 1
+    energy = over_samples(
+        lambda values: sum_over_rings(modes(values) ** 2), field, core=(STATE,), out=("ring",), sizes={"ring": count}
+    )
+    return energy.assign_coords(ring=np.arange(count))
+
+
+def ring_size(field: xr.DataArray) -> xr.DataArray:
+    """Number of coefficients in each ring, channels included."""
+    index = rings(field.sizes["y"], field.sizes["x"])
+    return xr.DataArray(np.bincount(index.ravel()) * field.sizes["channel"], dims="ring", name="ring_size")
+
+
+def _centred(field: xr.DataArray) -> xr.DataArray:
+    return field - (field.mean("sample") if field.sizes["sample"] > 1 else field.mean(("y", "x")))
+
+
+def mean_variance(field: xr.DataArray) -> xr.DataArray:
+    """Variance across samples averaged over the elements of a field (sample, ..., channel, y, x); n - 1 as in
+    `ring_variance`.
+    """
+    square = (_centred(field.astype(np.float64)) ** 2).mean(STATE).sum("sample")
+    return (square / max(field.sizes["sample"] - 1, 1)).reset_coords(drop=True)
+
+
+def ring_variance(field: xr.DataArray) -> xr.DataArray:
+    """Variance across samples of each DCT mode, pooled over channels and rings: (..., sample, channel, y, x) ->
+    (..., ring).
+
+    The mean over samples is taken out mode by mode (n - 1 in the denominator; with a single sample the second
+    moment about the mode's mean over channels is all there is). Rings with few coefficients are shrunk, with the
+    weight of four coefficients, to a straight line in log-log through all rings, and nothing is smaller than 1e-4
+    of the mean over modes.
+    """
+    samples = int(field.sizes["sample"])
+    size = ring_size(field)
+    raw = ring_energy(_centred(field)).sum("sample") / (size * max(samples - 1, 1))
+    return xr.apply_ufunc(
+        _regularise, raw, size, input_core_dims=[["ring"], ["ring"]], output_core_dims=[["ring"]],
+        dask="parallelized", output_dtypes=[np.float64], kwargs={"freedom": max(samples - 1, 1)},
+        dask_gufunc_kwargs={"allow_rechunk": True},
+    )  # fmt: skip
+
+
+def _regularise(raw: np.ndarray, size: np.ndarray, freedom: int) -> np.ndarray:
+    floor = np.maximum(FLOOR * (raw * size).sum(-1, keepdims=True) / size.sum(), np.finfo(float).tiny)
+    logs = np.log(np.maximum(raw, floor))
+    radius = np.log1p(np.arange(raw.shape[-1]))
+    weight = size * freedom
+    centre = (weight * radius).sum() / weight.sum()
+    slope = (weight * (radius - centre) * logs).sum(-1, keepdims=True) / (weight * (radius - centre) ** 2).sum()
+    line = (weight * logs).sum(-1, keepdims=True) / weight.sum() + slope * (radius - centre)
+    prior = PRIOR_COEFFICIENTS
+    return np.maximum(np.exp((weight * logs + prior * line) / (weight + prior)), floor)
+
+
+# --- the run's own schedule and Gaussian closed forms ---
+
+
+def level_variance(alpha, sigma, lam):
+    """v_t = alpha^2 lam + sigma^2: the variance of a mode of data variance lam at a noise level (labelled arrays
+    broadcast).
+    """
+    return alpha**2 * lam + sigma**2
+
+
+def step_gain(run: xr.DataTree, lam: xr.DataArray) -> xr.DataArray:
+    """Gain of each step for Gaussian data of variance lam, (step, *lam.dims); SCIENCE section 3.
+
+    DDPM: (alpha / alpha') v' / v. DDIM and flow-Euler: (alpha alpha' lam + sigma sigma') / v, the exact gain of the
+    discrete step.
+    """
+    a, s, b, u = levels(run)
+    before, after = level_variance(a, s, lam), level_variance(b, u, lam)
+    return a / b * after / before if sampler(run) == "ddpm" else (a * b * lam + s * u) / before
+
+
+def x0_sensitivity(run: xr.DataTree, lam: xr.DataArray) -> xr.DataArray:
+    """dD/dx = alpha lam / v where step i evaluates the network, for Gaussian data: (step, *lam.dims)."""
+    a, s, _, _ = levels(run)
+    return a * lam / level_variance(a, s, lam)
+
+
+def injection_factor(run: xr.DataTree) -> xr.DataArray:
+    """What a change of the x0-prediction adds to the next state (mean part), over `step`; SCIENCE section 1."""
+    a, s, b, u = levels(run)
+    if sampler(run) == "ddpm":
+        return (1 - (a / b) ** 2) * b / s**2
+    return b - u * a / s if sampler(run) == "ddim" else (s - u) / s
+
+
+def data_variance(run: xr.DataTree) -> xr.DataArray:
+    """lam per ring: the variance of the clean final states, (ring,)."""
+    return ring_variance(get(run, "trajectory/latent").isel(step=-1, drop=True)).compute()
+
+
+def per_mode(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Values per ring [..., ring] spread over the modes: [..., height, width]."""
+    return np.asarray(values)[..., rings(height, width)]

@@ -1,0 +1,150 @@
+"""Which scales of the image carry the error: everything again per octave of spatial frequency.
+
+Bands are octaves of radial DCT rings, from the constant mode up. Errors are relative to the spread of the clean
+states in the same band, so bands can be compared; a verdict per band is not given here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from analysis.answer import null
+from analysis.common import runs, spectrum
+from analysis.figures import style as figures
+
+MOST_ARMS = 4  # drawn
+
+
+def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
+    """Error per step and octave band of every intervened arm: (arm, sample, step, band), coordinate `band`.
+
+    `error` is |V_t^-1/2 delta| per band over the square root of the band's number of coefficients, 1 meaning an error
+    as large as the clean states' own spread; `share` is the band's part of |delta|^2 after the last step. With the
+    record `decomposition`: `injected` (like `error`), `null` (final error under the Gaussian transport of the
+    injections) and `ratio` = final error / `null`. Each has `*_point`, `*_low`, `*_high`: the geometric mean over
+    samples for final values. Raises runs.RunError without latents.
+    """
+    run = runs.complete(run)
+    delta = runs.need(run, "trajectory/delta", "norms,latents")
+    latent = runs.need(run, "trajectory/latent", "norms,latents")
+    edges = spectrum.band_edges(delta.sizes["y"], delta.sizes["x"])
+    variance = spectrum.ring_variance(latent).compute().reset_coords(drop=True)
+    size = spectrum.ring_size(delta)
+    shown = runs.arms(run)
+
+    def relative(energy: xr.DataArray, scale: xr.DataArray) -> xr.DataArray:
+        whole = to_bands(energy / scale, edges) / to_bands(size, edges)
+        return (whole**0.5).compute().reset_coords(drop=True)
+
+    energy = spectrum.ring_energy(delta.sel(arm=shown)).compute().reset_coords(drop=True)
+    last = energy.isel(step=-1, drop=True)
+    total = last.sum("ring")
+    result = xr.Dataset({"error": relative(energy, variance)})
+    result["share"] = to_bands(last, edges) / total.where(total > 0)
+    result["final"] = result["error"].isel(step=-1, drop=True)
+    if runs.has(run, "decomposition/injected"):
+        lam = variance.isel(step=-1, drop=True)
+        injected = spectrum.ring_energy(runs.get(run, "decomposition/injected").sel(arm=shown))
+        carried = null.transported(run, lam)["state"].sel(arm=shown).isel(step=-1, drop=True)
+        result["injected"] = relative(injected, variance)
+        result["null"] = relative(carried, lam)
+        result["ratio"] = result["final"] / result["null"].where(result["null"] > 0)
+    for name in ("final", "null", "ratio"):
+        if name in result:
+            found = runs.geometric(result[name], confidence=confidence, seed=seed)
+            result.update(found.rename({part: f"{name}_{part}" for part in found.data_vars}))
+    names = spectrum.band_names(edges)
+    result = result.assign_coords(band=names, first_ring=("band", edges[:-1]))
+    result["band"].attrs = {"long_name": "radial spatial frequency", "units": "half cycles per image"}
+    result.attrs = {"title": runs.title(run), "samples": result.sizes["sample"], "confidence": confidence}
+    return result
+
+
+def to_bands(values: xr.DataArray, edges: np.ndarray) -> xr.DataArray:
+    """Sum of values over the rings of each band: (..., ring) -> (..., band)."""
+    starts = list(edges[:-1])
+    return xr.apply_ufunc(
+        lambda block: np.add.reduceat(block, starts, axis=-1), values, input_core_dims=[["ring"]],
+        output_core_dims=[["band"]], dask="parallelized", output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"band": len(starts)}, "allow_rechunk": True},
+    )  # fmt: skip
+
+
+# --- presentation ---
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per arm and band: final relative error, its share of the energy, and with injections the null and
+    ratio.
+    """
+    rows = []
+    for arm in dataset["arm"].values:
+        for band in dataset["band"].values:
+            at = dataset.sel(arm=arm, band=band)
+            row: dict[str, object] = {"arm": str(arm), "band": str(band), "share of energy": float(at["share"].mean())}
+            for name in ("final", "null", "ratio"):
+                if name in dataset:
+                    row |= {name: float(at[f"{name}_point"])}
+                    row |= {f"{name} low": float(at[f"{name}_low"]), f"{name} high": float(at[f"{name}_high"])}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def sentence(dataset: xr.Dataset) -> str:
+    """Which band carries most of the final error, and which is off most for its own spread."""
+    texts = []
+    shown, rest = runs.told(dataset["arm"].values)
+    for arm in shown:
+        at = dataset.sel(arm=arm)
+        share = at["share"].mean("sample")
+        most, worst = (
+            str(values["band"][int(np.argmax(values.values))].values) for values in (share, at["final_point"])
+        )
+        texts.append(
+            f"{arm}: {float(share.max()):.0%} of the final error's energy lies in band {most}, and relative to the "
+            f"data's own spread band {worst} is off most ({float(at['final_point'].max()):.3g})"
+        )
+    units = "bands in half cycles per image"
+    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, {units}. {'; '.join(texts)}{rest}."
+
+
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """Per arm: error by step and band as a map, and the final error per band beside its additive null."""
+    whole = [str(arm) for arm in dataset["arm"].values]
+    arms = figures.few(whole, MOST_ARMS)
+    maps = [name for name in ("injected", "error") if name in dataset]
+    canvas, axes = figures.panels(len(arms), len(maps) + 1, width=3.0 * (len(maps) + 1), height=2.4)
+    titles = {"injected": "Injected in the step", "error": "Error after the step"}
+    for row, arm in enumerate(arms):
+        at = dataset.sel(arm=arm)
+        for ax, name in zip(axes[row], maps, strict=False):
+            typical = ((at[name] ** 2).mean("sample") ** 0.5).transpose("band", "step")
+            figures.band_map(canvas, ax, typical.values, list(dataset["band"].values), label="relative size")
+            ax.set_title(f"{titles[name]}, {arm}", loc="left")
+            figures.progress_axis(ax, dataset.sizes["step"])
+        _final(axes[row, -1], at, figures.colour(arm, arms))
+    figures.letters(axes)
+    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples"
+    note = (
+        "Sizes are relative to the spread of clean states in the same band; bands are octaves of half cycles per image."
+    )
+    figures.legend_above(canvas, *axes[:, -1], heading=heading, note=note + figures.left_out(whole, arms))
+    return canvas
+
+
+def _final(ax, at: xr.Dataset, color: str) -> None:
+    x = np.arange(at.sizes["band"])
+    for name, look in (("null", {"color": figures.NULL, "marker": "s"}), ("final", {"color": color, "marker": "o"})):
+        if name in at:
+            low, middle, high = (at[f"{name}_{part}"].values for part in ("low", "point", "high"))
+            label = "additive Gaussian null" if name == "null" else str(at["arm"].values)
+            errors = np.maximum(np.stack([middle - low, high - middle]), 0)
+            ax.errorbar(x, middle, errors, label=label, markersize=4, linewidth=1.2, capsize=2, **look)
+    ax.set_xticks(x, at["band"].values, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set_xlabel("band")
+    ax.set_title("Final error", loc="left")
+    figures.log_axis(ax)

@@ -1,0 +1,267 @@
+"""What would have happened: the final error of arms that mask only a window, all but a window, or only in part.
+
+Each arm is compared with the whole mask it is a part of. Windows say when masking matters, prefixes add up to the
+whole by telescoping, doses show saturation. The gain of single steps is `impulse`; nothing here is a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.common import runs, spectrum
+from analysis.figures import style as figures
+
+KINDS = ("whole", "prefix", "suffix", "window", "all but", "dose")
+
+
+def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
+    """Final error of every intervened arm beside that of its whole mask: (arm, sample).
+
+    Coordinates of `arm`: `mask` (its spec without `steps`, `pause` and `strength`), `kind` (whole, prefix, suffix,
+    window, all but, dose), `start` and `stop` of its window (of "all but": the window left out), `strength`.
+    `final`: |delta_final| / sqrt(d lam), as the raw error of `growth`.
+    `of_whole`: its ratio to the whole mask's; `along`: <delta, delta_whole> / |delta_whole|^2, the signed part of
+    the whole that the arm brings about, so tiling windows sum to 1 where errors only add. `step_along` (prefixes):
+    what the steps since the next shorter prefix add, telescoping to the longest prefix exactly. `slope` (doses): d
+    log final / d log strength between this dose and the next larger, 1 where small doses act linearly, below where
+    they saturate. NaN where the mask was not run as a whole. `*_point`, `*_low`, `*_high` are medians with BCa
+    limits. attrs["telescoping"]: the largest relative difference between the longest prefix, where it covers the
+    whole run, and the whole mask; rounding alone. Raises runs.RunError for a run of whole masks only. Source:
+    SCIENCE section 5.
+    """
+    run = runs.complete(run)
+    delta = runs.need(run, "trajectory/delta", "norms,latents")
+    shown, steps = runs.arms(run), delta.sizes["step"]
+    labels = _labels(shown, steps)
+    if set(labels["kind"]) <= {"whole"}:
+        raise runs.RunError(
+            "every arm masks the whole run: add windows or doses such as "
+            "--mask R4S32@steps=0.0:0.5 --mask R4S32@strength=0.1"
+        )
+    last = delta.sel(arm=shown).isel(step=-1, drop=True).astype(np.float64).compute().reset_coords(drop=True)
+    variance = spectrum.mean_variance(runs.get(run, "trajectory/latent").isel(step=-1, drop=True)).compute()
+    norm = (last**2).sum(spectrum.STATE) ** 0.5
+    count = int(np.prod([delta.sizes[name] for name in spectrum.STATE]))
+    result = xr.Dataset({"final": norm / np.sqrt(count * variance)})
+    result = result.assign_coords({name: ("arm", values) for name, values in labels.items()})
+    whole, telescoping = _beside_whole(last, norm, labels)
+    result.update(whole)
+    result["step_along"] = _step_along(result)
+    result["slope"] = _dose_slope(result)
+    for name in ("final", "of_whole", "along"):
+        found = runs.summary(result[name], "median", confidence=confidence, seed=seed)
+        result.update(found.rename({part: f"{name}_{part}" for part in found.data_vars}).reset_coords(drop=True))
+    result.attrs = {
+        "title": runs.title(run), "samples": result.sizes["sample"], "steps": steps, "confidence": confidence,
+        "telescoping": telescoping,
+    }  # fmt: skip
+    return result
+
+
+def _labels(shown: list[str], steps: int) -> dict[str, list]:
+    rows = []
+    for arm in shown:
+        strength, left_out = float(runs.split(arm)[1].get("strength", 1.0)), runs.pause(arm, steps)
+        window = left_out or runs.window(arm, steps)
+        kind = "window" if window.start and window.stop < steps else "suffix" if window.start else "prefix"
+        if not {"steps", "pause"} & runs.split(arm)[1].keys():
+            kind = "whole" if strength == 1.0 else "dose"
+        mask = runs.without(runs.without(runs.without(arm, "steps"), "pause"), "strength")
+        rows.append((mask, "all but" if left_out else kind, window.start, window.stop, strength))
+    return dict(zip(("mask", "kind", "start", "stop", "strength"), map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _beside_whole(last: xr.DataArray, norm: xr.DataArray, labels: dict[str, list]) -> tuple[xr.Dataset, float]:
+    """`of_whole` and `along` of every arm, and the telescoping gap."""
+    of_whole, along, gap = norm * np.nan, norm * np.nan, np.nan
+    kinds, masks, stops = labels["kind"], labels["mask"], labels["stop"]
+    for i, (kind, mask) in enumerate(zip(kinds, masks, strict=True)):
+        if kind != "whole":
+            continue
+        energy = (norm[i] ** 2).where(norm[i] > 0)
+        for j in np.flatnonzero([other == mask for other in masks]):
+            of_whole[j] = norm[j] / np.sqrt(energy)
+            along[j] = (last[j] * last[i]).sum(spectrum.STATE) / energy
+            if kinds[j] == "prefix" and stops[j] == stops[i]:
+                difference = np.sqrt(((last[j] - last[i]) ** 2).sum(spectrum.STATE) / energy)
+                gap = float(np.nanmax([gap, float(difference.max())]))
+    return xr.Dataset({"of_whole": of_whole, "along": along}), gap
+
+
+def _step_along(result: xr.Dataset) -> xr.DataArray:
+    """Differences of `along` between consecutive prefixes of a mask."""
+    steps = result["along"] * np.nan
+    for chosen in _groups(result, "prefix", "stop"):
+        values = result["along"].isel(arm=chosen)
+        steps[chosen] = np.diff(values.values, axis=0, prepend=0.0)
+    return steps
+
+
+def _dose_slope(result: xr.Dataset) -> xr.DataArray:
+    """Log-log slope between each dose of a mask and the next larger one (the whole mask counts as dose 1)."""
+    slope = result["final"] * np.nan
+    for chosen in _groups(result, "dose", "strength", "whole"):
+        dose, final = np.log(result["strength"].values[chosen]), np.log(result["final"].values[chosen])
+        slope[chosen[:-1]] = np.diff(final, axis=0) / np.diff(dose)[:, None]
+    return slope
+
+
+def _groups(result: xr.Dataset, kind: str, order: str, also: str = "") -> list[np.ndarray]:
+    """Positions of the arms of each mask that are of a kind, sorted by a coordinate; masks without any are left
+    out.
+    """
+    kinds, masks = result["kind"].values, result["mask"].values
+    groups = []
+    for mask in dict.fromkeys(masks):
+        chosen = np.flatnonzero((masks == mask) & np.isin(kinds, [kind, also]))
+        if (kinds[chosen] == kind).any():
+            groups.append(chosen[np.argsort(result[order].values[chosen], kind="stable")])
+    return groups
+
+
+# --- presentation ---
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per arm: what it is a part of, its final error, and how much of the whole it brings about."""
+    rows = []
+    for arm in dataset["arm"].values:
+        at = dataset.sel(arm=arm)
+        row: dict[str, object] = {"arm": str(arm), "kind": str(at["kind"].values)}
+        row |= {"final error": float(at["final_point"]), "low": float(at["final_low"]), "high": float(at["final_high"])}
+        row |= {"of whole": float(at["of_whole_point"]), "along whole": float(at["along_point"])}
+        row |= {"added by its steps": _middle(at["step_along"]), "dose slope": _middle(at["slope"])}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _middle(values: xr.DataArray) -> float:
+    present = values.values[np.isfinite(values.values)]
+    return float(np.median(present)) if present.size else np.nan
+
+
+def sentence(dataset: xr.Dataset) -> str:
+    """Which part of the run brings about most of each mask's final error, and whether small doses act linearly."""
+    texts = []
+    for mask in dict.fromkeys(dataset["mask"].values):
+        at = dataset.isel(arm=np.flatnonzero(dataset["mask"].values == mask))
+        parts = _partial(at)
+        if parts.sizes["arm"] and parts["of_whole_point"].notnull().any():
+            # the most per masked step, or long windows would always win
+            rate = parts["of_whole_point"] / (parts["stop"] - parts["start"])
+            best = parts.isel(arm=int(np.argmax(rate.fillna(-1).values)))
+            texts.append(
+                f"{mask}: per masked step, steps {int(best['start'])}:{int(best['stop'])} alone matter most and leave "
+                f"{float(best['of_whole_point']):.0%} of the whole mask's final error"
+            )
+        doses = at.isel(arm=np.flatnonzero(at["kind"].values == "dose")).sortby("strength")
+        if doses.sizes["arm"] and doses["slope"].notnull().any():
+            first = doses.isel(arm=0)
+            texts.append(
+                f"{mask}: at dose {float(first['strength']):g} the final error grows as the dose to the power "
+                f"{_middle(first['slope']):.2f}"
+            )
+        gaps = at.isel(arm=np.flatnonzero(at["kind"].values == "all but"))
+        if gaps.sizes["arm"] and gaps["of_whole_point"].notnull().any():
+            best = gaps.isel(arm=int(np.nanargmin(gaps["of_whole_point"].values)))
+            texts.append(
+                f"{mask}: leaving out steps {int(best['start'])}:{int(best['stop'])} spares most and leaves "
+                f"{float(best['of_whole_point']):.0%} of the whole mask's final error"
+            )
+    told = "; ".join(texts) or "no mask was also run as a whole, so there is nothing to compare with"
+    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {told}."
+
+
+def _partial(dataset: xr.Dataset) -> xr.Dataset:
+    """The arms that mask a part of the run."""
+    inside = dataset["stop"].values - dataset["start"].values < dataset.attrs["steps"]
+    return dataset.isel(arm=np.flatnonzero(inside & np.isin(dataset["kind"].values, ["window", "prefix", "suffix"])))
+
+
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """Windows, all but windows, prefixes and doses, as far as the run has them, one panel each."""
+    kinds = set(dataset["kind"].values)
+    growing = any(chosen.size > 1 for chosen in _groups(dataset, "prefix", "stop"))  # one prefix is a window
+    windows = kinds & {"window", "suffix"} or ("prefix" in kinds and not growing)
+    draw: list[Callable] = [_windows] if windows else []
+    draw += [_all_but] if "all but" in kinds else []
+    draw += [_prefixes] if growing else []
+    draw += [_doses] if "dose" in kinds else []
+    canvas, axes = figures.panels(1, len(draw), width=max(4.6, 3.6 * len(draw)), height=3.0)
+    masks = list(dict.fromkeys(dataset["mask"].values))
+    for ax, panel in zip(axes[0], draw, strict=True):
+        panel(ax, dataset, masks)
+    figures.letters(axes)
+    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · median, 95% BCa"
+    figures.legend_above(canvas, *axes[0], heading=heading)
+    return canvas
+
+
+def _windows(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
+    _spans(ax, dataset, _partial(dataset), masks)
+    ax.set_title("Masked only in a window", loc="left")
+    ax.set_xlabel("masked steps (noise → image)")
+
+
+def _all_but(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
+    _spans(ax, dataset, dataset.isel(arm=np.flatnonzero(dataset["kind"].values == "all but")), masks)
+    ax.set_title("Masked everywhere but in a window", loc="left")
+    ax.set_xlabel("steps left clean (noise → image)")
+
+
+def _spans(ax: Axes, dataset: xr.Dataset, parts: xr.Dataset, masks: list[str]) -> None:
+    """The final error of each of these arms over its window, beside that of the whole mask."""
+    for arm in range(parts.sizes["arm"]):
+        at = parts.isel(arm=arm)
+        color = figures.colour(str(at["mask"].values), masks)
+        span = [float(at["start"]), float(at["stop"])]
+        low, middle, high = ([float(at[f"final_{part}"])] * 2 for part in ("low", "point", "high"))
+        ax.fill_between(span, low, high, color=color, alpha=0.15)
+        ax.plot(span, middle, color=color, linewidth=2, solid_capstyle="butt")
+    for mask in masks:
+        whole = dataset["final_point"].values[(dataset["mask"].values == mask) & (dataset["kind"].values == "whole")]
+        for value in whole:
+            color = figures.colour(mask, masks)
+            ax.axhline(value, color=color, linestyle=(0, (4, 2)), linewidth=1, label=f"{mask}, whole run")
+    ax.set_ylabel(r"final error $|\delta|\,/\,\sqrt{d\,\lambda}$")
+    figures.log_axis(ax)
+
+
+def _prefixes(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
+    for chosen in _groups(dataset, "prefix", "stop"):
+        at = dataset.isel(arm=chosen)
+        mask = str(at["mask"].values[0])
+        values = [np.concatenate([[0.0], at[f"along_{part}"].values]) for part in ("low", "point", "high")]
+        x = np.concatenate([[0], at["stop"].values])
+        look: dict[str, Any] = {
+            "color": figures.colour(mask, masks),
+            "label": f"{mask}, first steps only",
+            "marker": "o",
+        }
+        figures.band(ax, x, *values, markersize=3, **look)
+    ax.axhline(1, color="black", linewidth=0.7)
+    ax.set_title("Masked from the start, then clean", loc="left")
+    ax.set_xlabel("number of masked steps")
+    ax.set_ylabel("part of the whole error")
+
+
+def _doses(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
+    for chosen in _groups(dataset, "dose", "strength", "whole"):
+        at = dataset.isel(arm=chosen)
+        mask, x = str(at["mask"].values[0]), at["strength"].values
+        values = [at[f"final_{part}"].values for part in ("low", "point", "high")]
+        figures.band(ax, x, *values, color=figures.colour(mask, masks), label=f"{mask}, dose", marker="o", markersize=3)
+        ax.plot(x, values[1][0] * x / x[0], color="black", linewidth=0.7, linestyle=":")
+    ax.set_title("Dose of the mask (dotted: linear)", loc="left")
+    ax.set_xlabel("strength")
+    ax.set_ylabel(r"final error $|\delta|\,/\,\sqrt{d\,\lambda}$")
+    figures.log_axis(ax, "x")
+    figures.log_axis(ax)

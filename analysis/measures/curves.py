@@ -1,0 +1,349 @@
+"""Metric against density for each strategy: Figure 1 and Table 1 of source A, from saved sweeps, beside its numbers.
+
+Reads sweeps of classification, retrieval and scored generation (docs/matched.md); runs no model. Relative changes of
+different metrics are no common scale (CMMD is a squared distance), so the shift in standard deviations and the squared
+MMD of each model's own features stand beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+from scipy import stats
+
+from analysis.common.statistics import holm
+from analysis.figures import style as figures
+
+RESAMPLES = 2000
+FAMILIES = ("small-world", "preferential", "hub-spoke", "local", "random")
+COLOURS = dict(zip(FAMILIES, ("#0072b2", "#d55e00", "#009e73", "#56b4e9", "#e69f00"), strict=True))
+METRICS = {
+    "classify": "top-1 accuracy",
+    "retrieve": "R@1, mean of both directions, full gallery",
+    "generate": "share of pictures the judge recognises",
+}
+PUBLISHED_CLEAN = {"retrieve": 0.81, "classify": 0.850, "generate": 0.53}
+PUBLISHED = {
+    ("retrieve", 0.25): {"small-world": (0.79, -2), "preferential": (0.75, -8), "hub-spoke": (0.64, -21)},
+    ("retrieve", 0.50): {"small-world": (0.81, -0), "preferential": (0.80, -1), "hub-spoke": (0.74, -9)},
+    ("classify", 0.25): {"small-world": (0.789, -7), "preferential": (0.626, -26), "hub-spoke": (0.692, -19)},
+    ("classify", 0.50): {"small-world": (0.842, -1), "preferential": (0.827, -3), "hub-spoke": (0.825, -3)},
+    ("generate", 0.25): {"small-world": (1.98, 274), "preferential": (3.91, 638), "hub-spoke": (3.61, 581)},
+    ("generate", 0.50): {"small-world": (1.21, 128), "preferential": (2.81, 430), "hub-spoke": (3.02, 470)},
+}
+"""Source A, Table 1: value and change in percent. CLIP ViT-B/32 R@1, ViT-L/16 top-1, DiT-XL/2 CMMD (lower: better)."""
+PUBLISHED_ABLATION = {"local": 0.695, "random": 0.091}
+"""Source A, Figure 1: ViT-L/16 top-1 at about 13% density."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Right answers of one kind of query, gathered by the unit that is resampled: both [cell, unit] and [unit]."""
+
+    right: np.ndarray
+    queries: np.ndarray
+
+
+def curves(*sweeps: xr.Dataset, resamples: int = RESAMPLES, seed: int = 0) -> xr.Dataset:
+    """One row per model and spec, mask seeds averaged: metric, change, shift, MMD, with 95% intervals.
+
+    sweeps: what `open_sweep` or `score_runs` gave. Intervals are percentile bootstrap over samples (retrieval: over
+    groups of an image and its texts), paired with clean, the gallery held fixed. `p` is McNemar's exact test against
+    clean, the largest over mask seeds; `p_holm` corrects it over the rows of a sweep. Raises ValueError for a sweep
+    without a clean cell.
+    """
+    parts = [_curve(data, resamples, seed) for data in sweeps]
+    joined = xr.concat(parts, dim="row", join="outer", data_vars="all", coords="different", compat="equals")
+    joined.attrs["resamples"] = resamples
+    return joined
+
+
+def _curve(data: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
+    config = json.loads(data.attrs["config"])
+    task, model = config["task"], config["model"]
+    kinds = hits(data, task)
+    specs = list(dict.fromkeys(data["spec"].values.tolist()))
+    if "clean" not in specs:
+        raise ValueError(f"the {task} sweep of {model} has no complete clean cell to compare with; resume it first")
+    rows = [np.flatnonzero(data["spec"].values == spec) for spec in specs]
+    weights = _weights(kinds[0].right.shape[1], resamples, seed)
+    clean = _metric(kinds, rows[specs.index("clean")], weights)
+    columns: dict[str, list] = {}
+
+    def put(**values: object) -> None:
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value)
+
+    for spec, cells in zip(specs, rows, strict=True):
+        one = _metric(kinds, cells, weights)
+        lost = one - clean
+        low, high = np.quantile(one[1:], (0.025, 0.975))
+        lost_low, lost_high = np.quantile(lost[1:], (0.025, 0.975))
+        per_seed = [_metric(kinds, np.array([cell]), weights[:1])[0] for cell in cells]
+        put(value=one[0], value_low=low, value_high=high, change=lost[0], change_low=lost_low, change_high=lost_high)
+        put(relative=lost[0] / clean[0] if clean[0] else np.nan, seed_sd=np.std(per_seed), seeds=len(cells))
+        put(p=max(mcnemar(kinds, int(rows[specs.index("clean")][0]), int(cell)) for cell in cells))
+        put(spec=spec, **{name: data[name].values[cells].mean() for name in ("density", "density_sequence")})
+        put(family=str(data["family"].values[cells[0]]), target_density=data["target_density"].values[cells[0]])
+        put(**_extras(data, task, cells))
+        put(**_shift(data, cells, weights))
+    out = xr.Dataset({name: ("row", np.array(values)) for name, values in columns.items()})
+    out["p_holm"] = ("row", _holm(out["p"].values, out["family"].values))
+    names = {"task": task, "model": model}
+    out = out.assign({name: ("row", np.full(out.sizes["row"], text, dtype=object)) for name, text in names.items()})
+    return out.set_coords(["task", "model", "spec", "family", "target_density", "density", "density_sequence"])
+
+
+def hits(data: xr.Dataset, task: str) -> list[Hits]:
+    """The right answers of a sweep, per cell and resampled unit; retrieval has one kind per direction."""
+    if task != "retrieve":
+        right = data["correct"].values.astype(float)
+        return [Hits(right, np.ones(right.shape[1]))]
+    made = []
+    groups = np.unique(data["image_group"].values)
+    for rank, group in (("image_rank", "image_group"), ("text_rank", "text_group")):
+        unit = np.searchsorted(groups, data[group].values)
+        right = np.stack([np.bincount(unit, row, len(groups)) for row in (data[rank].values == 1).astype(float)])
+        made.append(Hits(right, np.bincount(unit, minlength=len(groups)).astype(float)))
+    return made
+
+
+def _weights(units: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each unit is drawn; the first row is the data itself: [1 + resamples, units]."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(units, np.full(units, 1 / units), size=resamples)
+    return np.concatenate([np.ones((1, units)), drawn])
+
+
+def _metric(kinds: Sequence[Hits], cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The metric for every row of weights, averaged over the cells (mask seeds) and the kinds of query."""
+    return np.mean([weights @ kind.right[cells].mean(0) / (weights @ kind.queries) for kind in kinds], axis=0)
+
+
+def mcnemar(kinds: Sequence[Hits], clean: int, cell: int) -> float:
+    """Exact two-sided p of McNemar's test: right before and wrong after against the reverse, all queries pooled.
+
+    Units with several queries (retrieval) count net gains and losses, which is conservative. 1 if none differ.
+    """
+    change = np.concatenate([kind.right[cell] - kind.right[clean] for kind in kinds])
+    gained, lost = int(change[change > 0].sum()), int(-change[change < 0].sum())
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def _holm(p: np.ndarray, family: np.ndarray) -> np.ndarray:
+    tested = ~np.isin(family, ("clean", "full"))
+    out = np.full(len(p), np.nan)
+    if tested.any():
+        out[tested] = holm(p[tested])
+    return out
+
+
+def _extras(data: xr.Dataset, task: str, cells: np.ndarray) -> dict[str, float]:
+    """The further metrics of a task, mask seeds averaged."""
+    one = data.isel(cell=cells)
+    if task == "classify":
+        return {"top5": float((one["correct5"] == 1).mean()), "agree": float((one["agree"] == 1).mean())}
+    if task == "generate":
+        return {"mmd2_real": float(one["mmd2_real"].mean())}
+    recalls = {
+        f"{way}_r{k}": float((one[rank] <= k).mean())
+        for way, rank in (("i2t", "image_rank"), ("t2i", "text_rank"))
+        for k in (1, 5, 10)
+    }
+    batch = one["gallery_recall"].mean(["cell", "direction"])
+    return recalls | {f"gallery{int(size)}": float(batch.sel(gallery=size)) for size in batch["gallery"].values}
+
+
+def _shift(data: xr.Dataset, cells: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Root mean squared shift of the features in standard deviations, with limits, and the squared MMD to clean."""
+    fvu = data["feature_fvu"].values[cells].astype(float).mean(0)
+    drawn = weights if weights.shape[1] == len(fvu) else _weights(len(fvu), len(weights) - 1, 0)
+    root = np.sqrt(drawn @ fvu / drawn.sum(1))
+    low, high = np.quantile(root[1:], (0.025, 0.975))
+    return {"shift": root[0], "shift_low": low, "shift_high": high, "mmd2": float(data["mmd2"].values[cells].mean())}
+
+
+def records(dataset: xr.Dataset) -> pd.DataFrame:
+    """Everything, one line per model and spec; columns that no task of the dataset has are left out."""
+    return dataset.to_dataframe().reset_index(drop=True).dropna(axis=1, how="all")
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """What fits a terminal: metric with limits, change in percent, McNemar's p after Holm, further metrics, scales."""
+    frame = records(dataset)
+    frame["change %"] = 100 * frame["relative"]
+    first = ["model"] if frame["model"].nunique() > 1 else []
+    first += ["spec", "density", "density_sequence", "value", "value_low", "value_high", "change %", "p_holm"]
+    more = ["top5", "agree", *(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)), "mmd2_real"]
+    kept = [name for name in [*first, *more, "shift", "mmd2"] if name in frame.columns]
+    short = {"density_sequence": "whole", "value_low": "low", "value_high": "high", "p_holm": "p"}
+    return frame[kept].rename(columns=short)
+
+
+def table1(dataset: xr.Dataset) -> pd.DataFrame:
+    """Source A's Table 1: our value and change beside the published ones, at 25% and 50% density.
+
+    Generation's published metric is CMMD; ours is the squared MMD of the embedded CLIP's features to held-out drawings.
+    """
+    frame = dataset.to_dataframe().reset_index(drop=True)
+    lines = []
+    for (task, target), row in PUBLISHED.items():
+        for model in frame.loc[frame["task"] == task, "model"].unique():
+            ours = frame[(frame["task"] == task) & (frame["model"] == model)]
+            column = "mmd2_real" if task == "generate" else "value"
+            clean = float(ours.loc[ours["family"] == "clean", column].iloc[0])
+            for family, (value, change) in row.items():
+                found = ours[(ours["family"] == family) & np.isclose(ours["target_density"], target)]
+                if found.empty:
+                    continue
+                mine = float(found[column].iloc[0])
+                line = {"task": task, "model": model, "density": target, "strategy": family, "clean": clean}
+                line |= {"ours": mine, "change %": 100 * (mine / clean - 1)}
+                lines.append(
+                    line | {"published clean": PUBLISHED_CLEAN[task], "published": value, "published %": change}
+                )
+    return pd.DataFrame(lines)
+
+
+def sentence(dataset: xr.Dataset) -> str:
+    """What the curves show, one clause per model, and nothing about why."""
+    clauses = []
+    frame = dataset.to_dataframe().reset_index(drop=True)
+    for (task, model), rows in frame.groupby(["task", "model"], sort=False):
+        masked = rows[~rows["family"].isin(["clean", "full"])]
+        clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
+        if masked.empty:
+            clauses.append(f"{model}: {METRICS[task]} {clean:.3f}, no mask")
+            continue
+        worst, best = masked.loc[masked["relative"].idxmin()], masked.loc[masked["relative"].idxmax()]
+        said = f"{model}: {METRICS[task]} {clean:.3f} clean, {_told(worst)}"
+        clauses.append(said if worst["spec"] == best["spec"] else f"{said} at worst, {_told(best)} at best")
+    return "; ".join(clauses) + ". 95% intervals over samples."
+
+
+def _told(row: pd.Series) -> str:
+    limits = f"[{row['value_low']:.3f}, {row['value_high']:.3f}]"
+    share = f" ({100 * row['density']:.0f}% of image pairs)" if np.isfinite(row["density"]) else ""
+    return f"{row['value']:.3f} {limits} under {row['spec']}{share}"
+
+
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """Top: each model's own metric relative to clean. Bottom: shift of its features in standard deviations.
+
+    Hollow marks are source A's published values (their models and data), where its metric is a ratio like ours.
+    """
+    frame = dataset.to_dataframe().reset_index(drop=True)
+    models = list(frame.groupby(["task", "model"], sort=False).groups)
+    galleries = [name for name in frame.columns if name.startswith("gallery")]
+    columns = len(models) + bool(galleries)
+    drawn, axes = figures.panels(2, columns, width=1.2 + 2.5 * columns, height=2.5)
+    for column, (task, model) in enumerate(models):
+        rows = frame[(frame["task"] == task) & (frame["model"] == model)]
+        _panel(axes[0, column], rows, task)
+        _shifts(axes[1, column], rows)
+        clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
+        axes[0, column].set_title(f"{model}\n{_short(task)}, clean {clean:.3f}")
+        axes[1, column].set_xlabel("density of image pairs")
+    axes[0, 0].set_ylabel("metric, share of clean")
+    axes[1, 0].set_ylabel("feature shift (sd)")
+    if frame.groupby(["task", "model"])["shift"].max().gt(0).all():
+        for axis in axes[1, : len(models)]:
+            axis.set_yscale("log")
+    for row in axes[:, : len(models)]:
+        _share(row)
+    axes[0, 0].set_ylim(bottom=0)
+    for axis in axes[0, 1 : len(models)]:
+        axis.set_ylim(axes[0, 0].get_ylim())
+    if galleries:
+        _galleries(axes[0, -1], frame[frame["task"] == "retrieve"], galleries)
+        axes[1, -1].set_visible(False)
+    handles: dict[str, Any] = {}
+    for axis in axes.ravel():
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    order = sorted(handles, key=lambda label: [*FAMILIES, label].index(label))
+    if order:
+        drawn.legend(
+            [handles[name] for name in order], order, loc="outside lower center", ncols=min(2 * len(models), 6)
+        )
+    return drawn
+
+
+def _share(row: np.ndarray) -> None:
+    """One pair of limits for a row of panels."""
+    low, high = zip(*(axis.get_ylim() for axis in row), strict=True)
+    for axis in row:
+        axis.set_ylim(min(low), max(high))
+        axis.set_xlim(0, 1)
+    for axis in row[1:]:
+        axis.tick_params(labelleft=False)
+
+
+def _galleries(axis, rows: pd.DataFrame, galleries: Sequence[str]) -> None:
+    """R@1 against the size of the gallery it is ranked in: clean, and the family members nearest to 25% density."""
+    sizes = [int(name.removeprefix("gallery")) for name in galleries]
+    order = np.argsort(sizes)
+    masked = rows[~rows["family"].isin(["clean", "full"])]
+    near = masked.loc[(masked["density"] - 0.25).abs().groupby(masked["family"]).idxmin()]
+    for _, row in [*rows[rows["family"] == "clean"].iterrows(), *near.iterrows()]:
+        values = row[galleries].to_numpy(float)[order]
+        colour = COLOURS.get(row["family"], figures.FLOOR)
+        axis.plot(np.array(sizes)[order], values, color=colour, marker="o", markersize=3)
+    axis.axhline(PUBLISHED_CLEAN["retrieve"], color=figures.NULL, linewidth=0.8, linestyle="--")
+    axis.annotate(
+        "source A, clean", (min(sizes), PUBLISHED_CLEAN["retrieve"]), va="bottom", fontsize=7, color=figures.NULL
+    )
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)], minor=False)
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("pairs in the gallery")
+    axis.set_title("R@1 and gallery size\nclean, and about 25%")
+
+
+def _short(task: str) -> str:
+    return {"classify": "top-1", "retrieve": "R@1", "generate": "judge"}[task]
+
+
+def _panel(axis, rows: pd.DataFrame, task: str) -> None:
+    clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
+    axis.axhline(1, color=figures.FLOOR, linewidth=0.7)
+    for family, line in _lines(rows):
+        style = {"color": COLOURS.get(family, figures.FLOOR), "label": family, "marker": "o", "markersize": 3.5}
+        low, middle, high = (1 + line[name] / clean for name in ("change_low", "change", "change_high"))
+        error = [(middle - low).clip(lower=0), (high - middle).clip(lower=0)]
+        axis.errorbar(line["density"], middle, yerr=error, linewidth=1.3, elinewidth=0.7, **style)
+    if task == "generate":
+        return
+    for (known, density), row in PUBLISHED.items():
+        for family, (value, _) in row.items() if known == task else ():
+            _hollow(axis, density, value / PUBLISHED_CLEAN[task], family)
+    for family, value in PUBLISHED_ABLATION.items() if task == "classify" else ():
+        _hollow(axis, 0.13, value / PUBLISHED_CLEAN[task], family)
+
+
+def _hollow(axis, density: float, value: float, family: str) -> None:
+    label = "published by source A" if family == "small-world" else None
+    axis.plot(density, value, "D", mfc="none", mec=COLOURS[family], markersize=5, label=label)
+
+
+def _shifts(axis, rows: pd.DataFrame) -> None:
+    for family, line in _lines(rows):
+        colour = COLOURS.get(family, figures.FLOOR)
+        figures.band(
+            axis, line["density"], line["shift_low"], line["shift"], line["shift_high"], color=colour, label=family
+        )
+        axis.plot(line["density"], line["shift"], "o", color=colour, markersize=3.5)
+
+
+def _lines(rows: pd.DataFrame):
+    masked = rows[~rows["family"].isin(["clean", "full"])]
+    for family in sorted(masked["family"].unique(), key=lambda name: [*FAMILIES, name].index(name)):
+        yield family, masked[masked["family"] == family].sort_values("density")

@@ -1,0 +1,230 @@
+"""What each step does to the error: adds to it (injected), passes it on (propagated), or both at once (interaction).
+
+It reads the four-evaluation decomposition of a run recorded with `decomposition` and compares the clean map's gain
+with that of Gaussian data. It describes single steps; whether the error compounds over many is for `impulse` and
+`verdict`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from analysis.answer import null
+from analysis.common import runs, spectrum
+from analysis.figures import style as figures
+
+PARTS = ("injected", "propagated", "interaction")
+TOTAL_EXCESS = 1.5  # a stretch of steps is called critical if its excess gains multiply to more than this
+MOST_ARMS = 4  # drawn
+LINEAR = {"tangent_excess": "tangent", "worst_direction": "direction"}
+FLOOR_FACTOR = 100.0  # errors below this many times the numerical floor are not analysed
+
+
+def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
+    """Energy of the parts, their cosine, the excess gain and the closure of every step, (arm, sample, step).
+
+    `share` (part, arm, sample, step): energy of injected, propagated and interaction over their sum, which is 1;
+    `cross`: what their inner products add to |delta'|^2, over the same sum. `cosine` between injected and
+    propagated. `excess`: gain over the null gain on the same delta (`null.null_gain`), with `median`, `rms` and
+    `worst` over samples and BCa limits; NaN where the error is below 100 times the floor of the `full` arm.
+    `critical` marks the stretch of steps where the lower limits of the RMS excess have their largest product, if it
+    exceeds 1.5. `closure` is |delta' - sum of parts| / |delta'|. Raises runs.RunError without the record
+    `decomposition`. Source: SCIENCE section 2.
+    With the records `tangent` and `worst` also `tangent_excess` (arm, sample, step), the gain of an infinitely small
+    error in the same direction over the same null, and `worst_direction` (sample, step), the Jacobian's largest
+    singular value over that of Gaussian data; `tangent` and `direction` are their medians with BCa limits.
+    """
+    run = runs.complete(run)
+    runs.need(run, "metrics/propagated_l2", "decomposition")
+    metrics = run["metrics"].ds.compute().astype(np.float64)
+    shown = runs.arms(run)
+    energy = xr.concat([metrics[f"{part}_l2"] ** 2 for part in PARTS], dim=xr.Variable("part", list(PARTS)))
+    total = energy.sum("part")
+    positive = total.where(total > 0)
+    result = xr.Dataset({
+        "share": energy / positive,
+        "cross": metrics["delta_l2"] ** 2 / positive - 1,
+        "cosine": metrics["injected_propagated_cosine"],
+        "gain": metrics["gain"],
+        "null_gain": null.null_gain(run).compute().reset_coords(drop=True),
+        "closure": metrics["closure"],
+    })  # fmt: skip
+    result["excess"] = (result["gain"] / result["null_gain"]).where(_above_floor(metrics))
+    if "tangent_gain" in metrics:
+        result["tangent_excess"] = (metrics["tangent_gain"] / result["null_gain"]).where(_above_floor(metrics))
+    if "worst_gain" in metrics:
+        gaussian = spectrum.step_gain(run, spectrum.data_variance(run)).max("ring").compute().reset_coords(drop=True)
+        result["worst_direction"] = metrics["worst_gain"] / gaussian
+    result = result.sel(arm=shown)
+    result.update(_summaries(result, confidence, seed))
+    result.update(_mean_parts(metrics, shown))
+    result["critical"] = critical_window(result["rms_low"].transpose("arm", "step"))
+    result.attrs = {
+        "title": runs.title(run), "samples": result.sizes["sample"], "confidence": confidence,
+        "largest_closure": float(result["closure"].max()),
+    }  # fmt: skip
+    return result
+
+
+def _above_floor(metrics: xr.Dataset) -> xr.DataArray:
+    """Where the error handed to a step is far enough above the numerical floor to be analysed."""
+    before = metrics["delta_l2"].shift(step=1, fill_value=0.0)
+    if runs.FULL not in before["arm"].values:
+        return before > 0
+    floor = before.sel(arm=runs.FULL, drop=True).max("sample")
+    return before > FLOOR_FACTOR * floor
+
+
+def _summaries(result: xr.Dataset, confidence: float, seed: int) -> xr.Dataset:
+    def named(values: xr.DataArray, statistic: str, name: str) -> xr.Dataset:
+        found = runs.summary(values, statistic, confidence=confidence, seed=seed)
+        return found.rename({"point": name, "low": f"{name}_low", "high": f"{name}_high"})
+
+    found = xr.Dataset({
+        "worst": result["excess"].max("sample"),
+        "mean_share": result["share"].mean("sample"),
+        "mean_cross": result["cross"].mean("sample"),
+    })  # fmt: skip
+    found.update(named(result["excess"], "median", "median"))
+    found.update(named(result["excess"] ** 2, "mean", "rms").clip(min=0) ** 0.5)
+    found.update(named(result["cosine"], "mean", "mean_cosine"))
+    for source, name in LINEAR.items():
+        if source in result:
+            found.update(named(result[source], "median", name))
+    return found
+
+
+def critical_window(rms_low: xr.DataArray) -> xr.DataArray:
+    """The stretch of steps where `rms_low` (arm, step) multiplies to the most, marked only if that exceeds 1.5.
+
+    A step belongs to it as far as it adds more than an even pace over the whole run would, 1.5^(1 / steps).
+    """
+    marks = np.zeros(rms_low.shape, dtype=bool)
+    pace = np.log(TOTAL_EXCESS) / rms_low.sizes["step"]
+    for row, values in zip(marks, np.log(rms_low.fillna(1.0).clip(min=1e-12).values), strict=True):
+        sums = np.concatenate([[0.0], np.cumsum(values - pace)])
+        lowest = np.minimum.accumulate(sums)
+        end = int(np.argmax(sums - lowest))
+        start = int(np.argmin(sums[: end + 1]))
+        row[start:end] = values[start:end].sum() > np.log(TOTAL_EXCESS)
+    return rms_low.copy(data=marks)
+
+
+def _mean_parts(metrics: xr.Dataset, shown: list[str]) -> xr.Dataset:
+    """Share of the injected energy that enters through the step's mean rather than its noise scale (DDPM)."""
+    if "injected_mean_l2" not in metrics:
+        return xr.Dataset()
+    mean, scale = (metrics[f"injected_{name}_l2"].sel(arm=shown) ** 2 for name in ("mean", "variance"))
+    total = (mean + scale).mean("sample")
+    return xr.Dataset({"injected_through_mean": mean.mean("sample") / total.where(total > 0)})
+
+
+# --- presentation ---
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per arm and third of the run: mean shares, cosine, geometric-mean, RMS and worst excess gain,
+    closure.
+    """
+    steps = dataset.sizes["step"]
+    bounds = np.linspace(0, steps, 4).round().astype(int)
+    rows = []
+    for arm in dataset["arm"].values:
+        for name, low, high in zip(("early", "middle", "late"), bounds[:-1], bounds[1:], strict=True):
+            at = dataset.sel(arm=arm).isel(step=slice(low, high))
+            row: dict[str, object] = {"arm": str(arm), "third": name}
+            row |= {f"{part} share": float(at["mean_share"].sel(part=part).mean()) for part in PARTS}
+            row |= {
+                "cosine": float(at["cosine"].mean()),
+                "excess gain, median": float(at["median"].median()),
+                "excess gain, RMS": float(np.sqrt((at["excess"] ** 2).mean())),
+                "excess gain, worst": float(at["excess"].max()),
+                "largest closure": float(at["closure"].max()),
+            }
+            linear = {"tangent": "excess gain, tangent", "direction": "worst direction"}
+            row |= {label: float(at[name].median()) for name, label in linear.items() if name in at}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def sentence(dataset: xr.Dataset) -> str:
+    """What a typical step does to the error, and how well the parts close."""
+    texts = []
+    shown, rest = runs.told(dataset["arm"].values)
+    for arm in shown:
+        at = dataset.sel(arm=arm)
+        share = at["mean_share"].mean("step")
+        text = (
+            f"{arm}: of the error energy after a step {float(share.sel(part='propagated')):.0%} is passed on, "
+            f"{float(share.sel(part='injected')):.0%} new and {float(share.sel(part='interaction')):.1%} interaction; "
+            f"the clean map's gain is {float(at['median'].median()):.3f} times the Gaussian one (median over steps)"
+        )
+        critical = np.flatnonzero(at["critical"].values)
+        if critical.size:
+            text += f", with a critical window at steps {critical.min()} to {critical.max()}"
+        texts.append(text)
+    closed = f"The parts close to {dataset.attrs['largest_closure']:.1e}."
+    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {'; '.join(texts)}{rest}. {closed}"
+
+
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """SCIENCE figures 2 and 3: stacked energies, their cosine, and the excess gain, one column per arm."""
+    whole, steps = [str(arm) for arm in dataset["arm"].values], dataset.sizes["step"]
+    arms = figures.few(whole, MOST_ARMS)
+    canvas, axes = figures.panels(3, len(arms), width=max(4.6, 3.7 * len(arms)), height=2.0, sharex=True, sharey="row")
+    for column, arm in enumerate(arms):
+        _energies(axes[0, column], dataset.sel(arm=arm))
+        _cosine(axes[1, column], dataset.sel(arm=arm), figures.colour(arm, arms))
+        _excess(axes[2, column], dataset.sel(arm=arm), figures.colour(arm, arms))
+        axes[0, column].set_title(arm, loc="left")
+        for ax in axes[:, column]:
+            figures.progress_axis(ax, steps)
+        axes[0, column].set_xlabel("")
+        axes[1, column].set_xlabel("")
+    figures.letters(axes[:1])
+    axes[0, 0].set_ylabel("share of energy")
+    axes[1, 0].set_ylabel("cosine\n(injected, propagated)")
+    axes[2, 0].set_ylabel("excess gain\n(gain / Gaussian gain)")
+    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · 95% BCa bands"
+    note = (
+        f"Parts close to {dataset.attrs['largest_closure']:.0e} of the error. Shaded: critical window, where the lower "
+        f"limits of the RMS excess gain multiply to more than {TOTAL_EXCESS}. Such a product is no growth factor of "
+        "any one perturbation; impulse runs measure that."
+    )
+    figures.legend_above(canvas, axes[0, 0], axes[2, 0], heading=heading, note=note + figures.left_out(whole, arms))
+    return canvas
+
+
+def _energies(ax, at: xr.Dataset) -> None:
+    x, bottom = np.arange(at.sizes["step"]), np.zeros(at.sizes["step"])
+    for part in ("propagated", "injected", "interaction"):
+        top = bottom + at["mean_share"].sel(part=part).fillna(0).values
+        ax.fill_between(x, bottom, top, color=figures.PARTS[part], label=part, linewidth=0, alpha=0.85)
+        bottom = top
+    ax.set_ylim(0, 1)
+
+
+def _cosine(ax, at: xr.Dataset, color: str) -> None:
+    x = np.arange(at.sizes["step"])
+    figures.band(ax, x, at["mean_cosine_low"], at["mean_cosine"], at["mean_cosine_high"], color=color, label="")
+    ax.axhline(0, color="black", linewidth=0.7)
+    ax.set_ylim(-1, 1)
+
+
+def _excess(ax, at: xr.Dataset, color: str) -> None:
+    x = np.arange(at.sizes["step"])
+    for start in np.flatnonzero(at["critical"].values):
+        ax.axvspan(start - 0.5, start + 0.5, color=figures.WINDOW, linewidth=0, zorder=0)
+    figures.band(ax, x, at["median_low"], at["median"], at["median_high"], color=color, label="median")
+    figures.band(ax, x, at["rms_low"], at["rms"], at["rms_high"], color="#333333", label="RMS", linewidth=1.1)
+    ax.plot(x, at["worst"], color="#333333", linestyle=":", linewidth=1, label="worst sample")
+    if "tangent" in at:
+        ax.plot(x, at["tangent"], color=color, linestyle=(0, (1, 1)), linewidth=1.1, label="median, infinitely small")
+    if "direction" in at:
+        ax.plot(x, at["direction"], color=figures.NULL, linewidth=1.1, label="median, worst direction")
+    ax.axhline(1, color="black", linewidth=0.7)
+    figures.log_axis(ax)

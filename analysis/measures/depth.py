@@ -1,0 +1,104 @@
+"""Damage per block of one forward pass: classification, retrieval and denoising at the same mask, side by side.
+
+Reads what `classify_clip.depth` measured. A pass is a model, and for a denoiser one noise level; a rising curve shows
+how error accumulates over depth, which every one of these models has, and says nothing about sampling steps by itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from analysis.common.statistics import bca
+from analysis.figures import style as figures
+
+COLOURS = {"vit": "#0072b2", "vit-cls": "#56b4e9", "clip": "#009e73"}
+
+
+def depth(measured: xr.Dataset) -> xr.Dataset:
+    """Mean over samples with 95% BCa limits of FVU, its parts and the gain; dims (spec, pass, block, bound).
+
+    measured: dims (spec, pass, block, sample), from `classify_clip.depth.depth`. Raises ValueError for another dataset.
+    """
+    if measured.attrs.get("schema") != "denoise-trace-depth":
+        raise ValueError("this is no depth measurement; make one with `trace sweep depth --mask R4S32`")
+    out = {}
+    for name in ("fvu", "injected", "propagated", "interaction", "gain"):
+        found = bca(measured[name].transpose("spec", "pass", "block", "sample").values)
+        bounds = np.stack([found.low, found.estimate, found.high], axis=-1)
+        out[name] = (("spec", "pass", "block", "bound"), bounds, measured[name].attrs)
+    kept = {name: measured.coords[name] for name in ("spec", "model", "timestep", "block")}
+    return xr.Dataset(out, coords=kept | {"bound": ["low", "estimate", "high"]}, attrs=measured.attrs)
+
+
+def labels(dataset: xr.Dataset) -> list[str]:
+    """Name of each pass: the model, with the timestep of a denoiser."""
+    pairs = zip(dataset["model"].values.tolist(), dataset["timestep"].values.tolist(), strict=True)
+    return [f"{model} t={t}" if t >= 0 else str(model) for model, t in pairs]
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """FVU after the first and the last block, and the mean gain of the blocks between, one line per spec and pass."""
+    lines = []
+    for spec in dataset["spec"].values.tolist():
+        for index, name in enumerate(labels(dataset)):
+            one = dataset.sel(spec=spec).isel({"pass": index})
+            last = one["fvu"].isel(block=-1)
+            line = {"spec": spec, "pass": name, "first block": float(one["fvu"].isel(block=0).sel(bound="estimate"))}
+            line |= {"last block": float(last.sel(bound="estimate"))}
+            line |= {"low": float(last.sel(bound="low")), "high": float(last.sel(bound="high"))}
+            gain = one["gain"].sel(bound="estimate").values[1:]
+            lines.append(line | {"geometric mean gain": float(np.exp(np.log(gain).mean()))})
+    return pd.DataFrame(lines)
+
+
+def sentence(dataset: xr.Dataset) -> str:
+    """The damage after the last block of every pass, mask by mask."""
+    clauses = []
+    for spec in dataset["spec"].values.tolist():
+        last = dataset["fvu"].sel(spec=spec).isel(block=-1)
+        told = [
+            f"{name} {float(value.sel(bound='estimate')):.3f} [{float(value.sel(bound='low')):.3f}, "
+            f"{float(value.sel(bound='high')):.3f}]"
+            for name, value in zip(labels(dataset), last.transpose("pass", "bound"), strict=True)
+        ]
+        clauses.append(f"under {spec} the unexplained variance after the last block is " + ", ".join(told))
+    text = "; ".join(clauses)
+    return text[:1].upper() + text[1:] + ". One forward pass each; sampling steps play no part."
+
+
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """One column per mask: FVU after each block above, the clean block's gain on the error it is handed below."""
+    specs = dataset["spec"].values.tolist()
+    drawn, axes = figures.panels(2, len(specs), width=1.4 + 2.6 * len(specs), height=2.4, sharex=True, sharey="row")
+    levels = sorted({int(t) for t in dataset["timestep"].values if t >= 0})
+    for column, spec in enumerate(specs):
+        for index, name in enumerate(labels(dataset)):
+            one = dataset.sel(spec=spec).isel({"pass": index})
+            model, timestep = str(one["model"].item()), int(one["timestep"])
+            shade = 0.35 + 0.6 * levels.index(timestep) / max(len(levels) - 1, 1) if timestep >= 0 else 0
+            colour = COLOURS.get(model) or _orange(shade)
+            for row, variable in enumerate(("fvu", "gain")):
+                low, middle, high = one[variable].transpose("bound", "block").values
+                block = one["block"].values + 1
+                figures.band(axes[row, column], block, low, middle, high, color=colour, label=name, marker="o", ms=3)
+        axes[0, column].set_yscale("log")
+        axes[0, column].set_title(spec)
+        axes[1, column].axhline(1, color=figures.FLOOR, linewidth=0.7)
+        axes[1, column].set_xlabel("block")
+        axes[1, column].set_xticks(dataset["block"].values + 1)
+    axes[0, 0].set_ylabel("unexplained variance")
+    axes[1, 0].set_ylabel("gain of the clean block")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5))
+    return drawn
+
+
+def _orange(shade: float) -> str:
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return to_hex(colormaps["Oranges"](shade))

@@ -1,0 +1,232 @@
+"""How far a masked trajectory is from its clean twin, step by step, in three coordinates and beside what addition
+alone would give.
+
+A rising curve proves nothing about compounding (SCIENCE section 0), so the sentence and the figure describe;
+`verdict` decides.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from analysis.answer import null
+from analysis.common import runs, spectrum
+from analysis.figures import style as figures
+
+COORDINATES = ("raw", "x0", "whitened")
+LABELS = {
+    "raw": ("State error", r"$|\delta|\,/\,\sqrt{d\,v_t}$"),
+    "x0": ("Predicted-image error", r"$|\Delta D|\,/\,\sqrt{d\,\lambda}$"),
+    "whitened": ("Whitened error", r"$|V_t^{-1/2}\delta|\,/\,\sqrt{d}$"),
+}
+MOST_ARMS = 8  # drawn
+INJECTED_NULL = "injected"
+SHAPE_NULL = "shape"
+NOTES = {
+    INJECTED_NULL: (
+        "Additive Gaussian null: this run's own injections, carried on by the sampler's linear map for Gaussian data "
+        "of the same spectrum. Guidance and nonlinearity are what it leaves out."
+    ),
+    SHAPE_NULL: (
+        "Shape of an additive null: a Gaussian system given x0-errors of equal size at every masked step, at random "
+        "(one edge) or all alike (other edge), scaled to the observed final error. Only its shape can be compared; "
+        "record decomposition for the null itself."
+    ),
+}
+
+
+def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
+    """Error per step of every intervened arm, with BCa bands over samples, the numerical floor and an additive
+    Gaussian null.
+
+    Dimensions: coordinate (raw, x0, whitened), arm, sample, step. `error` is relative: raw is |delta| / sqrt(d v_t)
+    after each step with v_t = alpha^2 lam + sigma^2 and lam the variance of the clean final states; x0 is the
+    difference of the predictions made in each step over sqrt(d lam); whitened is |V_t^-1/2 delta| / sqrt(d), V_t
+    the clean states' variance per radial DCT ring (`spectrum.ring_variance`). `point`, `low`, `high` summarise over
+    samples; `null_point`, `null_low`, `null_high` are the null, whose kind is in attrs["null"]; `floor` is the
+    `full` arm's error (NaN without one). `one_pass_*` (with the decomposition): the x0 error that masking makes in
+    a single pass at the clean state, which is what a classifier would suffer. Raises runs.RunError where the clean
+    latents were not recorded.
+    """
+    run = runs.complete(run)
+    error, scale = _errors(run)
+    shown = runs.arms(run)
+    if not shown:
+        raise runs.RunError("this run has no intervened arm: add one with `trace run ... --mask R4S32`")
+    masked = error.sel(arm=shown)
+    result = _summarise(masked, statistic, confidence, seed)
+    nulls, kind = _null(run, masked, scale, statistic, confidence, seed)
+    result = result.merge(nulls).assign(error=masked)
+    floor = error.sel(arm=error["arm"] == runs.FULL).median("sample")
+    result["floor"] = (
+        floor.isel(arm=0, drop=True) if floor.sizes["arm"] else result["point"].isel(arm=0, drop=True) * np.nan
+    )
+    if runs.has(run, "metrics/injected_x0_l2"):
+        one_pass = run["metrics"]["injected_x0_l2"].sel(arm=shown).astype(np.float64).compute().reset_coords(drop=True)
+        found = _summarise(one_pass / np.sqrt(scale["count"] * scale["mean_variance"]), statistic, confidence, seed)
+        result.update(found.rename({name: f"one_pass_{name}" for name in found.data_vars}))
+    coords = run["metrics"].ds.coords
+    result = result.assign_coords(
+        {name: coords[name] for name in ("timestep", "log_snr", "sigma_after") if name in coords}
+    )
+    result.attrs = {
+        "title": runs.title(run), "statistic": statistic, "confidence": confidence, "samples": masked.sizes["sample"],
+        "null": kind, "null_meaning": NOTES[kind],
+        "whitening": "variance of clean states per radial DCT ring, pooled over channels, shrunk to a log-log line",
+        "data_variance": float(scale["mean_variance"]),
+    }  # fmt: skip
+    return result
+
+
+def _errors(run: xr.DataTree) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
+    latent = runs.need(run, "trajectory/latent", "norms,latents")
+    size = spectrum.ring_size(latent)
+    clean = spectrum.ring_variance(latent).compute().reset_coords(drop=True)
+    lam = clean.isel(step=-1, drop=True)
+    mean = spectrum.mean_variance(latent.isel(step=-1, drop=True)).compute()
+    _, _, b, u = runs.levels(run)
+    scale = {"count": size.sum("ring"), "lam": lam, "mean_variance": mean, "ring": clean}
+    scale["state"] = spectrum.level_variance(b, u, mean)
+    prediction = run["metrics"]["x0_l2"].astype(np.float64).compute().reset_coords(drop=True) ** 2
+    if runs.has(run, "trajectory/delta"):
+        energy = spectrum.ring_energy(runs.get(run, "trajectory/delta")).compute().reset_coords(drop=True)
+    else:
+        total = run["metrics"]["delta_l2"].astype(np.float64).compute().reset_coords(drop=True) ** 2
+        energy = total.expand_dims(ring=[-1])
+    return _relative(energy, prediction, scale), scale
+
+
+def _relative(energy: xr.DataArray, prediction: xr.DataArray, scale: dict[str, xr.DataArray]) -> xr.DataArray:
+    """Energies (per ring, of the state; total, of the prediction) as relative errors along `coordinate`."""
+    count = scale["count"]
+    resolved = energy.sizes["ring"] == scale["ring"].sizes["ring"]
+    raw = (energy.sum("ring") / (count * scale["state"])) ** 0.5
+    whitened = ((energy / scale["ring"]).sum("ring") / count) ** 0.5 if resolved else raw * np.nan
+    x0 = (prediction / (count * scale["mean_variance"])) ** 0.5
+    joined = xr.concat(
+        [raw, x0, whitened], dim=xr.Variable("coordinate", list(COORDINATES)), coords="minimal", compat="override"
+    )
+    return joined.transpose("coordinate", ..., "sample", "step")
+
+
+def _summarise(error: xr.DataArray, statistic: str, confidence: float, seed: int, prefix: str = "") -> xr.Dataset:
+    result = runs.summary(error, statistic, confidence=confidence, seed=seed)
+    return result.rename({name: f"{prefix}{name}" for name in result.data_vars})
+
+
+def _null(run, masked, scale, statistic, confidence, seed) -> tuple[xr.Dataset, str]:
+    if runs.has(run, "decomposition/injected"):
+        path = null.transported(run, scale["lam"]).sel(arm=masked["arm"]).compute().reset_coords(drop=True)
+        error = _relative(path["state"], path["prediction"].sum("ring"), scale)
+        return _summarise(error, statistic, confidence, seed, "null_"), INJECTED_NULL
+    shapes = [_shape_null(run, str(arm), scale["mean_variance"]) for arm in masked["arm"].values]
+    shape = xr.concat(shapes, dim=masked["arm"])  # (arm, kind, coordinate, step)
+    final = masked.isel(step=-1, drop=True).median("sample")
+    shape = shape / shape.isel(step=-1, drop=True) * final
+    both = {"null_low": shape.min("kind"), "null_high": shape.max("kind"), "null_point": shape.mean("kind") * np.nan}
+    return xr.Dataset(both), SHAPE_NULL
+
+
+def _shape_null(run: xr.DataTree, arm: str, lam: xr.DataArray) -> xr.DataArray:
+    """Root-mean-square error (kind, coordinate, step) of one Gaussian mode under unit x0-errors at the masked
+    steps, random or steady.
+    """
+    gain, sensitivity = spectrum.step_gain(run, lam).values, spectrum.x0_sensitivity(run, lam).values
+    push = spectrum.injection_factor(run).values
+    push = np.where(np.isin(np.arange(push.size), list(runs.window(arm, push.size))), push, 0.0)
+    _, _, b, u = runs.levels(run)
+    spread = np.sqrt(spectrum.level_variance(b, u, lam)).values
+    kinds = []
+    for steady in (False, True):
+        state, states, predictions = 0.0, [], []
+        for g, c, k in zip(gain, sensitivity, push, strict=True):
+            unit = float(k != 0)
+            predictions.append(c * state + unit if steady else np.hypot(c * state, unit))
+            state = g * state + k if steady else np.hypot(g * state, k)
+            states.append(state)
+        raw = np.array(states) / spread
+        kinds.append(np.stack([raw, np.array(predictions), raw]))
+    return xr.DataArray(np.stack(kinds), dims=("kind", "coordinate", "step"), coords={"coordinate": list(COORDINATES)})
+
+
+# --- presentation ---
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per arm and measure, with intervals, the null and the floor.
+
+    The measures are the final raw and whitened errors and the x0 error at 10, 50 and 90 % of the steps.
+    """
+    last = dataset.sizes["step"] - 1
+    places = [("final state error", "raw", last)]
+    places += [(f"x0 error at {percent}% of steps", "x0", round(last * percent / 100)) for percent in (10, 50, 90)]
+    places += [("final whitened error", "whitened", last)]
+    columns = {"value": "point", "low": "low", "high": "high", "null low": "null_low", "null high": "null_high"}
+    rows = []
+    for arm in dataset["arm"].values:
+        for name, coordinate, step in places:
+            at = dataset.sel(arm=arm, coordinate=coordinate).isel(step=step)
+            values = {column: float(at[source]) for column, source in columns.items()}
+            rows.append({"arm": str(arm), "measure": name, **values, "floor": float(at["floor"])})
+    return pd.DataFrame(rows)
+
+
+def sentence(dataset: xr.Dataset) -> str:
+    """What the curves show, and no more."""
+    parts = []
+    shown, rest = runs.told(dataset["arm"].values)
+    for arm in shown:
+        at = dataset.sel(arm=arm, coordinate="raw").isel(step=-1)
+        text = (
+            f"{arm} ends {float(at['point']):.3g} [{float(at['low']):.3g}, {float(at['high']):.3g}] from its clean twin"
+        )
+        if dataset.attrs["null"] == INJECTED_NULL:
+            text += f" (addition alone, carried by the sampler: {float(at['null_point']):.3g})"
+        parts.append(text)
+    floor = float(dataset["floor"].sel(coordinate="raw").isel(step=-1))
+    tail = f" The numerical floor is {f'{floor:.1e}' if floor else '0 (bit-identical)'}." if np.isfinite(floor) else ""
+    head = f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, error in units of the data's spread"
+    warning = (
+        " A rising curve by itself does not show that the error compounds, because additive samplers rise too; "
+        "`trace analyze verdict` tests it."
+    )
+    return f"{head}: {'; '.join(parts)}{rest}.{tail}{warning}"
+
+
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """SCIENCE figure 1: the same run in raw, x0 and whitened coordinates, with the additive Gaussian null."""
+    whole, steps = [str(arm) for arm in dataset["arm"].values], dataset.sizes["step"]
+    arms = figures.few(whole, MOST_ARMS)
+    canvas, axes = figures.panels(1, 3, width=7.6, height=3.0)
+    x = np.arange(steps)
+    for ax, coordinate in zip(axes[0], COORDINATES, strict=True):
+        view = dataset.sel(coordinate=coordinate)
+        for arm in arms:
+            figures.arm_null(ax, x, view.sel(arm=arm), color=figures.colour(arm, arms))
+        for arm in arms:
+            at, color = view.sel(arm=arm), figures.colour(arm, arms)
+            figures.band(ax, x, at["low"], at["point"], at["high"], color=color, label=arm)
+        if coordinate == "x0" and "one_pass_point" in dataset:
+            for arm in arms:
+                figures.one_pass(ax, x, dataset["one_pass_point"].sel(arm=arm), color=figures.colour(arm, arms))
+        figures.floor_line(
+            ax, x, view["floor"], lowest=float(view["point"].sel(arm=arms).where(view["point"] > 0).min())
+        )
+        name, formula = LABELS[coordinate]
+        ax.set_title(name, loc="left")
+        ax.set_ylabel(formula)
+        figures.log_axis(ax)
+        figures.progress_axis(ax, steps)
+    figures.letters(axes)
+    kind = dataset.attrs["null"]
+    statistic = f"{dataset.attrs['statistic']}, {dataset.attrs['confidence']:.0%} BCa bands"
+    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · {statistic}"
+    label = "additive Gaussian null" if kind == INJECTED_NULL else "shape of an additive null"
+    figures.legend_above(
+        canvas, axes[0, 0], axes[0, 1], heading=heading, null=label, note=NOTES[kind] + figures.left_out(whole, arms)
+    )
+    return canvas

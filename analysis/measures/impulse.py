@@ -1,0 +1,247 @@
+"""What one disturbed step does to the final image, and what many do together: the counterfactual runs.
+
+Arms of one mask that act on single steps or windows ("R4S32@steps=7:8") are the true cumulative gains, because
+nothing is injected after them (SCIENCE section 2). S and R are measured here; whether they make a verdict is for
+`verdict`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from analysis.answer import null
+from analysis.common import runs, spectrum
+from analysis.figures import style as figures
+from analysis.measures.bands import to_bands
+
+MOST_MASKS = 4  # drawn
+
+
+def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
+    """Cumulative gain of every single-step (or tiling window) arm of each mask, its map over bands, and S and R.
+
+    Dimensions: mask (the arm's spec without `steps`), window (start of the masked window; `stop` is its end),
+    sample, band. `final_l2`: |delta_final|; `left_l2`: |delta| when the window ends, for a single step what it
+    injected; `gain` = final / left, `gain_whitened` the same in units of the clean states' spread; `excess` = final
+    over its null, 1 in a linear Gaussian world: over the recorded |d_k| for single steps of a stochastic sampler
+    recorded with `null`, else over the Gaussian transport of what was left (`excess_gaussian`, always given).
+    `map`: final error per band relative to the band's spread, RMS over samples. Per mask and sample, where the
+    windows tile the whole run: `S` = |delta_final of the mask| / |sum of its windows' deltas| (needs the arm
+    without a window), `R` = |sum of the windows' deltas| / |sum of their nulls|; logs are summarised by `*_point`,
+    `*_low`, `*_high` (geometric means). Raises runs.RunError when no mask has at least two windows. Source: SCIENCE
+    sections 2 and 4.
+    """
+    run = runs.complete(run)
+    delta = runs.need(run, "trajectory/delta", "norms,latents")
+    steps = delta.sizes["step"]
+    sets = window_sets(runs.arms(run), steps)
+    if not sets:
+        raise runs.RunError(
+            "no mask of this run has two windows to compare: add arms such as "
+            "--mask R4S32@steps=0:1 --mask R4S32@steps=1:2"
+        )
+    variance = spectrum.ring_variance(runs.get(run, "trajectory/latent")).compute().reset_coords(drop=True)
+    each = [_of_mask(run, mask, arms, variance) for mask, arms in sets.items()]
+    result = xr.concat(each, dim=xr.Variable("mask", list(sets)), join="outer")
+    for name in ("S", "R", "excess", "gain"):
+        found = runs.geometric(result[name], confidence=confidence, seed=seed)
+        result.update(found.rename({part: f"{name}_{part}" for part in found.data_vars}))
+    result["excess_rms"] = (result["excess"] ** 2).mean("sample") ** 0.5
+    free = all(_model_free(run, list(arms)) for arms in sets.values())
+    result.attrs = {
+        "title": runs.title(run), "samples": result.sizes["sample"], "steps": steps, "confidence": confidence,
+        "null": "model-free" if free else "gaussian",
+    }  # fmt: skip
+    return result
+
+
+def window_sets(arms: list[str], steps: int) -> dict[str, dict[range, str]]:
+    """Arms grouped by mask: {spec without steps: {window: arm}}, single steps if there are any, else a tiling."""
+    groups: dict[str, dict[range, str]] = {}
+    for arm in arms:
+        groups.setdefault(runs.without(arm, "steps"), {})[runs.window(arm, steps)] = arm
+    chosen = {}
+    for mask, found in groups.items():
+        single = {window: arm for window, arm in found.items() if len(window) == 1}
+        picked = single or _tiling(found, steps)
+        if len(picked) > 1:
+            chosen[mask] = dict(sorted(picked.items(), key=lambda item: item[0].start))
+    return chosen
+
+
+def _tiling(found: dict[range, str], steps: int) -> dict[range, str]:
+    """The windows that follow each other from step 0, the shortest first; the whole run itself is none of them."""
+    picked, start = {}, 0
+    while start < steps:
+        following = [window for window in found if window.start == start and 0 < len(window) < steps]
+        if not following:
+            break
+        window = min(following, key=len)
+        picked[window], start = found[window], window.stop
+    return picked
+
+
+def _of_mask(run: xr.DataTree, mask: str, arms: dict[range, str], variance: xr.DataArray) -> xr.Dataset:
+    delta, windows = runs.get(run, "trajectory/delta"), list(arms)
+    steps = delta.sizes["step"]
+    names = list(arms.values())
+    final = _windows(delta.sel(arm=names).isel(step=-1, drop=True))
+    ends = xr.DataArray([window.stop - 1 for window in windows], dims="arm")
+    left = _windows(delta.sel(arm=names).isel(arm=xr.DataArray(range(len(names)), dims="arm"), step=ends))
+    last = xr.DataArray([window.stop - 1 for window in windows], dims="window")
+    carried = _carry(run, left, last, variance)
+    lam, edges = variance.isel(step=-1, drop=True), spectrum.band_edges(delta.sizes["y"], delta.sizes["x"])
+    final_energy, left_energy = spectrum.ring_energy(final), spectrum.ring_energy(left)
+    left_l2, final_l2, null_l2 = _norm(left), _norm(final), _norm(carried)
+    relative, spread = final_energy / lam, variance.isel(step=last).drop_vars("step", errors="ignore")
+    result = xr.Dataset({
+        "final_l2": final_l2,
+        "left_l2": left_l2,
+        "gain": final_l2 / left_l2.where(left_l2 > 0),
+        "gain_whitened": np.sqrt(relative.sum("ring") / (left_energy / spread).sum("ring")),
+        "excess_gaussian": final_l2 / null_l2.where(null_l2 > 0),
+        "map": np.sqrt((to_bands(relative, edges) / to_bands(spectrum.ring_size(final), edges)).mean("sample")),
+    })  # fmt: skip
+    result["excess"] = result["excess_gaussian"]
+    if _model_free(run, windows):
+        model_free = _windows(runs.get(run, "metrics/null_l2").sel(arm=names).max("step"))
+        result["excess"] = final_l2 / model_free.where(model_free > 0)
+    result.update(_together(run, mask, arms, final, carried, steps))
+    names = spectrum.band_names(edges)
+    return result.assign_coords(
+        window=[w.start for w in windows], stop=("window", [w.stop for w in windows]), band=names
+    )
+
+
+def _windows(values: xr.DataArray) -> xr.DataArray:
+    """Values of the window arms in memory, float64, along `window` instead of `arm`."""
+    plain = values.reset_coords(drop=True).rename(arm="window").drop_vars(["window", "step"], errors="ignore")
+    return plain.astype(np.float64).compute()
+
+
+def _model_free(run: xr.DataTree, windows: list[range]) -> bool:
+    """Whether every window has a recorded model-free null of its own."""
+    return runs.stochastic(run) and runs.has(run, "metrics/null_l2") and all(len(window) == 1 for window in windows)
+
+
+def _together(
+    run: xr.DataTree, mask: str, arms: dict[range, str], final: xr.DataArray, carried: xr.DataArray, steps: int
+) -> xr.Dataset:
+    """S, R and the norms they are made of; NaN where the windows leave a step out or the whole mask was not run."""
+    sample = xr.full_like(_norm(final).isel(window=0, drop=True), np.nan)
+    covered = sorted(step for window in arms for step in window) == list(range(steps))
+    summed, nulls = _norm(final.sum("window")), _norm(_null_total(run, arms, carried))
+    result = xr.Dataset({"S": sample, "R": sample, "sum_l2": sample, "null_l2": sample, "whole_l2": sample})
+    if covered:
+        result["sum_l2"], result["null_l2"] = summed, nulls
+        result["R"] = summed / nulls.where(nulls > 0)
+        if mask in runs.arms(run):
+            last = runs.get(run, "trajectory/delta").sel(arm=mask).isel(step=-1, drop=True)
+            result["whole_l2"] = _norm(last.astype(np.float64).compute()).reset_coords(drop=True)
+            result["S"] = result["whole_l2"] / summed.where(summed > 0)
+    return result
+
+
+def _null_total(run: xr.DataTree, arms: dict[range, str], carried: xr.DataArray) -> xr.DataArray:
+    """Sum of the windows' nulls: the recorded model-free ones where there are, else their Gaussian transport."""
+    if runs.stochastic(run) and runs.has(run, "decomposition/null_sum"):
+        recorded = runs.get(run, "decomposition/null_sum").sel(arm=list(arms.values())).sum("arm")
+        return recorded.astype(np.float64).compute().reset_coords(drop=True)
+    return carried.sum("window")
+
+
+def _carry(run: xr.DataTree, left: xr.DataArray, last: xr.DataArray, variance: xr.DataArray) -> xr.DataArray:
+    """Each window's remaining error carried to the final state by the Gaussian map, per mode."""
+    gain = null.final_gain(run, variance.isel(step=-1, drop=True)).isel(step=last).transpose("window", "ring")
+    per_mode = spectrum.per_mode(gain.values, left.sizes["y"], left.sizes["x"])
+    spread = xr.DataArray(per_mode, dims=("window", "y", "x"))
+    return xr.apply_ufunc(
+        lambda field, by: spectrum.fields(spectrum.modes(field) * by[..., None, :, :]), left, spread,
+        input_core_dims=[list(spectrum.STATE), ["y", "x"]], output_core_dims=[list(spectrum.STATE)],
+    )  # fmt: skip
+
+
+def _norm(field: xr.DataArray) -> xr.DataArray:
+    return (field**2).sum(spectrum.STATE) ** 0.5
+
+
+# --- presentation ---
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per mask and window: final error, gain, excess over the Gaussian null; S and R repeated per mask."""
+    rows = []
+    for mask in dataset["mask"].values:
+        at = dataset.sel(mask=mask)
+        together = {name: float(at[f"{name}_point"]) for name in ("S", "R")}
+        for start in at["window"].values[at["final_l2"].notnull().any("sample").values]:
+            here = at.sel(window=start)
+            row = {"mask": str(mask), "start": int(start), "stop": int(here["stop"])}
+            row |= {"final error": float(here["final_l2"].mean()), "gain": float(here["gain_point"])}
+            row |= {f"excess{part}": float(here[f"excess_{key}"]) for part, key in
+                    (("", "point"), (" low", "low"), (" high", "high"), (", RMS", "rms"))}  # fmt: skip
+            rows.append(row | together)
+    return pd.DataFrame(rows)
+
+
+def sentence(dataset: xr.Dataset) -> str:
+    """Where a single disturbed step hurts most, and whether the parts add up to the whole."""
+    texts = []
+    for mask in dataset["mask"].values:
+        at = dataset.sel(mask=mask)
+        typical = at["final_l2"].mean("sample")
+        worst = int(np.argmax(typical.fillna(-1).values))
+        start, stop = int(at["window"][worst]), int(at["stop"][worst])
+        text = f"{mask}: masking steps {start}:{stop} alone leaves the largest final error ({float(typical.max()):.3g})"
+        for name, meaning in (
+            ("S", "the whole mask's error over the sum of its parts"),
+            ("R", "the sum over its null"),
+        ):
+            if np.isfinite(at[f"{name}_point"]):
+                low, point, high = (float(at[f"{name}_{part}"]) for part in ("low", "point", "high"))
+                text += f"; {name} = {point:.3g} [{low:.3g}, {high:.3g}], {meaning}"
+        texts.append(text)
+    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {'. '.join(texts)}."
+
+
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """SCIENCE figure 6: step of the mask x band of the final error, with the excess of every impulse below."""
+    whole = [str(mask) for mask in dataset["mask"].values]
+    masks = figures.few(whole, MOST_MASKS)
+    canvas, axes = figures.panels(2, len(masks), width=max(4.6, 3.9 * len(masks)), height=2.2, sharex=True)
+    null_name = {"gaussian": "Gaussian null", "model-free": "model-free null"}[dataset.attrs["null"]]
+    for column, mask in enumerate(masks):
+        at, color = dataset.sel(mask=mask), figures.colour(mask, masks)
+        at = at.isel(window=np.flatnonzero(at["final_l2"].notnull().any("sample").values))
+        edges = _edges(at)
+        typical = at["map"].transpose("band", "window").values
+        figures.band_map(canvas, axes[0, column], typical, list(at["band"].values), label="final error", edges=edges)
+        single = bool((at["stop"] - at["window"] == 1).all())
+        axes[0, column].set_title(f"Masked at one {'step' if single else 'window'} only, {mask}", loc="left")
+        lower, x = axes[1, column], (edges[:-1] + edges[1:]) / 2
+        figures.band(lower, x, at["excess_low"], at["excess_point"], at["excess_high"], color=color, label=mask)
+        lower.plot(x, at["excess_rms"], color="#333333", linewidth=1, label="RMS over samples")
+        lower.axhline(1, color="black", linewidth=0.7)
+        lower.set_ylabel(f"final error / {null_name}")
+        lower.set_xlabel(f"masked {'step' if single else 'window'} (noise → image)")
+        lower.set_title("Excess cumulative gain", loc="left")
+        figures.log_axis(lower)
+    figures.letters(axes)
+    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples"
+    note = (
+        "Final error per band is relative to the spread of clean images in that band, RMS over samples; bands in half "
+        "cycles per image."
+    )
+    figures.legend_above(canvas, *axes[1], heading=heading, note=note + figures.left_out(whole, masks))
+    return canvas
+
+
+def _edges(at: xr.Dataset) -> np.ndarray:
+    """Edges of the windows along the step axis, steps being centred on their number; a last one closes the row."""
+    starts, stops = at["window"].values.astype(float), at["stop"].values
+    pace = np.diff(starts).min() if starts.size > 1 else 1.0
+    return np.append(starts, max(stops[-1], starts[-1] + pace)) - 0.5

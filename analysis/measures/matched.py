@@ -1,0 +1,116 @@
+"""The matched experiment: one model per task on the same pictures, tokens, masks, on one axis.
+
+The axis is the shift of each model's own features under a mask, in standard deviations of the clean features, beside
+the share of its clean performance that is left. Reads saved sweeps (`classify_clip.figure1` makes them).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from analysis.figures import style as figures
+from analysis.measures.curves import COLOURS, FAMILIES, curves
+
+ONE_PASS = "one pass"
+
+
+def matched(*sweeps: xr.Dataset, timesteps: Sequence[int] | None = None) -> xr.Dataset:
+    """Rows of `curves`, and for one-pass denoising a row per spec and timestep; dims (row).
+
+    `shift` is the root mean squared shift in standard deviations, `kept` the metric as a share of clean (NaN for one
+    pass). Denoising features are those of the x0-prediction in the embedded CLIP, as for generated pictures.
+    """
+    tasks = [json.loads(data.attrs["config"])["task"] for data in sweeps]
+    ranked = curves(*(data for data, task in zip(sweeps, tasks, strict=True) if task != "denoise"))
+    frame = ranked.to_dataframe().reset_index(drop=True)
+    frame["kept"] = 1 + frame["relative"]
+    frame["pass"] = frame["model"] + np.where(frame["task"] == "generate", ", generation", "")
+    rows = [frame[["pass", "task", "spec", "family", "density", "target_density", "shift", "kept", "seed_sd"]]]
+    rows += [_one_pass(data, timesteps) for data, task in zip(sweeps, tasks, strict=True) if task == "denoise"]
+    joined = pd.concat(rows, ignore_index=True)
+    return xr.Dataset({name: ("row", joined[name].to_numpy()) for name in joined.columns}, attrs=ranked.attrs)
+
+
+def _one_pass(data: xr.Dataset, timesteps: Sequence[int] | None) -> pd.DataFrame:
+    lines = []
+    for t in data["timestep"].values if timesteps is None else timesteps:
+        one = data.sel(timestep=t)
+        for spec in dict.fromkeys(data["spec"].values.tolist()):
+            cells = np.flatnonzero(data["spec"].values == spec)
+            here = one.isel(cell=cells)
+            line = {"pass": f"dit, {ONE_PASS} t={int(t)}", "task": "denoise", "spec": spec, "kept": np.nan}
+            line |= {name: here[name].values[0] for name in ("family", "target_density")}
+            line |= {"density": float(here["density"].mean()), "seed_sd": np.nan}
+            line["shift"] = float(np.sqrt(here["feature_fvu"].astype(float).mean()))
+            line["x0_shift"] = float(np.sqrt(here["x0_fvu"].astype(float).mean()))
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """Shift in standard deviations, one line per family and density, one column per model and pass."""
+    return _wide(dataset, "shift")
+
+
+def kept(dataset: xr.Dataset) -> pd.DataFrame:
+    """The share of clean performance that is left, in the same layout."""
+    return _wide(dataset, "kept").dropna(axis=1, how="all")
+
+
+def _wide(dataset: xr.Dataset, value: str) -> pd.DataFrame:
+    frame = dataset.to_dataframe().reset_index(drop=True)
+    frame = frame[~frame["family"].isin(["clean", "full"])]
+    frame["density asked"] = frame["target_density"]
+    wide = frame.pivot_table(index=["family", "density asked"], columns="pass", values=value, sort=False, dropna=False)
+    order = {name: place for place, name in enumerate(FAMILIES)}
+    wide = wide.dropna(axis=0, how="all").reset_index()
+    return wide.sort_values(["density asked", "family"], key=lambda c: c.map(order) if c.name == "family" else c)
+
+
+def reversal(dataset: xr.Dataset, density: float) -> pd.DataFrame:
+    """Shift under random masks over shift under local ones at one density, per pass: above 1, random is worse."""
+    frame = dataset.to_dataframe().reset_index(drop=True)
+    frame = frame[np.isclose(frame["target_density"], density)]
+    wide = frame.pivot_table(index="pass", columns="family", values="shift", sort=False)
+    wide["random / local"] = wide["random"] / wide["local"]
+    return wide[["local", "random", "random / local"]].reset_index()
+
+
+def sentence(dataset: xr.Dataset) -> str:
+    """Which kind of mask hurts which task more, at 25% density."""
+    ratios = reversal(dataset, 0.25)
+    told = [f"{name} {ratio:.2f}" for name, ratio in zip(ratios["pass"], ratios["random / local"], strict=True)]
+    return "Feature shift under random masks over that under local masks, at 25% density: " + ", ".join(told) + "."
+
+
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """Shift against density, one panel per model and pass, on one logarithmic axis."""
+    frame = dataset.to_dataframe().reset_index(drop=True)
+    passes = list(dict.fromkeys(frame["pass"]))
+    columns = min(len(passes), 5)
+    rows = -(-len(passes) // columns)
+    drawn, axes = figures.panels(rows, columns, width=1.0 + 2.0 * columns, height=2.3, sharex=True, sharey=True)
+    for axis, name in zip(axes.ravel(), passes, strict=False):
+        for family in FAMILIES:
+            line = frame[(frame["pass"] == name) & (frame["family"] == family)].sort_values("density")
+            if len(line):
+                style = {"color": COLOURS[family], "label": family, "marker": "o", "markersize": 3}
+                axis.plot(line["density"], line["shift"], **style)
+        axis.set_title(name)
+        axis.set_yscale("log")
+    for axis in axes.ravel()[len(passes) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("feature shift (sd)")
+    for axis in axes[-1]:
+        axis.set_xlabel("density of image pairs")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, names, loc="outside lower center", ncols=5)
+    return drawn

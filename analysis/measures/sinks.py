@@ -1,0 +1,368 @@
+"""Where attention sinks sit, how concentrated they are, how they move, and what removing them does to the result.
+
+A sink is a key of top mass (mean over queries, and here over heads, of the attention it receives). Described per arm,
+layer and step, with the spread over samples; the effect of removing sinks is compared with matched random removal in
+`removal`. It says nothing about why there are sinks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.common import runs
+from analysis.figures import style as figures
+from analysis.measures import concentration, removal
+from analysis.measures.concentration import BOUND, TOP
+
+
+def sinks(
+    run: xr.DataTree,
+    *,
+    distance: str = "state",
+    scores: xr.Dataset | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Sinks of every arm but the floor, and the effect of removing them where removal arms have their random control.
+
+    Where: `kind_mass` (arm, layer, step, kind, bound) mass share of image, text, padding and prefix tokens;
+    `kind_count` (kind) their share of the tokens; `sink_kind` (arm, layer, step, kind) kind of the top key;
+    `position` (arm, layer, token_y, token_x) mass of the image tokens in units of uniform attention; `first_token`
+    (arm) how often token 0 is the top key. How concentrated: `top_mass` (arm, layer, step, top, bound) of the 1 and 5
+    top keys, `gini` (arm, layer, step, bound). How they move: mean Jaccard overlap of the sets of the 5 top keys,
+    `step_overlap` (arm, layer, step, other_step), `sample_overlap` (arm, layer, step), `clean_overlap` (arm, layer,
+    step, bound) with the clean arm; `chance` is that of random sets. `bound` is low, mean, high; low and high are the
+    quantiles 0.1 and 0.9 over samples.
+
+    Effect: the variables of `removal.compare` for the final distance to the clean arm by `distance` ("state" or
+    "image"), and for every (arm, sample) variable of `scores` under its name, along `measure` (`scores` may be what
+    `analysis.quality` returns: its scores of single pictures are taken); those of `removal.removed`; `floor`, the
+    mean distance of the arm `full`.
+
+    Raises runs.RunError when the run has neither recorded mass nor a pair of removal arms.
+    """
+    run = runs.complete(run)
+    arms = [runs.CLEAN, *runs.arms(run, floor=True)]
+    found = removal.pairs(arms)
+    recorded = runs.has(run, "attention/mass_layer")
+    if not recorded and not found:
+        raise runs.RunError(
+            "this run holds neither attention mass nor a sink arm with its random control: run it with "
+            "`trace run ... --mask sink-k5 --mask random-k5 --record norms,mass,sinks`"
+        )
+    parts = [concentration.described(run)] if recorded else []
+    if found:
+        parts.append(_effects(run, found, distance, scores, confidence, seed))
+        if runs.FULL in arms:
+            parts.append(xr.Dataset({"floor": removal.shifts(run, distance).sel(arm=runs.FULL, drop=True).mean()}))
+        kinds = concentration.token_kinds(run)
+        taken = None if kinds is None else removal.removed(run, kinds)
+        parts += [] if taken is None else [taken]
+    result = xr.merge(parts, compat="override", join="outer")
+    result.attrs = {
+        "title": runs.title(run),
+        "samples": run["metrics"].sizes["sample"],
+        "top": TOP,
+        "confidence": confidence,
+        "distance": removal.DISTANCES.get(distance, distance),
+        "spread": "10% and 90% quantiles over samples",
+        "sets": f"the {TOP} keys of most mass, mean over heads and queries",
+    }
+    return result
+
+
+# --- effect ---
+
+
+def _effects(run, found, distance, scores, confidence, seed) -> xr.Dataset:
+    """Comparison of the pairs by final distance and by every given score, along `measure`."""
+    values = {distance: removal.shifts(run, distance)}
+    if scores is not None and "score" in scores and "metric" in scores.dims:
+        scores = scores["score"].reset_coords(drop=True).dropna("metric", how="all").to_dataset("metric")
+    for name, score in {} if scores is None else scores.data_vars.items():
+        if set(score.dims) != {"arm", "sample"}:
+            raise runs.RunError(f"score {name!r} has dimensions {score.dims}: (arm, sample) is needed")
+        values[str(name)] = score
+    compared = [removal.compare(value, found, confidence=confidence, seed=seed) for value in values.values()]
+    return xr.concat(compared, dim=xr.Variable("measure", list(values)))
+
+
+# --- presentation ---
+
+
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per measure: descriptions of every arm (mean over steps and layers), then the effect of every pair."""
+    rows = []
+    for arm in dataset["arm"].values if "top_mass" in dataset else []:
+        at = dataset.sel(arm=arm).mean([dim for dim in ("step", "layer") if dim in dataset.dims])
+        values = {f"mass of the top {n}": _cells(at["top_mass"].sel(top=n)) for n in (1, TOP)}
+        values["Gini over tokens"] = _cells(at["gini"])
+        values[f"overlap of the top {TOP} with the clean arm"] = _cells(at["clean_overlap"])
+        values[f"overlap of the top {TOP} between samples"] = {"mean": float(at["sample_overlap"])}
+        values[f"overlap of the top {TOP} between consecutive steps"] = {"mean": _consecutive(dataset.sel(arm=arm))}
+        for kind in _present(dataset) if "sink_kind" in dataset else []:
+            values[f"top key is {kind}"] = {"mean": float(at["sink_kind"].sel(kind=kind))}
+            values[f"mass on {kind}"] = _cells(at["kind_mass"].sel(kind=kind))
+        rows += [{"arm": str(arm), "measure": name, **cells} for name, cells in values.items()]
+    for arm in dataset["removal"].values if "removal" in dataset.dims else []:
+        at = dataset.sel(removal=arm)
+        for kind in _present(dataset):
+            rows.append(
+                {
+                    "arm": str(arm),
+                    "measure": f"removed keys that are {kind}",
+                    "mean": float(at["removed_share"].sel(kind=kind)),
+                }
+            )
+            rows.append(
+                {
+                    "arm": str(arm),
+                    "measure": f"{kind} keys removed",
+                    "mean": float(at["removed_of_kind"].sel(kind=kind)),
+                }
+            )
+        rows.append({"arm": str(arm), "measure": "mass of the removed keys", "mean": float(at["removed_mass"])})
+    for measure in dataset["measure"].values if "difference" in dataset else []:
+        for pair in dataset["pair"].values:
+            at = dataset.sel(measure=measure, pair=pair)
+            for role in ("sink", "random"):
+                rows.append(
+                    {
+                        "arm": str(at[f"{role}_arm"].values),
+                        "measure": f"{measure} shift",
+                        "mean": float(at["shift"].sel(role=role).mean()),
+                    }
+                )
+            extra = {"d_z": float(at["effect_size"]), "p (Holm)": float(at["p_holm"])}
+            rows.append({"arm": str(pair), "measure": f"{measure} difference", **_cells(at["difference"]), **extra})
+            rows.append({"arm": str(pair), "measure": f"{measure} ratio", **_cells(at["ratio"])})
+    return pd.DataFrame(rows, columns=["arm", "measure", "mean", "low", "high", "d_z", "p (Holm)"])
+
+
+def _present(dataset: xr.Dataset) -> list[str]:
+    """Kinds that some token has."""
+    kinds = [str(kind) for kind in dataset["kind"].values]
+    return [kind for kind in kinds if "kind_count" not in dataset or float(dataset["kind_count"].sel(kind=kind)) > 0]
+
+
+def _cells(values: xr.DataArray) -> dict[str, float]:
+    return {name: float(values.sel(bound=name)) for name in BOUND}
+
+
+def _consecutive(arm: xr.Dataset) -> float:
+    overlap = arm["step_overlap"].mean("layer").values
+    return float(np.diagonal(overlap, 1).mean()) if len(overlap) > 1 else float("nan")
+
+
+def sentence(dataset: xr.Dataset) -> str:
+    """What was seen, with intervals; where no difference shows, that this is no evidence of none."""
+    parts = []
+    if "top_mass" in dataset:
+        parts.append(_where(dataset))
+    if "difference" in dataset:
+        parts += [_effect(dataset, str(measure)) for measure in dataset["measure"].values]
+    if "difference" in dataset and "removed_share" in dataset:
+        parts.append(_taken(dataset))
+    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples: " + " ".join(parts)
+
+
+def _where(dataset: xr.Dataset) -> str:
+    clean = dataset.sel(arm=runs.CLEAN)
+    mean = clean.mean(("step", "layer"))
+    one, five = (float(mean["top_mass"].sel(top=n, bound="mean")) for n in (1, TOP))
+    text = (
+        f"in the clean arm the top key receives {one:.1%} of a layer's attention and the top {TOP} {five:.1%} "
+        f"(uniform: {float(dataset['uniform']):.2%} each)"
+    )
+    if "sink_kind" in dataset:
+        text += f"; the top key is {_shares(mean['sink_kind'])} (of the tokens: {_shares(dataset['kind_count'])})"
+    return text + (
+        f"; token 0 is the top key in {float(clean['first_token']):.1%} of cases. The top {TOP} overlap (Jaccard) by "
+        f"{_consecutive(clean):.2f} between consecutive steps and {float(mean['sample_overlap']):.2f} between samples "
+        f"(random sets: {float(dataset['chance']):.3f})."
+    )
+
+
+def _effect(dataset: xr.Dataset, measure: str) -> str:
+    texts = []
+    for pair in dataset["pair"].values:
+        at = dataset.sel(pair=pair, measure=measure)
+        low, mean, high = (float(at["difference"].sel(bound=name)) for name in BOUND)
+        sink, random = (float(at["shift"].sel(role=role).mean()) for role in ("sink", "random"))
+        ends = "ends {:.3g} away, {} {:.3g}" if measure in removal.DISTANCES else "scores {:.3g}, {} {:.3g}"
+        text = (
+            f"{at['sink_arm'].values} {ends.format(sink, at['random_arm'].values, random)}: difference "
+            f"{mean:+.3g} [{low:.3g}, {high:.3g}], d_z {float(at['effect_size']):.2f}, Holm p {float(at['p_holm']):.2g}"
+        )
+        if not (low > 0 or high < 0):
+            text += " (no difference shown, which is no evidence that there is none)"
+        texts.append(text)
+    what = dataset.attrs["distance"].split(",")[0] if measure in removal.DISTANCES else f"score {measure}"
+    level = f"{dataset.attrs['confidence']:.0%} BCa intervals, paired by sample"
+    floor = (
+        f" Numerical floor: {float(dataset['floor']):.1g}."
+        if "floor" in dataset and measure in removal.DISTANCES
+        else ""
+    )
+    return f"Sink against matched random removal, {what} ({level}): {'; '.join(texts)}.{floor}"
+
+
+def _taken(dataset: xr.Dataset) -> str:
+    """What the compared arms removed: a control is matched kind by kind as far as there are other keys of the kind."""
+    texts = []
+    for pair in dataset["pair"].values:
+        for role in ("sink_arm", "random_arm"):
+            at = dataset.sel(removal=str(dataset[role].sel(pair=pair).values))
+            mass = float(at["removed_mass"])
+            texts.append(
+                f"{at['removal'].values} {_shares(at['removed_share'])}"
+                + (f" ({mass:.1%} of attention)" if mass > 0 else "")
+            )
+    return f"Removed keys: {'; '.join(texts)}."
+
+
+def _shares(values: xr.DataArray) -> str:
+    shown = [(str(kind), float(values.sel(kind=kind))) for kind in values["kind"].values]
+    return ", ".join(f"{share:.0%} {kind}" for kind, share in shown if share > 0)
+
+
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """Concentration and kinds over steps, position map, overlap of sets, and the effect of removal."""
+    if "top_mass" not in dataset:
+        canvas, axes = figures.panels(1, 1, width=5.0, height=3.2)
+        _draw_effect(axes[0, 0], dataset)
+        return canvas
+    effect = "difference" in dataset
+    canvas, axes = figures.panels(2, 3, width=10.5, height=3.0)
+    layers = _shown_layers(dataset.sizes["layer"])
+    _draw_concentration(axes[0, 0], dataset, layers)
+    _draw_kinds(axes[0, 1], dataset)
+    _draw_position(axes[0, 2], dataset)
+    _draw_steps(axes[1, 0], dataset)
+    _draw_clean_overlap(axes[1, 1], dataset)
+    if effect:
+        _draw_effect(axes[1, 2], dataset)
+    else:
+        _draw_gini(axes[1, 2], dataset, layers)
+    figures.letters(axes)
+    canvas.suptitle(
+        f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · bands: {dataset.attrs['spread']}",
+        fontsize=8.5,
+    )
+    return canvas
+
+
+def _shown_layers(count: int) -> list[int]:
+    """A quarter, half and three quarters of the depth: layers 6, 12 and 18 of the source paper's 24."""
+    return sorted({count // 4, count // 2, 3 * count // 4})
+
+
+def _draw_concentration(ax: Axes, dataset: xr.Dataset, layers: list[int]) -> None:
+    clean, x = dataset.sel(arm=runs.CLEAN), dataset["step"].values
+    for color, layer in zip(figures.ARMS, layers, strict=False):
+        low, mean, high = (clean["top_mass"].sel(top=1, bound=b).isel(layer=layer).values for b in BOUND)
+        figures.band(ax, x, low, mean, high, color=color, label=f"layer {layer}")
+    ax.axhline(float(dataset["uniform"]), color=figures.NULL, linestyle=(0, (4, 2)), linewidth=1, label="uniform")
+    figures.log_axis(ax)
+    ax.set_title("Mass of the top key, clean", loc="left")
+    ax.set_ylabel("share of attention")
+    ax.legend()
+    figures.progress_axis(ax, len(x))
+
+
+def _draw_gini(ax: Axes, dataset: xr.Dataset, layers: list[int]) -> None:
+    clean, x = dataset.sel(arm=runs.CLEAN), dataset["step"].values
+    for color, layer in zip(figures.ARMS, layers, strict=False):
+        low, mean, high = (clean["gini"].sel(bound=b).isel(layer=layer).values for b in BOUND)
+        figures.band(ax, x, low, mean, high, color=color, label=f"layer {layer}")
+    ax.set_title("Gini coefficient over tokens, clean", loc="left")
+    ax.legend()
+    figures.progress_axis(ax, len(x))
+
+
+def _draw_kinds(ax: Axes, dataset: xr.Dataset) -> None:
+    """Share of top keys of each kind over steps (line), beside the kind's share of the tokens (dashes)."""
+    x = dataset["step"].values
+    if "sink_kind" not in dataset:
+        ax.set_axis_off()
+        return
+    shares = dataset["sink_kind"].sel(arm=runs.CLEAN).mean("layer")
+    for color, kind in zip(figures.ARMS, dataset["kind"].values, strict=False):
+        if float(dataset["kind_count"].sel(kind=kind)) > 0:
+            ax.plot(x, shares.sel(kind=kind), color=color, label=str(kind))
+            ax.axhline(float(dataset["kind_count"].sel(kind=kind)), color=color, linestyle=(0, (2, 2)), linewidth=0.9)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_title("Kind of the top key, clean", loc="left")
+    ax.set_ylabel("share (dashes: of all tokens)")
+    ax.legend()
+    figures.progress_axis(ax, len(x))
+
+
+def _draw_position(ax: Axes, dataset: xr.Dataset) -> None:
+    if "position" not in dataset:
+        ax.set_axis_off()
+        return
+    shown = dataset["position"].sel(arm=runs.CLEAN).mean("layer")
+    image = ax.imshow(shown, cmap="viridis", interpolation="nearest")
+    ax.grid(False)
+    ax.figure.colorbar(image, ax=ax, label="mass / uniform")
+    ax.set_title("Mass by position, clean", loc="left")
+    ax.set_xlabel("token column")
+    ax.set_ylabel("token row")
+
+
+def _draw_steps(ax: Axes, dataset: xr.Dataset) -> None:
+    shown = dataset["step_overlap"].sel(arm=runs.CLEAN).mean("layer")
+    image = ax.imshow(shown, cmap="magma", vmin=0, vmax=1, origin="lower", interpolation="nearest")
+    ax.grid(False)
+    ax.figure.colorbar(image, ax=ax, label="Jaccard")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_title(f"Overlap of the top {TOP} between steps", loc="left")
+    ax.set_xlabel("step")
+    ax.set_ylabel("step")
+
+
+def _draw_clean_overlap(ax: Axes, dataset: xr.Dataset) -> None:
+    arms = [str(arm) for arm in dataset["arm"].values if str(arm) != runs.CLEAN]
+    x = dataset["step"].values
+    for arm in arms:
+        low, mean, high = (dataset["clean_overlap"].sel(arm=arm, bound=b).mean("layer").values for b in BOUND)
+        figures.band(ax, x, low, mean, high, color=figures.colour(arm, arms), label=arm)
+    between = dataset["sample_overlap"].sel(arm=runs.CLEAN).mean("layer")
+    ax.plot(x, between, color=figures.NULL, linestyle=(0, (4, 2)), linewidth=1, label="clean, other sample")
+    ax.set_ylim(-0.02, 1.4)  # the legend lies above the bands
+    ax.set_yticks(np.linspace(0, 1, 6))
+    ax.set_title(f"Overlap of the top {TOP} with clean", loc="left")
+    ax.set_ylabel("Jaccard")
+    ax.legend(loc="upper center", ncols=2)
+    figures.progress_axis(ax, len(x))
+
+
+def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
+    """Every sample's shift under sink and under random removal, joined, with the mean of each."""
+    at = dataset.isel(measure=0)
+    ticks: list[float] = []
+    labels: list[str] = []
+    for place, pair in enumerate(at["pair"].values):
+        shift = at["shift"].sel(pair=pair)
+        sides = np.array([place - 0.2, place + 0.2])
+        ax.plot(sides, shift.transpose("role", "sample"), color=figures.NULL, alpha=0.25, linewidth=0.6)
+        for side, role, color in zip(sides, ("sink", "random"), figures.ARMS[1::-1], strict=True):
+            ax.plot([side - 0.09, side + 0.09], [float(shift.sel(role=role).mean())] * 2, color=color, linewidth=3)
+            ticks, labels = [*ticks, side], [*labels, role]
+        low, mean, high = (float(at["difference"].sel(pair=pair, bound=b)) for b in BOUND)
+        name = str(at["sink_arm"].sel(pair=pair).values).removeprefix("sink-").replace("@", "\n")
+        text = f"{name}\n{mean:+.3f}\n[{low:.3f}, {high:.3f}]"
+        ax.annotate(text, (place, 0.99), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=6.5)
+    ax.set_xticks(ticks, labels)
+    ax.set_xlim(-0.6, at.sizes["pair"] - 0.4)
+    ax.set_ylim(min(0.0, float(at["shift"].min())), 1.4 * float(at["shift"].max()))
+    ax.set_title("Shift of the result: sink − random", loc="left")
+    ax.set_ylabel(f"{at['measure'].values} distance to clean")

@@ -1,0 +1,76 @@
+"""A registry for each thing that users add: mask families, models, samplers, measures, metrics.
+
+What ships is listed by name and imported on first use; what another distribution brings is found by its entry points.
+Listing names imports nothing, so `trace --help` stays quick.
+
+    [project.entry-points."denoise_trace.samplers"]
+    heun = "my_package.heun:HEUN"
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from interventions.errors import InputError
+
+Item = TypeVar("Item")
+
+
+class Registry(Mapping[str, Item], Generic[Item]):
+    """Names and what they stand for, in order: what ships, then what was registered, then entry points by name.
+
+    kind: what an item is called in messages ("sampler"). built_in: name -> "module:attribute". The entry points are
+    those of the group "denoise_trace.<kind>s" unless `group` names another. A shipped name cannot be taken over.
+    """
+
+    def __init__(self, kind: str, built_in: Mapping[str, str], *, group: str | None = None) -> None:
+        self.kind = kind
+        self.group = group or f"denoise_trace.{kind.replace(' ', '_')}s"
+        self._built_in = dict(built_in)
+        self._registered: dict[str, Item] = {}
+        self._entry_points: dict[str, EntryPoint] | None = None
+
+    def register(self, name: str, item: Item) -> Item:
+        """Add an item under a name; raises InputError if the name is taken by something else."""
+        if name in self._built_in or self._registered.get(name, item) is not item:
+            raise InputError(f"there is a {self.kind} {name!r} already: choose another name")
+        self._registered[name] = item
+        return item
+
+    def __getitem__(self, name: str) -> Item:
+        """The item of that name, imported on first use. Raises KeyError, as mappings do; `get_or_raise` explains."""
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._built_in:
+            module, _, attribute = self._built_in[name].partition(":")
+            item: Any = getattr(import_module(module), attribute)
+        else:
+            item = self._external[name].load()
+        self._registered[name] = item
+        return item
+
+    def __iter__(self) -> Iterator[str]:
+        yield from dict.fromkeys([*self._built_in, *self._registered, *sorted(self._external)])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._built_in or name in self._registered or name in self._external
+
+    def get_or_raise(self, name: str, error: Callable[[str], Exception] = InputError) -> Item:
+        """The item of that name, or an error that lists the names and what was probably meant."""
+        if name in self:
+            return self[name]
+        near = difflib.get_close_matches(str(name), list(self), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise error(f"unknown {self.kind} {name!r}: {hint}choose one of {', '.join(self)}")
+
+    @property
+    def _external(self) -> Mapping[str, EntryPoint]:
+        if self._entry_points is None:
+            found = entry_points(group=self.group)
+            self._entry_points = {point.name: point for point in found if point.name not in self._built_in}
+        return self._entry_points

@@ -1,0 +1,177 @@
+"""The seam: the only code that touches a model's attention.
+
+Inside `attend` every attention module runs its stock forward, and its one call of `F.scaled_dot_product_attention` is
+taken over: cut into lanes, masked, measured. No processor is replaced and no model code is copied; a module whose call
+cannot be reached raises `SeamError`, and leaving the context restores the model exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from interventions.families import Intervention
+from interventions.layout import TokenLayout
+from interventions.seam.calls import Call
+from interventions.seam.lanes import pieces
+from interventions.seam.recorder import Recorder
+from interventions.seam.sites import SeamError, Site, fused, fused_forward, sites
+
+__all__ = ["Recorder", "SeamError", "Site", "attend", "sites"]
+
+
+@contextlib.contextmanager
+def attend(
+    model: nn.Module,
+    interventions: Intervention | Sequence[Intervention],
+    *,
+    layout: TokenLayout,
+    seed: int = 0,
+    samples: Sequence[int] | None = None,
+    record: Sequence[str] = (),
+    top: int = 5,
+    padding: torch.Tensor | None = None,
+) -> Iterator[Recorder]:
+    """Run `model` under interventions, one per lane, inside this context; yields the `Recorder`.
+
+    Batch rows are lane-major: row = lane * len(samples) + sample. A model that doubles its batch for guidance repeats
+    that whole block. `samples` are the sample seeds: random draws depend on (seed, sample seed, site, head, step) and
+    never on the batch. Without `samples` the rows of one forward are split evenly among the lanes and numbered.
+
+    A graph mask acts on every call whose queries and keys are the image tokens (in a joint call on the image-image
+    block, at other resolutions on that grid); with strength < 1 the probability of every masked-out entry is scaled by
+    (1 - strength) and the row renormalised, exactly, by the logit bias log(1 - strength). `Full` is an all-true mask on
+    every call. A lane that is clean or not acting makes exactly the stock call on its rows.
+
+    `record` names what is measured: "mass", "mass-per-head", "entropy", "sinks" (the `top` keys of most mass).
+
+    `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
+    batch. A random control then replaces words by words and padding by padding; without it all are text.
+
+    Contexts may be nested as long as each has one lane: the masks of both apply. Raises `SpecError` for layers the
+    model lacks, `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
+    the context when a forward missed a site.
+    """
+    found = sites(model)
+    if not found:
+        raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
+    lanes = (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
+    seeds = None if samples is None else tuple(int(sample) for sample in samples)
+    recorder = Recorder(tuple(found), layout, seed, seeds, tuple(record), top, lanes, padding=padding)
+    with contextlib.ExitStack() as wrapped:
+        wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
+        for site in found:
+            wrapped.enter_context(_wrapped(site, recorder))
+        yield recorder
+    recorder.check_reached()
+
+
+class _Interceptor(TorchFunctionMode):
+    """Hands every call of `F.scaled_dot_product_attention` to a handler and counts them."""
+
+    def __init__(self, handler: Callable[[Call], torch.Tensor]):
+        super().__init__()
+        self.handler = handler
+        self.calls = 0
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            self.calls += 1
+            return self.handler(Call(*args, **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _wrapped(site: Site, recorder: Recorder) -> Iterator[None]:
+    """Replace the module's forward by one under the interceptor, and put back exactly what was there."""
+    module = site.module
+    stock = fused_forward(module)
+    outer: Recorder | None = getattr(module.forward, "recorder", None)
+    if outer is not None:
+        _nest(recorder, outer)
+        stock = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        interceptor = _Interceptor(lambda call: _attention(recorder, site, call))
+        with fused(module), interceptor:
+            result = stock(*args, **kwargs)
+        if interceptor.calls != 1 and not (outer is not None and interceptor.calls):
+            raise SeamError(
+                f"{site.name} called F.scaled_dot_product_attention {interceptor.calls} times, not once: "
+                f"{type(getattr(module, 'processor', module)).__name__} computes attention in another way, so nothing "
+                "can be done to it; set the model's default attention processor"
+            )
+        recorder.reached.add(site.index)
+        return result
+
+    forward.recorder = recorder  # type: ignore[attr-defined]
+    missing = object()
+    before = vars(module).get("forward", missing)
+    module.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if before is missing:
+            del module.forward
+        else:
+            module.forward = before  # type: ignore[method-assign]
+        if outer is not None:
+            outer.nested = False
+
+
+def _nest(inner: Recorder, outer: Recorder) -> None:
+    if len(inner.lanes) > 1 or len(outer.lanes) > 1:
+        raise SeamError("nested attend contexts take one lane each; give all lanes to a single attend instead")
+    inner.nested = outer.nested = True
+
+
+def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
+    """One intercepted call: cut into lanes, each answered by its own pieces."""
+    lanes = recorder.lanes
+    acting = [recorder.acting(lane, site) for lane in lanes]
+    if not any(acting) and not recorder.record:
+        return call.run()
+    call = call.grouped()
+    output = None
+    for rows, lane in _segments(recorder, call.batch, acting):
+        part = call.rows(rows)
+        answered = part.whole(part) if lane is None else pieces(recorder, site, call, rows, lane)
+        recorder.measure(site, call, rows, answered)
+        for queries, piece in answered:
+            answer = piece.run()
+            if piece.share == 1 and answer.shape[:3] == call.query.shape[:3]:
+                return answer
+            if output is None:
+                output = _empty(call, answer)
+            if piece.share == 1:
+                output[rows, :, queries] = answer
+            else:
+                output[rows, :, queries] += piece.share * answer
+    assert output is not None
+    return output
+
+
+def _segments(recorder: Recorder, batch: int, acting: Sequence[bool]) -> list[tuple[slice, int | None]]:
+    """Contiguous rows and the lane that acts on them (None: the stock call); equal neighbours are one block."""
+    block = recorder.block(batch)
+    segments: list[tuple[slice, int | None]] = []
+    for start in range(0, batch, block):
+        lane = start // block % len(recorder.lanes)
+        owner = lane if acting[lane] else None
+        if segments and segments[-1][1] == owner:
+            segments[-1] = (slice(segments[-1][0].start, start + block), owner)
+        else:
+            segments.append((slice(start, start + block), owner))
+    return segments
+
+
+def _empty(call: Call, answer: torch.Tensor) -> torch.Tensor:
+    """Room for the whole output, in the memory order that the fused kernel gives ([batch, tokens, heads, head_dim])."""
+    batch, heads, tokens, _ = call.query.shape
+    return answer.new_zeros(batch, tokens, heads, answer.shape[-1]).transpose(1, 2)

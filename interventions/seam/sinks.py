@@ -1,0 +1,159 @@
+"""Which keys are suppressed (sinks, matched random controls, keys of least mass), and the two ways to suppress them.
+
+Works on one attention call: mass in, token indices out; call and token indices in, changed calls out. It finds no
+attention modules and records nothing; `attend` does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from interventions.errors import spec_error
+from interventions.families import KeyRemoval
+from interventions.layout import IMAGE, PADDING, PREFIX, TEXT, TokenLayout
+from interventions.seam.calls import Call, Pieces
+
+
+def query_tokens(lane: KeyRemoval, layout: TokenLayout) -> slice | None:
+    """The query tokens that a lane acts on in a call with this layout of queries; None if there are none."""
+    parts = {"all": slice(0, layout.size), "image": layout.image, "text": slice(layout.image.stop, layout.size)}
+    part = parts[lane.scope.queries]
+    return part if part.stop > part.start else None
+
+
+def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | None = None) -> torch.Tensor | None:
+    """Kind (int8) of each key where it may be chosen, -1 where not; None if the call has no key of the scope.
+
+    Raises `SpecError` where the call has too few keys: one must stay, and a random control needs as many other keys as
+    there are sinks.
+    """
+    kinds = torch.from_numpy(layout.kinds())
+    if lane.scope.keys != "all":
+        kinds = kinds.masked_fill(kinds != {"image": IMAGE, "text": TEXT}[lane.scope.keys], -1)
+    number = int((kinds >= 0).sum())
+    if not number:
+        return None
+    most = number // 2 if lane.kind == "random" else min(number, layout.size - 1)
+    if lane.count > most:
+        reason = f"an attention call has {layout.size} keys, of which at most {most} can be chosen"
+        raise spec_error(f"{lane}: k{lane.count}", reason, f"{lane.kind}-k{max(1, most)}")
+    return kinds.to(device)
+
+
+def choose(
+    lane: KeyRemoval, mass: torch.Tensor, kinds: torch.Tensor, *, seed: int, samples: torch.Tensor, site: int, step: int
+) -> torch.Tensor:
+    """Tokens to suppress, int64 [rows, heads, k], from the mass [rows, heads, keys] that each key receives.
+
+    kinds: from `candidates`, [keys] or [rows, 1, keys]. samples: the sample seed of every row. Per layer, the mean
+    mass over heads gives one set for all heads. Random keys take the place of the sinks of the same mass: as many of
+    every token kind (words and padding apart, where that is known), never one of the sinks; where a kind has not enough
+    other tokens the rest comes from any kind. They are the first ones in an order fixed by (seed, sample, site, head),
+    drawn anew each step with draw=fresh, so that a persistent draw changes only where a token of it became a sink, or
+    the sinks changed their kind.
+    """
+    heads = mass.shape[1]
+    if lane.per == "layer":
+        mass = mass.mean(1, keepdim=True)
+    if lane.kind == "bottom":
+        tokens = mass.masked_fill(kinds < 0, math.inf).topk(lane.count, largest=False).indices
+    else:
+        tokens = mass.masked_fill(kinds < 0, -math.inf).topk(lane.count).indices
+    if lane.kind == "random":
+        moment = (seed, site, step if lane.scope.draw == "fresh" else -1)
+        tokens = _matched(tokens, kinds, _priorities(moment, samples, *mass.shape[1:]))
+    return tokens.expand(-1, heads, -1)
+
+
+def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -> torch.Tensor:
+    """For sinks [rows, heads, k] the first other keys in order of priority [rows, heads, keys], kind by kind."""
+    count = sinks.shape[-1]
+    free = (kinds >= 0).expand_as(priority).clone().scatter_(-1, sinks, False)
+    chosen = torch.zeros_like(free)
+    sink_kinds = kinds.expand_as(priority).gather(-1, sinks)
+    for kind in (IMAGE, TEXT, PADDING, PREFIX):
+        wanted = (sink_kinds == kind).sum(-1, keepdim=True)
+        chosen |= _first(free & (kinds == kind), priority, wanted, count)
+    chosen |= _first(free & ~chosen, priority, count - chosen.sum(-1, keepdim=True), count)
+    return priority.masked_fill(~chosen, -1).topk(count).indices
+
+
+def _first(allowed: torch.Tensor, priority: torch.Tensor, wanted: torch.Tensor, most: int) -> torch.Tensor:
+    """Mark the first `wanted` [.., 1] (at most `most`) allowed keys by priority; fewer where fewer are allowed."""
+    best = priority.masked_fill(~allowed, -1).topk(min(most, priority.shape[-1]))
+    take = (torch.arange(best.indices.shape[-1], device=wanted.device) < wanted) & (best.values >= 0)
+    return torch.zeros_like(allowed).scatter_(-1, best.indices, take)
+
+
+def _priorities(moment: tuple[int, int, int], samples: torch.Tensor, heads: int, keys: int) -> torch.Tensor:
+    """Non-negative int64 [rows, heads, keys], a counter-based hash: the same on every device and in every batch."""
+    state = torch.zeros((), dtype=torch.int64, device=samples.device)
+    for number in moment:
+        state = _mix(state + number)
+    state = _mix(state + samples[:, None, None])
+    state = _mix(state + torch.arange(heads, device=samples.device)[:, None])
+    return _mix(state + torch.arange(keys, device=samples.device)) & (2**63 - 1)
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """One output of the splitmix64 generator for a state, in wrapping int64 arithmetic."""
+    x = x + (0x9E3779B97F4A7C15 - 2**64)
+    x = (x ^ _shifted(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ _shifted(x, 27)) * (0x94D049BB133111EB - 2**64)
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical (unsigned) right shift."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def suppress(lane: KeyRemoval, call: Call, tokens: torch.Tensor, queries: slice) -> Pieces:
+    """The calls that answer `call` with `tokens` [rows, heads, k] suppressed for the query tokens of a slice.
+
+    Score path with strength a: their probabilities p become (1 - a) p and the rest is renormalised to 1 - (1 - a) P, P
+    being what they had together (source B). That is exactly (1 - a) times the clean output plus a times the output
+    without these keys (logit bias -inf), so it costs one more fused call, no tokens x tokens bias. A query that would
+    lose every key that the model's own mask leaves it is not touched.
+    Value path: v + a (fill - v) for those keys' values, fill being 0 or the mean of the other keys' values. Hence with
+    a = 1 and fill 0 the output is (1 - P) times that of the score path.
+    """
+    part = call.queries(queries)
+    dose = lane.scope.strength
+    if lane.path == "value":
+        acted = [replace(part, value=_filled(call.value, tokens, lane.scope.fill, dose))]
+    elif dose == 1:
+        acted = [_without(part, tokens)]
+    else:
+        acted = [replace(part, share=1 - dose), replace(_without(part, tokens), share=dose)]
+    length = call.lengths[0]
+    around = [slice(0, queries.start), slice(queries.stop, length)]
+    pieces = [(rest, call.queries(rest)) for rest in around if rest.stop > rest.start]
+    return [*pieces, *((queries, answer) for answer in acted)]
+
+
+def _without(call: Call, tokens: torch.Tensor) -> Call:
+    """The call with these keys' logits at -inf."""
+    rows, heads = call.query.shape[:2]
+    bias = call.query.new_zeros(rows, heads, 1, call.lengths[1])
+    bias.scatter_(-1, tokens.unsqueeze(2), -math.inf)
+    own = call.bias()
+    if own is None:
+        return call.biased(bias)
+    both = own + bias
+    empty = torch.isneginf(both).all(-1, keepdim=True)
+    return replace(call, attn_mask=torch.where(empty, own, both), is_causal=False)
+
+
+def _filled(value: torch.Tensor, tokens: torch.Tensor, fill: str, strength: float) -> torch.Tensor:
+    """Values [rows, heads, keys, channels] with those of `tokens` moved towards the fill."""
+    index = tokens.unsqueeze(-1).expand(-1, -1, -1, value.shape[-1])
+    old = value.gather(2, index)
+    target = torch.zeros_like(old[:, :, :1])
+    if fill == "mean":
+        others = value.shape[2] - tokens.shape[-1]
+        target = ((value.sum(2, keepdim=True, dtype=torch.float32) - old.sum(2, keepdim=True)) / others).to(value.dtype)
+    return value.scatter(2, index, torch.lerp(old, target.expand_as(old), strength))

@@ -1,0 +1,151 @@
+"""Finds the attention modules of a model and makes each of them call `F.scaled_dot_product_attention` once.
+
+Knows diffusers, timm, open_clip and `nn.MultiheadAttention` by class name, so none of them is imported here. It runs
+nothing and changes nothing by itself: `attend` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from interventions.errors import FailureError
+
+_ATTENTION_CLASSES = {
+    ("diffusers.models.attention_processor", "Attention"),
+    ("diffusers.models.attention", "AttentionModuleMixin"),
+    ("open_clip.transformer", "Attention"),
+    ("torch.nn.modules.activation", "MultiheadAttention"),
+}
+_UNET_ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+
+
+class SeamError(FailureError):
+    """An attention call could not be reached, so an intervention would silently have done nothing."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention module: its dotted name, its 0-based layer (block), and its position among all sites."""
+
+    name: str
+    layer: int
+    module: nn.Module
+    index: int = 0
+
+    @property
+    def cross(self) -> bool:
+        """Whether the keys come from another sequence only (a UNet's text attention)."""
+        return bool(getattr(self.module, "is_cross_attention", False))
+
+
+def sites(model: nn.Module) -> list[Site]:
+    """All attention modules of `model` in the order they run; modules of one block share a layer index.
+
+    A model without any attention module gives an empty list.
+    """
+    named = [(name, module) for name, module in model.named_modules() if _is_attention(module)]
+    named.sort(key=lambda item: _UNET_ORDER.get(item[0].split(".")[0], -1))  # stable: only a UNet is reordered
+    layers: dict[str, int] = {}
+    found = []
+    for index, (name, module) in enumerate(named):
+        layer = layers.setdefault(name.rpartition(".")[0], len(layers))
+        found.append(Site(name, layer, module, index))
+    return found
+
+
+def _is_attention(module: nn.Module) -> bool:
+    if any((base.__module__, base.__name__) in _ATTENTION_CLASSES for base in type(module).__mro__):
+        return True
+    return type(module).__module__.startswith("timm.") and hasattr(module, "fused_attn")
+
+
+def fused_forward(module: nn.Module) -> Callable:
+    """The forward of `module` that reaches the fused attention: its own, or a rewritten one for MultiheadAttention."""
+    if isinstance(module, nn.MultiheadAttention):
+        return lambda *args, **kwargs: _multihead_attention(module, *args, **kwargs)
+    return module.forward
+
+
+@contextlib.contextmanager
+def fused(module: nn.Module) -> Iterator[None]:
+    """Let a timm module use fused attention inside this context, whatever its own setting."""
+    attributes = vars(module)
+    if "fused_attn" not in attributes:
+        yield
+        return
+    setting = attributes["fused_attn"]
+    attributes["fused_attn"] = True
+    try:
+        yield
+    finally:
+        attributes["fused_attn"] = setting
+
+
+def _multihead_attention(
+    module: nn.MultiheadAttention,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_padding_mask: torch.Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: torch.Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[torch.Tensor, None]:
+    """`nn.MultiheadAttention.forward` as in-projection, fused attention, out-projection.
+
+    The stock forward hands everything to one native function, which no interception sees into. Same arguments, except
+    that attention weights cannot be returned. In a boolean mask True means "not allowed", as in the stock module.
+    """
+    if need_weights:
+        raise SeamError("nn.MultiheadAttention was asked for its attention weights; call it with need_weights=False")
+    if module.bias_k is not None or module.add_zero_attn or query.dim() != 3:
+        raise SeamError("nn.MultiheadAttention with bias_k, add_zero_attn or unbatched input is not supported")
+    if not module.batch_first:
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    queries, keys, values = (_heads(x, module.num_heads) for x in _projections(module, query, key, value))
+    mask = None
+    if attn_mask is not None:
+        shape = (-1, 1 if attn_mask.dim() == 2 else module.num_heads, *attn_mask.shape[-2:])
+        mask = _additive(attn_mask, queries.dtype).reshape(shape)
+    if key_padding_mask is not None:
+        padding = _additive(key_padding_mask, queries.dtype)[:, None, None, :]
+        mask = padding if mask is None else mask + padding
+    dropout = module.dropout if module.training else 0.0
+    output = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=is_causal and mask is None
+    )
+    output = F.linear(output.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias)
+    return (output if module.batch_first else output.transpose(0, 1)), None
+
+
+def _projections(
+    module: nn.MultiheadAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    if module.in_proj_weight is not None and query is key and key is value:
+        return F.linear(query, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)
+    weights = (
+        module.in_proj_weight.chunk(3)
+        if module.in_proj_weight is not None
+        else (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    )
+    biases = (None, None, None) if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    inputs = zip((query, key, value), weights, biases, strict=True)
+    return tuple(F.linear(x, weight, bias) for x, weight, bias in inputs)
+
+
+def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """[batch, tokens, width] -> [batch, heads, tokens, head_dim]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _additive(forbidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if forbidden.dtype != torch.bool:
+        return forbidden.to(dtype)
+    return torch.zeros(forbidden.shape, dtype=dtype, device=forbidden.device).masked_fill(forbidden, float("-inf"))

@@ -1,0 +1,93 @@
+"""A tiny run whose every value is known beforehand, so that tests can say what a store must hold."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from tracer import store
+from tracer.store import schema
+
+RECORD = frozenset({"norms", "latents", "mass", "sinks", "entropy", "decomposition", "null", "images"})
+SIZES = {
+    "arm": 3, "sample": 5, "step": 4, "channel": 1, "y": 2, "x": 3, "layer": 2, "head": 2, "token": 7,
+    "rank": 2, "removed": 1, "query": 7, "key": 7, "image_y": 2, "image_x": 2, "rgb": 3,
+}  # fmt: skip
+UNIT = 2
+ARMS = ["clean", "R1S0", "sink-k1é"]
+CONFIG = {"model": "dit", "steps": 4, "arms": ARMS, "checkpoint": {"id": "embedded", "sha256": "ab"}}
+VARIABLES = schema.variables(RECORD, SIZES)
+LOOPED = [variable for variable in VARIABLES if variable.per_sample]
+
+
+def truth(path: str) -> np.ndarray:
+    """What the whole array must hold; float32 mass already has only 10 mantissa bits, so rounding changes nothing."""
+    variable = next(v for v in VARIABLES if v.path == path)
+    rng = np.random.default_rng(zlib.crc32(path.encode()))
+    shape = tuple(SIZES[dim] for dim in variable.dims)
+    if np.dtype(variable.dtype).kind == "f":
+        return (rng.integers(-512, 512, shape) / 8).astype(variable.dtype)
+    return rng.integers(0, 2 if variable.dtype == "bool" else 100, shape).astype(variable.dtype)
+
+
+def create(path: Path, group: str = "", **attrs: object) -> Path:
+    """An empty run, of all variables or of one group only."""
+    coords = {
+        "arm": (("arm",), ARMS, {"long_name": "experimental condition"}),
+        "seed": (("sample",), np.arange(10, 15), {"long_name": "seed"}),
+        "prompt": (("sample",), [f"a {n} emoji ☃" for n in range(5)], {"long_name": "prompt"}),
+        "sigma": (("step",), np.linspace(1, 0.25, 4), {"long_name": "noise level"}),
+        "token_kind": (("token",), np.zeros(7, np.int8), {"long_name": "kind of token", **schema.TOKEN_KINDS}),
+        "layer_name": (("layer",), ["blocks.0", "blocks.1"], {"long_name": "site"}),
+    }
+    static = {"interventions/mask": truth("interventions/mask")}
+    variables = [v for v in VARIABLES if v.group == group or not group]
+    store.create(path, variables, SIZES, coords, {"config": CONFIG, **attrs}, UNIT, static)
+    return path
+
+
+def part(path: str, samples: slice, step: int | None = None, arms: list[int] | None = None) -> np.ndarray:
+    """The piece of the truth that the loop hands over."""
+    dims = next(v.dims for v in VARIABLES if v.path == path)
+    values = truth(path)
+    if step is not None:
+        values = values.take(step, dims.index("step"))
+    values = values[:, samples] if dims[0] == "arm" else values[samples]
+    return values[arms] if arms is not None and dims[0] == "arm" else values
+
+
+def fill(buffer: store.Unit, steps: int = SIZES["step"]) -> None:
+    """Do what the trajectory loop does for one unit."""
+    looped = [v for v in LOOPED if v.path in buffer._arrays]
+    for step in range(steps):
+        buffer.step(step, {v.path: part(v.path, buffer.samples, step) for v in looped if "step" in v.dims})
+    buffer.final({v.path: part(v.path, buffer.samples) for v in looped if "step" not in v.dims})
+
+
+def run_units(path: Path, units: list[int] | None = None) -> None:
+    with store.Writer(path) as writer:
+        for unit in writer.pending() if units is None else units:
+            with writer.unit(unit) as buffer:
+                fill(buffer)
+
+
+def flagged(path: Path) -> np.ndarray:
+    """Samples whose flag says complete, read with zarr alone."""
+    return np.flatnonzero((zarr.open_group(path / "trace.zarr", mode="r")["status"][:] == 1).all(axis=0))
+
+
+def lies(path: Path) -> list[str]:
+    """Arrays in which a flagged sample does not hold the truth, read with zarr alone: must always be empty."""
+    group, samples = zarr.open_group(path / "trace.zarr", mode="r"), flagged(path)
+    wrong = []
+    for variable in [v for v in LOOPED if v.path in group]:
+        axis = variable.dims.index("sample")
+        try:
+            held = group[variable.path][:].take(samples, axis)
+        except Exception:
+            wrong.append(variable.path)
+            continue
+        if not np.array_equal(held, truth(variable.path).take(samples, axis)):
+            wrong.append(variable.path)
+    return wrong

@@ -22,8 +22,7 @@ import torch.nn.functional as F
 
 from benchmarks.measure import Opened, Row, Work, compare, machine, report
 from benchmarks.models import NaiveAttention, Subject, dit, sd3
-from interventions import parse
-from interventions.seam import attend
+from interventions import attend, parse
 from interventions.seam.mass import attention_statistics
 
 LANES = 2  # clean and one arm

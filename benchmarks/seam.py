@@ -19,8 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Opened, Row, Work, compare, machine, report
-from interventions import parse
-from interventions.seam import attend
+from interventions import attend, parse
 from tracer import run
 from tracer.denoisers import load
 from tracer.plan import Plan, plan

@@ -15,8 +15,7 @@ import torch
 from classify_clip import scales
 from classify_clip.data import Images
 from classify_clip.models import Classifier
-from interventions import Intervention, parse
-from interventions.seam import attend
+from interventions import Intervention, attend, parse
 
 RANKS = 5
 VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {

@@ -19,8 +19,7 @@ from classify_clip import scales
 from classify_clip.data import held_out, spread
 from classify_clip.generation import embed
 from classify_clip.models import load_retriever
-from interventions import Intervention, parse
-from interventions.seam import attend
+from interventions import Intervention, attend, parse
 
 TIMESTEPS = (50, 200, 500, 800)
 VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from classify_clip.data import held_out, spread
 from classify_clip.models import load_classifier, load_retriever
-from interventions import Intervention, TokenLayout, parse
-from interventions.seam import attend
+from interventions import Intervention, TokenLayout, attend, parse
 
 LANES = 4  # clean, masked, clean at the masked state, masked at the clean state
 PARTS = ("delta", "injected", "propagated", "interaction", "before")

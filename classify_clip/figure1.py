@@ -57,7 +57,7 @@ def figure1(
     import matplotlib
 
     matplotlib.use("agg")
-    from analysis.measures import curves, matched
+    from analysis import curves, matched
 
     size, out = size or Size(), Path(out)
     targets = reachable(densities, families, say)

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from classify_clip.depth import Stack
-from interventions import TokenLayout, parse
-from interventions.seam import attend
+from interventions import TokenLayout, attend, parse
 
 
 class _Reader(TorchFunctionMode):

@@ -15,8 +15,7 @@ import torch
 from classify_clip import scales
 from classify_clip.data import Pairs
 from classify_clip.models import Retriever
-from interventions import Intervention, parse
-from interventions.seam import attend
+from interventions import Intervention, attend, parse
 
 TOWERS = ("image", "text")
 DIRECTIONS = ("image-to-text", "text-to-image")

@@ -21,8 +21,7 @@ from classify_clip import retrieve as retrieval
 from classify_clip import store
 from classify_clip.data import Images, Pairs, coco_captions, held_out, image_folder, match_classes
 from classify_clip.models import load_classifier, load_retriever
-from interventions import SpecError, parse
-from interventions.seam import attend
+from interventions import SpecError, attend, parse
 from interventions.seam.sites import sites
 
 Progress = Callable[[int, int], None]

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.answer import verdict
+from analysis import compare, steps, verdict
 from analysis.common import runs
-from analysis.measures import compare, steps
 from tests.builders import synthetic
 from tests.builders.recorded import STATE, recorded
 

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from statsmodels.stats.contingency_tables import mcnemar as known_mcnemar
 
-from analysis.measures import curves
+from analysis import curves
 
 
 def classify(right, specs, *, seeds=None, families=None, shift=0.25):

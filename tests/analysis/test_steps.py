@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from analysis import steps
 from analysis.answer import amplification as amp
 from analysis.answer import rule
 from analysis.common import runs
-from analysis.measures import steps
 from tests.builders.recorded import recorded
 from tests.builders.synthetic import gaussian_run
 from tests.ground_truth import constructed

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis.answer import verdict
+from analysis import verdict
 from analysis.answer.verdict import decide, figure, sentence, table
 from analysis.answer.verdict_figure import ellipse
 from analysis.common import runs, statistics

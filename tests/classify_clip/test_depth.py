@@ -7,8 +7,7 @@ import xarray as xr
 
 from analysis.measures import depth as drawing
 from classify_clip.depth import Stack, trace_blocks
-from interventions import TokenLayout, parse
-from interventions.seam import attend
+from interventions import TokenLayout, attend, parse
 from tests.builders import models, small
 
 

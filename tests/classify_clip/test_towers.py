@@ -6,8 +6,7 @@ import torch
 
 from classify_clip import classify, retrieve
 from classify_clip.data import Images, Pairs
-from interventions import parse
-from interventions.seam import attend
+from interventions import attend, parse
 from tests.builders import small
 from tests.oracles import dense
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.fft
 
 import tracer
-from analysis.answer import verdict
+from analysis import verdict
 from tests.builders.analytic import Analytic
 
 SHAPE = (1, 8, 8)

@@ -162,7 +162,7 @@ def test_nothing_of_the_size_of_tokens_squared_is_held():
 
 INTERPRETED = """
 import json, math, torch
-from interventions.mass_triton import statistics
+from interventions.seam.mass_triton import statistics
 from tests.interventions.test_mass import MASKS, _case, _dense, _relative
 torch.set_num_threads(1)
 errors = {}

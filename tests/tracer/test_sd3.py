@@ -327,7 +327,7 @@ def test_a_phase_acts_on_exactly_its_steps_also_for_the_second_prompt(traced):
 
 def test_a_run_is_analysed_with_its_padding_and_its_matched_control(traced):
     """red heart and flag of japan are 3 and 4 tokens of 14 with their end token; mass is split over all 270 tokens."""
-    from analysis.measures import sinks
+    from analysis import sinks
     from tracer import store
 
     found = sinks(store.open_run(traced))
@@ -343,7 +343,7 @@ def test_a_run_is_analysed_with_its_padding_and_its_matched_control(traced):
 
 def test_what_was_removed_is_known_by_kind_without_recorded_mass(trained, tmp_path):
     """Only sinks are recorded; 2 of 2 removed keys are image keys where the spec says so."""
-    from analysis.measures import sinks
+    from analysis import sinks
     from tracer import prompts, store
     from tracer.run import trace
 

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interventions import Intervention, TokenLayout
-from interventions.seam import attend
+from interventions import Intervention, TokenLayout, attend
 from interventions.seam.sites import sites
 from interventions.spec import Clean
 from tracer.denoisers import CheckpointError, Evaluation, Moment, Sample

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from interventions import Intervention, TokenLayout
-from interventions.seam import attend
+from interventions import Intervention, TokenLayout, attend
 from interventions.spec import Clean
 from tracer.denoisers import Evaluation, Moment, Sample
 from tracer.denoisers.conditions import Conditions, guidance_batch, guided, prompts_of

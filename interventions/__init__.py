@@ -15,7 +15,7 @@ from interventions.layout import TokenLayout
 from interventions.spec import parse
 
 if TYPE_CHECKING:
-    from interventions.graph_statistics import graph_statistics
+    from interventions.graph_summary import graph_statistics
     from interventions.seam.attend import attend
     from interventions.seam.mass import attention_entropy, attention_mass
     from interventions.seam.sites import SeamError
@@ -40,7 +40,7 @@ _ON_FIRST_USE = {
     "attend": "interventions.seam.attend",
     "attention_entropy": "interventions.seam.mass",
     "attention_mass": "interventions.seam.mass",
-    "graph_statistics": "interventions.graph_statistics",
+    "graph_statistics": "interventions.graph_summary",
     "solve_density": "interventions.solve",
 }
 

@@ -24,6 +24,17 @@ CHOICES = {
 }
 
 
+NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"  # one group, as every head and option writes numbers
+
+
+def read_number(text: str) -> int | float:
+    """Read a number, as an int where it is written as one, so that 2.5 hubs can be refused by name."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
 def as_text(value: float) -> str:
     """Write a number so that reading it back gives the same number, whole numbers without a point."""
     value = float(value)

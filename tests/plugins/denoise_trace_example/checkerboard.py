@@ -62,5 +62,5 @@ class Checkerboard(Graph):
 
     @classmethod
     def candidates(cls, solver: str, target: float, grid: tuple[int, int]) -> list[tuple["Checkerboard", float]]:
-        """Return all cells that fit the grid; with n of N tokens in one colour the density is (n^2 + (N - n)^2) / N^2."""
+        """Return all cells that fit the grid; with n of N tokens in one colour the density is (n^2 + (N-n)^2) / N^2."""
         return [(cls(side), float(cls(side).graph(grid).mean())) for side in range(1, max(grid))]

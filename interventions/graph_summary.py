@@ -96,8 +96,8 @@ def _path_length(graph: np.ndarray, sample: np.ndarray) -> tuple[float, float]:
     frontier = reached.copy()
     hops, paths, level = 0, 0, 0
     while frontier.any():
-        found = frontier.astype(np.float32) @ step > 0
-        frontier = found & ~reached
+        reading = frontier.astype(np.float32) @ step > 0
+        frontier = reading & ~reached
         reached |= frontier
         level += 1
         hops += level * int(frontier.sum())

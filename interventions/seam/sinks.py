@@ -75,16 +75,16 @@ def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -
     chosen = torch.zeros_like(free)
     sink_kinds = kinds.expand_as(priority).gather(-1, sinks)
     for kind in (IMAGE, TEXT, PADDING, PREFIX):
-        wanted = (sink_kinds == kind).sum(-1, keepdim=True)
-        chosen |= _first(free & (kinds == kind), priority, wanted, count)
+        quota = (sink_kinds == kind).sum(-1, keepdim=True)
+        chosen |= _first(free & (kinds == kind), priority, quota, count)
     chosen |= _first(free & ~chosen, priority, count - chosen.sum(-1, keepdim=True), count)
     return priority.masked_fill(~chosen, -1).topk(count).indices
 
 
-def _first(allowed: torch.Tensor, priority: torch.Tensor, wanted: torch.Tensor, most: int) -> torch.Tensor:
-    """Mark the first `wanted` [.., 1] (at most `most`) allowed keys by priority; fewer where fewer are allowed."""
+def _first(allowed: torch.Tensor, priority: torch.Tensor, quota: torch.Tensor, most: int) -> torch.Tensor:
+    """Mark the first `quota` [.., 1] (at most `most`) allowed keys by priority; fewer where fewer are allowed."""
     best = priority.masked_fill(~allowed, -1).topk(min(most, priority.shape[-1]))
-    take = (torch.arange(best.indices.shape[-1], device=wanted.device) < wanted) & (best.values >= 0)
+    take = (torch.arange(best.indices.shape[-1], device=quota.device) < quota) & (best.values >= 0)
     return torch.zeros_like(allowed).scatter_(-1, best.indices, take)
 
 

@@ -1,6 +1,7 @@
 """Claims about spec strings: what they mean, that they survive a round trip, and that wrong ones are explained."""
 
 import itertools
+import pickle
 import re
 
 import pytest
@@ -145,6 +146,14 @@ def test_values_made_in_python_are_refused_like_specs():
         SmallWorld(4, 32).at(layer=(3,))
     with pytest.raises(SpecError, match="string"):
         parse(None)
+
+
+def test_an_error_keeps_its_fields_on_the_way_back_from_a_worker():
+    with pytest.raises(SpecError) as caught:
+        parse("R4S32@layers=six")
+    sent = pickle.loads(pickle.dumps(caught.value))
+    assert str(sent) == str(caught.value)
+    assert (sent.part, sent.example) == ("layers=six", "layers=6,12,18 or layers=4-8")
 
 
 def test_at_replaces_scope_fields_in_a_copy():

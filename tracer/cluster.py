@@ -1,8 +1,8 @@
 """Spreads the units of a run over Dask workers, on this machine or on a cluster that shares its file system.
 
 A task is one unit: its worker loads the request's denoiser once, claims the unit, and runs it with the very loop of a
-serial run (`run.execute`), so the result is the same and a dead worker costs its unit. How a unit is computed
-and committed is not known here. Every worker must see the run directory, and any checkpoint folder, under the same path.
+serial run (`run.execute`), so the result is the same and a dead worker costs its unit. How a unit is computed and
+committed is not known here. Every worker must see the run directory, and any checkpoint folder, under the same path.
 """
 
 from __future__ import annotations

@@ -163,8 +163,8 @@ def generate(out: Path, masks: Sequence[str], size: Size, progress: sweep.Progre
             "batch_size": 8,
         }
         tracer.trace(
-            "dit", arms, mask_seed=seed, record=("norms", "images"), out=path, resume=path.exists(), progress=progress,
-            **options,
+            "dit", arms, mask_seed=seed, floor=False, record=("norms", "images"), out=path, resume=path.exists(),
+            progress=progress, **options,
         )  # fmt: skip
         runs.append(tracer.open_run(path))
     scores = out / "dit"

@@ -19,13 +19,14 @@ from classify_clip.embedded.judge import load_judge
 from interventions.spec import Clean
 from tracer import prompts
 from tracer.denoisers import Moment, Sample, load
-from tracer.sampling import flow, schedule
+from tracer.samplers import SAMPLERS, noise_levels
 from tracer.trajectory import sample_noise
 
 
 def sampled(denoiser, samples: list[Sample], steps: int, guidance: float, batch: int = 32) -> torch.Tensor:
     """Final states [n, 3, 32, 32] in [-1, 1] of these samples, from the noise that `trace run` would give them."""
-    levels = schedule("flow", steps, "flow", denoiser.scheduler)
+    sampler = SAMPLERS["flow"]
+    levels = noise_levels(sampler, steps, "flow", denoiser.scheduler)
     finished = []
     for start in range(0, len(samples), batch):
         some = samples[start : start + batch]
@@ -33,7 +34,7 @@ def sampled(denoiser, samples: list[Sample], steps: int, guidance: float, batch:
         with torch.no_grad(), denoiser.opened(some, guidance=guidance, mask_seed=0, record=()) as evaluation:
             for i in range(steps):
                 moment = Moment(i, steps, levels.timestep[i], levels.alpha[i], levels.sigma[i])
-                x = flow(levels, i, x, evaluation.predict(x, moment, [Clean()])).land(None)
+                x = sampler.step(levels, i, x, [evaluation.predict(x, moment, [Clean()])], []).land(None)
         finished.append(x[0].clamp(-1, 1).cpu())
     return torch.cat(finished)
 

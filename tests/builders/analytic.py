@@ -1,6 +1,7 @@
 """A denoiser without attention, for tests: exact Gaussian (or any x0-denoiser in numpy) behind the Denoiser protocol.
 
-Every lane that is not clean runs under a known perturbation of the x0-prediction, so the error has a closed form.
+Every lane but clean ones and the floor runs under a known perturbation of the x0-prediction, so the error has a closed
+form.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from interventions.spec import Clean
-from tracer.denoisers import Evaluation
-from tracer.sampling import Prediction
+from interventions.spec import Clean, Full
+from tracer.denoisers import Evaluation, to_uint8
+from tracer.samplers import Prediction
 
 Denoise = Callable[[np.ndarray, float, float], np.ndarray]
 
@@ -48,7 +49,7 @@ class Analytic:
             self.calls += len(lanes) * len(samples)
             values, fractions = [], []
             for state, lane in zip(x.numpy(), lanes, strict=True):
-                is_clean = isinstance(lane, Clean)
+                is_clean = isinstance(lane, Clean | Full)
                 x0 = (self.clean if is_clean else self.masked)(state, moment.alpha, moment.sigma)
                 strength = lane.scope.strength
                 if not is_clean and strength < 1:
@@ -64,5 +65,4 @@ class Analytic:
         yield Evaluation(predict)
 
     def decode(self, x0):
-        shown = ((x0[:, :1].clamp(-1, 1) + 1) * 127.5).round().byte().expand(-1, 3, -1, -1)
-        return shown.permute(0, 2, 3, 1).numpy()
+        return to_uint8(x0[:, :1])

@@ -1,7 +1,7 @@
-"""Constructed systems whose error accumulation is known, in exact float64 numpy: SCIENCE section 7.
+"""Constructed systems whose error accumulation is known, in exact float64 numpy.
 
 Two kinds: iterated gains, where a step multiplies the error by a known factor and adds a random injection, and exact
-Gaussian denoising (DDPM, DDIM, flow) under an affine mask. Each returns what the definitions of SCIENCE section 4 ask
+Gaussian denoising (DDPM, DDIM, flow) under an affine mask. Each returns what docs/science.md (The additive null) asks
 for, |delta_final|, |sum of nulls| and |sum of impulses| per sample. No project code is used.
 """
 
@@ -113,7 +113,7 @@ def gaussian(sampler: str, strength: float, steps: int, samples: int, seed: int,
 
 
 def _advance(sampler, state, x0, level, following, noise, variance_shift):
-    """One step of SCIENCE section 1 from a prediction of x0."""
+    """One step (docs/science.md, Notation and steps) from a prediction of x0."""
     (a, s), (a_next, s_next) = level, following
     eps = (state - a * x0) / s
     if sampler == "ddim":

@@ -1,4 +1,4 @@
-"""The ground truth itself: SCIENCE section 3's table, the decomposition's identities, and the exactly bimodal case.
+"""The ground truth itself: the table of cumulative gains (docs/science.md), the decomposition, the bimodal case.
 
 Simulated paths (`gaussian.paths`) are compared with closed forms derived on paper, within 1e-10 relative in float64.
 """
@@ -10,7 +10,7 @@ from tests.ground_truth import gaussian
 
 LAM = np.array([10.0, 1.0, 0.1])
 SAMPLERS = tuple(gaussian.SCHEDULES)
-TABLE = {  # SCIENCE section 3: log10 cumulative gain at 250 steps; early, middle, late third, all; modes lam 10, 1, 0.1
+TABLE = {  # docs/science.md: log10 cumulative gain at 250 steps; early, middle, late third, all; modes lam 10, 1, 0.1
     ("ddpm", "raw"): [(-1.18, -1.22, -1.22), (-0.18, -0.73, -0.87), (0.16, -0.25, -1.10), (-1.20, -2.20, -3.20)],
     ("ddpm", "D"): [(0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)],
     ("ddim", "raw"): [(0.02, 0, 0), (0.27, 0, -0.07), (0.21, 0, -0.43), (0.50, 0, -0.51)],

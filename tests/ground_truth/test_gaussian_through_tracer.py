@@ -1,4 +1,4 @@
-"""SCIENCE section 7 through the real tracer: a dense 64-d Gaussian, 250 steps, three samplers, against closed forms.
+"""The real tracer on exact systems: a dense 64-d Gaussian, 250 steps, three samplers, against closed forms.
 
 The clean states and predictions are the tracer's own; every error, gain and impulse is then predicted on paper
 (`gaussian.step_gain`, `final_gain`, `injection_factor`) along the system's random axes, to 1e-10 relative.
@@ -13,6 +13,7 @@ from analysis.answer import amplification
 from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
 from tests.ground_truth.test_gaussian import TABLE
+from tracer.trajectory import sample_noise
 
 SHAPE, STEPS = (1, 8, 8), 250
 SAMPLERS = tuple(gaussian.SCHEDULES)
@@ -34,7 +35,7 @@ def masked(x, alpha, sigma):
 
 
 def traced(folder, sampler, arms, record, steps=STEPS, **options):
-    options = {"samples": 2, "batch_size": 2} | options
+    options = {"samples": 2, "batch_size": 2, "floor": False} | options
     prediction = "flow" if sampler == "flow" else "epsilon"
     denoiser = Analytic(clean, masked, shape=SHAPE, prediction=prediction)
     denoiser.fraction, denoiser.masked_fraction = (0.5, 0.6) if sampler == "ddpm" else (None, None)
@@ -72,9 +73,9 @@ def injections(run, schedule, noise):
 
 def step_noise(run, steps):
     """The noise of every step but the last, [step, sample, mode]."""
-    samples = [tracer.denoisers.Sample(i, int(seed)) for i, seed in enumerate(run["seed"].values)]
+    samples = [tracer.Sample(i, int(seed)) for i, seed in enumerate(run["seed"].values)]
     like = torch.empty(0, dtype=torch.float64)
-    drawn = np.stack([tracer.trajectory.sample_noise(samples, i, SHAPE, like).numpy() for i in range(steps)])
+    drawn = np.stack([sample_noise(samples, i, SHAPE, like).numpy() for i in range(steps)])
     return drawn.reshape(steps, len(samples), 64) @ AXES
 
 

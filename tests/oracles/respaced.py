@@ -1,7 +1,7 @@
 """The respaced samplers of the original diffusion code, rewritten from the papers in float64 numpy.
 
 From the posterior's x0 form (Ho et al. 2020, eq. 6-7; Nichol & Dhariwal 2021, eq. 15; Song et al. 2021, eq. 12),
-not from the epsilon form that `tracer.sampling` uses, so that the two can disagree.
+not from the epsilon form that `tracer.samplers` uses, so that the two can disagree.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_a_resume_with_another_configuration_is_refused_and_says_what_differs(ru
 
 
 def test_a_full_disk_is_found_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("tracer.store.free_space", lambda path: 1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     result = trace("run", *SMALL, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from distributed import LocalCluster
 from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
 from tracer import cluster, run, store
-from tracer.denoisers import CheckpointError, load
+from tracer.denoisers import CheckpointError
 from tracer.plan import plan
+from tracer.request import Request
 from tracer.store import claims
 
 LAM = np.geomspace(10, 0.1, 64).reshape(1, 8, 8)
@@ -41,10 +43,12 @@ def give_up():
     raise RuntimeError("the network is out of order")
 
 
-def planned(samples=5, **accident):
+def planned(address=None, **accident):
     clean = gaussian.gaussian_denoiser(LAM)
     denoiser = Analytic(clean, functools.partial(masked, clean=clean, **accident), fraction=0.4)
-    return plan(denoiser, ["R1S0"], samples=samples, steps=6, batch_size=2, record=RECORD)
+    return plan(Request(
+        denoiser, "R1S0", samples=5, steps=6, batch_size=2, record=RECORD, floor=False, scheduler=address
+    ))  # fmt: skip
 
 
 def arrays(path):
@@ -77,34 +81,34 @@ def serial(tmp_path_factory):
 
 
 def test_run_on_workers_equals_the_serial_run_bit_for_bit(tmp_path, address, serial):
-    checked, told = planned(), []
+    checked, told = planned(address), []
     path = run.prepare(checked, tmp_path / "run")
-    cluster.execute_on_cluster(checked, path, address=address, progress=lambda *at: told.append(at))
+    cluster.execute_on_cluster(checked, path, progress=lambda *at: told.append(at))
     assert_same(path, serial)
     assert told[-1] == (3 * 6, 3 * 6)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
 def test_unit_of_a_killed_worker_is_taken_up_by_another(tmp_path, address, serial):
-    checked = planned(once=tmp_path / "died", act=die)
+    checked = planned(address, once=tmp_path / "died", act=die)
     path = run.prepare(checked, tmp_path / "run")
-    cluster.execute_on_cluster(checked, path, address=address)
+    cluster.execute_on_cluster(checked, path)
     assert (tmp_path / "died").exists()
     assert_same(path, serial)
 
 
 def test_error_in_a_unit_surfaces_and_the_run_resumes(tmp_path, address, serial):
-    checked = planned(once=tmp_path / "raised", act=give_up)
+    checked = planned(address, once=tmp_path / "raised", act=give_up)
     path = run.prepare(checked, tmp_path / "run")
     with pytest.raises(RuntimeError, match="out of order"):
-        cluster.execute_on_cluster(checked, path, address=address)
+        cluster.execute_on_cluster(checked, path)
     assert (arrays(path)["status"] == store.STATUS_MISSING).any()
-    cluster.execute_on_cluster(checked, path, address=address)
+    cluster.execute_on_cluster(checked, path)
     assert_same(path, serial)
 
 
 def test_unit_that_somebody_else_holds_is_waited_for(tmp_path, address, serial, monkeypatch):
-    checked = planned()
+    checked = planned(address)
     path = run.prepare(checked, tmp_path / "run")
     token = claims.claim(path / "claims", 1, lease=120)  # this process lives, so its claim is honoured
     waits = []
@@ -114,26 +118,28 @@ def test_unit_that_somebody_else_holds_is_waited_for(tmp_path, address, serial, 
         claims.release(path / "claims", 1, token)
 
     monkeypatch.setattr(cluster.time, "sleep", wait)
-    cluster.execute_on_cluster(checked, path, address=address)
+    cluster.execute_on_cluster(checked, path)
     assert cluster.CLAIMED_SECONDS in waits
     assert_same(path, serial)
 
 
 def test_worker_with_other_weights_is_refused(tmp_path, address):
-    checked = planned()
+    checked = planned(address)
     path = run.prepare(checked, tmp_path / "run")
     checked.denoiser.checkpoint = {"id": "another"}
     with pytest.raises(CheckpointError, match="other weights"):
-        cluster.execute_on_cluster(checked, path, address=address)
+        cluster.execute_on_cluster(checked, path)
     assert (arrays(path)["status"] == store.STATUS_MISSING).all()
 
 
 def test_embedded_dit_on_local_workers_equals_the_serial_run(tmp_path):
-    options = {"model": "dit", "checkpoint": None, "device": "cpu", "dtype": "float32"}
-    checked = plan(load("dit", device="cpu"), ["R4S0"], samples=2, steps=2, batch_size=1, record=("norms", "latents"))
-    one, two = run.prepare(checked, tmp_path / "one"), run.prepare(checked, tmp_path / "two")
-    run.execute(checked, one)
-    cluster.execute_on_cluster(checked, two, options, workers=2)
+    request = Request(
+        "dit", "R4S0", samples=2, steps=2, batch_size=1, record="norms,latents", floor=False, device="cpu"
+    )
+    serial, spread = plan(request), plan(replace(request, workers=2))
+    one, two = run.prepare(serial, tmp_path / "one"), run.prepare(spread, tmp_path / "two")
+    run.execute(serial, one)
+    cluster.execute_on_cluster(spread, two)
     for name in ("trajectory/latent", "trajectory/delta", "metrics/delta_rel"):
         got, want = arrays(two)[name], arrays(one)[name]
         # Thread counts may differ, so sums may be rounded differently.

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,22 +7,24 @@ from interventions import parse
 from tests.tracer.test_trajectory import system
 from tracer.cli.reproduce import STUDIES as RECIPES
 from tracer.cli.reproduce import commands
+from tracer.lanes import lanes_of_step
 from tracer.plan import plan
-from tracer.studies import STUDIES
-from tracer.trajectory import lanes_of_step
+from tracer.request import Request
+from tracer.samplers import SAMPLERS
+from tracer.studies import STUDIES, Setting
 
-SETTINGS = dict(steps=12, guidance=4.0, every=1, sampler="ddpm")
+SETTING = Setting(masks=(parse("R1S0"),), steps=12, guidance=4.0, sampler=SAMPLERS["ddpm"])
+BASE = Request(system(), samples=1, steps=12, floor=False)
 
 
 def variants(study, **settings):
-    return list(STUDIES[study].variants([parse("R1S0")], **{**SETTINGS, **settings}))
+    return list(STUDIES[study].variants(replace(SETTING, **settings)))
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_can_be_planned_and_its_arms_are_distinct(study):
     for variant in variants(study):
-        settings = {"steps": 12, **variant.settings}
-        checked = plan(system(), variant.arms, samples=1, record=variant.record, **settings)
+        checked = plan(variant.request(BASE, Path("out"), resume=False))
         assert len(checked.arms) == 1 + len(set(variant.arms)) == 1 + len(variant.arms)
 
 
@@ -29,7 +32,7 @@ def test_impulses_tile_the_run_and_stay_below_six_tenths_of_a_trajectory_each():
     (variant,) = variants("impulse")
     windows = [arm.scope.window(12) for arm in variant.arms[1:]]
     assert [step for window in windows for step in window] == list(range(12))
-    checked = plan(system(), variant.arms[1:], samples=1, steps=12)
+    checked = plan(replace(BASE, arms=variant.arms[1:]))
     assert sum(len(lanes_of_step(checked, i)) for i in range(12)) <= 0.6 * 12 * 12 + 12
 
 
@@ -43,7 +46,7 @@ def test_windows_and_their_complements_make_the_whole():
 
 def test_an_ode_study_records_every_injection_because_its_null_is_transported():
     assert "finals" in variants("steps")[0].record
-    assert "latents" in variants("steps", sampler="ddim")[0].record
+    assert "latents" in variants("steps", sampler=SAMPLERS["ddim"])[0].record
 
 
 def test_a_rehearsal_has_few_samples_a_tenth_of_the_steps_and_reads_the_runs_it_made(tmp_path):

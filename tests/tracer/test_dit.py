@@ -10,6 +10,7 @@ import tracer
 from interventions.spec import Clean, parse
 from tracer.denoisers import CheckpointError, Moment, Sample, load
 from tracer.plan import plan
+from tracer.request import Request
 from tracer.trajectory import sample_noise
 
 
@@ -83,7 +84,9 @@ def test_latents_are_decoded_by_the_vae_at_its_scale(checkpoint):
 def test_a_pipeline_folder_runs_from_noise_to_images(checkpoint, tmp_path):
     denoiser = load("dit", checkpoint=str(checkpoint), device="cpu")
     assert denoiser.classes[207] == "class 207"
-    path = tracer.trace(denoiser, ["R1S2"], samples=2, steps=4, classes=["class 207", 3], out=tmp_path / "run")
+    path = tracer.trace(
+        denoiser, ["R1S2"], samples=2, steps=4, classes=["class 207", 3], floor=False, out=tmp_path / "run"
+    )
     run = tracer.open_run(path)
     assert run["images"].image.shape == (2, 2, 16, 16, 3)
     assert run.coords["class_name"].values.tolist() == ["class 207", "class 3"]
@@ -167,4 +170,4 @@ def test_a_checkpoint_of_another_family_is_refused(tmp_path):
 @pytest.mark.parametrize(("wanted", "said"), [("hart", "heart"), ("12", "0 to 11")])
 def test_an_unknown_class_is_answered_with_close_names_or_the_range(embedded, wanted, said):
     with pytest.raises(ValueError, match=said):
-        plan(embedded, ["R1S0"], classes=[wanted])
+        plan(Request(embedded, "R1S0", classes=wanted))

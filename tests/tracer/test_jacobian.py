@@ -11,9 +11,10 @@ from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
 from tracer import gains as jacobian
 from tracer.denoisers import Evaluation, Moment, load
+from tracer.lanes import CLEAN, evaluations_of_step
 from tracer.plan import plan
-from tracer.sampling import Prediction
-from tracer.trajectory import evaluations_of_step
+from tracer.request import Request
+from tracer.samplers import SAMPLERS, Prediction
 
 SHAPE = (1, 4, 4)
 
@@ -103,14 +104,14 @@ def test_a_gaussian_run_has_the_closed_form_gains(tmp_path, sampler):
 
 
 def test_linear_gains_are_counted_among_the_evaluations():
-    counted = plan(Torch(None, None), ["R1S0", "full"], samples=1, steps=5, record=["tangent", "worst"])
+    counted = plan(Request(Torch(None, None), "R1S0", samples=1, steps=5, record="tangent,worst"))
     assert [evaluations_of_step(counted, i) for i in (0, 1)] == [3 + 41, 3 + 2 + 41]
 
 
 def test_the_embedded_networks_backward_pass_is_the_adjoint_of_its_central_differences():
     """<J u, w> = <u, J^T w>, through the seam and the learned-range variance; and the worst direction beats others."""
     denoiser = load("dit")
-    checked = plan(denoiser, ["R4S32"], samples=2, steps=50, guidance=1.0)
+    checked = plan(Request(denoiser, "R4S32", samples=2, steps=50, guidance=1.0))
     i, levels = 25, checked.schedule
     moment = Moment(i, 50, levels.timestep[i], levels.alpha[i], levels.sigma[i])
     x = normal(2, *denoiser.shape, dtype=torch.float32)
@@ -119,8 +120,8 @@ def test_the_embedded_networks_backward_pass_is_the_adjoint_of_its_central_diffe
     with torch.no_grad(), opened as evaluation:
 
         def step(states):
-            prediction = evaluation.predict(states, moment, [tracer.trajectory.CLEAN.spec] * len(states))
-            return tracer.trajectory.SAMPLERS["ddpm"](levels, i, states, prediction).land(noise)
+            prediction = evaluation.predict(states, moment, [CLEAN.spec] * len(states))
+            return SAMPLERS["ddpm"].step(levels, i, states, [prediction], []).land(noise)
 
         with torch.enable_grad():
             leaf = x.clone().requires_grad_(True)

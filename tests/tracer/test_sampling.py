@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.oracles import respaced
-from tracer.sampling import SAMPLERS, Prediction, SamplerError, schedule
+from tracer.samplers import SAMPLERS, Prediction, SamplerError, noise_levels
 
 
 def network(x, t):
@@ -13,11 +13,11 @@ def network(x, t):
 
 
 def sample(sampler, steps, x, noise, dtype):
-    levels = schedule(sampler, steps, "epsilon")
+    levels = noise_levels(sampler, steps, "epsilon")
     state = torch.from_numpy(x).to(dtype)
     for i in range(steps):
         eps, v = (torch.from_numpy(a).to(dtype) for a in network(state.double().numpy(), int(levels.timestep[i])))
-        move = SAMPLERS[sampler](levels, i, state, Prediction(eps, v))
+        move = SAMPLERS[sampler].step(levels, i, state, [Prediction(eps, v)], [])
         state = move.land(torch.from_numpy(noise[i]).to(dtype))
     return state.double().numpy()
 
@@ -47,7 +47,7 @@ def test_250_ddpm_steps_agree_with_diffusers():
         **settings, variance_type="learned_range", clip_sample=False, timestep_spacing="linspace"
     )
     scheduler.set_timesteps(250)
-    levels = schedule("ddpm", 250, "epsilon", settings)
+    levels = noise_levels("ddpm", 250, "epsilon", settings)
     assert levels.timestep.astype(int).tolist() == scheduler.timesteps.tolist()
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     ours = theirs = x
@@ -58,7 +58,7 @@ def test_250_ddpm_steps_agree_with_diffusers():
             torch.cat([eps, v], 1), t, theirs, generator=torch.Generator().manual_seed(i)
         ).prev_sample
         eps, v = (torch.from_numpy(a).float() for a in network(ours.numpy(), int(t)))
-        ours = SAMPLERS["ddpm"](levels, i, ours, Prediction(eps, v)).land(noise)
+        ours = SAMPLERS["ddpm"].step(levels, i, ours, [Prediction(eps, v)], []).land(noise)
     assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-4  # diffusers' float32 tables: 3e-5 measured
 
 
@@ -67,14 +67,14 @@ def test_ddim_agrees_with_diffusers(steps, prediction):
     settings = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
     scheduler = diffusers.DDIMScheduler(**settings, clip_sample=False, prediction_type=prediction)
     scheduler.set_timesteps(steps)
-    levels = schedule("ddim", steps, prediction, settings)
+    levels = noise_levels("ddim", steps, prediction, settings)
     assert levels.timestep.astype(int).tolist() == scheduler.timesteps.tolist()
     ours = theirs = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     for i, t in enumerate(scheduler.timesteps):
         value = torch.from_numpy(network(theirs.numpy(), int(t))[0]).float()
         theirs = scheduler.step(value, t, theirs).prev_sample
         value = torch.from_numpy(network(ours.numpy(), int(t))[0]).float()
-        ours = SAMPLERS["ddim"](levels, i, ours, Prediction(value)).land(None)
+        ours = SAMPLERS["ddim"].step(levels, i, ours, [Prediction(value)], []).land(None)
     assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
 
 
@@ -90,4 +90,4 @@ def test_ddim_agrees_with_diffusers(steps, prediction):
 )
 def test_a_sampler_that_does_not_fit_is_refused_with_what_to_type(sampler, steps, prediction, said):
     with pytest.raises(SamplerError, match=said):
-        schedule(sampler, steps, prediction)
+        noise_levels(sampler, steps, prediction)

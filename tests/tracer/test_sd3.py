@@ -12,7 +12,7 @@ from interventions import parse
 from interventions.spec import Clean
 from tests.builders import tiny_pipelines as tiny
 from tracer.denoisers import CheckpointError, Moment, Sample, load
-from tracer.sampling import SAMPLERS, schedule
+from tracer.samplers import SAMPLERS, noise_levels
 
 PROMPTS = ("red heart", "flag of japan")
 SAMPLES = [Sample(i, 10 + i, prompt=prompt) for i, prompt in enumerate(PROMPTS)]
@@ -31,11 +31,12 @@ def predict(denoiser, x, samples=SAMPLES, lanes=CLEAN, guidance=3.0):
 
 
 def sampled(denoiser, x, steps, guidance):
-    levels = schedule("ddim" if denoiser.name == "sdxl" else "flow", steps, denoiser.prediction, denoiser.scheduler)
+    sampler = SAMPLERS["ddim" if denoiser.name == "sdxl" else "flow"]
+    levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
     with torch.no_grad(), denoiser.opened(SAMPLES, guidance=guidance, mask_seed=0, record=()) as evaluation:
         for i in range(steps):
             moment = Moment(i, steps, levels.timestep[i], levels.alpha[i], levels.sigma[i])
-            x = SAMPLERS[levels.sampler](levels, i, x, evaluation.predict(x, moment, [Clean()])).land(None)
+            x = sampler.step(levels, i, x, [evaluation.predict(x, moment, [Clean()])], []).land(None)
     return x[0]
 
 

@@ -7,8 +7,10 @@ import torch
 import tracer
 from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
+from tracer.lanes import lanes_of_step
 from tracer.plan import PlanError, plan
-from tracer.trajectory import lanes_of_step, sample_noise
+from tracer.request import Request
+from tracer.trajectory import sample_noise
 
 LAM = np.geomspace(10, 0.1, 64).reshape(1, 8, 8)
 KIND = {"ddpm": "epsilon", "ddim": "epsilon", "flow": "flow"}
@@ -19,6 +21,11 @@ def system(sampler="ddpm", **settings):
     masked = gaussian.affine_mask(clean, scale=0.95, shift=0.02)
     settings.setdefault("fraction", 0.4 if sampler == "ddpm" else None)
     return Analytic(clean, masked, prediction=KIND[sampler], **settings)
+
+
+def planned(denoiser, arms=("R1S0",), **settings):
+    """Without the floor, unless it is named."""
+    return plan(Request(denoiser, arms, **{"floor": False, "samples": 1} | settings))
 
 
 def expected(denoiser, levels, sampler, samples, window=None):
@@ -47,7 +54,7 @@ def test_error_of_a_known_perturbation_equals_the_closed_form(tmp_path, sampler)
         denoiser, ["R1S0"], samples=3, steps=50, sampler=sampler, batch_size=2, record=record, out=tmp_path / "run"
     )
     run = tracer.open_run(path)
-    checked = plan(denoiser, ["R1S0"], samples=3, steps=50, sampler=sampler)
+    checked = planned(denoiser, samples=3, steps=50, sampler=sampler)
     want = expected(denoiser, checked.schedule, sampler, checked.samples)
     masked = {name: run["metrics"][name].sel(arm="R1S0").values.T for name in run["metrics"].data_vars}
     norm = lambda v: np.linalg.norm(v.reshape(*v.shape[:2], -1), axis=-1)  # noqa: E731
@@ -70,7 +77,7 @@ def test_an_arm_departs_at_its_first_step_and_returns_to_the_clean_map_after_its
     arm = "R1S0@steps=5:8"
     path = tracer.trace(denoiser, [arm], samples=2, steps=20, out=tmp_path / "run")
     run = tracer.open_run(path)
-    checked = plan(denoiser, [arm], samples=2, steps=20)
+    checked = planned(denoiser, arm, samples=2, steps=20)
     want = expected(denoiser, checked.schedule, "ddpm", checked.samples, window=range(5, 8))
     got = run["trajectory"].delta.sel(arm=arm).transpose("step", ...).values
     assert (got[:5] == 0).all()
@@ -82,7 +89,7 @@ def test_null_contributions_of_a_gaussian_are_the_injection_seen_through_its_pos
     denoiser = system()
     path = tracer.trace(denoiser, ["R1S0"], samples=2, steps=20, record=("null",), out=tmp_path / "run")
     run = tracer.open_run(path)
-    checked = plan(denoiser, ["R1S0"], samples=2, steps=20)
+    checked = planned(denoiser, samples=2, steps=20)
     want = expected(denoiser, checked.schedule, "ddpm", checked.samples)
     levels = checked.schedule
     slope = [gaussian.x0_sensitivity(levels.alpha[k], levels.sigma[k], LAM) for k in range(1, 20)] + [np.ones_like(LAM)]
@@ -104,7 +111,7 @@ def test_a_sample_is_the_same_whatever_the_batch_the_other_arms_and_the_sample_c
 def test_arms_share_the_clean_lane_and_impulses_cost_half_a_trajectory_each():
     steps = 20
     arms = [f"R1S0@steps={j}:{j + 1}" for j in range(steps)]
-    checked = plan(system(), arms, samples=1, steps=steps)
+    checked = planned(system(), arms, samples=1, steps=steps)
     lanes = sum(len(lanes_of_step(checked, i)) for i in range(steps))
     assert lanes == steps + steps * (steps + 1) // 2  # the clean lane once, and impulse j from step j on
     assert lanes <= 0.6 * steps * steps
@@ -112,7 +119,7 @@ def test_arms_share_the_clean_lane_and_impulses_cost_half_a_trajectory_each():
 
 def test_injection_null_and_decomposition_cost_one_lane_each_per_arm():
     def lanes(record, *arms):
-        checked = plan(system(), ["R1S0", *arms], samples=1, steps=10, record=record)
+        checked = planned(system(), ["R1S0", *arms], samples=1, steps=10, record=record)
         return [len(lanes_of_step(checked, i)) for i in range(10)]
 
     assert lanes(("norms",)) == [2] * 10
@@ -124,7 +131,7 @@ def test_injection_null_and_decomposition_cost_one_lane_each_per_arm():
 
 
 def test_noise_depends_on_the_sample_seed_and_the_step_alone():
-    samples = plan(system(), ["full"], samples=4, steps=10).samples
+    samples = planned(system(), "full", samples=4, steps=10).samples
     like = torch.empty(0)
     together = sample_noise(samples, 3, (1, 8, 8), like)
     assert torch.equal(together[2], sample_noise(samples[2:3], 3, (1, 8, 8), like)[0])
@@ -147,5 +154,5 @@ def test_noise_depends_on_the_sample_seed_and_the_step_alone():
 def test_a_run_that_cannot_be_made_is_refused_before_anything_runs(settings, said):
     denoiser = system()
     with pytest.raises(PlanError, match=said):
-        plan(denoiser, ["R1S0"], **{"samples": 1, "steps": 5, **settings})
+        planned(denoiser, **{"samples": 1, "steps": 5, **settings})
     assert denoiser.calls == 0

@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +20,9 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-import analysis
 from analysis.common import runs
+from analysis.measure import MEASURES
 
-SECTIONS = {
-    "verdict": "Does the error compound?",
-    "growth": "How far the masked trajectory drifts",
-    "decompose": "What each step does to the error",
-    "impulse": "What one masked step does",
-    "counterfactual": "Which part of the run matters",
-    "bands": "Which scales carry the error",
-    "sinks": "Attention sinks",
-}
 IMAGES = 8  # samples shown
 ROWS = 60  # rows of a table shown
 CSS = """
@@ -57,20 +49,21 @@ class Section:
     table: pd.DataFrame
 
 
-def report(run: xr.DataTree, sections: tuple[str, ...] = tuple(SECTIONS)) -> str:
+def report(run: xr.DataTree, sections: Sequence[str] | None = None) -> str:
     """The HTML page of a run, with every measure of `sections` that the run's records allow.
 
-    Raises runs.RunError for a run without a complete sample; a measure that cannot be made is listed with its reason.
+    sections: names of measures; None takes those of `MEASURES` that say they belong on the page. Raises runs.RunError
+    for a run without a complete sample; a measure that cannot be made is listed with its reason.
     """
     runs.complete(run)
-    made, missing = {}, {}
-    for name in sections:
+    done, missing = {}, {}
+    for name in on_page() if sections is None else sections:
         try:
-            made[name] = _section(run, name)
+            done[name] = _section(run, name)
         except ValueError as reason:  # RunError and its kin: what was not recorded, and what to type
             missing[name] = str(reason)
     body = [_head(run), _pictures(run)]
-    body += [_printed(name, section) for name, section in made.items()]
+    body += [_printed(name, section) for name, section in done.items()]
     body += [_missing(missing), _made_how(run)]
     title = html.escape(runs.title(run))
     return (
@@ -79,18 +72,24 @@ def report(run: xr.DataTree, sections: tuple[str, ...] = tuple(SECTIONS)) -> str
     )
 
 
+def on_page() -> list[str]:
+    """Names of the measures that belong on the page, in the order of `MEASURES`."""
+    return [name for name, measure in MEASURES.items() if measure.on_page]
+
+
 def _section(run: xr.DataTree, name: str) -> Section:
-    module = analysis.module_of(name)
-    dataset = getattr(module, name)(run)
-    return Section(SECTIONS[name], module.sentence(dataset), module.figure(dataset), module.table(dataset))
+    measure = MEASURES.get_or_raise(name)
+    dataset = measure(run)
+    return Section(measure.question, measure.sentence(dataset), measure.figure(dataset), measure.table(dataset))
 
 
 def _head(run: xr.DataTree) -> str:
     samples = runs.complete(run)["metrics"].sizes["sample"]
-    arms = ", ".join(runs.arms(run, floor=True)[:12]) + (" …" if len(runs.arms(run, floor=True)) > 12 else "")
+    names = runs.names(run, floor=True)
+    arms = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
     name = html.escape(run.name or "run")
-    told = html.escape(f"{runs.title(run)} · {samples} samples · arms: clean, {arms}")
-    return f'<h1>{name}</h1>\n<p class="lead">{told}</p>'
+    lead = html.escape(f"{runs.title(run)} · {samples} samples · arms: clean, {arms}")
+    return f'<h1>{name}</h1>\n<p class="lead">{lead}</p>'
 
 
 def _printed(name: str, section: Section) -> str:
@@ -120,9 +119,9 @@ def _pictures(run: xr.DataTree) -> str:
         return ""
     from PIL import Image
 
-    whole = runs.get(runs.complete(run), "images/image")
-    arms = [arm for arm in whole["arm"].values if "steps=" not in str(arm)]
-    shown = whole.sel(arm=arms).isel(sample=slice(0, IMAGES)).transpose("arm", "image_y", "sample", "image_x", "rgb")
+    images = runs.get(runs.complete(run), "images/image")
+    arms = [arm.name for arm in runs.every_arm(run) if arm.whole]
+    shown = images.sel(arm=arms).isel(sample=slice(0, IMAGES)).transpose("arm", "image_y", "sample", "image_x", "rgb")
     pixels = np.asarray(shown.values, dtype=np.uint8)
     count, height, columns, width, _ = pixels.shape
     buffer = io.BytesIO()
@@ -137,7 +136,9 @@ def _pictures(run: xr.DataTree) -> str:
 def _missing(reasons: dict[str, str]) -> str:
     if not reasons:
         return ""
-    items = "".join(f"<li><b>{html.escape(SECTIONS[n])}:</b> {html.escape(text)}</li>" for n, text in reasons.items())
+    items = "".join(
+        f"<li><b>{html.escape(MEASURES[name].question)}:</b> {html.escape(text)}</li>" for name, text in reasons.items()
+    )
     return f"<h2>What this run cannot show</h2>\n<ul>{items}</ul>"
 
 

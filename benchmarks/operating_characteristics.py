@@ -80,7 +80,7 @@ def intervals(log_a: np.ndarray, slope: np.ndarray, resamples: int) -> list[xr.D
         ],
         1,
     )
-    coords = {"quantity": list(rule.QUANTITIES), "confidence": list(rule.CONFIDENCE), "bound": list(rule.BOUNDS)}
+    coords = {"quantity": list(rule.QUANTITIES), "confidence": list(rule.CONFIDENCE), "bound": list(statistics.BOUNDS)}
     return [xr.DataArray(each, dims=("quantity", "confidence", "bound"), coords=coords) for each in limits]
 
 

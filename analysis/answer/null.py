@@ -1,8 +1,8 @@
-"""The additive null: what an error would become if nothing but addition happened to it (SCIENCE section 4).
+"""The additive null: what an error would become if nothing but addition happened to it.
 
-Two nulls: the model-free one of a stochastic sampler (a shift of the x0-prediction travels unchanged in
-expectation), and the transport of every injection by the sampler's own Gaussian map, mode by mode. It decides
-nothing; `verdict` compares with it.
+Two nulls (docs/science.md, "The additive null"): the model-free one of a stochastic sampler (a shift of the
+x0-prediction travels unchanged in expectation), and the transport of every injection by the sampler's own Gaussian map,
+mode by mode. It decides nothing; `verdict` compares with it, and `martingale` checks what the first one assumes.
 """
 
 from __future__ import annotations
@@ -10,30 +10,78 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from matplotlib.figure import Figure
 
 from analysis.common import runs, spectrum
+from analysis.figures import style as figures
+from analysis.measure import Option, measure
 
 TRANSPORTS = ("sampler", "continuous")
+KINDS = ("model-free", "gaussian")
+KIND_OPTION = Option(
+    "--null", "kind", "The additive null; default: model-free for stochastic samplers, else gaussian.", choices=KINDS
+)
+MOST_ARMS = 8  # drawn
+
+
+@measure(
+    question="What addition alone would make of the error",
+    needs=("norms", "latents", "decomposition", "null"),
+    options=(KIND_OPTION,),
+)
+def null(run: xr.DataTree, kind: str | None = None, *, transport: str = "sampler") -> xr.Dataset:
+    """The additive null of every intervened arm and sample, and what each step contributes to it.
+
+    `size` (arm, sample): norm of the sum of all contributions, in the units of the final state, which an error that
+    only adds up would have. `step_size` (arm, sample, step): norm of each step's contribution, where it was recorded;
+    `path`: their sum over steps; `coherence` = size / path, 1 where all contributions point the same way. `*_interval`
+    are geometric means over samples with BCa limits. `kind` and `transport` as in `null_sum`; attrs["kind"] says which
+    null it is. Raises runs.RunError where neither a null nor injections were recorded.
+    """
+    run = runs.complete(run)
+    names = runs.names(run)
+    total = null_sum(run, kind, transport).sel(arm=names)
+    result = xr.Dataset({"size": spectrum.norm(total).compute()})
+    try:
+        steps = runs.plain(null_norms(run, total.attrs["kind"], transport)).sel(arm=names).compute()
+    except runs.RunError:
+        steps = None
+    if steps is not None:
+        result["step_size"], result["path"] = steps, steps.sum("step")
+        result["coherence"] = result["size"] / result["path"].where(result["path"] > 0)
+    for name in ("size", "coherence"):
+        if name in result:
+            result[f"{name}_interval"] = runs.geometric(result[name])
+    result = runs.with_arms(result, run)
+    result.attrs = {"title": runs.title(run), "samples": result.sizes["sample"], "kind": total.attrs["kind"]}
+    return result
+
+
+# --- the nulls as fields and norms ---
 
 
 def final_gain(run: xr.DataTree, lam: xr.DataArray, transport: str = "sampler") -> xr.DataArray:
     """Gaussian gain from the state after step i to the final state: (step, *lam.dims).
 
-    "sampler" is the exact product of the discrete steps' gains, "continuous" its limit for small steps: sqrt(lam /
-    v) for the ODE samplers, and for DDPM a' lam / v', which is exact at any number of steps.
+    "sampler" is the exact product of the discrete steps' gains, "continuous" its limit for small steps: sqrt(lam / v)
+    for the ODE samplers, and for stochastic ones alpha lam / v, which DDPM has at any number of steps.
     """
     if transport not in TRANSPORTS:
         raise ValueError(f"transport {transport!r}: choose one of {', '.join(TRANSPORTS)}")
-    _, _, b, u = runs.levels(run)
-    after = spectrum.level_variance(b, u, lam)
-    if runs.stochastic(run):
-        return b * lam / after
     if transport == "continuous":
-        return np.sqrt(lam / after)
+        _, _, alpha, sigma = runs.levels(run)
+        after = spectrum.level_variance(alpha, sigma, lam)
+        return alpha * lam / after if runs.stochastic(run) else np.sqrt(lam / after)
     gain = spectrum.step_gain(run, lam)
-    rest = gain.isel(step=slice(None, None, -1)).cumprod("step").isel(step=slice(None, None, -1))
+    rest = gain.isel(step=slice(None, None, -1)).cumprod("step", skipna=False).isel(step=slice(None, None, -1))
     return rest.shift(step=-1, fill_value=1.0)
+
+
+def default_kind(run: xr.DataTree) -> str:
+    """The null that a run is held against: model-free for a stochastic sampler, gaussian for the others."""
+    return "model-free" if runs.stochastic(run) else "gaussian"
 
 
 def null_sum(run: xr.DataTree, kind: str | None = None, transport: str = "sampler") -> xr.DataArray:
@@ -44,15 +92,11 @@ def null_sum(run: xr.DataTree, kind: str | None = None, transport: str = "sample
     `final_gain` for `transport`. None takes the model-free one where it is recorded and the sampler is stochastic.
     attrs["kind"] says which. Raises runs.RunError where nothing fitting was recorded.
     """
-    recorded = runs.stochastic(run) and runs.has(run, "decomposition/null_sum")
-    kind = kind or ("model-free" if recorded else "gaussian")
-    if kind == "model-free":
+    if _kind(run, kind, "decomposition/null_sum") == "model-free":
         if not runs.stochastic(run):
             raise runs.RunError(f"the model-free null needs a stochastic sampler; this run's is {runs.sampler(run)}")
         total = runs.need(run, "decomposition/null_sum", "decomposition,null").astype(np.float64)
-        return total.rename("null_sum").assign_attrs(kind=kind)
-    if kind != "gaussian":
-        raise ValueError(f"null {kind!r}: choose model-free or gaussian")
+        return total.rename("null_sum").assign_attrs(kind="model-free")
     injected = runs.need(run, "decomposition/injected", "latents,injected")
     gain = _gain_per_mode(run, injected, transport)
 
@@ -61,26 +105,34 @@ def null_sum(run: xr.DataTree, kind: str | None = None, transport: str = "sample
 
     sizes: dict[Hashable, int] = {name: injected.sizes[name] for name in spectrum.STATE}
     total = spectrum.over_samples(carry, injected, core=(("step", *spectrum.STATE),), out=spectrum.STATE, sizes=sizes)
-    return total.rename("null_sum").assign_attrs(kind=kind, transport=transport)
+    return total.rename("null_sum").assign_attrs(kind="gaussian", transport=transport)
 
 
 def null_norms(run: xr.DataTree, kind: str | None = None, transport: str = "sampler") -> xr.DataArray:
     """Norm of each step's contribution to the null, (arm, sample, step); arguments as in `null_sum`."""
-    recorded = runs.stochastic(run) and runs.has(run, "metrics/null_l2")
-    kind = kind or ("model-free" if recorded else "gaussian")
-    if kind == "model-free":
-        return runs.need(run, "metrics/null_l2", "decomposition,null").astype(np.float64).assign_attrs(kind=kind)
+    if _kind(run, kind, "metrics/null_l2") == "model-free":
+        return (
+            runs.need(run, "metrics/null_l2", "decomposition,null").astype(np.float64).assign_attrs(kind="model-free")
+        )
     injected = runs.need(run, "decomposition/injected", "latents,injected")
     gain = final_gain(run, spectrum.data_variance(run), transport)
     norms = (spectrum.ring_energy(injected) * gain**2).sum("ring") ** 0.5
-    return norms.rename("null_l2").assign_attrs(kind=kind, transport=transport)
+    return norms.rename("null_l2").assign_attrs(kind="gaussian", transport=transport)
+
+
+def _kind(run: xr.DataTree, kind: str | None, recorded: str) -> str:
+    """The null that is meant: the model-free one where it stands at this path, unless another is asked for."""
+    kind = kind or (default_kind(run) if runs.has(run, recorded) else "gaussian")
+    if kind not in KINDS:
+        raise ValueError(f"null {kind!r}: choose {' or '.join(KINDS)}")
+    return kind
 
 
 def null_gain(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.DataArray:
     """Gain that Gaussian data of the same spectrum would give the very delta each step was handed: (arm, sample,
     step).
 
-    g_null = |g(mode) * delta| / |delta| with g the closed form of the step (SCIENCE section 3) and delta the error
+    g_null = |g(mode) * delta| / |delta| with g the closed form of the step (`spectrum.step_gain`) and delta the error
     before the step; NaN where that is zero. Dividing the measured gain by it leaves no trace of the noise schedule.
     """
     delta = runs.need(run, "trajectory/delta", "norms,latents")
@@ -89,50 +141,6 @@ def null_gain(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.DataArray
     total = before.sum("ring")
     gain = ((before * spectrum.step_gain(run, lam) ** 2).sum("ring") / total.where(total > 0)) ** 0.5
     return gain.rename("null_gain")
-
-
-def martingale(run: xr.DataTree) -> xr.Dataset:
-    """Is the clean run's prediction a martingale, as the model-free null assumes? Slopes that should be 1, per step.
-
-    `state`: Cov(x_t, x_0) / (alpha Var x_0) with x_t the state after the step and x_0 the final one. The forward
-    process makes it 1, and so does a Bayes denoiser with fine steps. It needs the latents only.
-    `prediction`: Cov(x_0, D) / Var D with D the clean prediction made in the step, which is the identity
-    E[x_0 | x_t] = D itself; NaN unless trajectory/x0 was recorded. Covariances are over samples (about the mean over
-    samples) and summed over elements; `*_error` are standard errors. All NaN for ODE samplers, whose null does not
-    use the identity; attrs["note"] says so.
-    """
-    run = runs.complete(run)
-    step = run["metrics"].to_dataset()["step"]
-    unknown = xr.Dataset({name: xr.full_like(step, np.nan, dtype=float).reset_coords(drop=True) for name in
-                          ("state", "state_error", "prediction", "prediction_error")})  # fmt: skip
-    if not runs.stochastic(run):
-        return unknown.assign_attrs(note=f"not applicable: {runs.sampler(run)} adds no noise, its null is another")
-    if runs.has(run, "trajectory/latent"):
-        latent = run["trajectory"]["latent"].astype(np.float64)
-        final = latent.isel(step=-1, drop=True)
-        _, _, after, _ = runs.levels(run)
-        state = _slope(latent, final, by=final) / after
-        result = unknown.assign(state=state["slope"], state_error=state["error"])
-    else:  # the last DDPM step lands exactly on the prediction made in it
-        final = runs.need(run, "trajectory/x0", "null").astype(np.float64).isel(step=-1, drop=True)
-        result = unknown
-    if not runs.has(run, "trajectory/x0"):
-        return result.assign_attrs(note="the clean predictions were not recorded, so only the states could be checked")
-    predicted = run["trajectory"]["x0"].astype(np.float64)
-    found = _slope(final, predicted, by=predicted)
-    result = result.assign(prediction=found["slope"], prediction_error=found["error"])
-    return result.assign_attrs(note="slopes of 1: the clean prediction is a martingale, as the model-free null assumes")
-
-
-def _slope(values: xr.DataArray, other: xr.DataArray, by: xr.DataArray) -> xr.Dataset:
-    """Ratio Cov(values, other) / Var(by) over samples (`slope`) with its standard error (`error`)."""
-    top = ((values - values.mean("sample")) * (other - other.mean("sample"))).sum(spectrum.STATE)
-    bottom = ((by - by.mean("sample")) ** 2).sum(spectrum.STATE)
-    total = bottom.sum("sample")
-    total = total.where(total > 0)
-    slope = top.sum("sample") / total
-    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample")) / total
-    return xr.Dataset({"slope": slope, "error": error}).compute().reset_coords(drop=True)
 
 
 def transported(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.Dataset:
@@ -172,8 +180,13 @@ def transported(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.Dataset
 
 
 def _gain_per_mode(run: xr.DataTree, field: xr.DataArray, transport: str) -> np.ndarray:
-    """`final_gain` of every mode of a field: [step, y, x]."""
+    """`final_gain` of every mode of a field: [step, y, x]. Raises runs.RunError where the sampler has no such gain."""
     gain = final_gain(run, spectrum.data_variance(run), transport).transpose("step", "ring")
+    if gain.isnull().any():
+        raise runs.RunError(
+            f"the steps of {runs.sampler(run)} are not linear in state and prediction, so there is no Gaussian null: "
+            "use a sampler that states its factors, such as --sampler ddim"
+        )
     return spectrum.per_mode(gain.values, field.sizes["y"], field.sizes["x"])
 
 
@@ -185,3 +198,62 @@ def _prediction_share(run: xr.DataTree, injected: xr.DataArray) -> xr.DataArray:
         return (metrics["injected_x0_l2"] / whole.where(whole > 0, 1.0)).reset_coords(drop=True)
     each = xr.ones_like(injected.isel(channel=0, y=0, x=0, drop=True), dtype=np.float64).reset_coords(drop=True)
     return each / spectrum.injection_factor(run)
+
+
+# --- presentation ---
+
+
+@null.presents("table")
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per arm: the null's size with its interval, its path over the steps and its coherence."""
+    rows = []
+    for arm in dataset["arm"].values:
+        at = dataset.sel(arm=arm)
+        low, size, high = (float(bound) for bound in runs.bounds(at["size_interval"]))
+        row = {"arm": str(arm), "null": size, "low": low, "high": high}
+        if "path" in at:
+            row |= {"path": float(at["path"].mean()), "coherence": float(runs.bounds(at["coherence_interval"])[1])}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@null.presents("sentence")
+def sentence(dataset: xr.Dataset) -> str:
+    """The null's size of every whole arm, and how much of its path adds up."""
+    texts = []
+    told, rest = runs.to_tell(dataset)
+    for arm in told:
+        at = dataset.sel(arm=arm)
+        low, size, high = (float(bound) for bound in runs.bounds(at["size_interval"]))
+        text = f"{arm}: addition alone gives {size:.3g} [{low:.3g}, {high:.3g}]"
+        if "coherence" in at:
+            text += f", {float(runs.bounds(at['coherence_interval'])[1]):.0%} of the sum of its steps"
+        texts.append(text)
+    head = f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, {dataset.attrs['kind']} null"
+    return f"{head}. {'; '.join(texts)}{rest}."
+
+
+@null.presents("figure")
+@figures.styled
+def figure(dataset: xr.Dataset) -> Figure:
+    """What each step contributes to the null, mean over samples, one line per arm; else every sample's whole size."""
+    arms = runs.to_draw(dataset, MOST_ARMS)
+    canvas, axes = figures.panels(1, 1, width=4.6, height=3.0)
+    axis = axes[0, 0]
+    for row, arm in enumerate(arms):
+        at, color = dataset.sel(arm=arm), figures.colour(arm, arms)
+        if "step_size" in at:
+            axis.plot(np.arange(at.sizes["step"]), at["step_size"].mean("sample"), color=color, label=arm)
+        else:
+            axis.plot(at["size"], np.full(at.sizes["sample"], row), ".", color=color, label=arm)
+    if "step_size" in dataset:
+        axis.set_ylabel("contribution at the final state")
+        figures.progress_axis(axis, dataset.sizes["step"])
+        figures.log_axis(axis)
+    else:
+        axis.set_xlabel("size at the final state")
+        axis.set_yticks([])
+    axis.set_title("Additive null", loc="left")
+    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · {dataset.attrs['kind']} null"
+    figures.legend_above(canvas, axis, heading=heading, note=figures.left_out(dataset.sizes["arm"], len(arms)).strip())
+    return canvas

@@ -1,7 +1,7 @@
 """The preregistered rule: from log A and the slope p, one value per sample, to a claim and a mechanism.
 
 The margins stand here and nowhere else. The rule reads numbers, not runs (see `verdict.py` for those), and it does not
-know which answer anybody hopes for. Rule and margins: SCIENCE section 6.
+know which answer anybody hopes for. Rule and margins: docs/science.md, "The rule and its margins".
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ SLOPE_MARGIN = 0.10  # on p: A may grow by at most 7% per doubling of the number
 
 CONFIDENCE = (0.90, 0.95)  # 90% intervals are two one-sided tests at 5%, for equivalence; 95% for differences
 QUANTITIES = ("log_amplification", "log_rms_amplification", "step_slope")
-BOUNDS = ("low", "estimate", "high")
 INTERMITTENCY_LEVEL = 0.01
 ROUGH_SAMPLES = 10  # below, BCa intervals of a mean cover clearly less than they say; the answer carries a warning
 MOST_SAMPLES = 100_000
@@ -94,15 +93,16 @@ def decide(
     The slope may come from fewer samples than A, where not all were run at every number of steps.
     Fewer than 3 samples are inconclusive. Raises ValueError for arrays that are not one value per sample, are empty,
     have more slopes than amplifications, or hold NaN or infinite values (which are never dropped silently).
-    Source: SCIENCE section 6; intervals BCa (Efron 1987), equivalence by 90% interval inclusion (Schuirmann 1987).
+    Source: docs/science.md, "The rule and its margins"; intervals BCa (Efron 1987), equivalence by 90% interval
+    inclusion (Schuirmann 1987).
     """
     log_a = _samples("log_amplification", log_amplification)
     slope = None if step_slope is None else _samples("step_slope", step_slope)
     low = None if low_dose is None else _samples("low_dose", low_dose)
     if slope is not None and slope.size > log_a.size:
         raise ValueError(f"at most one slope per sample: {log_a.size} log_amplification, {slope.size} step_slope")
-    found = _intervals(log_a, slope, resamples, seed)
-    geometric, rms = label_of(found, "log_amplification"), label_of(found, "log_rms_amplification")
+    intervals = _intervals(log_a, slope, resamples, seed)
+    geometric, rms = label_of(intervals, "log_amplification"), label_of(intervals, "log_rms_amplification")
     reasons: list[str] = []
     fewest = log_a.size if slope is None else slope.size
     if fewest < statistics.FEWEST_SAMPLES:
@@ -124,9 +124,10 @@ def decide(
         if low_label != geometric:
             label = "inconclusive"
             reasons.append(f"dose 0.01 gives {low_label} and dose 1 gives {geometric}: the response is not linear")
-    note = power_note(log_a, slope) if "inconclusive" in (geometric, claim_of(found)) and not intermittent else ""
+    note = power_note(log_a, slope) if "inconclusive" in (geometric, claim_of(intervals)) and not intermittent else ""
     slopes = 0 if slope is None else slope.size
-    return Verdict(claim_of(found), label, found, log_a.size, slopes, geometric, rms, low_label, tuple(reasons), note)
+    claim = claim_of(intervals)
+    return Verdict(claim, label, intervals, log_a.size, slopes, geometric, rms, low_label, tuple(reasons), note)
 
 
 def label_of(intervals: xr.DataArray, amplification: str = "log_amplification") -> str:
@@ -211,7 +212,7 @@ def p_values(log_amplification: ArrayLike, step_slope: ArrayLike) -> dict[str, f
     steep = 2 * float(statistics.p_above(slope, SLOPE_MARGIN))
     flat = float(statistics.p_below(slope, SLOPE_MARGIN))
     not_high = 2 * float(statistics.p_below(log_a, margin))
-    found = {
+    p_of = {
         "supported": max(high, steep),
         "rejected": min(2 * flat, not_high),
         "multiplicative": max(high, steep),
@@ -219,7 +220,7 @@ def p_values(log_amplification: ArrayLike, step_slope: ArrayLike) -> dict[str, f
         "additive": max(float(statistics.tost(log_a, margin).p), flat),
         "contractive": max(2 * float(statistics.p_below(log_a, -margin)), flat),
     }
-    return {name: min(p, 1.0) for name, p in found.items()}
+    return {name: min(p, 1.0) for name, p in p_of.items()}
 
 
 def undecided(reason: str) -> Verdict:
@@ -274,10 +275,11 @@ def _samples(name: str, values: ArrayLike) -> np.ndarray:
         raise ValueError(f"{name} is one value per sample, a non-empty one-dimensional array; got {array.shape}{hint}")
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
+        hint = "; pass None if the slope was not measured" if name == "step_slope" else ""
         which = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         raise ValueError(
             f"{bad.size} of {array.size} values of {name} are NaN or infinite (samples {which}): leave those samples "
-            "out of every argument and say so" + ("; pass None if the slope was not measured" * (name == "step_slope"))
+            f"out of every argument and say so{hint}"
         )
     return array
 
@@ -285,13 +287,13 @@ def _samples(name: str, values: ArrayLike) -> np.ndarray:
 def _intervals(log_a: np.ndarray, slope: np.ndarray | None, resamples: int, seed: int) -> xr.DataArray:
     """Intervals [quantity, confidence, bound] of mean log A, log RMS A and mean p."""
     missing = np.full(log_a.size, np.nan)
-    limits = np.empty((len(QUANTITIES), len(CONFIDENCE), len(BOUNDS)))
+    limits = np.empty((len(QUANTITIES), len(CONFIDENCE), len(statistics.BOUNDS)))
     sources: tuple[tuple[np.ndarray, Callable], ...]
     sources = ((log_a, np.mean), (log_a, log_rms), (missing if slope is None else slope, np.mean))
     for row, (values, statistic) in enumerate(sources):
-        found = statistics.bca(values, statistic, confidence=CONFIDENCE, resamples=resamples, seed=seed)
-        limits[row] = np.stack([found.low, np.full(len(CONFIDENCE), found.estimate), found.high], axis=-1)
-    coords = {"quantity": list(QUANTITIES), "confidence": list(CONFIDENCE), "bound": list(BOUNDS)}
+        interval = statistics.bca(values, statistic, confidence=CONFIDENCE, resamples=resamples, seed=seed)
+        limits[row] = np.stack([interval.low, np.full(len(CONFIDENCE), interval.estimate), interval.high], axis=-1)
+    coords = {"quantity": list(QUANTITIES), "confidence": list(CONFIDENCE), "bound": list(statistics.BOUNDS)}
     return xr.DataArray(limits, dims=("quantity", "confidence", "bound"), coords=coords)
 
 
@@ -301,7 +303,7 @@ def _bounds(intervals: xr.DataArray, quantity: str) -> list[float]:
 
 
 def _quote(interval: xr.DataArray, scale) -> str:
-    low, estimate, high = (float(scale(interval.sel(bound=bound))) for bound in ("low", "estimate", "high"))
+    low, estimate, high = (float(scale(interval.sel(bound=bound))) for bound in statistics.BOUNDS)
     if math.isnan(estimate):
         return "not measured"
     return f"{estimate:.3g}" + ("" if math.isnan(low) else f" (95% CI {low:.3g} to {high:.3g})")

@@ -12,36 +12,39 @@ import pandas as pd
 import xarray as xr
 
 from analysis.answer import amplification as amp
-from analysis.answer import null, rule
-from analysis.answer.rule import LOG_AMPLIFICATION_MARGIN, SLOPE_MARGIN, Verdict, decide
-from analysis.answer.verdict_figure import figure, plane, waterfall
-from analysis.common import runs, statistics
+from analysis.answer import rule
+from analysis.answer.martingale import martingale
+from analysis.answer.null import KIND_OPTION
+from analysis.answer.rule import LOG_AMPLIFICATION_MARGIN, SLOPE_MARGIN, decide
+from analysis.answer.verdict_figure import figure
+from analysis.common import pairing, runs, statistics
+from analysis.common.runs import FLOOR_FACTOR
+from analysis.measure import Option, measure
 from analysis.measures import steps
-
-__all__ = [
-    "LOG_AMPLIFICATION_MARGIN",
-    "SLOPE_MARGIN",
-    "Verdict",
-    "decide",
-    "figure",
-    "plane",
-    "sentence",
-    "table",
-    "verdict",
-    "waterfall",
-]
 
 REFERENCE_STEPS = 250
 FEWEST_STEPS, MOST_STEPS = 50, 1000
 PRIMARY_DENSITY = (0.20, 0.30)
+PRIMARY_PARAMETERS = {"radius": 4, "shortcuts": 32}  # R4S32, where the masks were not recorded
 LOW_DOSE = 0.01
 ALPHA = 0.05
 MARTINGALE_ERROR = 0.1
 PER_SAMPLE = ("log_amplification", "actual", "null_sum", "null_path", "injected_path", "coherence")
 
 
+@measure(
+    question="Does the error compound?",
+    reads="runs",
+    needs=("norms", "latents", "decomposition", "null"),
+    options=(
+        Option("--primary", "primary", "The one cell fixed beforehand; default: R4S32 or its like.", metavar="SPEC"),
+        Option("--at", "at", "Judge A at this number of steps; default: 250.", type=int, metavar="T"),
+        KIND_OPTION,
+    ),
+    on_page=True,
+)
 def verdict(
-    several: steps.Runs,
+    several: pairing.Runs,
     *,
     primary: str | None = None,
     at: int | None = None,
@@ -58,23 +61,24 @@ def verdict(
     beforehand; left out, it is the small-world arm whose density is nearest to 25% (within 20-30%). The other cells are
     Holm-corrected. `kind` chooses the null (see `amplification`).
     Dimensions: cell, sample, quantity, confidence, bound. Raises runs.RunError where a run lacks what is needed.
-    Source: SCIENCE sections 4 to 6.
+    Source: docs/science.md, "The rule and its margins".
     """
-    trees = amp.as_list(several)
-    amp.same_experiment(trees)
+    trees = pairing.as_list(several)
+    pairing.same_experiment(trees)
     main = _main(trees)
-    found = steps.measured(main, kind, join="outer")
-    counts = [int(count) for count in found["steps"].values]
+    study = steps.measured(main, kind, join="outer")
+    counts = [int(count) for count in study["steps"].values]
     at = at or (REFERENCE_STEPS if REFERENCE_STEPS in counts else max(counts))
     if at not in counts:
         raise runs.RunError(f"no run with {at} steps; there are {counts}")
-    cells = [str(arm) for arm in found["arm"].values if amp.is_cell(str(arm))]
+    is_cell = study["arm_whole"].values.astype(bool) & (study["arm_strength"].values == 1)
+    cells = study["arm"].values[is_cell].tolist()
     if not cells:
         raise runs.RunError("these runs share no arm that acts over the whole run at full dose")
     # p compares runs, so whatever it is estimated from must be the same samples in each
-    narrow = steps.measured(main, kind) if found.attrs["unpaired"] else found
-    slopes, doses = _slopes(narrow, found), _low_doses(trees, at, kind)
-    parts = {cell: _judge(found, slopes, doses.get(cell), cell, at, seed) for cell in cells}
+    narrow = steps.measured(main, kind) if study.attrs["unpaired"] else study
+    slopes, doses = _slopes(narrow, study), _low_doses(trees, at, kind)
+    parts = {cell: _judge(study, slopes, doses.get(cell), cell, at, seed) for cell in cells}
     reference = next(run for run in main if _count(run) == at)
     fixed = primary if primary is not None else _primary(reference, cells)
     if fixed and fixed not in cells:
@@ -83,11 +87,11 @@ def verdict(
     result = _with_impulses(result, trees, at).assign(_corrected(result, fixed))
     result["primary"] = "cell", [cell == fixed for cell in cells]
     result.attrs = {
-        "title": found.attrs["title"],
+        "title": study.attrs["title"],
         "steps": counts,
         "at": at,
         "primary": fixed or "",
-        "unpaired": found.attrs["unpaired"],
+        "unpaired": study.attrs["unpaired"],
         "martingale": _martingale(reference),
         "type": "" if len(counts) > 1 else steps.too_few(counts, "verdict"),
         "log_amplification_margin": LOG_AMPLIFICATION_MARGIN,
@@ -107,32 +111,30 @@ def _main(trees: list[xr.DataTree]) -> list[xr.DataTree]:
     """
     main: dict[int, list[xr.DataTree]] = {}
     for run in trees:
-        if any(amp.is_cell(arm) for arm in runs.arms(run)):
+        if any(arm.is_cell for arm in runs.arms(run)):
             main.setdefault(_count(run), []).append(run)
     if not main:
         raise runs.RunError("no arm acts over the whole run: add one with `trace run ... --mask R4S32`")
     chosen = []
     for several in main.values():
-        plain = [run for run in several if all(amp.is_cell(arm) for arm in runs.arms(run))]
+        plain = [run for run in several if all(arm.is_cell for arm in runs.arms(run))]
         chosen += plain or several[:1]
     return chosen
 
 
 def _low_doses(trees: list[xr.DataTree], at: int, kind: str | None) -> dict[str, np.ndarray]:
     """log A at dose 0.01 by cell, from whichever run with `at` steps has that arm and a measurable error in it."""
-    found: dict[str, np.ndarray] = {}
+    doses: dict[str, np.ndarray] = {}
     for run in trees:
-        low = [
-            arm for arm in runs.arms(run) if amp.dose(arm) == LOW_DOSE and amp.is_cell(runs.without(arm, "strength"))
-        ]
+        low = [arm for arm in runs.arms(run) if arm.whole and arm.strength == LOW_DOSE]
         if _count(run) != at or not low:
             continue
         measured = amp.amplification(run, kind)["log_amplification"]
         for arm in low:
-            values = measured.sel(arm=arm).dropna("sample").values
+            values = measured.sel(arm=arm.name).dropna("sample").values
             if values.size:
-                found[runs.without(arm, "strength")] = values
-    return found
+                doses[arm.mask] = values
+    return doses
 
 
 def _slopes(shared: xr.Dataset, everyone: xr.Dataset) -> xr.DataArray | None:
@@ -151,16 +153,17 @@ def _slopes(shared: xr.Dataset, everyone: xr.Dataset) -> xr.DataArray | None:
 
 
 def _judge(
-    found: xr.Dataset, slopes: xr.DataArray | None, low_dose: np.ndarray | None, cell: str, at: int, seed: int
+    study: xr.Dataset, slopes: xr.DataArray | None, low_dose: np.ndarray | None, cell: str, at: int, seed: int
 ) -> xr.Dataset:
     """The rule applied to one cell, with the numbers that it used."""
-    view = found.sel(arm=cell, steps=at, drop=True)
+    described = [name for name in study.coords if str(name).startswith("arm_")]
+    view = study.drop_vars(described).sel(arm=cell, steps=at, drop=True)
     log_a = view["log_amplification"].values
     slope = None if slopes is None else slopes.sel(arm=cell).values
     usable = np.isfinite(log_a)
     slopes_known = None if slope is None else slope[np.isfinite(slope)]
     if not usable.any() or (slopes_known is not None and not slopes_known.size):
-        answer = rule.undecided("no sample has a measurable error above 100 x the numerical floor")
+        answer = rule.undecided(f"no sample has a measurable error above {FLOOR_FACTOR:g} x the numerical floor")
     else:
         answer = decide(log_a[usable], slopes_known, low_dose=low_dose, seed=seed)
     part = view[list(PER_SAMPLE)].where(xr.DataArray(usable, dims="sample"))
@@ -213,9 +216,10 @@ def _with_impulses(result: xr.Dataset, trees: list[xr.DataTree], at: int) -> xr.
 
 def _primary(run: xr.DataTree, cells: list[str]) -> str:
     """The small-world cell nearest to 25% density, by the recorded masks over image tokens; "" if there is none."""
-    candidates = [cell for cell in cells if amp.is_small_world(cell)]
+    small_worlds = {arm.name: arm.parameters for arm in runs.arms(run) if _is_small_world(arm) and arm.name in cells}
+    candidates = [cell for cell in cells if cell in small_worlds]
     if not runs.has(run, "interventions/mask"):
-        return "R4S32" if "R4S32" in candidates else ""
+        return next((cell for cell in candidates if small_worlds[cell] == PRIMARY_PARAMETERS), "")
     density = {}
     for cell in candidates:
         allowed = np.asarray(run["interventions"]["mask"].sel(arm=cell), dtype=bool)
@@ -226,14 +230,20 @@ def _primary(run: xr.DataTree, cells: list[str]) -> str:
     return min(near, key=lambda cell: abs(density[cell] - 0.25), default="")
 
 
+def _is_small_world(arm: runs.Arm) -> bool:
+    """Whether an arm is a small-world mask of all layers with both a ball and shortcuts."""
+    both = arm.parameters.get("radius", 0) >= 1 and arm.parameters.get("shortcuts", 0) >= 1
+    return arm.family == "small-world" and arm.is_cell and not arm.layers and both
+
+
 def _martingale(run: xr.DataTree) -> str:
-    """What `null.martingale` says about the model, in a few words; "" where it could not be checked."""
+    """What `martingale` says about the model, in a few words; "" where it could not be checked."""
     try:
-        found = null.martingale(run)
+        check = martingale(run)
     except runs.RunError:
         return ""
     for name, meaning in (("prediction", "final images on clean predictions"), ("state", "states on final images")):
-        values, errors = found[name].values, found[f"{name}_error"].values
+        values, errors = check[name].values, check[f"{name}_error"].values
         known = values[errors < MARTINGALE_ERROR]  # early on the signal is too faint for a slope
         if known.size:
             return (
@@ -241,7 +251,7 @@ def _martingale(run: xr.DataTree) -> str:
                 f"{known.max():.3f} in the {known.size} of {values.size} steps with a standard error below "
                 f"{MARTINGALE_ERROR:g} (1 is exact){_weighted_slope(run, values) if name == 'prediction' else ''}"
             )
-    return str(found.attrs["note"])
+    return str(check.attrs["note"])
 
 
 def _weighted_slope(run: xr.DataTree, slopes: np.ndarray) -> str:
@@ -251,13 +261,16 @@ def _weighted_slope(run: xr.DataTree, slopes: np.ndarray) -> str:
     """
     if not runs.has(run, "metrics/null_l2"):
         return ""
-    share = run["metrics"].to_dataset()["null_l2"].sel(arm=runs.arms(run)).mean(("arm", "sample")).values
+    share = run["metrics"].to_dataset()["null_l2"].sel(arm=runs.names(run)).mean(("arm", "sample")).values
     return f"; {np.average(np.append(slopes[1:], 1.0), weights=share):.3f} with every step weighted by its null"
 
 
 # --- presentation ---
 
+verdict.presents("figure")(figure)
 
+
+@verdict.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per cell: answers before and after Holm, A, p and their 95% intervals, S, R, coherence, samples."""
     rows = []
@@ -278,6 +291,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@verdict.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """The verdict in words: the primary cell in full, the others in brief, and everything that limits it."""
     primary, cells = dataset.attrs["primary"], [str(cell) for cell in dataset["cell"].values]
@@ -333,7 +347,7 @@ def _details(view: xr.Dataset) -> str:
         text += f" A = S x R with feedback S = {feedback:.3g} and excess propagation R = {excess:.3g}."
     if left := int(view["excluded"]):
         total = left + int(view["samples"])
-        text += f" {left} of {total} samples left out: |delta| below 100 x the floor, or A not measurable."
+        text += f" {left} of {total} samples left out: |delta| below {FLOOR_FACTOR:g} x the floor, or A not measurable."
     return text
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import stats
 
+from analysis.answer import references
 from analysis.answer.rule import LOG_AMPLIFICATION_MARGIN, SLOPE_MARGIN
 from analysis.figures import style as figures
 
@@ -21,19 +22,13 @@ REGIONS = {  # label -> colour, (x0, x1), (y0, y1) in (log A, p); None is open
     "additive": ("#d9e9f3", (-LOG_AMPLIFICATION_MARGIN, LOG_AMPLIFICATION_MARGIN), (None, SLOPE_MARGIN)),
     "contractive": ("#d8ecdf", (None, -LOG_AMPLIFICATION_MARGIN), (None, SLOPE_MARGIN)),
 }
-LANDMARKS = {  # name -> (A at 250 steps, p over 50..1000 steps) of systems with known mechanism
-    "gain 1.01": (4.47, 2.29),
-    "gain exp(2/N)": (3.2, 0.0),
-    "neutral": (1.0, 0.0),
-    "gain .98": (0.2, -0.85),
-    "memoryless": (0.065, -0.47),
-}
+APART = 0.25  # landmarks nearer than this to one that is drawn, in log A and in units of the p axis, are left out
 LINEAR = 0.1  # p is linear up to about here and logarithmic beyond: the margin and gain 1.01 share an axis
 
 
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
-    """SCIENCE figures 8 and 4: the verdict plane, and the waterfall from injections to the actual error."""
+    """The verdict plane, and the waterfall from injections to the actual error."""
     canvas, ((left, right),) = figures.panels(1, 2, width=8.4, height=3.9, width_ratios=(1.15, 1))
     plane(left, dataset)
     waterfall(right, dataset)
@@ -54,7 +49,10 @@ def plane(axes: Axes, dataset: xr.Dataset) -> None:
     x = np.concatenate([np.exp(dataset["log_amplification"].values).ravel(), [0.05, 8.0]])
     axes.set_xscale("log")
     axes.set_xlim(np.nanmin(x) / 1.3, np.nanmax(x) * 1.3)
-    (_slope_axis if measured else _no_slope_axis)(axes, dataset)
+    if measured:
+        _slope_axis(axes, dataset)
+    else:
+        _no_slope_axis(axes, dataset)
     for row, cell in enumerate(cells):
         color, view = figures.colour(cell, cells), dataset.sel(cell=cell)
         label = f"{cell}{' (primary)' if cell == dataset.attrs['primary'] else ''}: {view['label_holm'].item()}"
@@ -72,7 +70,7 @@ def _slope_axis(axes: Axes, dataset: xr.Dataset) -> None:
     axes.set_yscale("asinh", linear_width=LINEAR)
     axes.set_ylim(min(-2.2, 1.3 * np.nanmin(slopes)), max(4.5, 1.3 * np.nanmax(slopes)))
     _regions(axes)
-    for name, (amplification, slope) in LANDMARKS.items():
+    for name, (amplification, slope) in _landmarks(dataset).items():
         axes.plot(amplification, slope, "x", color="#666666", markersize=4, markeredgewidth=1)
         axes.annotate(
             name, (amplification, slope), (0, -4), textcoords="offset points", fontsize=6, color="#666666",
@@ -83,6 +81,18 @@ def _slope_axis(axes: Axes, dataset: xr.Dataset) -> None:
     axes.minorticks_off()
     axes.set_ylabel("slope p of log A on log N")
     axes.set_title("Verdict plane", loc="left")
+
+
+def _landmarks(dataset: xr.Dataset) -> dict[str, tuple[float, float]]:
+    """Where known systems lie at the numbers of steps shown; of those that would fall on each other the first."""
+    drawn: dict[str, tuple[float, float]] = {}
+    known = references.landmarks(dataset.attrs["at"], dataset.attrs["steps"])
+    for name in ("additive", *(name for name in known if name != "additive")):
+        place = np.array([np.log(known[name][0]), np.arcsinh(known[name][1] / LINEAR)])
+        others = [np.array([np.log(a), np.arcsinh(p / LINEAR)]) for a, p in drawn.values()]
+        if all(np.abs(place - other).max() > APART for other in others):
+            drawn[name] = known[name]
+    return drawn
 
 
 def _no_slope_axis(axes: Axes, dataset: xr.Dataset) -> None:

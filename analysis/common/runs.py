@@ -1,16 +1,15 @@
-"""What every measure asks of a run: its configuration, its noise levels, its arms and their windows, its complete
-samples.
+"""What every measure asks of a run: its configuration, its noise levels, its arms, its complete samples.
 
-It reads the schema of STORE and nothing else; arm names are read with a few lines of text handling, so that
-analysis needs no torch.
+A run is read from its store alone (docs/schema.md). What an arm is stands in coordinates there (`arm_mask`,
+`arm_start`, ...), so no spec string is taken apart here.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable
-from fractions import Fraction
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -19,6 +18,8 @@ from analysis.common import statistics
 from interventions.errors import RunError as RunError
 
 CLEAN, FULL = "clean", "full"
+FLOOR_FACTOR = 100.0
+"""Errors below this many times the numerical floor (|delta| of the arm `full`) are not analysed."""
 STATISTICS: dict[str, Callable[..., np.ndarray]] = {"median": np.median, "mean": np.mean, "max": np.max}
 BAND_RESAMPLES = 1999  # enough for bands that are drawn; verdicts use more
 
@@ -29,13 +30,13 @@ def configuration(run: xr.DataTree) -> dict:
 
 
 def sampler(run: xr.DataTree) -> str:
-    """Name of the run's sampler: "ddpm", "ddim" or "flow"."""
-    return str(configuration(run)["sampler"])
+    """Name of the run's sampler, for titles and messages only."""
+    return str(run.attrs["sampler"])
 
 
 def stochastic(run: xr.DataTree) -> bool:
     """Whether the sampler adds noise at its steps."""
-    return sampler(run) == "ddpm"
+    return bool(run.attrs["sampler_stochastic"])
 
 
 def title(run: xr.DataTree) -> str:
@@ -47,12 +48,16 @@ def title(run: xr.DataTree) -> str:
 
 
 def levels(run: xr.DataTree) -> tuple[xr.DataArray, ...]:
-    """(alpha, sigma) where each step evaluates the network and (alpha, sigma) it leaves the state at, each over
-    `step`.
-    """
-    coords = run["metrics"].ds.coords
-    names = ("alpha", "sigma", "alpha_after", "sigma_after")
-    return tuple(coords[name].reset_coords(drop=True).astype(np.float64) for name in names)
+    """(alpha, sigma) where each step evaluates the network and (alpha, sigma) it leaves the state at, over `step`."""
+    return tuple(of_steps(run, name) for name in ("alpha", "sigma", "alpha_after", "sigma_after"))
+
+
+def of_steps(run: xr.DataTree, name: str) -> xr.DataArray:
+    """A coordinate of the steps, float64, without other coordinates."""
+    return run["metrics"].ds.coords[name].reset_coords(drop=True).astype(np.float64)
+
+
+# --- arrays of a run ---
 
 
 def has(run: xr.DataTree, path: str) -> bool:
@@ -72,6 +77,28 @@ def get(run: xr.DataTree, path: str) -> xr.DataArray:
     """The array at a path such as "trajectory/delta", which must be there."""
     group, name = path.split("/")
     return run[group].to_dataset()[name]
+
+
+def plain(values: xr.DataArray) -> xr.DataArray:
+    """Values as float64, without coordinates other than those of their dimensions."""
+    return values.astype(np.float64).reset_coords(drop=True)
+
+
+def final_delta(run: xr.DataTree) -> xr.DataArray:
+    """Masked minus clean state after the last step: (arm, sample, channel, y, x)."""
+    if has(run, "trajectory/final_delta"):
+        return get(run, "trajectory/final_delta")
+    return need(run, "trajectory/delta", "norms,latents,decomposition,null").isel(step=-1, drop=True)
+
+
+def clean_final(run: xr.DataTree) -> xr.DataArray:
+    """The clean state after the last step: (sample, channel, y, x)."""
+    if not has(run, "trajectory/latent") and stochastic(run) and has(run, "trajectory/x0"):
+        return get(run, "trajectory/x0").isel(step=-1, drop=True)  # where the last DDPM step lands
+    return need(run, "trajectory/latent", "norms,latents").isel(step=-1, drop=True)
+
+
+# --- samples ---
 
 
 def complete(run: xr.DataTree) -> xr.DataTree:
@@ -96,82 +123,143 @@ def _keep(dataset: xr.Dataset, samples: np.ndarray) -> xr.Dataset:
     return dataset.isel(sample=samples) if "sample" in dataset.dims else dataset
 
 
-def arms(run: xr.DataTree, *, floor: bool = False) -> list[str]:
-    """Names of the intervened arms in order: without clean, and without the numerical floor `full` unless asked
-    for.
+# --- arms ---
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One experimental condition, as the store describes it.
+
+    name: its spec. role: clean, floor, control or cell. family, parameters: the kind of mask and its own numbers. mask:
+    the spec without steps, pause and strength, which it is a part or a dose of. whole: whether it names neither steps
+    nor a pause. window: the steps it names, all of them by default. pause: the steps left out of these, none by
+    default. strength: the dose. layers: "1,4-8", "" for all. match: what a sink arm and its control have in common, ""
+    for arms that remove no keys.
     """
-    hidden = (CLEAN,) if floor else (CLEAN, FULL)
-    return [str(arm) for arm in run["metrics"].to_dataset()["arm"].values if str(arm) not in hidden]
+
+    name: str
+    role: str
+    family: str
+    parameters: Mapping[str, Any] = field(hash=False)
+    mask: str
+    whole: bool
+    window: range
+    pause: range
+    strength: float
+    layers: str
+    match: str
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether it is a condition of its own: neither limited to some steps nor at a part of the dose."""
+        return self.whole and self.strength == 1
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether it is the numerical floor: the all-true mask in all layers and steps."""
+        return self.role == "floor" and self.whole and not self.layers
+
+    @property
+    def paused(self) -> bool:
+        """Whether it leaves out a stretch of steps; it then acts on no single window."""
+        return len(self.pause) > 0
 
 
-def split(arm: str) -> tuple[str, dict[str, str]]:
-    """An arm's spec string as (family, scope options): "R4S32@steps=0:5" -> ("R4S32", {"steps": "0:5"})."""
-    family, _, scope = arm.partition("@")
-    return family, dict(part.split("=", 1) for part in scope.split(";") if part)
+def every_arm(run: xr.DataTree) -> list[Arm]:
+    """All arms of a run in order, clean and floor included."""
+    columns = {name: run["metrics"].ds.coords[name].values.tolist() for name in ("arm", *arm_coordinates(run))}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [
+        Arm(
+            name=row["arm"],
+            role=row["arm_role"],
+            family=row["arm_family"],
+            parameters=json.loads(row["arm_parameters"]),
+            mask=row["arm_mask"],
+            whole=row["arm_whole"],
+            window=range(row["arm_start"], row["arm_stop"]),
+            pause=range(row["arm_pause_start"], row["arm_pause_stop"]),
+            strength=row["arm_strength"],
+            layers=row["arm_layers"],
+            match=row["arm_match"],
+        )
+        for row in rows
+    ]
 
 
-def join(family: str, scope: dict[str, str]) -> str:
-    """Inverse of `split`."""
-    return family + ("@" + ";".join(f"{key}={value}" for key, value in scope.items()) if scope else "")
+def arms(run: xr.DataTree, *, floor: bool = False) -> list[Arm]:
+    """The intervened arms in order: without clean, and without the numerical floor `full` unless asked for."""
+    return [arm for arm in every_arm(run) if arm.role != "clean" and (floor or not arm.is_floor)]
 
 
-def without(arm: str, option: str) -> str:
-    """The arm's spec string without one scope option: the arm it is a part of."""
-    family, scope = split(arm)
-    return join(family, {key: value for key, value in scope.items() if key != option})
+def names(run: xr.DataTree, *, floor: bool = False) -> list[str]:
+    """Names of the intervened arms, as `arms` gives them."""
+    return [arm.name for arm in arms(run, floor=floor)]
 
 
-def window(arm: str, steps: int) -> range:
-    """The steps an arm acts on, of a run with that many; fractions of the run are rounded half up, as in `Scope`.
+def arm_coordinates(run: xr.DataTree) -> list[str]:
+    """Names of the coordinates that describe the arms of a run."""
+    coords = run["metrics"].ds.coords
+    return [str(name) for name in coords if str(name).startswith("arm_") and coords[name].dims == ("arm",)]
 
-    An arm that pauses acts on no single window: an empty one.
+
+def with_arms(dataset: xr.Dataset, run: xr.DataTree, *, windows: bool = True) -> xr.Dataset:
+    """A dataset over arms of a run with the coordinates that describe them; without their windows where these differ.
+
+    `windows` False is for results of several runs, whose numbers of steps, and so windows, are not the same.
     """
-    scope = split(arm)[1]
-    if "pause" in scope:
-        return range(0)
-    return _steps(scope["steps"], steps) if "steps" in scope else range(steps)
+    kept = [name for name in arm_coordinates(run) if windows or not name.endswith(("_start", "_stop"))]
+    described = run["metrics"].to_dataset().sel(arm=dataset["arm"].values)
+    return dataset.assign_coords({name: ("arm", described[name].values) for name in kept})
 
 
-def pause(arm: str, steps: int) -> range:
-    """The steps that an arm leaves out of its window, rounded as in `window`; empty for most."""
-    scope = split(arm)[1]
-    return _steps(scope["pause"], steps) if "pause" in scope else range(0)
-
-
-def _steps(text: str, steps: int) -> range:
-    low, high = (_edge(part.strip(), steps) for part in text.split(":"))
-    return range(min(low, steps), min(high, steps))
-
-
-def _edge(text: str, steps: int) -> int:
-    return int(text) if text.isdigit() else math.floor(Fraction(text) * steps + Fraction(1, 2))
-
-
-def told(shown: Iterable[str], most: int = 6) -> tuple[list[str], str]:
+def to_tell(dataset: xr.Dataset, most: int = 6) -> tuple[list[str], str]:
     """The arms that a sentence tells of, and a clause that counts the rest ("" if there are none).
 
     Those that act over the whole run, or all where there is none, and at most so many: an impulse study has dozens.
     """
-    names = [str(arm) for arm in shown]
-    whole = [arm for arm in names if not {"steps", "pause"} & split(arm)[1].keys()] or names
-    rest = len(names) - len(whole[:most])
+    every = dataset["arm"].values.tolist()
+    whole = [name for name, is_whole in zip(every, _whole(dataset), strict=True) if is_whole] or every
+    rest = len(every) - len(whole[:most])
     return whole[:most], f"; {rest} more {'arm is' if rest == 1 else 'arms are'} in the table" if rest else ""
 
 
-def summary(values: xr.DataArray, statistic: str = "median", *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
-    """`point`, `low`, `high` of a statistic over samples, with BCa limits (`statistics.bca`); the other dimensions
-    stay.
+def to_draw(dataset: xr.Dataset, most: int) -> list[str]:
+    """At most `most` arms to draw: those that act on the whole run first, in the order given."""
+    every = dataset["arm"].values.tolist()
+    flags = _whole(dataset)
+    first = [name for name, is_whole in zip(every, flags, strict=True) if is_whole]
+    return [*first, *(name for name, is_whole in zip(every, flags, strict=True) if not is_whole)][:most]
+
+
+def _whole(dataset: xr.Dataset) -> list[bool]:
+    return dataset["arm_whole"].values.astype(bool).tolist()
+
+
+# --- summaries over samples ---
+
+
+def summary(
+    values: xr.DataArray, statistic: str = "median", *, confidence: float = 0.95, seed: int = 0
+) -> xr.DataArray:
+    """A statistic over samples with its BCa limits: the dimension `sample` gives way to `bound`.
+
+    `bound` is low, estimate, high, as in `statistics.intervals`; the other dimensions and their coordinates stay.
     """
-    rows = values.transpose(..., "sample")
-    found = statistics.bca(
-        rows.values, STATISTICS[statistic], confidence=confidence, seed=seed, resamples=BAND_RESAMPLES
-    )
-    like = rows.isel(sample=0, drop=True)
-    parts = {"point": found.estimate, "low": found.low, "high": found.high}
-    return xr.Dataset({name: like.copy(data=np.asarray(part)) for name, part in parts.items()})
+    one = statistics.intervals(
+        values.transpose(..., "sample"), STATISTICS[statistic], confidence=(confidence,), seed=seed,
+        resamples=BAND_RESAMPLES,
+    )  # fmt: skip
+    return one.squeeze("confidence", drop=True)
 
 
-def geometric(values: xr.DataArray, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
-    """`point`, `low`, `high` of the geometric mean over samples of positive values; others are left out."""
+def geometric(values: xr.DataArray, *, confidence: float = 0.95, seed: int = 0) -> xr.DataArray:
+    """The geometric mean over samples of positive values with its limits along `bound`; other values are left out."""
     logs = xr.apply_ufunc(np.log, values.where(values > 0), dask="allowed")
-    return summary(logs, "mean", confidence=confidence, seed=seed).map(np.exp)
+    return xr.apply_ufunc(np.exp, summary(logs, "mean", confidence=confidence, seed=seed))
+
+
+def bounds(interval: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Low, estimate and high of an interval, in this order."""
+    low, estimate, high = (interval.sel(bound=bound, drop=True) for bound in statistics.BOUNDS)
+    return low, estimate, high

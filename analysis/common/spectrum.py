@@ -15,11 +15,21 @@ import numpy as np
 import scipy.fft
 import xarray as xr
 
-from analysis.common.runs import get, levels, sampler
+from analysis.common.runs import get, levels, of_steps, plain
 
 STATE = ("channel", "y", "x")
 FLOOR = 1e-4  # smallest variance of a ring relative to the mean over modes: whitening stays finite without energy
 PRIOR_COEFFICIENTS = 4.0  # weight of the log-log line that a ring's variance is shrunk to, in independent coefficients
+
+
+def norm(field: xr.DataArray) -> xr.DataArray:
+    """|field| over channel, y and x, in float64; NaN where any element is. Only the coordinates of dimensions stay."""
+    return plain((field.astype(np.float64) ** 2).sum(STATE, skipna=False) ** 0.5)
+
+
+def elements(field: xr.DataArray) -> int:
+    """Number of elements d of one state."""
+    return int(np.prod([field.sizes[name] for name in STATE]))
 
 
 def rings(height: int, width: int) -> np.ndarray:
@@ -150,14 +160,12 @@ def level_variance(alpha, sigma, lam):
 
 
 def step_gain(run: xr.DataTree, lam: xr.DataArray) -> xr.DataArray:
-    """Gain of each step for Gaussian data of variance lam, (step, *lam.dims); SCIENCE section 3.
+    """Gain of each step for Gaussian data of variance lam, (step, *lam.dims); docs/science.md, "Gains".
 
-    DDPM: (alpha / alpha') v' / v. DDIM and flow-Euler: (alpha alpha' lam + sigma sigma') / v, the exact gain of the
-    discrete step.
+    p + q dD/dx with p and q the step's own `state_factor` and `prediction_factor`: the exact gain of the discrete
+    step's mean, whatever the sampler. NaN where the sampler's step is not of the form x' = p x + q D.
     """
-    a, s, b, u = levels(run)
-    before, after = level_variance(a, s, lam), level_variance(b, u, lam)
-    return a / b * after / before if sampler(run) == "ddpm" else (a * b * lam + s * u) / before
+    return of_steps(run, "state_factor") + injection_factor(run) * x0_sensitivity(run, lam)
 
 
 def x0_sensitivity(run: xr.DataTree, lam: xr.DataArray) -> xr.DataArray:
@@ -167,11 +175,8 @@ def x0_sensitivity(run: xr.DataTree, lam: xr.DataArray) -> xr.DataArray:
 
 
 def injection_factor(run: xr.DataTree) -> xr.DataArray:
-    """What a change of the x0-prediction adds to the next state (mean part), over `step`; SCIENCE section 1."""
-    a, s, b, u = levels(run)
-    if sampler(run) == "ddpm":
-        return (1 - (a / b) ** 2) * b / s**2
-    return b - u * a / s if sampler(run) == "ddim" else (s - u) / s
+    """What a change of the x0-prediction adds to the next state (mean part), over `step`: the step's own q."""
+    return of_steps(run, "prediction_factor")
 
 
 def data_variance(run: xr.DataTree) -> xr.DataArray:

@@ -18,6 +18,8 @@ from scipy import stats
 
 RESAMPLES = 9999
 FEWEST_SAMPLES = 3
+BOUNDS = ("low", "estimate", "high")
+"""The coordinate `bound` of every interval."""
 _ELEMENTS_AT_ONCE = 500_000  # fits the cache: two to three times faster than filling memory
 
 
@@ -85,13 +87,13 @@ def intervals(
     """
     others = [name for name in values.dims if name != dim]
     array = values.transpose(*others, dim)
-    found = bca(array.values, statistic, confidence=tuple(confidence), resamples=resamples, seed=seed)
-    middle = np.broadcast_to(np.asarray(found.estimate)[..., None], np.shape(found.low))
+    interval = bca(array.values, statistic, confidence=tuple(confidence), resamples=resamples, seed=seed)
+    middle = np.broadcast_to(np.asarray(interval.estimate)[..., None], np.shape(interval.low))
     coords = {name: coord for name, coord in array.coords.items() if dim not in coord.dims}
     return xr.DataArray(
-        np.stack([found.low, middle, found.high], axis=-1),
+        np.stack([interval.low, middle, interval.high], axis=-1),
         dims=[*others, "confidence", "bound"],
-        coords={**coords, "confidence": list(confidence), "bound": ["low", "estimate", "high"]},
+        coords={**coords, "confidence": list(confidence), "bound": list(BOUNDS)},
         name=values.name,
     )
 
@@ -159,10 +161,10 @@ def _complete_limits(
                 bootstrap_result=result,
                 rng=np.random.default_rng(seed),
             )
-            found = np.stack([result.confidence_interval.low, result.confidence_interval.high], axis=-1)
+            exact = np.stack([result.confidence_interval.low, result.confidence_interval.high], axis=-1)
             tail = (1 - level) / 2
             percentile = np.quantile(result.bootstrap_distribution, [tail, 1 - tail], axis=-1).T
-            limits[varied, position] = np.where(np.isnan(found).any(axis=-1, keepdims=True), percentile, found)
+            limits[varied, position] = np.where(np.isnan(exact).any(axis=-1, keepdims=True), percentile, exact)
     return limits
 
 

@@ -54,6 +54,14 @@ ARMS = (
     "#8c6d31",
 )  # Okabe-Ito, then two more
 PARTS = {"injected": "#d55e00", "propagated": "#0072b2", "interaction": "#bbbbbb"}
+FAMILIES = {
+    "small-world": "#0072b2",
+    "preferential": "#d55e00",
+    "hub-spoke": "#009e73",
+    "local": "#56b4e9",
+    "random": "#e69f00",
+}
+"""Colour of each mask family, in the order in which they are drawn and listed; others follow in `FLOOR`."""
 NULL = "#8a8a8a"
 FLOOR = "#444444"
 WINDOW = "#f6e7c1"
@@ -84,17 +92,9 @@ def colour(arm: str, arms: Sequence[str]) -> str:
     return ARMS[shown.index(arm) % len(ARMS)] if arm in shown else FLOOR
 
 
-def few(arms: Sequence[str], most: int) -> list[str]:
-    """At most `most` arms to draw: those that act on the whole run first, in the order given."""
-    whole = [arm for arm in arms if "steps=" not in arm]
-    return [*whole, *(arm for arm in arms if arm not in whole)][:most]
-
-
-def left_out(arms: Sequence[str], shown: Sequence[str]) -> str:
+def left_out(total: int, drawn: int) -> str:
     """Small print about arms that are not drawn; empty when all are."""
-    if len(arms) == len(shown):
-        return ""
-    return f" {len(arms) - len(shown)} of {len(arms)} arms are not drawn; the table has them."
+    return f" {total - drawn} of {total} arms are not drawn; the table has them." if drawn < total else ""
 
 
 def band(
@@ -113,17 +113,6 @@ def band(
     axes.plot(x, middle, color=color, label=label, **line)
 
 
-def null_band(
-    axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, *, label: str, middle: ArrayLike | None = None
-) -> None:
-    """The hatched grey band of an additive system."""
-    axes.fill_between(
-        x, low, high, facecolor="#d9d9d9", edgecolor=NULL, hatch="////", alpha=0.45, linewidth=0, label=label
-    )
-    if middle is not None:
-        axes.plot(x, middle, color=NULL, linewidth=1.0, linestyle=(0, (4, 2)))
-
-
 def progress_axis(axes: Axes, steps: int) -> None:
     """The x axis of a sampling run, noise on the left and the image on the right."""
     axes.set_xlim(0, max(steps - 1, 1))
@@ -137,12 +126,10 @@ def letters(axes: np.ndarray) -> None:
         ax.set_title(f"{letter}  {ax.get_title(loc='left')}", loc="left")
 
 
-def arm_null(axes: Axes, x: ArrayLike, arm: Any, *, color: str) -> None:
-    """The additive null of one arm (`null_low`, `null_point`, `null_high`): hatched in the arm's own colour."""
-    axes.fill_between(
-        x, arm["null_low"], arm["null_high"], facecolor="none", edgecolor=color, hatch="/////", alpha=0.35, linewidth=0
-    )
-    axes.plot(x, arm["null_point"], color=color, linewidth=1.0, linestyle=(0, (4, 2)), alpha=0.9)
+def arm_null(axes: Axes, x: ArrayLike, low: ArrayLike, middle: ArrayLike, high: ArrayLike, *, color: str) -> None:
+    """The additive null of one arm: hatched in the arm's own colour."""
+    axes.fill_between(x, low, high, facecolor="none", edgecolor=color, hatch="/////", alpha=0.35, linewidth=0)
+    axes.plot(x, middle, color=color, linewidth=1.0, linestyle=(0, (4, 2)), alpha=0.9)
 
 
 def one_pass(axes: Axes, x: ArrayLike, error: ArrayLike, *, color: str) -> None:

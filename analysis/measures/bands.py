@@ -14,18 +14,20 @@ from matplotlib.figure import Figure
 from analysis.answer import null
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
+from analysis.measure import measure
 
 MOST_ARMS = 4  # drawn
 
 
+@measure(question="Which scales carry the error", needs=("norms", "latents"), on_page=True)
 def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Error per step and octave band of every intervened arm: (arm, sample, step, band), coordinate `band`.
 
     `error` is |V_t^-1/2 delta| per band over the square root of the band's number of coefficients, 1 meaning an error
     as large as the clean states' own spread; `share` is the band's part of |delta|^2 after the last step. With the
     record `decomposition`: `injected` (like `error`), `null` (final error under the Gaussian transport of the
-    injections) and `ratio` = final error / `null`. Each has `*_point`, `*_low`, `*_high`: the geometric mean over
-    samples for final values. Raises runs.RunError without latents.
+    injections) and `ratio` = final error / `null`. `final_interval`, `null_interval` and `ratio_interval` are geometric
+    means over samples with BCa limits along `bound`. Raises runs.RunError without latents.
     """
     run = runs.complete(run)
     delta = runs.need(run, "trajectory/delta", "norms,latents")
@@ -33,13 +35,13 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
     edges = spectrum.band_edges(delta.sizes["y"], delta.sizes["x"])
     variance = spectrum.ring_variance(latent).compute().reset_coords(drop=True)
     size = spectrum.ring_size(delta)
-    shown = runs.arms(run)
+    names = runs.names(run)
 
     def relative(energy: xr.DataArray, scale: xr.DataArray) -> xr.DataArray:
         whole = to_bands(energy / scale, edges) / to_bands(size, edges)
         return (whole**0.5).compute().reset_coords(drop=True)
 
-    energy = spectrum.ring_energy(delta.sel(arm=shown)).compute().reset_coords(drop=True)
+    energy = spectrum.ring_energy(delta.sel(arm=names)).compute().reset_coords(drop=True)
     last = energy.isel(step=-1, drop=True)
     total = last.sum("ring")
     result = xr.Dataset({"error": relative(energy, variance)})
@@ -47,18 +49,17 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
     result["final"] = result["error"].isel(step=-1, drop=True)
     if runs.has(run, "decomposition/injected"):
         lam = variance.isel(step=-1, drop=True)
-        injected = spectrum.ring_energy(runs.get(run, "decomposition/injected").sel(arm=shown))
-        carried = null.transported(run, lam)["state"].sel(arm=shown).isel(step=-1, drop=True)
+        injected = spectrum.ring_energy(runs.get(run, "decomposition/injected").sel(arm=names))
+        carried = null.transported(run, lam)["state"].sel(arm=names).isel(step=-1, drop=True)
         result["injected"] = relative(injected, variance)
         result["null"] = relative(carried, lam)
         result["ratio"] = result["final"] / result["null"].where(result["null"] > 0)
     for name in ("final", "null", "ratio"):
         if name in result:
-            found = runs.geometric(result[name], confidence=confidence, seed=seed)
-            result.update(found.rename({part: f"{name}_{part}" for part in found.data_vars}))
-    names = spectrum.band_names(edges)
-    result = result.assign_coords(band=names, first_ring=("band", edges[:-1]))
+            result[f"{name}_interval"] = runs.geometric(result[name], confidence=confidence, seed=seed)
+    result = result.assign_coords(band=spectrum.band_names(edges), first_ring=("band", edges[:-1]))
     result["band"].attrs = {"long_name": "radial spatial frequency", "units": "half cycles per image"}
+    result = runs.with_arms(result, run)
     result.attrs = {"title": runs.title(run), "samples": result.sizes["sample"], "confidence": confidence}
     return result
 
@@ -76,6 +77,7 @@ def to_bands(values: xr.DataArray, edges: np.ndarray) -> xr.DataArray:
 # --- presentation ---
 
 
+@bands.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per arm and band: final relative error, its share of the energy, and with injections the null and
     ratio.
@@ -87,35 +89,34 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
             row: dict[str, object] = {"arm": str(arm), "band": str(band), "share of energy": float(at["share"].mean())}
             for name in ("final", "null", "ratio"):
                 if name in dataset:
-                    row |= {name: float(at[f"{name}_point"])}
-                    row |= {f"{name} low": float(at[f"{name}_low"]), f"{name} high": float(at[f"{name}_high"])}
+                    low, middle, high = (float(bound) for bound in runs.bounds(at[f"{name}_interval"]))
+                    row |= {name: middle, f"{name} low": low, f"{name} high": high}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
+@bands.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """Which band carries most of the final error, and which is off most for its own spread."""
     texts = []
-    shown, rest = runs.told(dataset["arm"].values)
+    shown, rest = runs.to_tell(dataset)
     for arm in shown:
         at = dataset.sel(arm=arm)
-        share = at["share"].mean("sample")
-        most, worst = (
-            str(values["band"][int(np.argmax(values.values))].values) for values in (share, at["final_point"])
-        )
+        share, final = at["share"].mean("sample"), runs.bounds(at["final_interval"])[1]
+        most, worst = (str(values["band"][int(np.argmax(values.values))].values) for values in (share, final))
         texts.append(
             f"{arm}: {float(share.max()):.0%} of the final error's energy lies in band {most}, and relative to the "
-            f"data's own spread band {worst} is off most ({float(at['final_point'].max()):.3g})"
+            f"data's own spread band {worst} is off most ({float(final.max()):.3g})"
         )
     units = "bands in half cycles per image"
     return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, {units}. {'; '.join(texts)}{rest}."
 
 
+@bands.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """Per arm: error by step and band as a map, and the final error per band beside its additive null."""
-    whole = [str(arm) for arm in dataset["arm"].values]
-    arms = figures.few(whole, MOST_ARMS)
+    arms = runs.to_draw(dataset, MOST_ARMS)
     maps = [name for name in ("injected", "error") if name in dataset]
     canvas, axes = figures.panels(len(arms), len(maps) + 1, width=3.0 * (len(maps) + 1), height=2.4)
     titles = {"injected": "Injected in the step", "error": "Error after the step"}
@@ -132,7 +133,9 @@ def figure(dataset: xr.Dataset) -> Figure:
     note = (
         "Sizes are relative to the spread of clean states in the same band; bands are octaves of half cycles per image."
     )
-    figures.legend_above(canvas, *axes[:, -1], heading=heading, note=note + figures.left_out(whole, arms))
+    figures.legend_above(
+        canvas, *axes[:, -1], heading=heading, note=note + figures.left_out(dataset.sizes["arm"], len(arms))
+    )
     return canvas
 
 
@@ -140,7 +143,7 @@ def _final(ax, at: xr.Dataset, color: str) -> None:
     x = np.arange(at.sizes["band"])
     for name, look in (("null", {"color": figures.NULL, "marker": "s"}), ("final", {"color": color, "marker": "o"})):
         if name in at:
-            low, middle, high = (at[f"{name}_{part}"].values for part in ("low", "point", "high"))
+            low, middle, high = (bound.values for bound in runs.bounds(at[f"{name}_interval"]))
             label = "additive Gaussian null" if name == "null" else str(at["arm"].values)
             errors = np.maximum(np.stack([middle - low, high - middle]), 0)
             ax.errorbar(x, middle, errors, label=label, markersize=4, linewidth=1.2, capsize=2, **look)

@@ -15,10 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.answer import amplification as amp
-from analysis.common import runs, spectrum
+from analysis.common import pairing, runs, spectrum
 from analysis.figures import style as figures
+from analysis.measure import measure
 
 SETTINGS = ("model", "checkpoint", "sampler", "steps", "guidance", "mask_seed", "dtype")
+MOST_ARMS = 4  # drawn
 QUANTITIES = {
     "final_error": "final error / spread",
     "amplification": "amplification A",
@@ -26,6 +28,9 @@ QUANTITIES = {
 }
 
 
+@measure(
+    question="Runs that differ in one setting, such as the sampler, side by side", reads="runs", needs=("latents",)
+)
 def compare(
     several: Iterable[xr.DataTree] | Mapping[object, xr.DataTree], *, confidence: float = 0.95, seed: int = 0
 ) -> xr.Dataset:
@@ -34,25 +39,25 @@ def compare(
     `run` names each run by the settings in which they differ. `final_error`: |delta_final| / sqrt(sum over elements of
     the variance of the clean final states over the shared samples); `amplification` and `coherence` as in
     `amplification`, NaN where the null was not recorded. All runs are held against one kind of null, attrs["null"]:
-    model-free where every sampler is stochastic, else gaussian. `*_point`, `*_low`, `*_high` are geometric means with
-    BCa limits, `*_ratio_*` those of each run over the first, sample by sample (pairs are equal in seed and class or
+    model-free where every sampler is stochastic, else gaussian. `*_interval` are geometric means with BCa limits along
+    `bound`, `*_ratio_interval` those of each run over the first, sample by sample (pairs are equal in seed and class or
     prompt).
     Raises runs.RunError for one run, runs that differ in nothing, or no shared arm or sample.
     """
-    trees = amp.as_list(several)
+    trees = pairing.as_list(several)
     if len(trees) < 2:
         raise runs.RunError("give two or more runs to compare, as `trace counterfactual sampler` makes them")
     kind = "model-free" if all(runs.stochastic(run) for run in trees) else "gaussian"
-    parts = [_measure(run, kind) for run in amp.shared(trees)]
+    parts = [_measure(run, kind) for run in pairing.shared(trees)]
     result = xr.concat(parts, dim=pd.Index(names(trees), name="run"), join="inner", combine_attrs="drop")
     if 0 in (result.sizes["arm"], result.sizes["pair"]):
-        raise runs.RunError(amp.NOTHING_SHARED)
+        raise runs.RunError(pairing.NOTHING_SHARED)
     result = result.swap_dims(pair="sample")
     for name in QUANTITIES:
         ratio = result[name] / result[name].isel(run=0, drop=True)
         for title, values in ((name, result[name]), (f"{name}_ratio", ratio)):
-            found = runs.geometric(values, confidence=confidence, seed=seed)
-            result.update(found.rename({part: f"{title}_{part}" for part in found.data_vars}))
+            result[f"{title}_interval"] = runs.geometric(values, confidence=confidence, seed=seed)
+    result = runs.with_arms(result, trees[0], windows=False)
     result.attrs = {
         "title": _title(trees), "samples": result.sizes["sample"], "confidence": confidence, "null": kind,
         "guided": any(runs.configuration(run).get("guidance", 1) != 1 for run in trees),
@@ -64,12 +69,12 @@ def names(trees: list[xr.DataTree]) -> list[str]:
     """What each run is called: its values of the settings in which the runs differ."""
     settings = [runs.configuration(run) for run in trees]
     differing = [name for name in SETTINGS if len({str(config.get(name)) for config in settings}) > 1]
-    found = [", ".join(_word(name, config.get(name)) for name in differing) for config in settings]
-    if len(set(found)) < len(found):
+    called = [", ".join(_word(name, config.get(name)) for name in differing) for config in settings]
+    if len(set(called)) < len(called):
         raise runs.RunError(
             f"two of these runs have the same {', '.join(SETTINGS)}: there is nothing to compare between them"
         )
-    return found
+    return called
 
 
 def _word(name: str, value: object) -> str:
@@ -91,18 +96,17 @@ def _title(trees: list[xr.DataTree]) -> str:
 
 def _measure(run: xr.DataTree, kind: str) -> xr.Dataset:
     """One run: (arm, pair)."""
-    final = amp.clean_final(run)
-    size = int(np.prod([final.sizes[name] for name in spectrum.STATE]))
-    spread = float(np.sqrt(size * spectrum.mean_variance(final).compute()))
+    final = runs.clean_final(run)
+    spread = float(np.sqrt(spectrum.elements(final) * spectrum.mean_variance(final).compute()))
     try:
-        found = amp.amplification(run, kind)
+        parts = amp.amplification(run, kind)
+        parts = parts.drop_vars(runs.arm_coordinates(run))  # windows differ between numbers of steps
     except runs.RunError:  # no null: the error alone
-        delta = amp.final_delta(run).sel(arm=runs.arms(run)).astype(np.float64)
-        actual = ((delta**2).sum(spectrum.STATE) ** 0.5).compute().reset_coords(drop=True)
-        found = xr.Dataset({"actual": actual, "log_amplification": actual * np.nan, "coherence": actual * np.nan})
-        found = found.assign_coords(pair=("sample", amp.identities(run)))
-    result = found[["coherence"]].assign(
-        final_error=found["actual"] / spread, amplification=np.exp(found["log_amplification"])
+        actual = spectrum.norm(runs.final_delta(run).sel(arm=runs.names(run))).compute()
+        parts = xr.Dataset({"actual": actual, "log_amplification": actual * np.nan, "coherence": actual * np.nan})
+        parts = parts.assign_coords(pair=("sample", pairing.identities(run)))
+    result = parts[["coherence"]].assign(
+        final_error=parts["actual"] / spread, amplification=np.exp(parts["log_amplification"])
     )
     return result.swap_dims(sample="pair").drop_vars("sample", errors="ignore")
 
@@ -110,6 +114,7 @@ def _measure(run: xr.DataTree, kind: str) -> xr.Dataset:
 # --- presentation ---
 
 
+@compare.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per arm and run: geometric means with their intervals, and the ratio of the final error to the first."""
     rows = []
@@ -118,24 +123,25 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
             at = dataset.sel(arm=arm, run=run)
             row: dict[str, object] = {"arm": str(arm), "run": str(run)}
             for name, label in (("final_error", "final error"), ("amplification", "A"), ("final_error_ratio", "ratio")):
-                row |= {label: float(at[f"{name}_point"])}
-                row |= {f"{label} {part}": float(at[f"{name}_{part}"]) for part in ("low", "high")}
-            rows.append(row | {"coherence": float(at["coherence_point"])})
+                low, middle, high = (float(bound) for bound in runs.bounds(at[f"{name}_interval"]))
+                row |= {label: middle, f"{label} low": low, f"{label} high": high}
+            rows.append(row | {"coherence": float(runs.bounds(at["coherence_interval"])[1])})
     return pd.DataFrame(rows)
 
 
+@compare.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """How the final error and A of every other run relate to those of the first, with intervals."""
     first, *others = [str(run) for run in dataset["run"].values]
     texts = []
     for arm in dataset["arm"].values:
-        told = []
+        clauses = []
         for run in others:
             at = dataset.sel(arm=arm, run=run)
-            told.append(f"{_times(at, 'final_error_ratio')} with {run}")
-            if np.isfinite(at["amplification_ratio_point"]):
-                told[-1] += f" (its amplification {_times(at, 'amplification_ratio')})"
-        texts.append(f"{arm}: against {first}, the final error is {', '.join(told)}")
+            clauses.append(f"{_times(at, 'final_error_ratio')} with {run}")
+            if np.isfinite(runs.bounds(at["amplification_ratio_interval"])[1]):
+                clauses[-1] += f" (its amplification {_times(at, 'amplification_ratio')})"
+        texts.append(f"{arm}: against {first}, the final error is {', '.join(clauses)}")
     guided = " Guidance other than 1 breaks the argument for the model-free null." if dataset.attrs["guided"] else ""
     limits = f"{dataset.attrs['confidence']:.0%} BCa intervals"
     if np.isfinite(dataset["amplification"]).any():
@@ -144,15 +150,20 @@ def sentence(dataset: xr.Dataset) -> str:
 
 
 def _times(at: xr.Dataset, name: str) -> str:
-    point, low, high = (float(at[f"{name}_{part}"]) for part in ("point", "low", "high"))
+    low, middle, high = (float(bound) for bound in runs.bounds(at[f"{name}_interval"]))
     limits = f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else ""
-    return f"{point:.3g}{limits} times as large"
+    return f"{middle:.3g}{limits} times as large"
 
 
+@compare.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """One panel per quantity: samples, joined where they are paired, and the geometric mean with its interval."""
-    shown = {name: label for name, label in QUANTITIES.items() if np.isfinite(dataset[f"{name}_point"]).any()}
+    shown = {
+        name: label
+        for name, label in QUANTITIES.items()
+        if np.isfinite(runs.bounds(dataset[f"{name}_interval"])[1]).any()
+    }
     canvas, axes = figures.panels(1, len(shown), width=2.6 * len(shown) + 0.6, height=2.9)
     for ax, (name, label) in zip(axes[0], shown.items(), strict=True):
         _panel(ax, dataset, name, label)
@@ -168,13 +179,13 @@ def figure(dataset: xr.Dataset) -> Figure:
 def _panel(ax: Axes, dataset: xr.Dataset, name: str, label: str) -> None:
     arms = [str(arm) for arm in dataset["arm"].values]
     place = np.arange(dataset.sizes["run"], dtype=float)
-    for index, arm in enumerate(figures.few(arms, 4)):
+    for index, arm in enumerate(runs.to_draw(dataset, MOST_ARMS)):
         at, color = dataset.sel(arm=arm), figures.colour(arm, arms)
-        x = place + 0.12 * (index - (min(len(arms), 4) - 1) / 2)
+        x = place + 0.12 * (index - (min(len(arms), MOST_ARMS) - 1) / 2)
         ax.plot(x, at[name].transpose("run", "sample").values, color=color, alpha=0.15, linewidth=0.5)
-        low, point, high = (at[f"{name}_{part}"].values for part in ("low", "point", "high"))
+        low, middle, high = (bound.transpose("run").values for bound in runs.bounds(at[f"{name}_interval"]))
         ax.errorbar(
-            x, point, [point - low, high - point], fmt="o", color=color, markersize=4, capsize=2, label=arm, zorder=3
+            x, middle, [middle - low, high - middle], fmt="o", color=color, markersize=4, capsize=2, label=arm, zorder=3
         )
     if name == "amplification":
         ax.axhline(1, color=figures.NULL, linewidth=0.9, linestyle=(0, (4, 2)))

@@ -12,14 +12,21 @@ import xarray as xr
 from scipy import stats
 
 from analysis.common import runs
+from analysis.common.statistics import BOUNDS
 from analysis.measures.removal import KINDS
 
 TOP = 5
+"""Keys in a set of top keys, where the run kept no ranked keys (record `sinks`) that say how many."""
 SPREAD = (0.1, 0.9)
 """Bands of the descriptive curves: quantiles over samples. Intervals of the effect are BCa."""
 COMPARED_SAMPLES = 64
 """Overlaps between samples, and between all pairs of steps, are taken over at most this many samples."""
-BOUND = ("low", "mean", "high")
+
+
+def top_count(run: xr.DataTree) -> int:
+    """How many keys the sets of top keys hold: as many as the run ranked, all if there are fewer."""
+    sizes = run["attention"].sizes
+    return int(min(sizes.get("rank", TOP), sizes.get("token", TOP)))
 
 
 def token_kinds(run: xr.DataTree) -> xr.DataArray | None:
@@ -43,14 +50,14 @@ def described(run: xr.DataTree) -> xr.Dataset:
     """Every description of every arm and layer of a run with recorded mass; variables as `sinks.sinks` lists them."""
     mass = run["attention"]["mass_layer"].transpose("arm", "layer", "sample", "step", "token")
     mass = mass.sel(arm=[arm for arm in mass["arm"].values if str(arm) != runs.FULL])
-    kinds = token_kinds(run)
+    kinds, count = token_kinds(run), top_count(run)
     attention = run["attention"].ds
     per_arm, clean_sets = [], {}
     for arm in mass["arm"].values:
         per_layer = []
         for layer in range(mass.sizes["layer"]):
             values = np.asarray(mass.sel(arm=arm).isel(layer=layer).values, np.float64)  # [sample, step, token]
-            top = _top_sets(values)
+            top = _top_sets(values, count)
             if str(arm) == runs.CLEAN:
                 clean_sets[layer] = top
             part = _layer(values, top, clean_sets.get(layer), kinds)
@@ -61,7 +68,7 @@ def described(run: xr.DataTree) -> xr.Dataset:
     counted = None if kinds is None else (kinds.values[..., None] == np.arange(len(KINDS))).mean((0, 1))
     result["first_token"] = result["first_token"].mean(("step", "layer"))
     result["uniform"] = 1.0 / tokens
-    result["chance"] = _chance(tokens, TOP)
+    result["chance"] = _chance(tokens, count)
     if counted is not None:
         result["kind_count"] = ("kind", counted)
     names = attention["layer_name"].values if "layer_name" in attention.coords else None
@@ -89,7 +96,7 @@ def _layer(values: np.ndarray, top: np.ndarray, clean: np.ndarray | None, kinds:
         first = np.take_along_axis(kinds.values[:, None, :], top[..., :1], axis=-1)
         data["kind_mass"] = (("step", "kind", "bound"), _bands(shares))
         data["sink_kind"] = (("step", "kind"), (first == np.arange(len(KINDS))).mean(0))
-    coords = {"top": [1, TOP], "bound": list(BOUND), "kind": list(KINDS)}
+    coords = {"top": [1, top.shape[-1]], "bound": list(BOUNDS), "kind": list(KINDS)}
     return xr.Dataset(
         data, coords={name: value for name, value in coords.items() if name != "kind" or kinds is not None}
     )
@@ -101,9 +108,8 @@ def _bands(values: np.ndarray) -> np.ndarray:
     return np.stack([low, values.mean(0), high], axis=-1)
 
 
-def _top_sets(values: np.ndarray) -> np.ndarray:
-    """Tokens of the TOP largest masses, descending, [..., rank]."""
-    count = min(TOP, values.shape[-1])
+def _top_sets(values: np.ndarray, count: int) -> np.ndarray:
+    """Tokens of the `count` largest masses, descending, [..., rank]."""
     some = np.argpartition(values, values.shape[-1] - count, axis=-1)[..., -count:]
     order = np.argsort(-np.take_along_axis(values, some, axis=-1), axis=-1, kind="stable")
     return np.take_along_axis(some, order, axis=-1)

@@ -17,10 +17,12 @@ from matplotlib.figure import Figure
 
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
+from analysis.measure import measure
 
 KINDS = ("whole", "prefix", "suffix", "window", "all but", "dose")
 
 
+@measure(question="Which part of the run matters", needs=("norms", "latents"), on_page=True)
 def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Final error of every intervened arm beside that of its whole mask: (arm, sample).
 
@@ -31,33 +33,33 @@ def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0)
     the whole that the arm brings about, so tiling windows sum to 1 where errors only add. `step_along` (prefixes):
     what the steps since the next shorter prefix add, telescoping to the longest prefix exactly. `slope` (doses): d
     log final / d log strength between this dose and the next larger, 1 where small doses act linearly, below where
-    they saturate. NaN where the mask was not run as a whole. `*_point`, `*_low`, `*_high` are medians with BCa
-    limits. attrs["telescoping"]: the largest relative difference between the longest prefix, where it covers the
-    whole run, and the whole mask; rounding alone. Raises runs.RunError for a run of whole masks only. Source:
-    SCIENCE section 5.
+    they saturate. NaN where the mask was not run as a whole. `final_interval`, `of_whole_interval` and `along_interval`
+    are medians with BCa limits along `bound`. attrs["telescoping"]: the largest relative difference between the longest
+    prefix, where it covers the whole run, and the whole mask; rounding alone. Raises runs.RunError for a run of whole
+    masks only. Source: docs/science.md, "Counterfactual runs".
     """
     run = runs.complete(run)
     delta = runs.need(run, "trajectory/delta", "norms,latents")
-    shown, steps = runs.arms(run), delta.sizes["step"]
-    labels = _labels(shown, steps)
+    arms, steps = runs.arms(run), delta.sizes["step"]
+    labels = _labels(arms, steps)
     if set(labels["kind"]) <= {"whole"}:
         raise runs.RunError(
             "every arm masks the whole run: add windows or doses such as "
             "--mask R4S32@steps=0.0:0.5 --mask R4S32@strength=0.1"
         )
-    last = delta.sel(arm=shown).isel(step=-1, drop=True).astype(np.float64).compute().reset_coords(drop=True)
+    last = runs.plain(delta.sel(arm=[arm.name for arm in arms]).isel(step=-1, drop=True).astype(np.float64).compute())
     variance = spectrum.mean_variance(runs.get(run, "trajectory/latent").isel(step=-1, drop=True)).compute()
-    norm = (last**2).sum(spectrum.STATE) ** 0.5
-    count = int(np.prod([delta.sizes[name] for name in spectrum.STATE]))
-    result = xr.Dataset({"final": norm / np.sqrt(count * variance)})
+    norm = spectrum.norm(last)
+    result = xr.Dataset({"final": norm / np.sqrt(spectrum.elements(delta) * variance)})
     result = result.assign_coords({name: ("arm", values) for name, values in labels.items()})
-    whole, telescoping = _beside_whole(last, norm, labels)
-    result.update(whole)
+    beside, telescoping = _beside_whole(last, norm, labels)
+    result.update(beside)
     result["step_along"] = _step_along(result)
     result["slope"] = _dose_slope(result)
     for name in ("final", "of_whole", "along"):
-        found = runs.summary(result[name], "median", confidence=confidence, seed=seed)
-        result.update(found.rename({part: f"{name}_{part}" for part in found.data_vars}).reset_coords(drop=True))
+        interval = runs.summary(result[name], "median", confidence=confidence, seed=seed)
+        result[f"{name}_interval"] = interval.reset_coords(drop=True)
+    result = runs.with_arms(result, run)
     result.attrs = {
         "title": runs.title(run), "samples": result.sizes["sample"], "steps": steps, "confidence": confidence,
         "telescoping": telescoping,
@@ -65,17 +67,26 @@ def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0)
     return result
 
 
-def _labels(shown: list[str], steps: int) -> dict[str, list]:
-    rows = []
-    for arm in shown:
-        strength, left_out = float(runs.split(arm)[1].get("strength", 1.0)), runs.pause(arm, steps)
-        window = left_out or runs.window(arm, steps)
-        kind = "window" if window.start and window.stop < steps else "suffix" if window.start else "prefix"
-        if not {"steps", "pause"} & runs.split(arm)[1].keys():
-            kind = "whole" if strength == 1.0 else "dose"
-        mask = runs.without(runs.without(runs.without(arm, "steps"), "pause"), "strength")
-        rows.append((mask, "all but" if left_out else kind, window.start, window.stop, strength))
-    return dict(zip(("mask", "kind", "start", "stop", "strength"), map(list, zip(*rows, strict=True)), strict=True))
+def _labels(arms: list[runs.Arm], steps: int) -> dict[str, list]:
+    """Coordinates of the arms: mask, kind, start, stop, strength. An arm with a pause is described by its pause."""
+    labels: dict[str, list] = {name: [] for name in ("mask", "kind", "start", "stop", "strength")}
+    for arm in arms:
+        window = arm.pause if arm.paused else arm.window
+        row = (arm.mask, _kind(arm, steps), window.start, window.stop, arm.strength)
+        for name, value in zip(labels, row, strict=True):
+            labels[name].append(value)
+    return labels
+
+
+def _kind(arm: runs.Arm, steps: int) -> str:
+    """Which of `KINDS` an arm is, of a run with that many steps."""
+    if arm.paused:
+        return "all but"
+    if arm.whole:
+        return "whole" if arm.strength == 1 else "dose"
+    if not arm.window.start:
+        return "prefix"
+    return "window" if arm.window.stop < steps else "suffix"
 
 
 def _beside_whole(last: xr.DataArray, norm: xr.DataArray, labels: dict[str, list]) -> tuple[xr.Dataset, float]:
@@ -129,17 +140,23 @@ def _groups(result: xr.Dataset, kind: str, order: str, also: str = "") -> list[n
 # --- presentation ---
 
 
+@counterfactual.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per arm: what it is a part of, its final error, and how much of the whole it brings about."""
     rows = []
     for arm in dataset["arm"].values:
         at = dataset.sel(arm=arm)
         row: dict[str, object] = {"arm": str(arm), "kind": str(at["kind"].values)}
-        row |= {"final error": float(at["final_point"]), "low": float(at["final_low"]), "high": float(at["final_high"])}
-        row |= {"of whole": float(at["of_whole_point"]), "along whole": float(at["along_point"])}
+        low, final, high = (float(bound) for bound in runs.bounds(at["final_interval"]))
+        row |= {"final error": final, "low": low, "high": high}
+        row |= {"of whole": float(_estimate(at, "of_whole")), "along whole": float(_estimate(at, "along"))}
         row |= {"added by its steps": _middle(at["step_along"]), "dose slope": _middle(at["slope"])}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _estimate(dataset: xr.Dataset, name: str) -> xr.DataArray:
+    return runs.bounds(dataset[f"{name}_interval"])[1]
 
 
 def _middle(values: xr.DataArray) -> float:
@@ -147,19 +164,20 @@ def _middle(values: xr.DataArray) -> float:
     return float(np.median(present)) if present.size else np.nan
 
 
+@counterfactual.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """Which part of the run brings about most of each mask's final error, and whether small doses act linearly."""
     texts = []
     for mask in dict.fromkeys(dataset["mask"].values):
         at = dataset.isel(arm=np.flatnonzero(dataset["mask"].values == mask))
         parts = _partial(at)
-        if parts.sizes["arm"] and parts["of_whole_point"].notnull().any():
+        if parts.sizes["arm"] and _estimate(parts, "of_whole").notnull().any():
             # the most per masked step, or long windows would always win
-            rate = parts["of_whole_point"] / (parts["stop"] - parts["start"])
+            rate = _estimate(parts, "of_whole") / (parts["stop"] - parts["start"])
             best = parts.isel(arm=int(np.argmax(rate.fillna(-1).values)))
             texts.append(
                 f"{mask}: per masked step, steps {int(best['start'])}:{int(best['stop'])} alone matter most and leave "
-                f"{float(best['of_whole_point']):.0%} of the whole mask's final error"
+                f"{float(_estimate(best, 'of_whole')):.0%} of the whole mask's final error"
             )
         doses = at.isel(arm=np.flatnonzero(at["kind"].values == "dose")).sortby("strength")
         if doses.sizes["arm"] and doses["slope"].notnull().any():
@@ -169,14 +187,14 @@ def sentence(dataset: xr.Dataset) -> str:
                 f"{_middle(first['slope']):.2f}"
             )
         gaps = at.isel(arm=np.flatnonzero(at["kind"].values == "all but"))
-        if gaps.sizes["arm"] and gaps["of_whole_point"].notnull().any():
-            best = gaps.isel(arm=int(np.nanargmin(gaps["of_whole_point"].values)))
+        if gaps.sizes["arm"] and _estimate(gaps, "of_whole").notnull().any():
+            best = gaps.isel(arm=int(np.nanargmin(_estimate(gaps, "of_whole").values)))
             texts.append(
                 f"{mask}: leaving out steps {int(best['start'])}:{int(best['stop'])} spares most and leaves "
-                f"{float(best['of_whole_point']):.0%} of the whole mask's final error"
+                f"{float(_estimate(best, 'of_whole')):.0%} of the whole mask's final error"
             )
-    told = "; ".join(texts) or "no mask was also run as a whole, so there is nothing to compare with"
-    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {told}."
+    text = "; ".join(texts) or "no mask was also run as a whole, so there is nothing to compare with"
+    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {text}."
 
 
 def _partial(dataset: xr.Dataset) -> xr.Dataset:
@@ -185,6 +203,7 @@ def _partial(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.isel(arm=np.flatnonzero(inside & np.isin(dataset["kind"].values, ["window", "prefix", "suffix"])))
 
 
+@counterfactual.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """Windows, all but windows, prefixes and doses, as far as the run has them, one panel each."""
@@ -200,7 +219,8 @@ def figure(dataset: xr.Dataset) -> Figure:
     for ax, panel in zip(axes[0], draw, strict=True):
         panel(ax, dataset, masks)
     figures.letters(axes)
-    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · median, 95% BCa"
+    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · median, "
+    heading += f"{dataset.attrs['confidence']:.0%} BCa"
     figures.legend_above(canvas, *axes[0], heading=heading)
     return canvas
 
@@ -223,12 +243,12 @@ def _spans(ax: Axes, dataset: xr.Dataset, parts: xr.Dataset, masks: list[str]) -
         at = parts.isel(arm=arm)
         color = figures.colour(str(at["mask"].values), masks)
         span = [float(at["start"]), float(at["stop"])]
-        low, middle, high = ([float(at[f"final_{part}"])] * 2 for part in ("low", "point", "high"))
+        low, middle, high = ([float(bound)] * 2 for bound in runs.bounds(at["final_interval"]))
         ax.fill_between(span, low, high, color=color, alpha=0.15)
         ax.plot(span, middle, color=color, linewidth=2, solid_capstyle="butt")
     for mask in masks:
-        whole = dataset["final_point"].values[(dataset["mask"].values == mask) & (dataset["kind"].values == "whole")]
-        for value in whole:
+        is_whole = (dataset["mask"].values == mask) & (dataset["kind"].values == "whole")
+        for value in _estimate(dataset, "final").values[is_whole]:
             color = figures.colour(mask, masks)
             ax.axhline(value, color=color, linestyle=(0, (4, 2)), linewidth=1, label=f"{mask}, whole run")
     ax.set_ylabel(r"final error $|\delta|\,/\,\sqrt{d\,\lambda}$")
@@ -239,7 +259,7 @@ def _prefixes(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
     for chosen in _groups(dataset, "prefix", "stop"):
         at = dataset.isel(arm=chosen)
         mask = str(at["mask"].values[0])
-        values = [np.concatenate([[0.0], at[f"along_{part}"].values]) for part in ("low", "point", "high")]
+        values = [np.concatenate([[0.0], bound.values]) for bound in runs.bounds(at["along_interval"])]
         x = np.concatenate([[0], at["stop"].values])
         look: dict[str, Any] = {
             "color": figures.colour(mask, masks),
@@ -257,7 +277,7 @@ def _doses(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
     for chosen in _groups(dataset, "dose", "strength", "whole"):
         at = dataset.isel(arm=chosen)
         mask, x = str(at["mask"].values[0]), at["strength"].values
-        values = [at[f"final_{part}"].values for part in ("low", "point", "high")]
+        values = [bound.values for bound in runs.bounds(at["final_interval"])]
         figures.band(ax, x, *values, color=figures.colour(mask, masks), label=f"{mask}, dose", marker="o", markersize=3)
         ax.plot(x, values[1][0] * x / x[0], color="black", linewidth=0.7, linestyle=":")
     ax.set_title("Dose of the mask (dotted: linear)", loc="left")

@@ -1,4 +1,4 @@
-"""Metric against density for each strategy: Figure 1 and Table 1 of source A, from saved sweeps, beside its numbers.
+"""Metric against density for each strategy: Figure 1 and Table 1 of the masking paper, from saved sweeps.
 
 Reads sweeps of classification, retrieval and scored generation (docs/matched.md); runs no model. Relative changes of
 different metrics are no common scale (CMMD is a squared distance), so the shift in standard deviations and the squared
@@ -18,12 +18,12 @@ import xarray as xr
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.common.statistics import holm
+from analysis.common.statistics import BOUNDS, holm
 from analysis.figures import style as figures
+from analysis.figures.style import FAMILIES
+from analysis.measure import measure
 
 RESAMPLES = 2000
-FAMILIES = ("small-world", "preferential", "hub-spoke", "local", "random")
-COLOURS = dict(zip(FAMILIES, ("#0072b2", "#d55e00", "#009e73", "#56b4e9", "#e69f00"), strict=True))
 METRICS = {
     "classify": "top-1 accuracy",
     "retrieve": "R@1, mean of both directions, full gallery",
@@ -38,9 +38,12 @@ PUBLISHED = {
     ("generate", 0.25): {"small-world": (1.98, 274), "preferential": (3.91, 638), "hub-spoke": (3.61, 581)},
     ("generate", 0.50): {"small-world": (1.21, 128), "preferential": (2.81, 430), "hub-spoke": (3.02, 470)},
 }
-"""Source A, Table 1: value and change in percent. CLIP ViT-B/32 R@1, ViT-L/16 top-1, DiT-XL/2 CMMD (lower: better)."""
+"""The masking paper, Table 1: value and change in percent.
+
+CLIP ViT-B/32 R@1, ViT-L/16 top-1, DiT-XL/2 CMMD (lower is better).
+"""
 PUBLISHED_ABLATION = {"local": 0.695, "random": 0.091}
-"""Source A, Figure 1: ViT-L/16 top-1 at about 13% density."""
+"""The masking paper, Figure 1: ViT-L/16 top-1 at about 13% density."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ class Hits:
     queries: np.ndarray
 
 
+@measure(question="Metric against density, one curve per mask family", reads="sweeps")
 def curves(*sweeps: xr.Dataset, resamples: int = RESAMPLES, seed: int = 0) -> xr.Dataset:
-    """One row per model and spec, mask seeds averaged: metric, change, shift, MMD, with 95% intervals.
+    """One row per model and spec, mask seeds averaged: metric, change, shift, MMD; dims (row, bound).
 
+    `value`, `change` (value minus clean) and `shift` have 95% intervals along `bound` (low, estimate, high).
     sweeps: what `open_sweep` or `score_runs` gave. Intervals are percentile bootstrap over samples (retrieval: over
     groups of an image and its texts), paired with clean, the gallery held fixed. `p` is McNemar's exact test against
     clean, the largest over mask seeds; `p_holm` corrects it over the rows of a sweep. Raises ValueError for a sweep
@@ -84,20 +89,20 @@ def _curve(data: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
     for spec, cells in zip(specs, rows, strict=True):
         one = _metric(kinds, cells, weights)
         lost = one - clean
-        low, high = np.quantile(one[1:], (0.025, 0.975))
-        lost_low, lost_high = np.quantile(lost[1:], (0.025, 0.975))
         per_seed = [_metric(kinds, np.array([cell]), weights[:1])[0] for cell in cells]
-        put(value=one[0], value_low=low, value_high=high, change=lost[0], change_low=lost_low, change_high=lost_high)
+        put(value=_interval(one), change=_interval(lost))
         put(relative=lost[0] / clean[0] if clean[0] else np.nan, seed_sd=np.std(per_seed), seeds=len(cells))
         put(p=max(mcnemar(kinds, int(rows[specs.index("clean")][0]), int(cell)) for cell in cells))
         put(spec=spec, **{name: data[name].values[cells].mean() for name in ("density", "density_sequence")})
         put(family=str(data["family"].values[cells[0]]), target_density=data["target_density"].values[cells[0]])
         put(**_extras(data, task, cells))
         put(**_shift(data, cells, weights))
-    out = xr.Dataset({name: ("row", np.array(values)) for name, values in columns.items()})
+    dims = {name: ("row", "bound") if np.ndim(values[0]) else ("row",) for name, values in columns.items()}
+    out = xr.Dataset({name: (dims[name], np.array(values)) for name, values in columns.items()})
     out["p_holm"] = ("row", _holm(out["p"].values, out["family"].values))
     names = {"task": task, "model": model}
     out = out.assign({name: ("row", np.full(out.sizes["row"], text, dtype=object)) for name, text in names.items()})
+    out = out.assign_coords(bound=list(BOUNDS))
     return out.set_coords(["task", "model", "spec", "family", "target_density", "density", "density_sequence"])
 
 
@@ -106,13 +111,19 @@ def hits(data: xr.Dataset, task: str) -> list[Hits]:
     if task != "retrieve":
         right = data["correct"].values.astype(float)
         return [Hits(right, np.ones(right.shape[1]))]
-    made = []
+    kinds = []
     groups = np.unique(data["image_group"].values)
     for rank, group in (("image_rank", "image_group"), ("text_rank", "text_group")):
         unit = np.searchsorted(groups, data[group].values)
         right = np.stack([np.bincount(unit, row, len(groups)) for row in (data[rank].values == 1).astype(float)])
-        made.append(Hits(right, np.bincount(unit, minlength=len(groups)).astype(float)))
-    return made
+        kinds.append(Hits(right, np.bincount(unit, minlength=len(groups)).astype(float)))
+    return kinds
+
+
+def _interval(draws: np.ndarray) -> list[float]:
+    """Low, estimate and high of a statistic whose first draw is the data itself."""
+    low, high = np.quantile(draws[1:], (0.025, 0.975))
+    return [low, draws[0], high]
 
 
 def _weights(units: int, resamples: int, seed: int) -> np.ndarray:
@@ -161,20 +172,33 @@ def _extras(data: xr.Dataset, task: str, cells: np.ndarray) -> dict[str, float]:
     return recalls | {f"gallery{int(size)}": float(batch.sel(gallery=size)) for size in batch["gallery"].values}
 
 
-def _shift(data: xr.Dataset, cells: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+def _shift(data: xr.Dataset, cells: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """Root mean squared shift of the features in standard deviations, with limits, and the squared MMD to clean."""
     fvu = data["feature_fvu"].values[cells].astype(float).mean(0)
     drawn = weights if weights.shape[1] == len(fvu) else _weights(len(fvu), len(weights) - 1, 0)
     root = np.sqrt(drawn @ fvu / drawn.sum(1))
-    low, high = np.quantile(root[1:], (0.025, 0.975))
-    return {"shift": root[0], "shift_low": low, "shift_high": high, "mmd2": float(data["mmd2"].values[cells].mean())}
+    return {"shift": _interval(root), "mmd2": float(data["mmd2"].values[cells].mean())}
 
 
+def frame_of(dataset: xr.Dataset) -> pd.DataFrame:
+    """The rows as a table; an interval `value` becomes the columns value, value_low, value_high."""
+    columns: dict[str, np.ndarray] = {}
+    for name, variable in dataset.variables.items():
+        if variable.dims == ("row",):
+            columns[str(name)] = variable.values
+        elif variable.dims == ("row", "bound"):
+            low, estimate, high = variable.values.T
+            columns |= {str(name): estimate, f"{name}_low": low, f"{name}_high": high}
+    return pd.DataFrame(columns)
+
+
+@curves.presents("records")
 def records(dataset: xr.Dataset) -> pd.DataFrame:
     """Everything, one line per model and spec; columns that no task of the dataset has are left out."""
-    return dataset.to_dataframe().reset_index(drop=True).dropna(axis=1, how="all")
+    return frame_of(dataset).dropna(axis=1, how="all")
 
 
+@curves.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """What fits a terminal: metric with limits, change in percent, McNemar's p after Holm, further metrics, scales."""
     frame = records(dataset)
@@ -188,11 +212,11 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
 
 
 def table1(dataset: xr.Dataset) -> pd.DataFrame:
-    """Source A's Table 1: our value and change beside the published ones, at 25% and 50% density.
+    """The masking paper's Table 1: our value and change beside the published ones, at 25% and 50% density.
 
     Generation's published metric is CMMD; ours is the squared MMD of the embedded CLIP's features to held-out drawings.
     """
-    frame = dataset.to_dataframe().reset_index(drop=True)
+    frame = frame_of(dataset)
     lines = []
     for (task, target), row in PUBLISHED.items():
         for model in frame.loc[frame["task"] == task, "model"].unique():
@@ -200,10 +224,10 @@ def table1(dataset: xr.Dataset) -> pd.DataFrame:
             column = "mmd2_real" if task == "generate" else "value"
             clean = float(ours.loc[ours["family"] == "clean", column].iloc[0])
             for family, (value, change) in row.items():
-                found = ours[(ours["family"] == family) & np.isclose(ours["target_density"], target)]
-                if found.empty:
+                cell = ours[(ours["family"] == family) & np.isclose(ours["target_density"], target)]
+                if cell.empty:
                     continue
-                mine = float(found[column].iloc[0])
+                mine = float(cell[column].iloc[0])
                 line = {"task": task, "model": model, "density": target, "strategy": family, "clean": clean}
                 line |= {"ours": mine, "change %": 100 * (mine / clean - 1)}
                 lines.append(
@@ -212,10 +236,11 @@ def table1(dataset: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+@curves.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """What the curves show, one clause per model, and nothing about why."""
     clauses = []
-    frame = dataset.to_dataframe().reset_index(drop=True)
+    frame = frame_of(dataset)
     for (task, model), rows in frame.groupby(["task", "model"], sort=False):
         masked = rows[~rows["family"].isin(["clean", "full"])]
         clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
@@ -223,24 +248,26 @@ def sentence(dataset: xr.Dataset) -> str:
             clauses.append(f"{model}: {METRICS[task]} {clean:.3f}, no mask")
             continue
         worst, best = masked.loc[masked["relative"].idxmin()], masked.loc[masked["relative"].idxmax()]
-        said = f"{model}: {METRICS[task]} {clean:.3f} clean, {_told(worst)}"
-        clauses.append(said if worst["spec"] == best["spec"] else f"{said} at worst, {_told(best)} at best")
+        clause = f"{model}: {METRICS[task]} {clean:.3f} clean, {_in_words(worst)}"
+        one = worst["spec"] == best["spec"]
+        clauses.append(clause if one else f"{clause} at worst, {_in_words(best)} at best")
     return "; ".join(clauses) + ". 95% intervals over samples."
 
 
-def _told(row: pd.Series) -> str:
+def _in_words(row: pd.Series) -> str:
     limits = f"[{row['value_low']:.3f}, {row['value_high']:.3f}]"
     share = f" ({100 * row['density']:.0f}% of image pairs)" if np.isfinite(row["density"]) else ""
     return f"{row['value']:.3f} {limits} under {row['spec']}{share}"
 
 
+@curves.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """Top: each model's own metric relative to clean. Bottom: shift of its features in standard deviations.
 
-    Hollow marks are source A's published values (their models and data), where its metric is a ratio like ours.
+    Hollow marks are the masking paper's values (their models and data), where its metric is a ratio like ours.
     """
-    frame = dataset.to_dataframe().reset_index(drop=True)
+    frame = frame_of(dataset)
     models = list(frame.groupby(["task", "model"], sort=False).groups)
     galleries = [name for name in frame.columns if name.startswith("gallery")]
     columns = len(models) + bool(galleries)
@@ -295,11 +322,11 @@ def _galleries(axis, rows: pd.DataFrame, galleries: Sequence[str]) -> None:
     near = masked.loc[(masked["density"] - 0.25).abs().groupby(masked["family"]).idxmin()]
     for _, row in [*rows[rows["family"] == "clean"].iterrows(), *near.iterrows()]:
         values = row[galleries].to_numpy(float)[order]
-        colour = COLOURS.get(row["family"], figures.FLOOR)
+        colour = FAMILIES.get(row["family"], figures.FLOOR)
         axis.plot(np.array(sizes)[order], values, color=colour, marker="o", markersize=3)
     axis.axhline(PUBLISHED_CLEAN["retrieve"], color=figures.NULL, linewidth=0.8, linestyle="--")
     axis.annotate(
-        "source A, clean", (min(sizes), PUBLISHED_CLEAN["retrieve"]), va="bottom", fontsize=7, color=figures.NULL
+        "masking paper, clean", (min(sizes), PUBLISHED_CLEAN["retrieve"]), va="bottom", fontsize=7, color=figures.NULL
     )
     axis.set_xscale("log", base=2)
     axis.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)], minor=False)
@@ -316,7 +343,7 @@ def _panel(axis, rows: pd.DataFrame, task: str) -> None:
     clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
     axis.axhline(1, color=figures.FLOOR, linewidth=0.7)
     for family, line in _lines(rows):
-        style = {"color": COLOURS.get(family, figures.FLOOR), "label": family, "marker": "o", "markersize": 3.5}
+        style = {"color": FAMILIES.get(family, figures.FLOOR), "label": family, "marker": "o", "markersize": 3.5}
         low, middle, high = (1 + line[name] / clean for name in ("change_low", "change", "change_high"))
         error = [(middle - low).clip(lower=0), (high - middle).clip(lower=0)]
         axis.errorbar(line["density"], middle, yerr=error, linewidth=1.3, elinewidth=0.7, **style)
@@ -330,13 +357,13 @@ def _panel(axis, rows: pd.DataFrame, task: str) -> None:
 
 
 def _hollow(axis, density: float, value: float, family: str) -> None:
-    label = "published by source A" if family == "small-world" else None
-    axis.plot(density, value, "D", mfc="none", mec=COLOURS[family], markersize=5, label=label)
+    label = "published (masking paper)" if family == "small-world" else None
+    axis.plot(density, value, "D", mfc="none", mec=FAMILIES[family], markersize=5, label=label)
 
 
 def _shifts(axis, rows: pd.DataFrame) -> None:
     for family, line in _lines(rows):
-        colour = COLOURS.get(family, figures.FLOOR)
+        colour = FAMILIES.get(family, figures.FLOOR)
         figures.band(
             axis, line["density"], line["shift_low"], line["shift"], line["shift_high"], color=colour, label=family
         )

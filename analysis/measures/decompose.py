@@ -14,33 +14,40 @@ from matplotlib.figure import Figure
 
 from analysis.answer import null
 from analysis.common import runs, spectrum
+from analysis.common.runs import FLOOR_FACTOR
 from analysis.figures import style as figures
+from analysis.measure import measure
 
 PARTS = ("injected", "propagated", "interaction")
 TOTAL_EXCESS = 1.5  # a stretch of steps is called critical if its excess gains multiply to more than this
 MOST_ARMS = 4  # drawn
 LINEAR = {"tangent_excess": "tangent", "worst_direction": "direction"}
-FLOOR_FACTOR = 100.0  # errors below this many times the numerical floor are not analysed
 
 
+@measure(
+    question="What each step does to the error",
+    needs=("norms", "latents", "decomposition"),
+    on_page=True,
+)
 def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Energy of the parts, their cosine, the excess gain and the closure of every step, (arm, sample, step).
 
     `share` (part, arm, sample, step): energy of injected, propagated and interaction over their sum, which is 1;
     `cross`: what their inner products add to |delta'|^2, over the same sum. `cosine` between injected and
-    propagated. `excess`: gain over the null gain on the same delta (`null.null_gain`), with `median`, `rms` and
-    `worst` over samples and BCa limits; NaN where the error is below 100 times the floor of the `full` arm.
+    propagated, `mean_cosine` its mean. `excess`: gain over the null gain on the same delta (`null.null_gain`), with
+    `median`, `rms` and `worst` over samples; NaN where the error is below 100 times the floor of the `full` arm.
     `critical` marks the stretch of steps where the lower limits of the RMS excess have their largest product, if it
     exceeds 1.5. `closure` is |delta' - sum of parts| / |delta'|. Raises runs.RunError without the record
-    `decomposition`. Source: SCIENCE section 2.
+    `decomposition`. Source: docs/science.md, "Decomposition".
     With the records `tangent` and `worst` also `tangent_excess` (arm, sample, step), the gain of an infinitely small
     error in the same direction over the same null, and `worst_direction` (sample, step), the Jacobian's largest
-    singular value over that of Gaussian data; `tangent` and `direction` are their medians with BCa limits.
+    singular value over that of Gaussian data; `tangent` and `direction` are their medians. Summaries over samples have
+    the dimension `bound` (low, estimate, high; BCa), `worst` excepted.
     """
     run = runs.complete(run)
     runs.need(run, "metrics/propagated_l2", "decomposition")
     metrics = run["metrics"].ds.compute().astype(np.float64)
-    shown = runs.arms(run)
+    shown = runs.names(run)
     energy = xr.concat([metrics[f"{part}_l2"] ** 2 for part in PARTS], dim=xr.Variable("part", list(PARTS)))
     total = energy.sum("part")
     positive = total.where(total > 0)
@@ -61,7 +68,8 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
     result = result.sel(arm=shown)
     result.update(_summaries(result, confidence, seed))
     result.update(_mean_parts(metrics, shown))
-    result["critical"] = critical_window(result["rms_low"].transpose("arm", "step"))
+    result["critical"] = critical_window(runs.bounds(result["rms"])[0].transpose("arm", "step"))
+    result = runs.with_arms(result, run)
     result.attrs = {
         "title": runs.title(run), "samples": result.sizes["sample"], "confidence": confidence,
         "largest_closure": float(result["closure"].max()),
@@ -79,22 +87,23 @@ def _above_floor(metrics: xr.Dataset) -> xr.DataArray:
 
 
 def _summaries(result: xr.Dataset, confidence: float, seed: int) -> xr.Dataset:
-    def named(values: xr.DataArray, statistic: str, name: str) -> xr.Dataset:
-        found = runs.summary(values, statistic, confidence=confidence, seed=seed)
-        return found.rename({"point": name, "low": f"{name}_low", "high": f"{name}_high"})
+    """Statistics over samples, with BCa limits along `bound` where they are intervals."""
 
-    found = xr.Dataset({
+    def over_samples(values: xr.DataArray, statistic: str) -> xr.DataArray:
+        return runs.summary(values, statistic, confidence=confidence, seed=seed)
+
+    summaries = xr.Dataset({
         "worst": result["excess"].max("sample"),
         "mean_share": result["share"].mean("sample"),
         "mean_cross": result["cross"].mean("sample"),
+        "median": over_samples(result["excess"], "median"),
+        "rms": over_samples(result["excess"] ** 2, "mean").clip(min=0) ** 0.5,
+        "mean_cosine": over_samples(result["cosine"], "mean"),
     })  # fmt: skip
-    found.update(named(result["excess"], "median", "median"))
-    found.update(named(result["excess"] ** 2, "mean", "rms").clip(min=0) ** 0.5)
-    found.update(named(result["cosine"], "mean", "mean_cosine"))
     for source, name in LINEAR.items():
         if source in result:
-            found.update(named(result[source], "median", name))
-    return found
+            summaries[name] = over_samples(result[source], "median")
+    return summaries
 
 
 def critical_window(rms_low: xr.DataArray) -> xr.DataArray:
@@ -125,6 +134,7 @@ def _mean_parts(metrics: xr.Dataset, shown: list[str]) -> xr.Dataset:
 # --- presentation ---
 
 
+@decompose.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per arm and third of the run: mean shares, cosine, geometric-mean, RMS and worst excess gain,
     closure.
@@ -139,28 +149,29 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
             row |= {f"{part} share": float(at["mean_share"].sel(part=part).mean()) for part in PARTS}
             row |= {
                 "cosine": float(at["cosine"].mean()),
-                "excess gain, median": float(at["median"].median()),
+                "excess gain, median": float(runs.bounds(at["median"])[1].median()),
                 "excess gain, RMS": float(np.sqrt((at["excess"] ** 2).mean())),
                 "excess gain, worst": float(at["excess"].max()),
                 "largest closure": float(at["closure"].max()),
             }
             linear = {"tangent": "excess gain, tangent", "direction": "worst direction"}
-            row |= {label: float(at[name].median()) for name, label in linear.items() if name in at}
+            row |= {label: float(runs.bounds(at[name])[1].median()) for name, label in linear.items() if name in at}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
+@decompose.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """What a typical step does to the error, and how well the parts close."""
     texts = []
-    shown, rest = runs.told(dataset["arm"].values)
+    shown, rest = runs.to_tell(dataset)
     for arm in shown:
         at = dataset.sel(arm=arm)
-        share = at["mean_share"].mean("step")
+        share, excess = at["mean_share"].mean("step"), float(runs.bounds(at["median"])[1].median())
         text = (
             f"{arm}: of the error energy after a step {float(share.sel(part='propagated')):.0%} is passed on, "
             f"{float(share.sel(part='injected')):.0%} new and {float(share.sel(part='interaction')):.1%} interaction; "
-            f"the clean map's gain is {float(at['median'].median()):.3f} times the Gaussian one (median over steps)"
+            f"the clean map's gain is {excess:.3f} times the Gaussian one (median over steps)"
         )
         critical = np.flatnonzero(at["critical"].values)
         if critical.size:
@@ -170,11 +181,11 @@ def sentence(dataset: xr.Dataset) -> str:
     return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {'; '.join(texts)}{rest}. {closed}"
 
 
+@decompose.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
-    """SCIENCE figures 2 and 3: stacked energies, their cosine, and the excess gain, one column per arm."""
-    whole, steps = [str(arm) for arm in dataset["arm"].values], dataset.sizes["step"]
-    arms = figures.few(whole, MOST_ARMS)
+    """Stacked energies, their cosine, and the excess gain, one column per arm."""
+    arms, steps = runs.to_draw(dataset, MOST_ARMS), dataset.sizes["step"]
     canvas, axes = figures.panels(3, len(arms), width=max(4.6, 3.7 * len(arms)), height=2.0, sharex=True, sharey="row")
     for column, arm in enumerate(arms):
         _energies(axes[0, column], dataset.sel(arm=arm))
@@ -189,13 +200,16 @@ def figure(dataset: xr.Dataset) -> Figure:
     axes[0, 0].set_ylabel("share of energy")
     axes[1, 0].set_ylabel("cosine\n(injected, propagated)")
     axes[2, 0].set_ylabel("excess gain\n(gain / Gaussian gain)")
-    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · 95% BCa bands"
+    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · "
+    heading += f"{dataset.attrs['confidence']:.0%} BCa bands"
     note = (
         f"Parts close to {dataset.attrs['largest_closure']:.0e} of the error. Shaded: critical window, where the lower "
         f"limits of the RMS excess gain multiply to more than {TOTAL_EXCESS}. Such a product is no growth factor of "
         "any one perturbation; impulse runs measure that."
     )
-    figures.legend_above(canvas, axes[0, 0], axes[2, 0], heading=heading, note=note + figures.left_out(whole, arms))
+    figures.legend_above(
+        canvas, axes[0, 0], axes[2, 0], heading=heading, note=note + figures.left_out(dataset.sizes["arm"], len(arms))
+    )
     return canvas
 
 
@@ -210,7 +224,7 @@ def _energies(ax, at: xr.Dataset) -> None:
 
 def _cosine(ax, at: xr.Dataset, color: str) -> None:
     x = np.arange(at.sizes["step"])
-    figures.band(ax, x, at["mean_cosine_low"], at["mean_cosine"], at["mean_cosine_high"], color=color, label="")
+    figures.band(ax, x, *runs.bounds(at["mean_cosine"]), color=color, label="")
     ax.axhline(0, color="black", linewidth=0.7)
     ax.set_ylim(-1, 1)
 
@@ -219,12 +233,13 @@ def _excess(ax, at: xr.Dataset, color: str) -> None:
     x = np.arange(at.sizes["step"])
     for start in np.flatnonzero(at["critical"].values):
         ax.axvspan(start - 0.5, start + 0.5, color=figures.WINDOW, linewidth=0, zorder=0)
-    figures.band(ax, x, at["median_low"], at["median"], at["median_high"], color=color, label="median")
-    figures.band(ax, x, at["rms_low"], at["rms"], at["rms_high"], color="#333333", label="RMS", linewidth=1.1)
+    figures.band(ax, x, *runs.bounds(at["median"]), color=color, label="median")
+    figures.band(ax, x, *runs.bounds(at["rms"]), color="#333333", label="RMS", linewidth=1.1)
     ax.plot(x, at["worst"], color="#333333", linestyle=":", linewidth=1, label="worst sample")
     if "tangent" in at:
-        ax.plot(x, at["tangent"], color=color, linestyle=(0, (1, 1)), linewidth=1.1, label="median, infinitely small")
+        tangent = runs.bounds(at["tangent"])[1]
+        ax.plot(x, tangent, color=color, linestyle=(0, (1, 1)), linewidth=1.1, label="median, infinitesimal error")
     if "direction" in at:
-        ax.plot(x, at["direction"], color=figures.NULL, linewidth=1.1, label="median, worst direction")
+        ax.plot(x, runs.bounds(at["direction"])[1], color=figures.NULL, linewidth=1.1, label="median, worst direction")
     ax.axhline(1, color="black", linewidth=0.7)
     figures.log_axis(ax)

@@ -11,12 +11,14 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis.common.statistics import bca
+from analysis.common.statistics import BOUNDS, bca
 from analysis.figures import style as figures
+from analysis.measure import measure
 
 COLOURS = {"vit": "#0072b2", "vit-cls": "#56b4e9", "clip": "#009e73"}
 
 
+@measure(question="Damage block by block inside one forward pass", reads="depth")
 def depth(measured: xr.Dataset) -> xr.Dataset:
     """Mean over samples with 95% BCa limits of FVU, its parts and the gain; dims (spec, pass, block, bound).
 
@@ -24,13 +26,13 @@ def depth(measured: xr.Dataset) -> xr.Dataset:
     """
     if measured.attrs.get("schema") != "denoise-trace-depth":
         raise ValueError("this is no depth measurement; make one with `trace sweep depth --mask R4S32`")
-    out = {}
+    limits = {}
     for name in ("fvu", "injected", "propagated", "interaction", "gain"):
-        found = bca(measured[name].transpose("spec", "pass", "block", "sample").values)
-        bounds = np.stack([found.low, found.estimate, found.high], axis=-1)
-        out[name] = (("spec", "pass", "block", "bound"), bounds, measured[name].attrs)
+        interval = bca(measured[name].transpose("spec", "pass", "block", "sample").values)
+        bounds = np.stack([interval.low, interval.estimate, interval.high], axis=-1)
+        limits[name] = (("spec", "pass", "block", "bound"), bounds, measured[name].attrs)
     kept = {name: measured.coords[name] for name in ("spec", "model", "timestep", "block")}
-    return xr.Dataset(out, coords=kept | {"bound": ["low", "estimate", "high"]}, attrs=measured.attrs)
+    return xr.Dataset(limits, coords=kept | {"bound": list(BOUNDS)}, attrs=measured.attrs)
 
 
 def labels(dataset: xr.Dataset) -> list[str]:
@@ -39,6 +41,7 @@ def labels(dataset: xr.Dataset) -> list[str]:
     return [f"{model} t={t}" if t >= 0 else str(model) for model, t in pairs]
 
 
+@depth.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """FVU after the first and the last block, and the mean gain of the blocks between, one line per spec and pass."""
     lines = []
@@ -54,21 +57,23 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+@depth.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """The damage after the last block of every pass, mask by mask."""
     clauses = []
     for spec in dataset["spec"].values.tolist():
         last = dataset["fvu"].sel(spec=spec).isel(block=-1)
-        told = [
+        passes = [
             f"{name} {float(value.sel(bound='estimate')):.3f} [{float(value.sel(bound='low')):.3f}, "
             f"{float(value.sel(bound='high')):.3f}]"
             for name, value in zip(labels(dataset), last.transpose("pass", "bound"), strict=True)
         ]
-        clauses.append(f"under {spec} the unexplained variance after the last block is " + ", ".join(told))
+        clauses.append(f"under {spec} the unexplained variance after the last block is " + ", ".join(passes))
     text = "; ".join(clauses)
     return text[:1].upper() + text[1:] + ". One forward pass each; sampling steps play no part."
 
 
+@depth.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """One column per mask: FVU after each block above, the clean block's gain on the error it is handed below."""

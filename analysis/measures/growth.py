@@ -1,7 +1,7 @@
 """How far a masked trajectory is from its clean twin, step by step, in three coordinates and beside what addition
 alone would give.
 
-A rising curve proves nothing about compounding (SCIENCE section 0), so the sentence and the figure describe;
+A rising curve proves nothing about compounding (docs/science.md, "The trap"), so the sentence and the figure describe;
 `verdict` decides.
 """
 
@@ -13,8 +13,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from analysis.answer import null
-from analysis.common import runs, spectrum
+from analysis.common import runs, spectrum, statistics
 from analysis.figures import style as figures
+from analysis.measure import measure
 
 COORDINATES = ("raw", "x0", "whitened")
 LABELS = {
@@ -38,6 +39,7 @@ NOTES = {
 }
 
 
+@measure(question="How far the masked trajectory drifts", needs=("norms", "latents"), on_page=True)
 def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Error per step of every intervened arm, with BCa bands over samples, the numerical floor and an additive
     Gaussian null.
@@ -45,33 +47,40 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
     Dimensions: coordinate (raw, x0, whitened), arm, sample, step. `error` is relative: raw is |delta| / sqrt(d v_t)
     after each step with v_t = alpha^2 lam + sigma^2 and lam the variance of the clean final states; x0 is the
     difference of the predictions made in each step over sqrt(d lam); whitened is |V_t^-1/2 delta| / sqrt(d), V_t
-    the clean states' variance per radial DCT ring (`spectrum.ring_variance`). `point`, `low`, `high` summarise over
-    samples; `null_point`, `null_low`, `null_high` are the null, whose kind is in attrs["null"]; `floor` is the
-    `full` arm's error (NaN without one). `one_pass_*` (with the decomposition): the x0 error that masking makes in
-    a single pass at the clean state, which is what a classifier would suffer. Raises runs.RunError where the clean
-    latents were not recorded.
+    the clean states' variance per radial DCT ring (`spectrum.ring_variance`). `error_interval` summarises it over
+    samples along `bound` (low, estimate, high); `null_interval` is the null, whose kind is in attrs["null"]; `floor` is
+    the `full` arm's error (NaN without one). `one_pass_interval` (with the decomposition): the x0 error that masking
+    makes in a single pass at the clean state, which is what a classifier would suffer. Raises runs.RunError where the
+    clean latents were not recorded. Source: docs/science.md, "Coordinates and closed forms".
     """
     run = runs.complete(run)
     error, scale = _errors(run)
-    shown = runs.arms(run)
-    if not shown:
+    arms = runs.arms(run)
+    if not arms:
         raise runs.RunError("this run has no intervened arm: add one with `trace run ... --mask R4S32`")
-    masked = error.sel(arm=shown)
-    result = _summarise(masked, statistic, confidence, seed)
-    nulls, kind = _null(run, masked, scale, statistic, confidence, seed)
-    result = result.merge(nulls).assign(error=masked)
+    masked = error.sel(arm=[arm.name for arm in arms])
+
+    def over_samples(values: xr.DataArray) -> xr.DataArray:
+        return runs.summary(values, statistic, confidence=confidence, seed=seed)
+
+    result = xr.Dataset({"error": masked, "error_interval": over_samples(masked)})
+    if runs.has(run, "decomposition/injected"):
+        kind, result["null_interval"] = INJECTED_NULL, over_samples(_injected_null(run, masked, scale))
+    else:
+        kind, result["null_interval"] = SHAPE_NULL, _shape_band(run, arms, masked, scale)
     floor = error.sel(arm=error["arm"] == runs.FULL).median("sample")
-    result["floor"] = (
-        floor.isel(arm=0, drop=True) if floor.sizes["arm"] else result["point"].isel(arm=0, drop=True) * np.nan
-    )
+    unknown = masked.isel(arm=0, sample=0, drop=True) * np.nan
+    result["floor"] = floor.isel(arm=0, drop=True) if floor.sizes["arm"] else unknown
     if runs.has(run, "metrics/injected_x0_l2"):
-        one_pass = run["metrics"]["injected_x0_l2"].sel(arm=shown).astype(np.float64).compute().reset_coords(drop=True)
-        found = _summarise(one_pass / np.sqrt(scale["count"] * scale["mean_variance"]), statistic, confidence, seed)
-        result.update(found.rename({name: f"one_pass_{name}" for name in found.data_vars}))
+        one_pass = runs.plain(
+            runs.get(run, "metrics/injected_x0_l2").sel(arm=masked["arm"]).astype(np.float64).compute()
+        )
+        result["one_pass_interval"] = over_samples(one_pass / np.sqrt(scale["count"] * scale["mean_variance"]))
     coords = run["metrics"].ds.coords
     result = result.assign_coords(
         {name: coords[name] for name in ("timestep", "log_snr", "sigma_after") if name in coords}
     )
+    result = runs.with_arms(result, run)
     result.attrs = {
         "title": runs.title(run), "statistic": statistic, "confidence": confidence, "samples": masked.sizes["sample"],
         "null": kind, "null_meaning": NOTES[kind],
@@ -112,33 +121,34 @@ def _relative(energy: xr.DataArray, prediction: xr.DataArray, scale: dict[str, x
     return joined.transpose("coordinate", ..., "sample", "step")
 
 
-def _summarise(error: xr.DataArray, statistic: str, confidence: float, seed: int, prefix: str = "") -> xr.Dataset:
-    result = runs.summary(error, statistic, confidence=confidence, seed=seed)
-    return result.rename({name: f"{prefix}{name}" for name in result.data_vars})
+def _injected_null(run: xr.DataTree, masked: xr.DataArray, scale: dict[str, xr.DataArray]) -> xr.DataArray:
+    """The relative error of a Gaussian system under this run's own injections, with the dimensions of `masked`."""
+    path = null.transported(run, scale["lam"]).sel(arm=masked["arm"]).compute().reset_coords(drop=True)
+    return _relative(path["state"], path["prediction"].sum("ring"), scale)
 
 
-def _null(run, masked, scale, statistic, confidence, seed) -> tuple[xr.Dataset, str]:
-    if runs.has(run, "decomposition/injected"):
-        path = null.transported(run, scale["lam"]).sel(arm=masked["arm"]).compute().reset_coords(drop=True)
-        error = _relative(path["state"], path["prediction"].sum("ring"), scale)
-        return _summarise(error, statistic, confidence, seed, "null_"), INJECTED_NULL
-    shapes = [_shape_null(run, str(arm), scale["mean_variance"]) for arm in masked["arm"].values]
+def _shape_band(
+    run: xr.DataTree, arms: list[runs.Arm], masked: xr.DataArray, scale: dict[str, xr.DataArray]
+) -> xr.DataArray:
+    """The shape nulls of the arms, scaled to the observed final error: low and high are its two edges, no estimate."""
+    shapes = [_shape_null(run, arm, scale["mean_variance"]) for arm in arms]
     shape = xr.concat(shapes, dim=masked["arm"])  # (arm, kind, coordinate, step)
     final = masked.isel(step=-1, drop=True).median("sample")
     shape = shape / shape.isel(step=-1, drop=True) * final
-    both = {"null_low": shape.min("kind"), "null_high": shape.max("kind"), "null_point": shape.mean("kind") * np.nan}
-    return xr.Dataset(both), SHAPE_NULL
+    edges = [shape.min("kind"), shape.mean("kind") * np.nan, shape.max("kind")]
+    return xr.concat(edges, dim=xr.Variable("bound", list(statistics.BOUNDS)))
 
 
-def _shape_null(run: xr.DataTree, arm: str, lam: xr.DataArray) -> xr.DataArray:
+def _shape_null(run: xr.DataTree, arm: runs.Arm, lam: xr.DataArray) -> xr.DataArray:
     """Root-mean-square error (kind, coordinate, step) of one Gaussian mode under unit x0-errors at the masked
-    steps, random or steady.
+    steps, random or steady. An arm with a pause acts on no single window and has none.
     """
     gain, sensitivity = spectrum.step_gain(run, lam).values, spectrum.x0_sensitivity(run, lam).values
     push = spectrum.injection_factor(run).values
-    push = np.where(np.isin(np.arange(push.size), list(runs.window(arm, push.size))), push, 0.0)
-    _, _, b, u = runs.levels(run)
-    spread = np.sqrt(spectrum.level_variance(b, u, lam)).values
+    window = range(0) if arm.paused else arm.window
+    push = np.where(np.isin(np.arange(push.size), list(window)), push, 0.0)
+    _, _, alpha, sigma = runs.levels(run)
+    spread = np.sqrt(spectrum.level_variance(alpha, sigma, lam)).values
     kinds = []
     for steady in (False, True):
         state, states, predictions = 0.0, [], []
@@ -155,6 +165,7 @@ def _shape_null(run: xr.DataTree, arm: str, lam: xr.DataArray) -> xr.DataArray:
 # --- presentation ---
 
 
+@growth.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per arm and measure, with intervals, the null and the floor.
 
@@ -164,27 +175,28 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     places = [("final state error", "raw", last)]
     places += [(f"x0 error at {percent}% of steps", "x0", round(last * percent / 100)) for percent in (10, 50, 90)]
     places += [("final whitened error", "whitened", last)]
-    columns = {"value": "point", "low": "low", "high": "high", "null low": "null_low", "null high": "null_high"}
     rows = []
     for arm in dataset["arm"].values:
         for name, coordinate, step in places:
             at = dataset.sel(arm=arm, coordinate=coordinate).isel(step=step)
-            values = {column: float(at[source]) for column, source in columns.items()}
-            rows.append({"arm": str(arm), "measure": name, **values, "floor": float(at["floor"])})
+            low, value, high = (float(bound) for bound in runs.bounds(at["error_interval"]))
+            null_low, _, null_high = (float(bound) for bound in runs.bounds(at["null_interval"]))
+            row = {"arm": str(arm), "measure": name, "value": value, "low": low, "high": high}
+            rows.append(row | {"null low": null_low, "null high": null_high, "floor": float(at["floor"])})
     return pd.DataFrame(rows)
 
 
+@growth.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """What the curves show, and no more."""
     parts = []
-    shown, rest = runs.told(dataset["arm"].values)
+    shown, rest = runs.to_tell(dataset)
     for arm in shown:
         at = dataset.sel(arm=arm, coordinate="raw").isel(step=-1)
-        text = (
-            f"{arm} ends {float(at['point']):.3g} [{float(at['low']):.3g}, {float(at['high']):.3g}] from its clean twin"
-        )
+        low, error, high = (float(bound) for bound in runs.bounds(at["error_interval"]))
+        text = f"{arm} ends {error:.3g} [{low:.3g}, {high:.3g}] from its clean twin"
         if dataset.attrs["null"] == INJECTED_NULL:
-            text += f" (addition alone, carried by the sampler: {float(at['null_point']):.3g})"
+            text += f" (addition alone, carried by the sampler: {float(runs.bounds(at['null_interval'])[1]):.3g})"
         parts.append(text)
     floor = float(dataset["floor"].sel(coordinate="raw").isel(step=-1))
     tail = f" The numerical floor is {f'{floor:.1e}' if floor else '0 (bit-identical)'}." if np.isfinite(floor) else ""
@@ -196,26 +208,26 @@ def sentence(dataset: xr.Dataset) -> str:
     return f"{head}: {'; '.join(parts)}{rest}.{tail}{warning}"
 
 
+@growth.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
-    """SCIENCE figure 1: the same run in raw, x0 and whitened coordinates, with the additive Gaussian null."""
-    whole, steps = [str(arm) for arm in dataset["arm"].values], dataset.sizes["step"]
-    arms = figures.few(whole, MOST_ARMS)
+    """The same run in raw, x0 and whitened coordinates, with the additive Gaussian null."""
+    arms, steps = runs.to_draw(dataset, MOST_ARMS), dataset.sizes["step"]
     canvas, axes = figures.panels(1, 3, width=7.6, height=3.0)
     x = np.arange(steps)
     for ax, coordinate in zip(axes[0], COORDINATES, strict=True):
         view = dataset.sel(coordinate=coordinate)
         for arm in arms:
-            figures.arm_null(ax, x, view.sel(arm=arm), color=figures.colour(arm, arms))
+            figures.arm_null(ax, x, *runs.bounds(view["null_interval"].sel(arm=arm)), color=figures.colour(arm, arms))
         for arm in arms:
-            at, color = view.sel(arm=arm), figures.colour(arm, arms)
-            figures.band(ax, x, at["low"], at["point"], at["high"], color=color, label=arm)
-        if coordinate == "x0" and "one_pass_point" in dataset:
+            error = view["error_interval"].sel(arm=arm)
+            figures.band(ax, x, *runs.bounds(error), color=figures.colour(arm, arms), label=arm)
+        if coordinate == "x0" and "one_pass_interval" in dataset:
             for arm in arms:
-                figures.one_pass(ax, x, dataset["one_pass_point"].sel(arm=arm), color=figures.colour(arm, arms))
-        figures.floor_line(
-            ax, x, view["floor"], lowest=float(view["point"].sel(arm=arms).where(view["point"] > 0).min())
-        )
+                once = runs.bounds(dataset["one_pass_interval"].sel(arm=arm))[1]
+                figures.one_pass(ax, x, once, color=figures.colour(arm, arms))
+        typical = runs.bounds(view["error_interval"].sel(arm=arms))[1]
+        figures.floor_line(ax, x, view["floor"], lowest=float(typical.where(typical > 0).min()))
         name, formula = LABELS[coordinate]
         ax.set_title(name, loc="left")
         ax.set_ylabel(formula)
@@ -226,7 +238,6 @@ def figure(dataset: xr.Dataset) -> Figure:
     statistic = f"{dataset.attrs['statistic']}, {dataset.attrs['confidence']:.0%} BCa bands"
     heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · {statistic}"
     label = "additive Gaussian null" if kind == INJECTED_NULL else "shape of an additive null"
-    figures.legend_above(
-        canvas, axes[0, 0], axes[0, 1], heading=heading, null=label, note=NOTES[kind] + figures.left_out(whole, arms)
-    )
+    note = NOTES[kind] + figures.left_out(dataset.sizes["arm"], len(arms))
+    figures.legend_above(canvas, axes[0, 0], axes[0, 1], heading=heading, null=label, note=note)
     return canvas

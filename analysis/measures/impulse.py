@@ -1,11 +1,13 @@
 """What one disturbed step does to the final image, and what many do together: the counterfactual runs.
 
 Arms of one mask that act on single steps or windows ("R4S32@steps=7:8") are the true cumulative gains, because
-nothing is injected after them (SCIENCE section 2). S and R are measured here; whether they make a verdict is for
-`verdict`.
+nothing is injected after them (docs/science.md, "Counterfactual runs"). S and R are measured here; whether they make a
+verdict is for `verdict`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,24 +17,26 @@ from matplotlib.figure import Figure
 from analysis.answer import null
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
+from analysis.measure import measure
 from analysis.measures.bands import to_bands
 
 MOST_MASKS = 4  # drawn
 
 
+@measure(question="What one masked step does", needs=("norms", "latents"), on_page=True)
 def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Cumulative gain of every single-step (or tiling window) arm of each mask, its map over bands, and S and R.
 
-    Dimensions: mask (the arm's spec without `steps`), window (start of the masked window; `stop` is its end),
-    sample, band. `final_l2`: |delta_final|; `left_l2`: |delta| when the window ends, for a single step what it
+    Dimensions: mask (what the windows are a part of, at their dose), window (start of the masked window; `stop` is its
+    end), sample, band. `final_l2`: |delta_final|; `left_l2`: |delta| when the window ends, for a single step what it
     injected; `gain` = final / left, `gain_whitened` the same in units of the clean states' spread; `excess` = final
     over its null, 1 in a linear Gaussian world: over the recorded |d_k| for single steps of a stochastic sampler
     recorded with `null`, else over the Gaussian transport of what was left (`excess_gaussian`, always given).
     `map`: final error per band relative to the band's spread, RMS over samples. Per mask and sample, where the
     windows tile the whole run: `S` = |delta_final of the mask| / |sum of its windows' deltas| (needs the arm
-    without a window), `R` = |sum of the windows' deltas| / |sum of their nulls|; logs are summarised by `*_point`,
-    `*_low`, `*_high` (geometric means). Raises runs.RunError when no mask has at least two windows. Source: SCIENCE
-    sections 2 and 4.
+    without a window), `R` = |sum of the windows' deltas| / |sum of their nulls|. `S_interval`, `R_interval`,
+    `excess_interval` and `gain_interval` are geometric means over samples with BCa limits along `bound`. Raises
+    runs.RunError when no mask has at least two windows. Source: docs/science.md, "Counterfactual runs".
     """
     run = runs.complete(run)
     delta = runs.need(run, "trajectory/delta", "norms,latents")
@@ -44,13 +48,12 @@ def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
             "--mask R4S32@steps=0:1 --mask R4S32@steps=1:2"
         )
     variance = spectrum.ring_variance(runs.get(run, "trajectory/latent")).compute().reset_coords(drop=True)
-    each = [_of_mask(run, mask, arms, variance) for mask, arms in sets.items()]
+    each = [_of_mask(run, mask, windows, variance) for mask, windows in sets.items()]
     result = xr.concat(each, dim=xr.Variable("mask", list(sets)), join="outer")
     for name in ("S", "R", "excess", "gain"):
-        found = runs.geometric(result[name], confidence=confidence, seed=seed)
-        result.update(found.rename({part: f"{name}_{part}" for part in found.data_vars}))
+        result[f"{name}_interval"] = runs.geometric(result[name], confidence=confidence, seed=seed)
     result["excess_rms"] = (result["excess"] ** 2).mean("sample") ** 0.5
-    free = all(_model_free(run, list(arms)) for arms in sets.values())
+    free = all(_model_free(run, list(windows)) for windows in sets.values())
     result.attrs = {
         "title": runs.title(run), "samples": result.sizes["sample"], "steps": steps, "confidence": confidence,
         "null": "model-free" if free else "gaussian",
@@ -58,36 +61,47 @@ def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
     return result
 
 
-def window_sets(arms: list[str], steps: int) -> dict[str, dict[range, str]]:
-    """Arms grouped by mask: {spec without steps: {window: arm}}, single steps if there are any, else a tiling."""
-    groups: dict[str, dict[range, str]] = {}
+def window_sets(arms: Sequence[runs.Arm], steps: int) -> dict[str, dict[range, str]]:
+    """Windows of each mask: {mask: {window: arm}}, its single steps if there are any, else a tiling of the run.
+
+    Windows at another dose than 1 are of the mask at that dose. Arms with a pause are no windows. `steps` is the number
+    of steps of the run.
+    """
+    groups: dict[tuple[str, float], dict[range, str]] = {}
     for arm in arms:
-        groups.setdefault(runs.without(arm, "steps"), {})[runs.window(arm, steps)] = arm
+        if not arm.paused:
+            groups.setdefault((arm.mask, arm.strength), {})[arm.window] = arm.name
     chosen = {}
-    for mask, found in groups.items():
-        single = {window: arm for window, arm in found.items() if len(window) == 1}
-        picked = single or _tiling(found, steps)
+    for (mask, strength), windows in groups.items():
+        single = {window: arm for window, arm in windows.items() if len(window) == 1}
+        picked = single or _tiling(windows, steps)
         if len(picked) > 1:
-            chosen[mask] = dict(sorted(picked.items(), key=lambda item: item[0].start))
+            whole = whole_of(arms, mask, strength)
+            name = mask if strength == 1 else whole or f"{mask}, dose {strength:g}"
+            chosen[name] = dict(sorted(picked.items(), key=lambda item: item[0].start))
     return chosen
 
 
-def _tiling(found: dict[range, str], steps: int) -> dict[range, str]:
+def whole_of(arms: Sequence[runs.Arm], mask: str, strength: float = 1.0) -> str | None:
+    """The arm that is a mask at some dose over the whole run, None if there is none."""
+    return next((arm.name for arm in arms if arm.whole and (arm.mask, arm.strength) == (mask, strength)), None)
+
+
+def _tiling(windows: dict[range, str], steps: int) -> dict[range, str]:
     """The windows that follow each other from step 0, the shortest first; the whole run itself is none of them."""
     picked, start = {}, 0
     while start < steps:
-        following = [window for window in found if window.start == start and 0 < len(window) < steps]
+        following = [window for window in windows if window.start == start and 0 < len(window) < steps]
         if not following:
             break
         window = min(following, key=len)
-        picked[window], start = found[window], window.stop
+        picked[window], start = windows[window], window.stop
     return picked
 
 
 def _of_mask(run: xr.DataTree, mask: str, arms: dict[range, str], variance: xr.DataArray) -> xr.Dataset:
-    delta, windows = runs.get(run, "trajectory/delta"), list(arms)
-    steps = delta.sizes["step"]
-    names = list(arms.values())
+    """One mask: gains, excess and map of its windows, and S and R of them all; dims (window, sample, band)."""
+    delta, windows, names = runs.get(run, "trajectory/delta"), list(arms), list(arms.values())
     final = _windows(delta.sel(arm=names).isel(step=-1, drop=True))
     ends = xr.DataArray([window.stop - 1 for window in windows], dims="arm")
     left = _windows(delta.sel(arm=names).isel(arm=xr.DataArray(range(len(names)), dims="arm"), step=ends))
@@ -95,7 +109,7 @@ def _of_mask(run: xr.DataTree, mask: str, arms: dict[range, str], variance: xr.D
     carried = _carry(run, left, last, variance)
     lam, edges = variance.isel(step=-1, drop=True), spectrum.band_edges(delta.sizes["y"], delta.sizes["x"])
     final_energy, left_energy = spectrum.ring_energy(final), spectrum.ring_energy(left)
-    left_l2, final_l2, null_l2 = _norm(left), _norm(final), _norm(carried)
+    left_l2, final_l2, null_l2 = spectrum.norm(left), spectrum.norm(final), spectrum.norm(carried)
     relative, spread = final_energy / lam, variance.isel(step=last).drop_vars("step", errors="ignore")
     result = xr.Dataset({
         "final_l2": final_l2,
@@ -109,10 +123,10 @@ def _of_mask(run: xr.DataTree, mask: str, arms: dict[range, str], variance: xr.D
     if _model_free(run, windows):
         model_free = _windows(runs.get(run, "metrics/null_l2").sel(arm=names).max("step"))
         result["excess"] = final_l2 / model_free.where(model_free > 0)
-    result.update(_together(run, mask, arms, final, carried, steps))
-    names = spectrum.band_names(edges)
+    result.update(_together(run, mask, arms, final, carried))
+    stops = [window.stop for window in windows]
     return result.assign_coords(
-        window=[w.start for w in windows], stop=("window", [w.stop for w in windows]), band=names
+        window=[window.start for window in windows], stop=("window", stops), band=spectrum.band_names(edges)
     )
 
 
@@ -128,19 +142,20 @@ def _model_free(run: xr.DataTree, windows: list[range]) -> bool:
 
 
 def _together(
-    run: xr.DataTree, mask: str, arms: dict[range, str], final: xr.DataArray, carried: xr.DataArray, steps: int
+    run: xr.DataTree, mask: str, arms: dict[range, str], final: xr.DataArray, carried: xr.DataArray
 ) -> xr.Dataset:
     """S, R and the norms they are made of; NaN where the windows leave a step out or the whole mask was not run."""
-    sample = xr.full_like(_norm(final).isel(window=0, drop=True), np.nan)
+    unknown = xr.full_like(spectrum.norm(final).isel(window=0, drop=True), np.nan)
+    steps = run["metrics"].sizes["step"]
     covered = sorted(step for window in arms for step in window) == list(range(steps))
-    summed, nulls = _norm(final.sum("window")), _norm(_null_total(run, arms, carried))
-    result = xr.Dataset({"S": sample, "R": sample, "sum_l2": sample, "null_l2": sample, "whole_l2": sample})
+    summed, nulls = spectrum.norm(final.sum("window")), spectrum.norm(_null_total(run, arms, carried))
+    result = xr.Dataset(dict.fromkeys(("S", "R", "sum_l2", "null_l2", "whole_l2"), unknown))
     if covered:
         result["sum_l2"], result["null_l2"] = summed, nulls
         result["R"] = summed / nulls.where(nulls > 0)
-        if mask in runs.arms(run):
+        if mask in runs.names(run):
             last = runs.get(run, "trajectory/delta").sel(arm=mask).isel(step=-1, drop=True)
-            result["whole_l2"] = _norm(last.astype(np.float64).compute()).reset_coords(drop=True)
+            result["whole_l2"] = spectrum.norm(last.astype(np.float64).compute()).reset_coords(drop=True)
             result["S"] = result["whole_l2"] / summed.where(summed > 0)
     return result
 
@@ -164,29 +179,28 @@ def _carry(run: xr.DataTree, left: xr.DataArray, last: xr.DataArray, variance: x
     )  # fmt: skip
 
 
-def _norm(field: xr.DataArray) -> xr.DataArray:
-    return (field**2).sum(spectrum.STATE) ** 0.5
-
-
 # --- presentation ---
 
 
+@impulse.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per mask and window: final error, gain, excess over the Gaussian null; S and R repeated per mask."""
     rows = []
     for mask in dataset["mask"].values:
         at = dataset.sel(mask=mask)
-        together = {name: float(at[f"{name}_point"]) for name in ("S", "R")}
+        together = {name: float(runs.bounds(at[f"{name}_interval"])[1]) for name in ("S", "R")}
         for start in at["window"].values[at["final_l2"].notnull().any("sample").values]:
             here = at.sel(window=start)
+            low, excess, high = (float(bound) for bound in runs.bounds(here["excess_interval"]))
             row = {"mask": str(mask), "start": int(start), "stop": int(here["stop"])}
-            row |= {"final error": float(here["final_l2"].mean()), "gain": float(here["gain_point"])}
-            row |= {f"excess{part}": float(here[f"excess_{key}"]) for part, key in
-                    (("", "point"), (" low", "low"), (" high", "high"), (", RMS", "rms"))}  # fmt: skip
-            rows.append(row | together)
+            row |= {"final error": float(here["final_l2"].mean())}
+            row |= {"gain": float(runs.bounds(here["gain_interval"])[1])}
+            row |= {"excess": excess, "excess low": low, "excess high": high}
+            rows.append(row | {"excess, RMS": float(here["excess_rms"])} | together)
     return pd.DataFrame(rows)
 
 
+@impulse.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """Where a single disturbed step hurts most, and whether the parts add up to the whole."""
     texts = []
@@ -200,18 +214,18 @@ def sentence(dataset: xr.Dataset) -> str:
             ("S", "the whole mask's error over the sum of its parts"),
             ("R", "the sum over its null"),
         ):
-            if np.isfinite(at[f"{name}_point"]):
-                low, point, high = (float(at[f"{name}_{part}"]) for part in ("low", "point", "high"))
+            low, point, high = (float(bound) for bound in runs.bounds(at[f"{name}_interval"]))
+            if np.isfinite(point):
                 text += f"; {name} = {point:.3g} [{low:.3g}, {high:.3g}], {meaning}"
         texts.append(text)
     return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {'. '.join(texts)}."
 
 
+@impulse.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
-    """SCIENCE figure 6: step of the mask x band of the final error, with the excess of every impulse below."""
-    whole = [str(mask) for mask in dataset["mask"].values]
-    masks = figures.few(whole, MOST_MASKS)
+    """Step of the mask x band of the final error, with the excess of every impulse below."""
+    masks = [str(mask) for mask in dataset["mask"].values[:MOST_MASKS]]
     canvas, axes = figures.panels(2, len(masks), width=max(4.6, 3.9 * len(masks)), height=2.2, sharex=True)
     null_name = {"gaussian": "Gaussian null", "model-free": "model-free null"}[dataset.attrs["null"]]
     for column, mask in enumerate(masks):
@@ -223,7 +237,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         single = bool((at["stop"] - at["window"] == 1).all())
         axes[0, column].set_title(f"Masked at one {'step' if single else 'window'} only, {mask}", loc="left")
         lower, x = axes[1, column], (edges[:-1] + edges[1:]) / 2
-        figures.band(lower, x, at["excess_low"], at["excess_point"], at["excess_high"], color=color, label=mask)
+        figures.band(lower, x, *runs.bounds(at["excess_interval"]), color=color, label=mask)
         lower.plot(x, at["excess_rms"], color="#333333", linewidth=1, label="RMS over samples")
         lower.axhline(1, color="black", linewidth=0.7)
         lower.set_ylabel(f"final error / {null_name}")
@@ -236,7 +250,9 @@ def figure(dataset: xr.Dataset) -> Figure:
         "Final error per band is relative to the spread of clean images in that band, RMS over samples; bands in half "
         "cycles per image."
     )
-    figures.legend_above(canvas, *axes[1], heading=heading, note=note + figures.left_out(whole, masks))
+    figures.legend_above(
+        canvas, *axes[1], heading=heading, note=note + figures.left_out(dataset.sizes["mask"], len(masks))
+    )
     return canvas
 
 

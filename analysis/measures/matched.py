@@ -15,11 +15,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from analysis.figures import style as figures
-from analysis.measures.curves import COLOURS, FAMILIES, curves
+from analysis.figures.style import FAMILIES
+from analysis.measure import measure
+from analysis.measures.curves import curves, frame_of
 
 ONE_PASS = "one pass"
 
 
+@measure(question="Every model under the same masks, on one axis of feature shift", reads="sweeps")
 def matched(*sweeps: xr.Dataset, timesteps: Sequence[int] | None = None) -> xr.Dataset:
     """Rows of `curves`, and for one-pass denoising a row per spec and timestep; dims (row).
 
@@ -28,7 +31,7 @@ def matched(*sweeps: xr.Dataset, timesteps: Sequence[int] | None = None) -> xr.D
     """
     tasks = [json.loads(data.attrs["config"])["task"] for data in sweeps]
     ranked = curves(*(data for data, task in zip(sweeps, tasks, strict=True) if task != "denoise"))
-    frame = ranked.to_dataframe().reset_index(drop=True)
+    frame = frame_of(ranked)
     frame["kept"] = 1 + frame["relative"]
     frame["pass"] = frame["model"] + np.where(frame["task"] == "generate", ", generation", "")
     rows = [frame[["pass", "task", "spec", "family", "density", "target_density", "shift", "kept", "seed_sd"]]]
@@ -53,6 +56,7 @@ def _one_pass(data: xr.Dataset, timesteps: Sequence[int] | None) -> pd.DataFrame
     return pd.DataFrame(lines)
 
 
+@matched.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """Shift in standard deviations, one line per family and density, one column per model and pass."""
     return _wide(dataset, "shift")
@@ -82,13 +86,15 @@ def reversal(dataset: xr.Dataset, density: float) -> pd.DataFrame:
     return wide[["local", "random", "random / local"]].reset_index()
 
 
+@matched.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """Which kind of mask hurts which task more, at 25% density."""
     ratios = reversal(dataset, 0.25)
-    told = [f"{name} {ratio:.2f}" for name, ratio in zip(ratios["pass"], ratios["random / local"], strict=True)]
-    return "Feature shift under random masks over that under local masks, at 25% density: " + ", ".join(told) + "."
+    clauses = [f"{name} {ratio:.2f}" for name, ratio in zip(ratios["pass"], ratios["random / local"], strict=True)]
+    return "Feature shift under random masks over that under local masks, at 25% density: " + ", ".join(clauses) + "."
 
 
+@matched.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """Shift against density, one panel per model and pass, on one logarithmic axis."""
@@ -101,7 +107,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         for family in FAMILIES:
             line = frame[(frame["pass"] == name) & (frame["family"] == family)].sort_values("density")
             if len(line):
-                style = {"color": COLOURS[family], "label": family, "marker": "o", "markersize": 3}
+                style = {"color": FAMILIES[family], "label": family, "marker": "o", "markersize": 3}
                 axis.plot(line["density"], line["shift"], **style)
         axis.set_title(name)
         axis.set_yscale("log")

@@ -7,7 +7,7 @@ beyond the removed keys.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -19,35 +19,26 @@ DISTANCES = {
     "state": "relative L2 distance of the final states, |masked - clean| / |clean|",
     "image": "root-mean-square difference of the decoded images, in units of the full range",
 }
-_REMOVAL = re.compile(r"(sink|random|bottom)-k(\d+)(-value)?(-layer)?$")
-_OWN_OPTIONS = {"sink": ("source",), "random": ("draw", "source")}
+SINK, CONTROL = "sink-keys", "random-keys"  # families
 
 
-def pairs(arms: list[str]) -> list[tuple[str, str]]:
+def pairs(arms: Sequence[runs.Arm]) -> list[tuple[str, str]]:
     """(sink arm, random arm) of the arms that match in count, path, scope and dose, in the order of the sink arms.
 
     How a random control is drawn and whose attention the sinks are found in (`draw`, `source`) may differ; an exact
     match comes first.
     """
-    found = []
-    for arm in arms:
-        if _kind(arm) == "sink":
-            same = [other for other in arms if _kind(other) == "random" and _matched(other) == _matched(arm)]
-            exact = [other for other in same if other == "random" + arm.removeprefix("sink")]
-            found += [(arm, other) for other in (exact or same)[:1]]
-    return found
+    matched = []
+    for sink in (arm for arm in arms if arm.family == SINK):
+        controls = [arm for arm in arms if arm.family == CONTROL and arm.match == sink.match]
+        exact = [arm for arm in controls if _after_kind(arm) == _after_kind(sink)]
+        matched += [(sink.name, control.name) for control in (exact or controls)[:1]]
+    return matched
 
 
-def _kind(arm: str) -> str | None:
-    match = _REMOVAL.match(runs.split(arm)[0])
-    return match[1] if match else None
-
-
-def _matched(arm: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    family, scope = runs.split(arm)
-    kind = _kind(arm) or ""
-    rest = {key: value for key, value in scope.items() if key not in _OWN_OPTIONS.get(kind, ())}
-    return family.removeprefix(kind), tuple(sorted(rest.items()))
+def _after_kind(arm: runs.Arm) -> str:
+    """The name of a removal arm without its first word, the kind: equal for a sink arm and its exact control."""
+    return arm.name.partition("-")[2]
 
 
 def shifts(run: xr.DataTree, distance: str = "state") -> xr.DataArray:
@@ -70,7 +61,7 @@ def shifts(run: xr.DataTree, distance: str = "state") -> xr.DataArray:
 
 
 def compare(
-    values: xr.DataArray, found: list[tuple[str, str]], *, confidence: float = 0.95, seed: int = 0
+    values: xr.DataArray, matched: list[tuple[str, str]], *, confidence: float = 0.95, seed: int = 0
 ) -> xr.Dataset:
     """Sink minus random of a value per (arm, sample), paired by sample, per pair.
 
@@ -78,15 +69,15 @@ def compare(
     paired t test, `p_holm` adjusted over the pairs; `ratio` (pair, bound) the geometric mean of sink over random where
     both are positive, else NaN.
     """
-    sink, random = ([pair[side] for pair in found] for side in (0, 1))
+    sink, random = ([pair[side] for pair in matched] for side in (0, 1))
     values = values.transpose("arm", "sample").astype(np.float64)
     first, second = values.sel(arm=sink).values, values.sel(arm=random).values
     both = first - second
     limits = statistics.bca(both, confidence=confidence, seed=seed)
     p = 2 * np.minimum(statistics.p_above(both), statistics.p_below(both))
-    positive = np.logical_and((first > 0).all(1), (second > 0).all(1))
+    positive = ((first > 0) & (second > 0)).all(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.where(np.expand_dims(positive, 1), np.log(first) - np.log(second), np.nan)
+        logs = np.where(positive, np.log(first) - np.log(second), np.nan)
     ratio = statistics.bca(logs, confidence=confidence, seed=seed)
     bound = ("pair", "bound")
     return xr.Dataset(
@@ -99,11 +90,11 @@ def compare(
             "p_holm": ("pair", statistics.holm(np.minimum(p, 1.0))),
         },
         coords={
-            "pair": [f"{a} - {b}" for a, b in found],
+            "pair": [f"{a} - {b}" for a, b in matched],
             "sink_arm": ("pair", sink),
             "random_arm": ("pair", random),
             "role": ["sink", "random"],
-            "bound": ["low", "mean", "high"],
+            "bound": list(statistics.BOUNDS),
         },
     )
 
@@ -118,7 +109,7 @@ def removed(run: xr.DataTree, kinds: xr.DataArray) -> xr.Dataset | None:
     if not runs.has(run, "attention/removed_token"):
         return None
     tokens = run["attention"]["removed_token"]
-    names = [arm for arm in runs.arms(run) if _kind(arm)]
+    names = [arm.name for arm in runs.arms(run) if arm.match]
     if not names:
         return None
     tokens = tokens.sel(arm=names).transpose("arm", "sample", ...)

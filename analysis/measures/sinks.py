@@ -16,10 +16,11 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.common import runs
 from analysis.figures import style as figures
+from analysis.measure import measure
 from analysis.measures import concentration, removal
-from analysis.measures.concentration import BOUND, TOP
 
 
+@measure(question="Attention sinks", needs=("norms", "mass", "sinks"), on_page=True)
 def sinks(
     run: xr.DataTree,
     *,
@@ -34,10 +35,10 @@ def sinks(
     `kind_count` (kind) their share of the tokens; `sink_kind` (arm, layer, step, kind) kind of the top key;
     `position` (arm, layer, token_y, token_x) mass of the image tokens in units of uniform attention; `first_token`
     (arm) how often token 0 is the top key. How concentrated: `top_mass` (arm, layer, step, top, bound) of the 1 and 5
-    top keys, `gini` (arm, layer, step, bound). How they move: mean Jaccard overlap of the sets of the 5 top keys,
-    `step_overlap` (arm, layer, step, other_step), `sample_overlap` (arm, layer, step), `clean_overlap` (arm, layer,
-    step, bound) with the clean arm; `chance` is that of random sets. `bound` is low, mean, high; low and high are the
-    quantiles 0.1 and 0.9 over samples.
+    top keys (attrs["top"]), `gini` (arm, layer, step, bound). How they move: mean Jaccard overlap of the sets of the 5
+    top keys, `step_overlap` (arm, layer, step, other_step), `sample_overlap` (arm, layer, step), `clean_overlap` (arm,
+    layer, step, bound) with the clean arm; `chance` is that of random sets. `bound` is low, estimate, high: here the
+    mean between the quantiles 0.1 and 0.9 over samples, in the effect below an interval.
 
     Effect: the variables of `removal.compare` for the final distance to the clean arm by `distance` ("state" or
     "image"), and for every (arm, sample) variable of `scores` under its name, along `measure` (`scores` may be what
@@ -47,31 +48,33 @@ def sinks(
     Raises runs.RunError when the run has neither recorded mass nor a pair of removal arms.
     """
     run = runs.complete(run)
-    arms = [runs.CLEAN, *runs.arms(run, floor=True)]
-    found = removal.pairs(arms)
+    pairs = removal.pairs(runs.arms(run))
     recorded = runs.has(run, "attention/mass_layer")
-    if not recorded and not found:
+    if not recorded and not pairs:
         raise runs.RunError(
             "this run holds neither attention mass nor a sink arm with its random control: run it with "
             "`trace run ... --mask sink-k5 --mask random-k5 --record norms,mass,sinks`"
         )
     parts = [concentration.described(run)] if recorded else []
-    if found:
-        parts.append(_effects(run, found, distance, scores, confidence, seed))
-        if runs.FULL in arms:
+    if pairs:
+        parts.append(_effects(run, pairs, distance, scores, confidence, seed))
+        if runs.FULL in runs.names(run, floor=True):
             parts.append(xr.Dataset({"floor": removal.shifts(run, distance).sel(arm=runs.FULL, drop=True).mean()}))
         kinds = concentration.token_kinds(run)
         taken = None if kinds is None else removal.removed(run, kinds)
         parts += [] if taken is None else [taken]
     result = xr.merge(parts, compat="override", join="outer")
+    if recorded:
+        result = runs.with_arms(result, run)
+    top = concentration.top_count(run) if recorded else concentration.TOP
     result.attrs = {
         "title": runs.title(run),
         "samples": run["metrics"].sizes["sample"],
-        "top": TOP,
+        "top": top,
         "confidence": confidence,
         "distance": removal.DISTANCES.get(distance, distance),
         "spread": "10% and 90% quantiles over samples",
-        "sets": f"the {TOP} keys of most mass, mean over heads and queries",
+        "sets": f"the {top} keys of most mass, mean over heads and queries",
     }
     return result
 
@@ -79,7 +82,14 @@ def sinks(
 # --- effect ---
 
 
-def _effects(run, found, distance, scores, confidence, seed) -> xr.Dataset:
+def _effects(
+    run: xr.DataTree,
+    pairs: list[tuple[str, str]],
+    distance: str,
+    scores: xr.Dataset | None,
+    confidence: float,
+    seed: int,
+) -> xr.Dataset:
     """Comparison of the pairs by final distance and by every given score, along `measure`."""
     values = {distance: removal.shifts(run, distance)}
     if scores is not None and "score" in scores and "metric" in scores.dims:
@@ -88,23 +98,24 @@ def _effects(run, found, distance, scores, confidence, seed) -> xr.Dataset:
         if set(score.dims) != {"arm", "sample"}:
             raise runs.RunError(f"score {name!r} has dimensions {score.dims}: (arm, sample) is needed")
         values[str(name)] = score
-    compared = [removal.compare(value, found, confidence=confidence, seed=seed) for value in values.values()]
+    compared = [removal.compare(value, pairs, confidence=confidence, seed=seed) for value in values.values()]
     return xr.concat(compared, dim=xr.Variable("measure", list(values)))
 
 
 # --- presentation ---
 
 
+@sinks.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per measure: descriptions of every arm (mean over steps and layers), then the effect of every pair."""
-    rows = []
+    rows, most = [], dataset.attrs["top"]
     for arm in dataset["arm"].values if "top_mass" in dataset else []:
         at = dataset.sel(arm=arm).mean([dim for dim in ("step", "layer") if dim in dataset.dims])
-        values = {f"mass of the top {n}": _cells(at["top_mass"].sel(top=n)) for n in (1, TOP)}
+        values = {f"mass of the top {count}": _cells(at["top_mass"].sel(top=count)) for count in (1, most)}
         values["Gini over tokens"] = _cells(at["gini"])
-        values[f"overlap of the top {TOP} with the clean arm"] = _cells(at["clean_overlap"])
-        values[f"overlap of the top {TOP} between samples"] = {"mean": float(at["sample_overlap"])}
-        values[f"overlap of the top {TOP} between consecutive steps"] = {"mean": _consecutive(dataset.sel(arm=arm))}
+        values[f"overlap of the top {most} with the clean arm"] = _cells(at["clean_overlap"])
+        values[f"overlap of the top {most} between samples"] = {"mean": float(at["sample_overlap"])}
+        values[f"overlap of the top {most} between consecutive steps"] = {"mean": _consecutive(dataset.sel(arm=arm))}
         for kind in _present(dataset) if "sink_kind" in dataset else []:
             values[f"top key is {kind}"] = {"mean": float(at["sink_kind"].sel(kind=kind))}
             values[f"mass on {kind}"] = _cells(at["kind_mass"].sel(kind=kind))
@@ -127,20 +138,20 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
                 }
             )
         rows.append({"arm": str(arm), "measure": "mass of the removed keys", "mean": float(at["removed_mass"])})
-    for measure in dataset["measure"].values if "difference" in dataset else []:
+    for quantity in dataset["measure"].values if "difference" in dataset else []:
         for pair in dataset["pair"].values:
-            at = dataset.sel(measure=measure, pair=pair)
+            at = dataset.sel(measure=quantity, pair=pair)
             for role in ("sink", "random"):
                 rows.append(
                     {
                         "arm": str(at[f"{role}_arm"].values),
-                        "measure": f"{measure} shift",
+                        "measure": f"{quantity} shift",
                         "mean": float(at["shift"].sel(role=role).mean()),
                     }
                 )
             extra = {"d_z": float(at["effect_size"]), "p (Holm)": float(at["p_holm"])}
-            rows.append({"arm": str(pair), "measure": f"{measure} difference", **_cells(at["difference"]), **extra})
-            rows.append({"arm": str(pair), "measure": f"{measure} ratio", **_cells(at["ratio"])})
+            rows.append({"arm": str(pair), "measure": f"{quantity} difference", **_cells(at["difference"]), **extra})
+            rows.append({"arm": str(pair), "measure": f"{quantity} ratio", **_cells(at["ratio"])})
     return pd.DataFrame(rows, columns=["arm", "measure", "mean", "low", "high", "d_z", "p (Holm)"])
 
 
@@ -151,7 +162,8 @@ def _present(dataset: xr.Dataset) -> list[str]:
 
 
 def _cells(values: xr.DataArray) -> dict[str, float]:
-    return {name: float(values.sel(bound=name)) for name in BOUND}
+    low, mean, high = (float(bound) for bound in runs.bounds(values))
+    return {"low": low, "mean": mean, "high": high}
 
 
 def _consecutive(arm: xr.Dataset) -> float:
@@ -159,6 +171,7 @@ def _consecutive(arm: xr.Dataset) -> float:
     return float(np.diagonal(overlap, 1).mean()) if len(overlap) > 1 else float("nan")
 
 
+@sinks.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """What was seen, with intervals; where no difference shows, that this is no evidence of none."""
     parts = []
@@ -173,16 +186,16 @@ def sentence(dataset: xr.Dataset) -> str:
 
 def _where(dataset: xr.Dataset) -> str:
     clean = dataset.sel(arm=runs.CLEAN)
-    mean = clean.mean(("step", "layer"))
-    one, five = (float(mean["top_mass"].sel(top=n, bound="mean")) for n in (1, TOP))
+    mean, most = clean.mean(("step", "layer")), dataset.attrs["top"]
+    one, all_top = (float(mean["top_mass"].sel(top=count, bound="estimate")) for count in (1, most))
     text = (
-        f"in the clean arm the top key receives {one:.1%} of a layer's attention and the top {TOP} {five:.1%} "
+        f"in the clean arm the top key receives {one:.1%} of a layer's attention and the top {most} {all_top:.1%} "
         f"(uniform: {float(dataset['uniform']):.2%} each)"
     )
     if "sink_kind" in dataset:
         text += f"; the top key is {_shares(mean['sink_kind'])} (of the tokens: {_shares(dataset['kind_count'])})"
     return text + (
-        f"; token 0 is the top key in {float(clean['first_token']):.1%} of cases. The top {TOP} overlap (Jaccard) by "
+        f"; token 0 is the top key in {float(clean['first_token']):.1%} of cases. The top {most} overlap (Jaccard) by "
         f"{_consecutive(clean):.2f} between consecutive steps and {float(mean['sample_overlap']):.2f} between samples "
         f"(random sets: {float(dataset['chance']):.3f})."
     )
@@ -192,7 +205,7 @@ def _effect(dataset: xr.Dataset, measure: str) -> str:
     texts = []
     for pair in dataset["pair"].values:
         at = dataset.sel(pair=pair, measure=measure)
-        low, mean, high = (float(at["difference"].sel(bound=name)) for name in BOUND)
+        low, mean, high = (float(bound) for bound in runs.bounds(at["difference"]))
         sink, random = (float(at["shift"].sel(role=role).mean()) for role in ("sink", "random"))
         ends = "ends {:.3g} away, {} {:.3g}" if measure in removal.DISTANCES else "scores {:.3g}, {} {:.3g}"
         text = (
@@ -231,6 +244,7 @@ def _shares(values: xr.DataArray) -> str:
     return ", ".join(f"{share:.0%} {kind}" for kind, share in shown if share > 0)
 
 
+@sinks.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """Concentration and kinds over steps, position map, overlap of sets, and the effect of removal."""
@@ -259,15 +273,15 @@ def figure(dataset: xr.Dataset) -> Figure:
 
 
 def _shown_layers(count: int) -> list[int]:
-    """A quarter, half and three quarters of the depth: layers 6, 12 and 18 of the source paper's 24."""
+    """A quarter, half and three quarters of the depth: layers 6, 12 and 18 of the 24 of the sink paper."""
     return sorted({count // 4, count // 2, 3 * count // 4})
 
 
 def _draw_concentration(ax: Axes, dataset: xr.Dataset, layers: list[int]) -> None:
     clean, x = dataset.sel(arm=runs.CLEAN), dataset["step"].values
     for color, layer in zip(figures.ARMS, layers, strict=False):
-        low, mean, high = (clean["top_mass"].sel(top=1, bound=b).isel(layer=layer).values for b in BOUND)
-        figures.band(ax, x, low, mean, high, color=color, label=f"layer {layer}")
+        share = clean["top_mass"].sel(top=1).isel(layer=layer)
+        figures.band(ax, x, *runs.bounds(share), color=color, label=f"layer {layer}")
     ax.axhline(float(dataset["uniform"]), color=figures.NULL, linestyle=(0, (4, 2)), linewidth=1, label="uniform")
     figures.log_axis(ax)
     ax.set_title("Mass of the top key, clean", loc="left")
@@ -279,8 +293,8 @@ def _draw_concentration(ax: Axes, dataset: xr.Dataset, layers: list[int]) -> Non
 def _draw_gini(ax: Axes, dataset: xr.Dataset, layers: list[int]) -> None:
     clean, x = dataset.sel(arm=runs.CLEAN), dataset["step"].values
     for color, layer in zip(figures.ARMS, layers, strict=False):
-        low, mean, high = (clean["gini"].sel(bound=b).isel(layer=layer).values for b in BOUND)
-        figures.band(ax, x, low, mean, high, color=color, label=f"layer {layer}")
+        gini = clean["gini"].isel(layer=layer)
+        figures.band(ax, x, *runs.bounds(gini), color=color, label=f"layer {layer}")
     ax.set_title("Gini coefficient over tokens, clean", loc="left")
     ax.legend()
     figures.progress_axis(ax, len(x))
@@ -324,7 +338,7 @@ def _draw_steps(ax: Axes, dataset: xr.Dataset) -> None:
     ax.figure.colorbar(image, ax=ax, label="Jaccard")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.set_title(f"Overlap of the top {TOP} between steps", loc="left")
+    ax.set_title(f"Overlap of the top {dataset.attrs['top']} between steps", loc="left")
     ax.set_xlabel("step")
     ax.set_ylabel("step")
 
@@ -333,13 +347,13 @@ def _draw_clean_overlap(ax: Axes, dataset: xr.Dataset) -> None:
     arms = [str(arm) for arm in dataset["arm"].values if str(arm) != runs.CLEAN]
     x = dataset["step"].values
     for arm in arms:
-        low, mean, high = (dataset["clean_overlap"].sel(arm=arm, bound=b).mean("layer").values for b in BOUND)
-        figures.band(ax, x, low, mean, high, color=figures.colour(arm, arms), label=arm)
+        overlap = dataset["clean_overlap"].sel(arm=arm).mean("layer")
+        figures.band(ax, x, *runs.bounds(overlap), color=figures.colour(arm, arms), label=arm)
     between = dataset["sample_overlap"].sel(arm=runs.CLEAN).mean("layer")
     ax.plot(x, between, color=figures.NULL, linestyle=(0, (4, 2)), linewidth=1, label="clean, other sample")
     ax.set_ylim(-0.02, 1.4)  # the legend lies above the bands
     ax.set_yticks(np.linspace(0, 1, 6))
-    ax.set_title(f"Overlap of the top {TOP} with clean", loc="left")
+    ax.set_title(f"Overlap of the top {dataset.attrs['top']} with clean", loc="left")
     ax.set_ylabel("Jaccard")
     ax.legend(loc="upper center", ncols=2)
     figures.progress_axis(ax, len(x))
@@ -348,16 +362,19 @@ def _draw_clean_overlap(ax: Axes, dataset: xr.Dataset) -> None:
 def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
     """Every sample's shift under sink and under random removal, joined, with the mean of each."""
     at = dataset.isel(measure=0)
+    removals = [*at["sink_arm"].values, *at["random_arm"].values]
+    arms = [str(arm) for arm in (dataset["arm"].values if "arm" in dataset.dims else removals) if arm != runs.CLEAN]
     ticks: list[float] = []
     labels: list[str] = []
     for place, pair in enumerate(at["pair"].values):
         shift = at["shift"].sel(pair=pair)
         sides = np.array([place - 0.2, place + 0.2])
         ax.plot(sides, shift.transpose("role", "sample"), color=figures.NULL, alpha=0.25, linewidth=0.6)
-        for side, role, color in zip(sides, ("sink", "random"), figures.ARMS[1::-1], strict=True):
+        for side, role in zip(sides, ("sink", "random"), strict=True):
+            color = figures.colour(str(at[f"{role}_arm"].sel(pair=pair).values), arms)
             ax.plot([side - 0.09, side + 0.09], [float(shift.sel(role=role).mean())] * 2, color=color, linewidth=3)
             ticks, labels = [*ticks, side], [*labels, role]
-        low, mean, high = (float(at["difference"].sel(pair=pair, bound=b)) for b in BOUND)
+        low, mean, high = (float(bound) for bound in runs.bounds(at["difference"].sel(pair=pair)))
         name = str(at["sink_arm"].sel(pair=pair).values).removeprefix("sink-").replace("@", "\n")
         text = f"{name}\n{mean:+.3f}\n[{low:.3f}, {high:.3f}]"
         ax.annotate(text, (place, 0.99), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=6.5)

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from statsmodels.stats.contingency_tables import mcnemar as known_mcnemar
 
-from analysis import curves
+from analysis.measures import curves
 
 
 def classify(right, specs, *, seeds=None, families=None, shift=0.25):
@@ -58,7 +58,7 @@ def test_values_are_means_over_samples_and_mask_seeds_and_changes_are_against_cl
     right = np.zeros((3, 100), bool)
     right[0, :80], right[1, :40], right[2, 20:80] = True, True, True
     found = curves.curves(classify(right, ["clean", "R4S32", "R4S32"], seeds=[0, 0, 1]))
-    row = found.isel(row=1)
+    row = found.isel(row=1).sel(bound="estimate")
     assert row["value"] == pytest.approx((0.4 + 0.6) / 2)
     assert row["relative"] == pytest.approx(0.5 / 0.8 - 1)
     assert row["seed_sd"] == pytest.approx(0.1)
@@ -73,10 +73,12 @@ def test_the_interval_is_the_binomials_and_the_paired_change_is_narrower():
     found = curves.curves(classify([clean, masked], ["clean", "R4S32"])).isel(row=1)
     p = masked.mean()
     wald = 1.96 * np.sqrt(p * (1 - p) / 1000)
-    assert float(found["value_high"] - found["value_low"]) == pytest.approx(2 * wald, rel=0.08)
+    low, _, high = found["value"].values
+    assert high - low == pytest.approx(2 * wald, rel=0.08)
     change = (clean & ~masked).mean()
     paired = 1.96 * np.sqrt(change * (1 - change) / 1000)
-    assert float(found["change_high"] - found["change_low"]) == pytest.approx(2 * paired, rel=0.08)
+    low, _, high = found["change"].values
+    assert high - low == pytest.approx(2 * paired, rel=0.08)
 
 
 def test_mcnemar_agrees_with_statsmodels_and_the_worst_mask_seed_counts():
@@ -95,7 +97,7 @@ def test_recall_is_the_mean_of_both_directions_each_over_its_own_queries():
     image_rank = np.array([[1, 1, 2, 9], [1, 3, 3, 9]])
     text_rank = np.array([[1, 2, 1, 1, 1, 1, 7, 7], [1, 2, 2, 2, 2, 2, 7, 1]])
     found = curves.curves(retrieve(image_rank, text_rank, captions=2))
-    np.testing.assert_allclose(found["value"], [(2 / 4 + 5 / 8) / 2, (1 / 4 + 2 / 8) / 2])
+    np.testing.assert_allclose(found["value"].sel(bound="estimate"), [(2 / 4 + 5 / 8) / 2, (1 / 4 + 2 / 8) / 2])
     np.testing.assert_allclose(found["t2i_r5"], [6 / 8, 7 / 8])
 
 

@@ -83,7 +83,7 @@ def test_bimodal_impulses_exceed_the_model_free_null_in_rms():
 
 def test_windows_are_grouped_by_mask_and_other_scope_options_stay():
     arms = ["R4S32", "R4S32@steps=0:1", "R4S32@steps=1:2", "K8@layers=2;steps=0:5", "K8@layers=2;steps=0.5:1.0", "K8"]
-    found = window_sets(arms, 10)
+    found = window_sets(runs.arms(synthetic.gaussian_run({arm: {} for arm in arms}, steps=10, samples=1)), 10)
     assert set(found) == {"R4S32", "K8@layers=2"}
     assert list(found["K8@layers=2"]) == [range(5), range(5, 10)]
 

@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 from analysis.answer import null
+from analysis.answer.martingale import martingale
 from analysis.common import runs, spectrum
 from tests.builders import synthetic
 from tests.ground_truth import gaussian
@@ -83,7 +84,7 @@ def test_a_run_without_decomposition_is_refused_with_the_option_to_type():
 
 def test_a_gaussian_ddpm_passes_the_martingale_check_in_states_and_predictions():
     run = synthetic.gaussian_run(sampler="ddpm", steps=200, samples=100, clean_x0=True)
-    found = null.martingale(run)
+    found = martingale(run)
     late = found.isel(step=slice(60, None))  # where the state knows something of the image
     for name, coarse in (("state", 0.05), ("prediction", 0.002)):  # what 200 steps leave of the continuous identity
         assert (np.abs(late[name] - 1) < 4 * late[f"{name}_error"] + coarse).all(), name
@@ -94,8 +95,8 @@ def test_the_predictions_alone_are_enough_because_the_last_step_lands_on_its_own
     run = synthetic.gaussian_run(sampler="ddpm", steps=100, samples=20, clean_x0=True)
     states = run["trajectory"].to_dataset()
     lean = run.assign(trajectory=xr.DataTree(states.drop_vars(["latent", "delta"])))
-    np.testing.assert_allclose(null.martingale(lean)["prediction"], null.martingale(run)["prediction"], rtol=1e-10)
-    assert null.martingale(lean)["state"].isnull().all()
+    np.testing.assert_allclose(martingale(lean)["prediction"], martingale(run)["prediction"], rtol=1e-10)
+    assert martingale(lean)["state"].isnull().all()
 
 
 def test_a_denoiser_that_shrinks_its_prediction_fails_the_martingale_check():
@@ -103,15 +104,15 @@ def test_a_denoiser_that_shrinks_its_prediction_fails_the_martingale_check():
     run = synthetic.gaussian_run(
         sampler="ddpm", steps=100, samples=100, clean_x0=True, denoiser=gaussian.affine_mask(honest, 0.8)
     )
-    found = null.martingale(run).isel(step=60)
+    found = martingale(run).isel(step=60)
     assert abs(found["prediction"] - 1) > 5 * found["prediction_error"]
 
 
 def test_without_clean_predictions_the_check_says_so_and_is_nan():
-    found = null.martingale(synthetic.gaussian_run(sampler="ddpm"))
+    found = martingale(synthetic.gaussian_run(sampler="ddpm"))
     assert found["prediction"].isnull().all()
     assert "not recorded" in found.attrs["note"]
-    assert "not applicable" in null.martingale(synthetic.gaussian_run(sampler="flow")).attrs["note"]
+    assert "not applicable" in martingale(synthetic.gaussian_run(sampler="flow")).attrs["note"]
 
 
 def test_transport_of_a_lazy_run_equals_that_of_a_loaded_one():

@@ -8,8 +8,10 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from analysis import sinks
 from analysis.common import runs, statistics
-from analysis.measures import concentration, removal, sinks
+from analysis.measures import concentration, removal
+from tests.builders import stored
 
 ARMS = ["clean", "sink-k1", "random-k1", "sink-k5", "random-k5@draw=fresh"]
 SAMPLES, STEPS, LAYERS, HEADS, GRID, TEXT = 12, 6, 4, 2, 4, 5
@@ -59,7 +61,8 @@ def made(*, padding=True, recorded=True, images=False) -> xr.DataTree:
         tree["images"] = xr.Dataset(
             {"image": (("arm", "sample", "image_y", "image_x", "rgb"), picture)}, coords={"arm": ARMS}
         )
-    tree = xr.DataTree.from_dict(tree)
+    tree = stored.described(xr.DataTree.from_dict(tree), STEPS)
+    tree.attrs |= stored.facts("flow")
     tree.attrs["config"] = json.dumps({"model": "sd3", "sampler": "flow", "steps": STEPS, "guidance": 3.0})
     return tree
 
@@ -75,16 +78,16 @@ def found(run) -> xr.Dataset:
 
 
 def test_mass_shares_of_the_kinds_add_up_and_follow_from_the_recorded_mass(run, found):
-    total = found["kind_mass"].sel(bound="mean").sum("kind")
+    total = found["kind_mass"].sel(bound="estimate").sum("kind")
     np.testing.assert_allclose(total, 1, rtol=1e-6)
     values = run["attention"]["mass_layer"]
     image = values.isel(token=slice(0, GRID**2)).sum("token").mean("sample")
     np.testing.assert_allclose(
-        found["kind_mass"].sel(kind="image", bound="mean"), image.transpose("arm", "layer", "step"), rtol=1e-6
+        found["kind_mass"].sel(kind="image", bound="estimate"), image.transpose("arm", "layer", "step"), rtol=1e-6
     )
     padded = values.isel(token=slice(TOKENS - PADDED, None)).sum("token").mean("sample")
     np.testing.assert_allclose(
-        found["kind_mass"].sel(kind="padding", bound="mean"), padded.transpose("arm", "layer", "step"), rtol=1e-6
+        found["kind_mass"].sel(kind="padding", bound="estimate"), padded.transpose("arm", "layer", "step"), rtol=1e-6
     )
     np.testing.assert_allclose(found["kind_count"], np.array([GRID**2, TEXT - PADDED, PADDED, 0]) / TOKENS)
 
@@ -131,7 +134,7 @@ def test_overlaps_equal_sets_compared_one_by_one(run, found):
     assert float(found["sample_overlap"].sel(arm="sink-k5").isel(layer=1, step=0)) == pytest.approx(np.mean(between))
     clean = [overlap(top(0, s, 5, 3), top(1, s, 5, 3)) for s in range(SAMPLES)]
     at = found["clean_overlap"].sel(arm="sink-k1").isel(step=5, layer=3)
-    assert float(at.sel(bound="mean")) == pytest.approx(np.mean(clean))
+    assert float(at.sel(bound="estimate")) == pytest.approx(np.mean(clean))
     assert float(at.sel(bound="low")) == pytest.approx(np.quantile(clean, 0.1))
     assert (found["clean_overlap"].sel(arm="clean") == 1).all()
 
@@ -143,19 +146,25 @@ def test_chance_overlap_equals_a_simulation():
     assert concentration._chance(21, 5) == pytest.approx(simulated, abs=0.003)
 
 
+def as_stored(names):
+    """The arms of these names as a run of ten steps describes them."""
+    coords = {"arm": names} | stored.arms(names, 10)
+    return runs.every_arm(xr.DataTree.from_dict({"metrics": xr.Dataset(coords=coords)}))
+
+
 def test_arms_are_paired_by_count_path_scope_and_dose():
     arms = [
         "clean", "random-k1", "sink-k1", "sink-k5", "random-k5-value", "sink-k5-value@source=clean", "bottom-k5",
         "sink-k5@layers=12;steps=0:5", "random-k5@layers=12;steps=0:5;draw=fresh", "random-k5@layers=13;steps=0:5",
         "sink-k1@strength=0.5",
     ]  # fmt: skip
-    assert removal.pairs(arms) == [
+    assert removal.pairs(as_stored(arms)) == [
         ("sink-k1", "random-k1"),
         ("sink-k5-value@source=clean", "random-k5-value"),
         ("sink-k5@layers=12;steps=0:5", "random-k5@layers=12;steps=0:5;draw=fresh"),
     ]
     both = ["clean", "random-k5@draw=fresh", "random-k5", "sink-k5"]
-    assert removal.pairs(both) == [("sink-k5", "random-k5")]  # the exact twin, not the first that fits
+    assert removal.pairs(as_stored(both)) == [("sink-k5", "random-k5")]  # the exact twin, not the first that fits
 
 
 def test_the_effect_is_the_paired_difference_with_its_intervals(run, found):
@@ -171,7 +180,7 @@ def test_the_effect_is_the_paired_difference_with_its_intervals(run, found):
     assert float(second["effect_size"]) == pytest.approx(both.mean() / both.std(ddof=1))
     np.testing.assert_allclose(found["p_holm"].isel(measure=0), statistics.holm(found["p"].isel(measure=0)))
     ratio = stats.gmean(final.sel(arm="sink-k1")) / stats.gmean(final.sel(arm="random-k1"))
-    assert float(first["ratio"].sel(bound="mean")) == pytest.approx(ratio)
+    assert float(first["ratio"].sel(bound="estimate")) == pytest.approx(ratio)
 
 
 def test_what_was_removed_is_counted_by_kind(found):

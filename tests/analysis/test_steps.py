@@ -75,34 +75,36 @@ def study(counts=(50, 100, 250), samples=12, gain=1.01, **options):
 
 def test_the_slope_of_a_study_is_that_of_the_known_system():
     several, log_a = study()
-    found = steps.steps(several)
+    found = steps(several)
     expected = np.polyfit(np.log([50, 100, 250]), np.array(log_a), 1)[0]
     np.testing.assert_allclose(found["step_slope"].sel(arm="R4S32"), expected, rtol=1e-10)
-    assert float(found["slope_interval"].sel(arm="R4S32", bound="estimate")) == pytest.approx(expected.mean())
+    assert float(found["step_slope_interval"].sel(arm="R4S32", bound="estimate")) == pytest.approx(expected.mean())
     np.testing.assert_allclose(
-        found["interval"].sel(arm="R4S32", bound="estimate"), [values.mean() for values in log_a], rtol=1e-10
+        found["log_amplification_interval"].sel(arm="R4S32", bound="estimate"),
+        [values.mean() for values in log_a],
+        rtol=1e-10,
     )
     assert steps.table(found)["A"].tolist() == pytest.approx([np.exp(values.mean()) for values in log_a])
 
 
 def test_runs_may_come_in_any_order_and_as_a_dict():
     several, _ = study()
-    mixed = steps.steps({"b": several[2], "a": several[0], "c": several[1]})
+    mixed = steps({"b": several[2], "a": several[0], "c": several[1]})
     np.testing.assert_array_equal(mixed["steps"], [50, 100, 250])
-    np.testing.assert_array_equal(mixed["step_slope"], steps.steps(several)["step_slope"])
+    np.testing.assert_array_equal(mixed["step_slope"], steps(several)["step_slope"])
 
 
 def test_runs_read_lazily_give_the_same():
     several, _ = study()
     lazy = [run.chunk({"sample": 4}) for run in several]
-    assert steps.table(steps.steps(lazy)).equals(steps.table(steps.steps(several)))
+    assert steps.table(steps(lazy)).equals(steps.table(steps(several)))
 
 
 def test_samples_are_paired_by_seed_and_not_by_position():
     log_a = np.array([0.1, 0.2, 0.3, 0.4])
     first = recorded({"R4S32": log_a}, steps=50, seeds=[7, 8, 9, 10])
     second = recorded({"R4S32": (log_a + 0.5)[[2, 1, 3]]}, steps=100, seeds=[9, 8, 10])
-    found = steps.steps([first, second])
+    found = steps([first, second])
     assert sorted(found["pair"].values.tolist()) == ["10", "8", "9"]
     np.testing.assert_allclose(found["step_slope"], 0.5 / np.log(2), rtol=1e-10)
     assert found.attrs["unpaired"] == 1
@@ -111,7 +113,7 @@ def test_samples_are_paired_by_seed_and_not_by_position():
 def test_a_sample_missing_at_one_count_has_no_slope():
     first = recorded({"R4S32": np.log([1, 1, 1, 1e-4])}, steps=50, floor=0.001)
     second = recorded({"R4S32": np.zeros(4)}, steps=100, floor=0.001)
-    assert np.isnan(steps.steps([first, second])["step_slope"]).sum() == 1
+    assert np.isnan(steps([first, second])["step_slope"]).sum() == 1
 
 
 @pytest.mark.parametrize(
@@ -125,19 +127,19 @@ def test_a_sample_missing_at_one_count_has_no_slope():
 )
 def test_runs_that_cannot_be_compared_are_refused(change, message):
     with pytest.raises(runs.RunError, match=message):
-        steps.steps([recorded({"R4S32": np.zeros(3)}, steps=50), recorded({"R4S32": np.zeros(3)}, **change)])
+        steps([recorded({"R4S32": np.zeros(3)}, steps=50), recorded({"R4S32": np.zeros(3)}, **change)])
 
 
 def test_one_number_of_steps_is_no_study_and_says_what_to_type():
     with pytest.raises(runs.RunError, match=r"--steps N --record decomposition,null.*trace analyze steps RUN RUN"):
-        steps.steps(recorded({"R4S32": np.zeros(3)}))
+        steps(recorded({"R4S32": np.zeros(3)}))
 
 
 def test_the_sentence_and_the_figure_tell_every_arm():
     several = [
         recorded({"R4S32": np.full(6, 0.1 * i), "K64": np.linspace(-0.2, 0.2, 6)}, steps=50 * (i + 1)) for i in range(3)
     ]
-    found = steps.steps(several)
+    found = steps(several)
     text = steps.sentence(found)
     assert "R4S32: A 1 to 1.22" in text
     assert "n = 6" in text
@@ -150,7 +152,7 @@ def test_the_sentence_and_the_figure_tell_every_arm():
 def test_a_wide_spread_of_a_leaves_the_axis_positive_and_every_sample_in_view():
     """Samples from 0.1 to 30: limits found on a linear axis would reach below 0 and break the logarithmic one."""
     log_a = np.log([0.1, 1.0, 2.0, 30.0])
-    found = steps.steps([recorded({"R4S32": log_a}, steps=count) for count in (50, 100)])
+    found = steps([recorded({"R4S32": log_a}, steps=count) for count in (50, 100)])
     low, high = steps.figure(found).axes[0].get_ylim()
     assert 0 < low < 0.1
     assert high > 30

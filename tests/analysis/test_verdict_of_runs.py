@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis import verdict
-from analysis.answer.verdict import decide, figure, sentence, table
+from analysis import decide, verdict
+from analysis.answer.verdict import figure, sentence, table
 from analysis.answer.verdict_figure import ellipse
 from analysis.common import runs, statistics
 from tests.builders import synthetic
@@ -35,7 +35,7 @@ def study(arms, counts=COUNTS, **options):
 
 
 def judge(*args, **options):
-    return verdict.verdict(*args, **options)
+    return verdict(*args, **options)
 
 
 def test_each_cell_is_judged_by_the_rule_on_its_own_samples():

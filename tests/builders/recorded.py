@@ -7,6 +7,9 @@ import json
 import numpy as np
 import xarray as xr
 
+from tests.builders import stored
+from tests.ground_truth import gaussian
+
 STATE = ("channel", "y", "x")
 
 
@@ -34,12 +37,15 @@ def recorded(
     delta = np.zeros((len(arms), samples, steps, 1, 4, 4), np.float64)
     for index, arm in enumerate(arms):
         delta[index, :, -1] = actual[arm][:, None, None, None] * direction
-    coords = {"arm": arms, "sample": np.arange(samples)}
+    sampler = config.get("sampler", "ddpm")
+    coords = {"arm": arms, **stored.arms(arms, steps), "sample": np.arange(samples)}
     coords["seed"] = ("sample", np.arange(samples) if seeds is None else np.asarray(seeds))
     level = np.linspace(0.1, 0.99, steps + 1)
     levels = {"alpha": level[:-1], "sigma": np.sqrt(1 - level[:-1] ** 2)}
     levels |= {"alpha_after": level[1:], "sigma_after": np.sqrt(1 - level[1:] ** 2)}
+    schedule = gaussian.Schedule(sampler, np.arange(steps), *levels.values())
     per_step = coords | {"step": np.arange(steps)} | {name: ("step", values) for name, values in levels.items()}
+    per_step |= stored.step_factors(schedule)
     one = np.full((len(arms), samples, steps), 1 / steps)
     metrics = {"delta_l2": one, "injected_l2": 5 * one, **({"null_l2": 4 * one} if kept_null else {})}
     latent = np.random.default_rng(0).normal(size=(samples, steps, 1, 4, 4))
@@ -59,7 +65,7 @@ def recorded(
         tree["interventions"] = _masks(arms, mask)
     tree = xr.DataTree.from_dict(tree)
     settings = {"model": "by-hand", "sampler": "ddpm", "steps": steps, "guidance": 1.0, "arms": arms} | config
-    tree.attrs = {"schema": "denoise-trace", "config": json.dumps(settings)}
+    tree.attrs = {"schema": "denoise-trace", "config": json.dumps(settings), **stored.facts(sampler)}
     return tree
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.fft
 import xarray as xr
 
+from tests.builders import stored
 from tests.ground_truth import gaussian
 
 SHAPE = (2, 8, 8)
@@ -105,8 +106,10 @@ def _tree(results, schedule, start, clean, sampler, decomposition, null, dtype, 
         "log_snr": ("step", 2 * np.log(np.maximum(schedule.alpha, 1e-12) / schedule.sigma)),
         "alpha_after": ("step", schedule.alpha_after),
         "sigma_after": ("step", schedule.sigma_after),
+        **stored.step_factors(schedule),
     }
     common = {"arm": arms, "sample": np.arange(samples), "seed": ("sample", np.arange(samples))}
+    common |= stored.arms(arms, steps)
     per_step = ("arm", "sample", "step")
 
     def stack(pick):  # [step, sample, ...] of each arm -> [arm, sample, step, ...]
@@ -160,7 +163,7 @@ def _tree(results, schedule, start, clean, sampler, decomposition, null, dtype, 
         "prediction": "epsilon",
         "arms": arms,
     }
-    tree.attrs = {"schema": "denoise-trace", "config": json.dumps(config)}
+    tree.attrs = {"schema": "denoise-trace", "config": json.dumps(config), **stored.facts(sampler)}
     return tree
 
 

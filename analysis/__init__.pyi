@@ -1,0 +1,47 @@
+from .answer.amplification import amplification as amplification
+from .answer.null import null as null
+from .answer.rule import Verdict as Verdict
+from .answer.rule import decide as decide
+from .answer.verdict import verdict as verdict
+from .measure import MEASURES as MEASURES
+from .measure import Measure as Measure
+from .measure import Option as Option
+from .measure import measure as measure
+from .measures.bands import bands as bands
+from .measures.compare import compare as compare
+from .measures.counterfactual import counterfactual as counterfactual
+from .measures.curves import curves as curves
+from .measures.decompose import decompose as decompose
+from .measures.depth import depth as depth
+from .measures.growth import growth as growth
+from .measures.impulse import impulse as impulse
+from .measures.matched import matched as matched
+from .measures.quality import quality as quality
+from .measures.sinks import sinks as sinks
+from .measures.steps import steps as steps
+from .page import report as report
+
+__all__ = [
+    "MEASURES",
+    "Measure",
+    "Option",
+    "Verdict",
+    "amplification",
+    "bands",
+    "compare",
+    "counterfactual",
+    "curves",
+    "decide",
+    "decompose",
+    "depth",
+    "growth",
+    "impulse",
+    "matched",
+    "measure",
+    "null",
+    "quality",
+    "report",
+    "sinks",
+    "steps",
+    "verdict",
+]

@@ -1,0 +1,129 @@
+"""What another distribution adds, one file each and no edit here, is used from the command line.
+
+`tests/plugins` holds an installed distribution as pip leaves it: a package and its entry points. It brings a mask
+family `C2`, a model `example`, a sampler `heun`, a measure `spread` and a metric `brightness`.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import tracer
+from tests.builders.command_line import ROOT, trace
+
+PLUGINS = ROOT / "tests" / "plugins"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("extended")
+
+
+@pytest.fixture(scope="module")
+def extended(place):
+    """Run `trace` where the distribution is installed; it must succeed."""
+
+    def run(*words):
+        answer = trace(*words, folder=place, path=[PLUGINS])
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(extended, place):
+    """A run with a model, a sampler and a mask that are not from here."""
+    extended(
+        *("run", "--model", "example", "--sampler", "heun", "--mask", "C2", "--samples", 3, "--steps", 4),
+        *("--record", "norms,latents,images", "--out", "run"),
+    )
+    return tracer.open_run(place / "run")
+
+
+def test_a_mask_family_is_drawn(extended, place):
+    shown = extended("mask", "C2", "--grid", "16x16", "--out", "mask.png")
+    assert "50.0% of all pairs" in shown  # half of the tokens have each colour: (128^2 + 128^2) / 256^2
+    assert (place / "mask.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_uses_model_sampler_and_mask(run):
+    config = json.loads(run.attrs["config"])
+    assert (config["model"], config["sampler"]) == ("example", "heun")
+    assert list(run["arm"].values) == ["clean", "C2", "full"]
+    assert (run["status"].values == 1).all()
+    assert np.isfinite(run["metrics/delta_l2"].values).all()
+    assert (run["metrics/delta_l2"].sel(arm="C2").values[:, -1] > 0).all()
+
+
+def test_the_store_says_what_the_sampler_is(run):
+    assert run.attrs["sampler"] == "heun"
+    assert not run.attrs["sampler_stochastic"]  # Heun's method solves the ODE: no noise
+
+
+def test_the_stored_mask_is_the_checkerboard(run):
+    colour = (run["token_y"].values // 2 + run["token_x"].values // 2) % 2
+    expected = colour[:, None] == colour
+    image = run["token_kind"].values == 0
+    stored = run["interventions/mask"].sel(arm="C2").values
+    np.testing.assert_array_equal(stored[np.ix_(image, image)], expected[np.ix_(image, image)])
+
+
+def test_the_store_says_what_the_arm_is(run):
+    arm = run["arm"].sel(arm="C2")
+    assert (str(arm["arm_role"].values), str(arm["arm_family"].values)) == ("cell", "checkerboard")
+    assert json.loads(str(arm["arm_parameters"].values)) == {"side": 2}
+
+
+def test_a_measure_prints_draws_and_writes(run, extended, place):
+    printed = extended("analyze", "spread", "run")
+    assert "C2" in printed
+    assert (place / "run" / "spread.png").read_bytes().startswith(b"\x89PNG")
+    assert (place / "run" / "spread.csv").stat().st_size > 0
+
+
+def test_a_metric_scores_the_pictures(run, extended, place):
+    extended("score", "run", "--metric", "brightness")
+    with xr.open_dataset(place / "run" / "scores" / "brightness.nc", engine="scipy") as scores:
+        score = scores["score"].transpose("arm", "sample").values
+    mean = run["images/image"].transpose("arm", "sample", ...).values.mean(axis=(2, 3, 4))
+    scale = score / mean  # brightness is the mean of the pixels, on a scale of its own
+    np.testing.assert_allclose(scale, scale[0, 0], rtol=1e-5)
+    assert "brightness" in extended("analyze", "quality", "run", "--metric", "brightness")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("models",), "example"),
+        (("run", "--help"), "heun"),
+        (("analyze", "--help"), "spread"),
+        (("score", "--list"), "brightness"),
+    ],
+)
+def test_listings_and_help_name_what_was_added(extended, place, words, name):
+    assert name in extended(*words)
+    bare = trace(*words, folder=place)
+    assert bare.returncode == 0, bare.stderr
+    assert name not in bare.stdout
+
+
+def test_a_wrong_spec_is_answered_with_the_family_that_was_added(place):
+    answer = trace("mask", "Z9", folder=place, path=[PLUGINS])
+    assert answer.returncode == 2
+    assert "C2" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mask", "C2"),
+        ("run", "--model", "example", "--mask", "R4S32"),
+        ("run", "--sampler", "heun", "--mask", "R4S32"),
+        ("analyze", "spread"),
+    ],
+)
+def test_without_the_distribution_nothing_of_it_is_known(place, words):
+    assert trace(*words, folder=place).returncode == 2

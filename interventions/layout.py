@@ -76,10 +76,6 @@ class TokenLayout:
         token_x[self.image] = columns.ravel()
         return token_y, token_x
 
-    def image_only(self) -> "TokenLayout":
-        """Return the layout of the image tokens alone."""
-        return TokenLayout(self.grid)
-
     def for_call(
         self, n_query: int, n_key: int, cross: bool | None = None
     ) -> tuple["TokenLayout | None", "TokenLayout | None"]:

@@ -18,8 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 from interventions.families import Intervention
 from interventions.layout import TokenLayout
+from interventions.records import TOP
+from interventions.seam.actions import pieces
 from interventions.seam.calls import Call
-from interventions.seam.lanes import pieces
+from interventions.seam.lanes import Lanes, as_lanes
+from interventions.seam.measurements import Measurements
 from interventions.seam.recorder import Recorder
 from interventions.seam.sites import SeamError, Site, fused, fused_forward, sites
 
@@ -35,8 +38,9 @@ def attend(
     seed: int = 0,
     samples: Sequence[int] | None = None,
     record: Sequence[str] = (),
-    top: int = 5,
+    top: int = TOP,
     padding: torch.Tensor | None = None,
+    watch: Callable[[Site, Call], None] | None = None,
 ) -> Iterator[Recorder]:
     """Run `model` under interventions, one per lane, inside this context; yields the `Recorder`.
 
@@ -54,19 +58,22 @@ def attend(
     `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
     batch. A random control then replaces words by words and padding by padding; without it all are text.
 
+    `watch(site, call)` is shown every attention call as the model made it, before any lane acts: the whole batch, with
+    query, key and value [batch, heads, tokens, head_dim], `call.attn_mask` and `call.scale`. It reads, never changes.
+
     Contexts may be nested as long as each has one lane: the masks of both apply. Raises `SpecError` for layers the
     model lacks, `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
     the context when a forward missed a site.
     """
-    found = sites(model)
-    if not found:
+    modules = tuple(sites(model))
+    if not modules:
         raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
-    lanes = (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
-    seeds = None if samples is None else tuple(int(sample) for sample in samples)
-    recorder = Recorder(tuple(found), layout, seed, seeds, tuple(record), top, lanes, padding=padding)
+    numbers = None if samples is None else tuple(int(sample) for sample in samples)
+    lanes = Lanes(modules, layout, as_lanes(interventions), seed, numbers, padding)
+    recorder = Recorder(lanes, Measurements(modules, layout, tuple(record), top), watch)
     with contextlib.ExitStack() as wrapped:
         wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
-        for site in found:
+        for site in modules:
             wrapped.enter_context(_wrapped(site, recorder))
         yield recorder
     recorder.check_reached()
@@ -92,9 +99,9 @@ def _wrapped(site: Site, recorder: Recorder) -> Iterator[None]:
     """Replace the module's forward by one under the interceptor, and put back exactly what was there."""
     module = site.module
     stock = fused_forward(module)
-    outer: Recorder | None = getattr(module.forward, "recorder", None)
+    outer: Lanes | None = getattr(module.forward, "lanes", None)
     if outer is not None:
-        _nest(recorder, outer)
+        _nest(recorder.lanes, outer)
         stock = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -110,7 +117,7 @@ def _wrapped(site: Site, recorder: Recorder) -> Iterator[None]:
         recorder.reached.add(site.index)
         return result
 
-    forward.recorder = recorder  # type: ignore[attr-defined]
+    forward.lanes = recorder.lanes  # type: ignore[attr-defined]
     missing = object()
     before = vars(module).get("forward", missing)
     module.forward = forward  # type: ignore[method-assign]
@@ -125,24 +132,26 @@ def _wrapped(site: Site, recorder: Recorder) -> Iterator[None]:
             outer.nested = False
 
 
-def _nest(inner: Recorder, outer: Recorder) -> None:
-    if len(inner.lanes) > 1 or len(outer.lanes) > 1:
+def _nest(inner: Lanes, outer: Lanes) -> None:
+    if len(inner) > 1 or len(outer) > 1:
         raise SeamError("nested attend contexts take one lane each; give all lanes to a single attend instead")
     inner.nested = outer.nested = True
 
 
 def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
     """One intercepted call: cut into lanes, each answered by its own pieces."""
-    lanes = recorder.lanes
-    acting = [recorder.acting(lane, site) for lane in lanes]
-    if not any(acting) and not recorder.record:
+    if recorder.watch is not None:
+        recorder.watch(site, call)
+    lanes, seen = recorder.lanes, recorder.measurements
+    acting = lanes.acting(site)
+    if not any(acting) and not seen.record:
         return call.run()
     call = call.grouped()
     output = None
-    for rows, lane in _segments(recorder, call.batch, acting):
+    for rows, lane in lanes.segments(call.batch, acting):
         part = call.rows(rows)
-        answered = part.whole(part) if lane is None else pieces(recorder, site, call, rows, lane)
-        recorder.measure(site, call, rows, answered)
+        answered = part.whole(part) if lane is None else pieces(lanes, seen, site, call, rows, lane)
+        seen.measure(site, call, rows, answered)
         for queries, piece in answered:
             answer = piece.run()
             if piece.share == 1 and answer.shape[:3] == call.query.shape[:3]:
@@ -155,20 +164,6 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
                 output[rows, :, queries] += piece.share * answer
     assert output is not None
     return output
-
-
-def _segments(recorder: Recorder, batch: int, acting: Sequence[bool]) -> list[tuple[slice, int | None]]:
-    """Contiguous rows and the lane that acts on them (None: the stock call); equal neighbours are one block."""
-    block = recorder.block(batch)
-    segments: list[tuple[slice, int | None]] = []
-    for start in range(0, batch, block):
-        lane = start // block % len(recorder.lanes)
-        owner = lane if acting[lane] else None
-        if segments and segments[-1][1] == owner:
-            segments[-1] = (slice(segments[-1][0].start, start + block), owner)
-        else:
-            segments.append((slice(start, start + block), owner))
-    return segments
 
 
 def _empty(call: Call, answer: torch.Tensor) -> torch.Tensor:

@@ -1,94 +1,135 @@
-"""What a lane's intervention does to its rows of one attention call: the calls that are made instead.
+"""What runs inside an `attend` context: the lanes of a batch, its samples, and the step of the next forward.
 
-It decides, `calls` computes, `attend` brings the calls here. Nothing touches a model.
+A lane is one intervention and its rows. Which rows are whose, and whether a lane acts at a site now, is answered here;
+what it does there is for `actions`, what is seen there for `measurements`.
 """
 
 from __future__ import annotations
 
-import functools
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
-from interventions.families import Clean, Full, Intervention, KeyRemoval
-from interventions.layout import TokenLayout
-from interventions.scope import Scope
-from interventions.seam.calls import Call, Pieces, additive, has_empty_row
-from interventions.seam.mass import attention_mass
-from interventions.seam.recorder import Recorder
-from interventions.seam.sinks import candidates, choose, query_tokens, suppress
+from interventions.errors import spec_error
+from interventions.families import Clean, Intervention, KeyRemoval
+from interventions.layout import PADDING, TEXT, TokenLayout
 from interventions.seam.sites import SeamError, Site
 
 
-def pieces(recorder: Recorder, site: Site, call: Call, rows: slice, lane: int) -> Pieces:
-    """The calls that answer the rows of an acting lane; together they cover all query tokens."""
-    intervention = recorder.lanes[lane]
-    part = call.rows(rows)
-    if isinstance(intervention, KeyRemoval):
-        return _without_keys(recorder, site, call, rows, lane)
-    if isinstance(intervention, Full):
-        return part.whole(part.biased(part.query.new_zeros(part.lengths)))
-    return _masked(recorder, site, part, intervention)
+@dataclass
+class Lanes:
+    """The lanes of one context, on one model. `begin` before a forward; the rest answers questions."""
+
+    sites: tuple[Site, ...]
+    layout: TokenLayout
+    interventions: tuple[Intervention, ...]
+    seed: int = 0
+    samples: tuple[int, ...] | None = None
+    padding: torch.Tensor | None = field(default=None, repr=False)  # bool [half, sample, text token]
+    step: int | None = None
+    steps: int | None = None
+    nested: bool = False
+    biases: dict[tuple, torch.Tensor] = field(default_factory=dict, repr=False)  # the masks of graphs, as logits
+
+    def __post_init__(self) -> None:
+        """Refuse lanes that cannot run."""
+        self._check(self.interventions)
+
+    def __len__(self) -> int:
+        return len(self.interventions)
+
+    def begin(self, step: int, steps: int, interventions: Intervention | Sequence[Intervention] | None = None) -> None:
+        """Say which step of how many the next forward is and, if they change, the lanes of its batch."""
+        if not 0 <= step < steps:
+            raise ValueError(f"step {step} is not one of 0 to {steps - 1}")
+        self.step, self.steps = step, steps
+        if interventions is not None:
+            lanes = as_lanes(interventions)
+            self._check(lanes)
+            self.interventions = lanes
+
+    def block(self, batch: int) -> int:
+        """Rows of one lane in one half of a batch. Raises ValueError if the batch is not made of whole lanes."""
+        block, rest = divmod(batch, len(self)) if self.samples is None else (len(self.samples), 0)
+        if rest or not block or batch % (block * len(self)):
+            samples = "" if self.samples is None else f" x {len(self.samples)} samples"
+            raise ValueError(f"a batch of {batch} rows is not a multiple of {len(self)} lanes{samples}")
+        return block
+
+    def segments(self, batch: int, acting: Sequence[bool]) -> list[tuple[slice, int | None]]:
+        """Contiguous rows and the lane that acts on them (None: the stock call); equal neighbours are one block."""
+        block = self.block(batch)
+        segments: list[tuple[slice, int | None]] = []
+        for start in range(0, batch, block):
+            lane = start // block % len(self)
+            owner = lane if acting[lane] else None
+            if segments and segments[-1][1] == owner:
+                segments[-1] = (slice(segments[-1][0].start, start + block), owner)
+            else:
+                segments.append((slice(start, start + block), owner))
+        return segments
+
+    def acting(self, site: Site) -> list[bool]:
+        """Whether each lane's intervention changes anything at this site in the current step."""
+        return [self._acts(lane, site) for lane in self.interventions]
+
+    def _acts(self, lane: Intervention, site: Site) -> bool:
+        if isinstance(lane, Clean) or lane.scope.strength == 0:
+            return False
+        if self.step is None or self.steps is None:
+            if lane.scope.steps is not None or lane.scope.pause is not None:
+                raise SeamError(f"{lane} names steps: call recorder.begin(step, steps) before each forward")
+            return lane.acts(site.layer, 0, 1)
+        return lane.acts(site.layer, self.step, self.steps)
+
+    def clean_rows(self, rows: slice, lane: int, batch: int) -> slice:
+        """The rows of the same samples in the batch's clean lane."""
+        clean = next(index for index, other in enumerate(self.interventions) if isinstance(other, Clean))
+        shift = (clean - lane) * self.block(batch)
+        return slice(rows.start + shift, rows.stop + shift)
+
+    def sample_seeds(self, rows: slice, batch: int, device: torch.device) -> torch.Tensor:
+        """The sample seed of each row, int64."""
+        block = self.block(batch)
+        seeds = range(block) if self.samples is None else self.samples
+        numbers = [seeds[row % block] % 2**63 for row in range(rows.start, rows.stop)]
+        return torch.tensor(numbers, dtype=torch.int64, device=device)
+
+    def kinds(self, kinds: torch.Tensor, rows: slice, batch: int, keys: TokenLayout) -> torch.Tensor:
+        """`sinks.candidates` [keys], or row by row [rows, 1, keys] where it is known which text is padding."""
+        if self.padding is None or not keys.text:
+            return kinds
+        block = self.block(batch)
+        halves = batch // (block * len(self))
+        if self.padding.shape != (halves, block, keys.text):
+            raise ValueError(
+                f"padding {tuple(self.padding.shape)}: this batch has {halves} halves of "
+                f"{block} samples with {keys.text} text tokens"
+            )
+        numbers = torch.arange(rows.start, rows.stop)
+        filled = self.padding[numbers // (block * len(self)), numbers % block].to(kinds.device)
+        text = kinds[keys.size - keys.text :]
+        named = torch.where(filled & (text == TEXT), PADDING, text)
+        return torch.cat([kinds[: keys.size - keys.text].expand(len(named), -1), named], dim=1).unsqueeze(1)
+
+    def _check(self, lanes: tuple[Intervention, ...]) -> None:
+        """Raise unless this model has the layers that lanes name, and the batch the lane that they look at."""
+        if not lanes:
+            raise ValueError("no lane: give at least one intervention, e.g. parse('clean')")
+        if self.nested and len(lanes) > 1:
+            raise SeamError("nested attend contexts take one lane each")
+        layers = 1 + max(site.layer for site in self.sites)
+        for lane in lanes:
+            if lane.scope.layers and max(lane.scope.layers) >= layers:
+                raise spec_error(f"{lane}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
+            reads_clean = isinstance(lane, KeyRemoval) and lane.scope.source == "clean"
+            if reads_clean and not any(isinstance(other, Clean) for other in lanes):
+                raise spec_error(
+                    f"{lane}: source=clean", "no lane of this batch is clean", "attend(model, [parse('clean'), ...])"
+                )
 
 
-def _masked(recorder: Recorder, site: Site, call: Call, lane: Intervention) -> Pieces:
-    """A graph on the image-image block of calls whose queries and keys hold the image tokens."""
-    queries, keys = call.lengths
-    if queries != keys or site.cross:
-        return call.whole(call)
-    layout, _ = recorder.layout.for_call(queries, keys, cross=False)
-    if layout is None or not layout.image_tokens:
-        return call.whole(call)
-    masked = call.biased(_bias(recorder, lane, layout, call.query))
-    if call.bias() is not None and masked.attn_mask is not None and has_empty_row(masked.attn_mask):
-        raise SeamError(f"{lane} and the model's own mask leave a query of {site.name} without any key")
-    return call.whole(masked)
-
-
-def _bias(recorder: Recorder, lane: Intervention, layout: TokenLayout, like: torch.Tensor) -> torch.Tensor:
-    """The lane's mask as additive logits [query, key], kept per intervention, layout, device and dtype."""
-    graph = replace(lane, scope=Scope())
-    key = (graph, lane.scope.strength, layout, like.device, like.dtype)
-    if key not in recorder.masks:
-        allowed = torch.from_numpy(_graph(graph, layout, recorder.seed)).to(like.device)
-        recorder.masks[key] = additive(allowed, like.dtype, lane.scope.strength)
-    return recorder.masks[key]
-
-
-@functools.lru_cache(maxsize=16)
-def _graph(lane: Intervention, layout: TokenLayout, seed: int) -> np.ndarray:
-    return lane.mask(layout, seed)
-
-
-def _without_keys(recorder: Recorder, site: Site, call: Call, rows: slice, number: int) -> Pieces:
-    """The keys of a sink, random or bottom intervention, found by mass and suppressed."""
-    lane, part = recorder.lanes[number], call.rows(rows)
-    assert isinstance(lane, KeyRemoval)
-    query_layout, key_layout = recorder.layouts(site, call)
-    queries = query_tokens(lane, query_layout)
-    kinds = candidates(lane, key_layout, call.key.device)
-    if queries is None or kinds is None:
-        return part.whole(part)
-    kinds = recorder.kinds(kinds, rows, call.batch, key_layout)
-    source = part
-    if lane.scope.source == "clean":
-        block = recorder.block(call.batch)
-        clean = next(index for index, other in enumerate(recorder.lanes) if isinstance(other, Clean))
-        shift = (clean - number) * block
-        source = call.rows(slice(rows.start + shift, rows.stop + shift))
-    source = source.queries(queries)
-    mass = attention_mass(source.query, source.key, source.attn_mask, source.scale)
-    tokens = choose(
-        lane,
-        mass,
-        kinds,
-        seed=recorder.seed,
-        samples=recorder.sample_seeds(rows, call.batch, call.query.device),
-        site=site.index,
-        step=recorder.step or 0,
-    )
-    if "sinks" in recorder.record:
-        recorder.keep(site, call.batch, rows, "removed_token", recorder.tokens(tokens, key_layout))
-        recorder.keep(site, call.batch, rows, "removed_mass", mass.gather(-1, tokens))
-    return suppress(lane, part, tokens, queries)
+def as_lanes(interventions: Intervention | Sequence[Intervention]) -> tuple[Intervention, ...]:
+    """One intervention, or several, as the lanes of a batch."""
+    return (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)

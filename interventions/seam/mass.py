@@ -23,8 +23,8 @@ def attention_mass(
 
     query, key: [batch, heads, tokens, head_dim], any float type. mask: broadcastable to [batch, heads, queries, keys],
     boolean (True = allowed) or float (added to the scores). scale: of the scores, default 1 / sqrt(head_dim).
-    The mass of source B ("Attention Sinks in Diffusion Transformers", ICML 2026): m_j = mean_i A_ij. Queries without
-    any allowed key count as zero. Raises ValueError for shapes that do not go together.
+    The mass m_j = mean_i A_ij of the sink paper ("Attention Sinks in Diffusion Transformers", ICML 2026). Queries
+    without any allowed key count as zero. Raises ValueError for shapes that do not go together.
     """
     return attention_statistics(query, key, mask, scale, entropy=False)[0]
 

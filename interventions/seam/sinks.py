@@ -115,9 +115,9 @@ def suppress(lane: KeyRemoval, call: Call, tokens: torch.Tensor, queries: slice)
     """The calls that answer `call` with `tokens` [rows, heads, k] suppressed for the query tokens of a slice.
 
     Score path with strength a: their probabilities p become (1 - a) p and the rest is renormalised to 1 - (1 - a) P, P
-    being what they had together (source B). That is exactly (1 - a) times the clean output plus a times the output
-    without these keys (logit bias -inf), so it costs one more fused call, no tokens x tokens bias. A query that would
-    lose every key that the model's own mask leaves it is not touched.
+    being what they had together (the sink paper). That is exactly (1 - a) times the clean output plus a times the
+    output without these keys (logit bias -inf), so it costs one more fused call, no tokens x tokens bias. A query that
+    would lose every key that the model's own mask leaves it is not touched.
     Value path: v + a (fill - v) for those keys' values, fill being 0 or the mean of the other keys' values. Hence with
     a = 1 and fill 0 the output is (1 - P) times that of the score path.
     """

@@ -52,11 +52,11 @@ def sites(model: nn.Module) -> list[Site]:
     named = [(name, module) for name, module in model.named_modules() if _is_attention(module)]
     named.sort(key=lambda item: _UNET_ORDER.get(item[0].split(".")[0], -1))  # stable: only a UNet is reordered
     layers: dict[str, int] = {}
-    found = []
+    modules = []
     for index, (name, module) in enumerate(named):
         layer = layers.setdefault(name.rpartition(".")[0], len(layers))
-        found.append(Site(name, layer, module, index))
-    return found
+        modules.append(Site(name, layer, module, index))
+    return modules
 
 
 def _is_attention(module: nn.Module) -> bool:

@@ -8,8 +8,8 @@ import torch
 
 from interventions.layout import TokenLayout
 from interventions.seam.attend import attend, sites
-from interventions.seam.recorder import positions, spread
 from interventions.seam.sinks import candidates, choose
+from interventions.seam.tokens import positions, spread
 from interventions.spec import SpecError, parse
 from tests.builders import models
 from tests.oracles import dense
@@ -88,7 +88,7 @@ def test_score_removal_is_attention_without_those_keys_renormalised(count, per):
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_value_path_equals_scaled_score_path(count):
-    # source B: value-zero output = (1 - p_sink) * score-removal output, per query
+    # the sink paper: value-zero output = (1 - p_sink) * score-removal output, per query
     tensors = _tensors()
     attention = dense.weights(*tensors[:2])
     p_sink = (attention * _top(attention, count)).sum(-1, keepdim=True)
@@ -100,7 +100,7 @@ def test_value_path_equals_scaled_score_path(count):
 
 @pytest.mark.parametrize("strength", [0.1, 0.75, 0.99])
 def test_a_score_dose_scales_the_sinks_probability_and_renormalises_the_rest(strength):
-    # source B: the sinks keep (1 - strength) of their probability, the other keys share what is left
+    # the sink paper: the sinks keep (1 - strength) of their probability, the other keys share what is left
     tensors = _tensors()
     attention = dense.weights(*tensors[:2])
     sink = _top(attention, 2).double()

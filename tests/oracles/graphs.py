@@ -1,4 +1,4 @@
-"""Slow, obvious definitions of the graphs of source A, one pair or one edge at a time."""
+"""Slow, obvious definitions of the graphs of the masking paper, one pair or one edge at a time."""
 
 import numpy as np
 

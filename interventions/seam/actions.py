@@ -1,0 +1,93 @@
+"""What a lane's intervention does to its rows of one attention call: the calls that are made instead.
+
+It decides, `calls` computes, `attend` brings the calls here. Nothing touches a model.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from interventions.families import Full, Intervention, KeyRemoval
+from interventions.layout import TokenLayout
+from interventions.scope import Scope
+from interventions.seam.calls import Call, Pieces, additive, has_empty_row
+from interventions.seam.lanes import Lanes
+from interventions.seam.mass import attention_mass
+from interventions.seam.measurements import Measurements
+from interventions.seam.sinks import candidates, choose, query_tokens, suppress
+from interventions.seam.sites import SeamError, Site
+from interventions.seam.tokens import call_layouts
+
+
+def pieces(lanes: Lanes, seen: Measurements, site: Site, call: Call, rows: slice, lane: int) -> Pieces:
+    """The calls that answer the rows of an acting lane; together they cover all query tokens.
+
+    `seen` is told which keys are removed, where they are.
+    """
+    intervention = lanes.interventions[lane]
+    part = call.rows(rows)
+    if isinstance(intervention, KeyRemoval):
+        return _without_keys(lanes, seen, site, call, rows, lane, intervention)
+    if isinstance(intervention, Full):
+        return part.whole(part.biased(part.query.new_zeros(part.lengths)))
+    return _masked(lanes, site, part, intervention)
+
+
+def _masked(lanes: Lanes, site: Site, call: Call, lane: Intervention) -> Pieces:
+    """A graph on the image-image block of calls whose queries and keys hold the image tokens."""
+    queries, keys = call.lengths
+    if queries != keys or site.cross:
+        return call.whole(call)
+    layout, _ = lanes.layout.for_call(queries, keys, cross=False)
+    if layout is None or not layout.image_tokens:
+        return call.whole(call)
+    masked = call.biased(_bias(lanes, lane, layout, call.query))
+    if call.bias() is not None and masked.attn_mask is not None and has_empty_row(masked.attn_mask):
+        raise SeamError(f"{lane} and the model's own mask leave a query of {site.name} without any key")
+    return call.whole(masked)
+
+
+def _bias(lanes: Lanes, lane: Intervention, layout: TokenLayout, like: torch.Tensor) -> torch.Tensor:
+    """The lane's mask as additive logits [query, key], kept per intervention, layout, device and dtype."""
+    graph = replace(lane, scope=Scope())
+    key = (graph, lane.scope.strength, layout, like.device, like.dtype)
+    if key not in lanes.biases:
+        allowed = torch.from_numpy(_graph(graph, layout, lanes.seed)).to(like.device)
+        lanes.biases[key] = additive(allowed, like.dtype, lane.scope.strength)
+    return lanes.biases[key]
+
+
+@functools.lru_cache(maxsize=16)
+def _graph(lane: Intervention, layout: TokenLayout, seed: int) -> np.ndarray:
+    return lane.mask(layout, seed)
+
+
+def _without_keys(
+    lanes: Lanes, seen: Measurements, site: Site, call: Call, rows: slice, number: int, lane: KeyRemoval
+) -> Pieces:
+    """The keys of a sink, random or bottom intervention, found by mass and suppressed."""
+    part = call.rows(rows)
+    query_layout, key_layout = call_layouts(lanes.layout, site, call)
+    queries = query_tokens(lane, query_layout)
+    kinds = candidates(lane, key_layout, call.key.device)
+    if queries is None or kinds is None:
+        return part.whole(part)
+    kinds = lanes.kinds(kinds, rows, call.batch, key_layout)
+    clean = lane.scope.source == "clean"
+    source = (call.rows(lanes.clean_rows(rows, number, call.batch)) if clean else part).queries(queries)
+    mass = attention_mass(source.query, source.key, source.attn_mask, source.scale)
+    tokens = choose(
+        lane,
+        mass,
+        kinds,
+        seed=lanes.seed,
+        samples=lanes.sample_seeds(rows, call.batch, call.query.device),
+        site=site.index,
+        step=lanes.step or 0,
+    )
+    seen.removed(site, call, rows, tokens, mass)
+    return suppress(lane, part, tokens, queries)

@@ -1,0 +1,132 @@
+"""What was seen of attention in the last forward, on the tokens of the model's layout.
+
+It computes the statistics of a call and keeps them until they are taken; it changes nothing. Which rows are whose is
+for `lanes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from interventions.errors import spec_error
+from interventions.layout import TokenLayout
+from interventions.records import RECORDS, TOP
+from interventions.seam.calls import Call, Pieces
+from interventions.seam.mass import attention_statistics
+from interventions.seam.sites import Site
+from interventions.seam.tokens import call_layouts, positions, spread
+
+Values = dict[str, torch.Tensor]  # by name, [batch, ...]
+
+
+@dataclass
+class Measurements:
+    """What `record` names, of every site that ran: `measure` or `keep` rows of a call, `take` all of them."""
+
+    sites: tuple[Site, ...]
+    layout: TokenLayout
+    record: tuple[str, ...] = ()
+    top: int = TOP
+    values: dict[int, Values] = field(default_factory=dict, repr=False)  # by index of the site
+
+    def __post_init__(self) -> None:
+        """Refuse names that cannot be recorded."""
+        unknown = sorted(set(self.record) - set(RECORDS))
+        if unknown:
+            raise spec_error(f"record {', '.join(unknown)}", f"it is one of {', '.join(RECORDS)}", "mass")
+
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self.values.clear()
+
+    def measure(self, site: Site, call: Call, rows: slice, pieces: Pieces) -> None:
+        """Compute and keep what `record` names, for some rows of a call that is answered by these pieces."""
+        if not self.record:
+            return
+        _, keys = call_layouts(self.layout, site, call)
+        total, weighted = None, None
+        for _, piece in pieces:
+            share = piece.share * piece.lengths[0] / call.lengths[0]
+            mass, entropy = attention_statistics(
+                piece.query, piece.key, piece.bias(), piece.scale, entropy="entropy" in self.record
+            )
+            total = mass * share if total is None else total + mass * share
+            if entropy is not None:  # unknown for a mixture of two softmaxes
+                entropy = entropy * share if piece.share == 1 else torch.full_like(entropy, float("nan"))
+                weighted = entropy if weighted is None else weighted + entropy
+        assert total is not None
+        if "mass" in self.record:
+            self.keep(site, call.batch, rows, "mass_layer", spread(total.mean(1), keys, self.layout))
+        if "mass-per-head" in self.record:
+            self.keep(site, call.batch, rows, "mass", spread(total, keys, self.layout))
+        if weighted is not None:
+            self.keep(site, call.batch, rows, "entropy", weighted)
+        if "sinks" in self.record:
+            most = total.topk(min(self.top, total.shape[-1]))
+            self.keep(site, call.batch, rows, "sink_token", self._tokens(most.indices, keys))
+            self.keep(site, call.batch, rows, "sink_mass", most.values)
+            if "removed_token" not in self.values[site.index]:  # missing, unless a lane removes keys
+                self.keep(site, call.batch, rows, "removed_token", torch.full_like(most.indices[..., :1], -1))
+                self.keep(site, call.batch, rows, "removed_mass", torch.full_like(most.values[..., :1], float("nan")))
+
+    def removed(self, site: Site, call: Call, rows: slice, tokens: torch.Tensor, mass: torch.Tensor) -> None:
+        """Keep which keys [rows, heads, k] of a call a lane removes, and the mass that all keys had before."""
+        if "sinks" in self.record:
+            _, keys = call_layouts(self.layout, site, call)
+            self.keep(site, call.batch, rows, "removed_token", self._tokens(tokens, keys))
+            self.keep(site, call.batch, rows, "removed_mass", mass.gather(-1, tokens))
+
+    def keep(self, site: Site, batch: int, rows: slice, name: str, value: torch.Tensor) -> None:
+        """Keep a value [rows, ...] of some rows of a batch; the other rows are missing until they are kept too."""
+        values = self.values.setdefault(site.index, {})
+        before = values.get(name, value[:0])
+        shape = (batch, *map(max, before.shape[1:], value.shape[1:]))
+        values[name] = _padded(before, shape)
+        values[name][(rows, *(slice(n) for n in value.shape[1:]))] = value
+
+    def take(self, per: str = "layer") -> Values:
+        """What was kept as [batch, layers, ...] and forget it; per "layer" or "site", see `Recorder.take`."""
+        groups: dict[int, list[Values]] = {}
+        for site in self.sites:
+            if site.index in self.values:
+                groups.setdefault(site.layer if per == "layer" else site.index, []).append(self.values[site.index])
+        merged = [_merged(group) for group in groups.values()]
+        self.clear()
+        names = dict.fromkeys(name for values in merged for name in values)
+        return {name: _stacked([values.get(name) for values in merged]) for name in names}
+
+    def _tokens(self, indices: torch.Tensor, keys: TokenLayout) -> torch.Tensor:
+        """Token numbers of the model's layout for key indices of a call."""
+        return positions(keys, self.layout).to(indices.device)[indices]
+
+
+def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """[batch, ...] of every layer, padded to a common size -> [batch, layers, ...]."""
+    present = [value for value in values if value is not None]
+    shape = tuple(map(max, *(value.shape for value in present))) if len(present) > 1 else tuple(present[0].shape)
+    absent = _padded(present[0][:0], shape)
+    return torch.stack([absent if value is None else _padded(value, shape) for value in values], dim=1)
+
+
+def _merged(group: list[Values]) -> Values:
+    """Several calls of one block as one: what the first lacks is taken from the next."""
+    merged = dict(group[0])
+    for other in group[1:]:
+        for name, value in other.items():
+            have = merged.setdefault(name, value)
+            shape = tuple(map(max, have.shape, value.shape))
+            have, value = _padded(have, shape), _padded(value, shape)
+            merged[name] = torch.where(have.isnan() if have.is_floating_point() else have < 0, value, have)
+    return merged
+
+
+def _padded(value: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The value in the corner of a larger tensor, missing elsewhere: NaN, or -1 for integers."""
+    if tuple(value.shape) == shape:
+        return value
+    padded = value.new_full(shape, float("nan") if value.is_floating_point() else -1)
+    padded[tuple(slice(n) for n in value.shape)] = value
+    return padded

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli.errors import answered
-from tracer.cli.terminal import print_table, progress_bar, with_index
+from tracer.cli.terminal import print_table, with_index
 
 if TYPE_CHECKING:
     import xarray as xr
-
     from analysis.measure import Measure, Option
 
 MOST_ROWS = 40  # of a table on the terminal
@@ -67,16 +66,36 @@ def analyze() -> None:
     """
 
 
+class MeasureCommand(click.Command):
+    """A command that says to which measure an option belongs, where it is not its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As in click."""
+        from analysis import MEASURES
+
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            flag = error.option_name
+            owners = [name for name in MEASURES if flag in {option.flag for option in MEASURES[name].options}]
+            if not owners:
+                raise
+            raise click.UsageError(f"{flag} belongs to `trace analyze {owners[0]}`, not to {self.name}", ctx) from None
+
+
 def command(measure: Measure[...]) -> click.Command:
     """The click command of one measure: its question as the short help, its docstring and needs as the long one."""
 
     def callback(runs: tuple[Path, ...], out: Path | None, formats: tuple[str, ...], **own: Any) -> None:
         with answered():
-            analyze_runs(measure, runs, out, formats, {key: value for key, value in own.items() if value not in (None, ())})
+            analyze_runs(
+                measure, runs, out, formats, {key: value for key, value in own.items() if value not in (None, ())}
+            )
 
     weights = [WEIGHTS] if measure.name == SCORED else []
+    shown = "[RUN]..." if takes_several(measure) else "[RUN]"
     params: list[click.Parameter] = [
-        click.Argument(["runs"], nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]" + "..." * takes_several(measure)),
+        click.Argument(["runs"], nargs=-1, type=click.Path(path_type=Path), metavar=shown),
         *map(_option, measure.options), *weights,
         click.Option(["--out"], type=click.Path(path_type=Path), metavar="DIR", help="Where figure and table go; "
                      "default: the run."),
@@ -85,7 +104,7 @@ def command(measure: Measure[...]) -> click.Command:
     ]  # fmt: skip
     records = f"\n\nNeeds `--record {','.join(measure.needs)}`." if measure.needs else ""
     help_text = f"{measure.question}\n\n\b\n{(measure.__doc__ or '').strip()}{records}"
-    return click.Command(measure.name, callback=callback, params=params, help=help_text, short_help=measure.question)
+    return MeasureCommand(measure.name, callback=callback, params=params, help=help_text, short_help=measure.question)
 
 
 def takes_several(measure: Measure[...]) -> bool:

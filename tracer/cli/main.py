@@ -26,7 +26,10 @@ class Commands(click.Group):
         "mask": ("tracer.cli.show:mask", "Picture, density and graph statistics of a mask."),
         "models": ("tracer.cli.show:models", "List the models and what --checkpoint may name."),
         "runs": ("tracer.cli.show:list_runs", "List the runs under a folder."),
-        "finalize": ("tracer.cli.show:finalize", "Verify a run, sweep leftovers of killed workers, say what is missing."),
+        "finalize": (
+            "tracer.cli.show:finalize",
+            "Verify a run, tidy it, and say what is missing.",
+        ),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -15,18 +15,22 @@ def request_options(*leave_out: str) -> Callable[[Callable], Callable]:
     """Give a command every option of a `Request`, in the order of its fields, but those named."""
 
     def decorate(command: Callable) -> Callable:
-        for name, (field, parameter) in reversed(parameters().items()):
+        for name, parameter in reversed(parameters().items()):
             if parameter.flag and name not in leave_out:
-                command = option(name, parameter, field.default)(command)
+                command = option(name, parameter)(command)
         return command
 
     return decorate
 
 
-def option(name: str, parameter: Parameter, default: Any) -> Callable[[Callable], Callable]:
+def option(name: str, parameter: Parameter) -> Callable[[Callable], Callable]:
     """One field as a click option; it hands over what was typed, and the `Request` reads it."""
     assert parameter.flag is not None
-    how: dict[str, Any] = {"metavar": parameter.metavar, "help": _help(parameter)}
+    default = parameter.default
+    how: dict[str, Any] = {
+        "metavar": parameter.metavar or ("NAME" if parameter.choices else None),
+        "help": _help(parameter),
+    }
     if parameter.type is bool:
         how |= {"default": default, "metavar": None}
         how |= {} if "/" in parameter.flag else {"is_flag": True}
@@ -45,4 +49,4 @@ def _help(parameter: Parameter) -> str:
         return parameter.help
     *others, last = map(str, parameter.choices())
     names = f"{', '.join(others)} or {last}" if others else last
-    return f"{parameter.help} {names[0].upper() + names[1:] if parameter.metavar is None else names}."
+    return f"{parameter.help} One of {names}." if not parameter.many else f"{parameter.help} Any of {names}."

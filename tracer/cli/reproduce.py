@@ -1,139 +1,111 @@
-"""The studies behind the pages in docs/, each a list of `trace` commands that anybody could type.
+"""`trace reproduce NAME`: the studies behind the pages in docs/, each a file of commands that anybody could type.
 
-`trace reproduce NAME` types them: it prints each command, runs it, and leaves runs, figures and tables in one folder. A
-study that was interrupted goes on where it stopped.
+A recipe (`recipes/NAME.toml`) says what it is about, the commands line by line, and the words that they share. Every
+command is printed and run; runs, figures and tables go into one folder, and a study that was interrupted goes on where
+it stopped.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import tomllib
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from string import Template
 
-FRESH, SD3 = "--guidance 1 --seed 1000 --no-floor", "--guidance 1 --seed 2000 --no-floor"
-"""Guidance 1 is where the additive null holds; these seeds were not used before the studies were planned."""
+import click
 
-STUDIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "growth": (
-        "the picture of the README: error growth of the embedded DiT under R4S32",
-        (
-            "run --model dit --mask R4S32 --steps 100 --samples 16 --out {root}/dit-R4S32",
-            "analyze growth {root}/dit-R4S32",
-        ),
-    ),
-    "findings": (
-        "docs/findings.md: does the error of masking compound over the steps, in the embedded DiT and SD3?",
-        (
-            # the primary cell: A at 250 steps on 80 samples, its slope over 50 to 1000 steps on 24 of them
-            f"counterfactual steps --mask R4S32 {FRESH} --samples 80 --counts 50,100,250 --out {{root}}/steps",
-            f"counterfactual steps --mask R4S32 {FRESH} --samples 24 --counts 500,1000 --out {{root}}/steps",
-            f"run --mask R4S32@strength=0.01 {FRESH} --samples 80 --steps 250 --record finals,null "
-            "--out {root}/low-dose/T0250",
-            f"counterfactual steps --mask R4S32@strength=0.01 {FRESH} --samples 24 --counts 50,100,500,1000 "
-            "--out {root}/low-dose",
-            "analyze verdict {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
-            "{root}/steps/T1000 {root}/low-dose/T0250 --out {root}/verdict",
-            "analyze steps {root}/low-dose/T0050 {root}/low-dose/T0100 {root}/low-dose/T0250 {root}/low-dose/T0500 "
-            "{root}/low-dose/T1000 --out {root}/low-dose",
-            "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 --out {root}/steps-to-250",
-            "analyze compare {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
-            "{root}/steps/T1000 --out {root}/steps-to-1000",
-            "analyze steps {root}/steps/T0050 {root}/steps/T0100 {root}/steps/T0250 {root}/steps/T0500 "
-            "{root}/steps/T1000 --out {root}/steps-to-1000",
-            # a random mask of the same density
-            f"counterfactual steps --mask R0S63 {FRESH} --samples 32 --counts 50,100,250 --out {{root}}/steps-random",
-            "analyze verdict {root}/steps-random/T0050 {root}/steps-random/T0100 {root}/steps-random/T0250 "
-            "--out {root}/verdict-random",
-            # where the error comes from and how it travels
-            f"counterfactual impulse --mask R4S32 {FRESH} --samples 16 --steps 50 --out {{root}}/impulse",
-            "analyze impulse {root}/impulse",
-            "analyze verdict {root}/impulse --null gaussian --out {root}/impulse",
-            "analyze decompose {root}/impulse",
-            "analyze bands {root}/impulse",
-            f"run --mask R4S32 {FRESH} --samples 8 --steps 50 --record latents,decomposition,tangent,worst "
-            "--out {root}/linear",
-            "analyze decompose {root}/linear",
-            f"counterfactual dose --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/dose",
-            "analyze counterfactual {root}/dose",
-            f"counterfactual windows --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/windows",
-            "analyze counterfactual {root}/windows",
-            f"counterfactual all-but --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/all-but",
-            "analyze counterfactual {root}/all-but",
-            f"counterfactual prefix --mask R4S32 {FRESH} --samples 16 --steps 100 --out {{root}}/prefix",
-            "analyze counterfactual {root}/prefix",
-            # what the sampler and the guidance do to it
-            f"counterfactual sampler --mask R4S32 {FRESH} --samples 24 --steps 100 --out {{root}}/sampler",
-            "analyze compare {root}/sampler/ddpm {root}/sampler/ddim --out {root}/sampler",
-            "counterfactual guidance --mask R4S32 --guidance 1.5 --seed 1000 --no-floor --samples 24 --steps 100 "
-            "--out {root}/guidance",
-            "analyze compare {root}/guidance/guidance-1 {root}/guidance/guidance-1.5 --out {root}/guidance",
-            # the other model, a flow: A at 250 steps on 64 samples, the slope on 24 of them
-            f"counterfactual steps --model sd3 --mask R4S32 {SD3} --samples 64 --counts 50,100,250 --out {{root}}/sd3",
-            f"counterfactual steps --model sd3 --mask R4S32 {SD3} --samples 24 --counts 500,1000 --out {{root}}/sd3",
-            "analyze verdict {root}/sd3/T0050 {root}/sd3/T0100 {root}/sd3/T0250 {root}/sd3/T0500 {root}/sd3/T1000 "
-            "--out {root}/sd3",
-            "analyze compare {root}/sd3/T0050 {root}/sd3/T0100 {root}/sd3/T0250 {root}/sd3/T0500 {root}/sd3/T1000 "
-            "--out {root}/sd3",
-            "analyze steps {root}/sd3/T0050 {root}/sd3/T0100 {root}/sd3/T0250 {root}/sd3/T0500 {root}/sd3/T1000 "
-            "--out {root}/sd3",
-        ),
-    ),
-    "figure1": (
-        "docs/matched.md: Figure 1 and Table 1 of the source paper from the embedded models, matched",
-        ("sweep figure1 --out {root}/figure1",),
-    ),
-    "sinks": (
-        "docs/sinks.md: removing sinks from the embedded SD3 against matched random keys",
-        (
-            "run --model sd3 --mask sink-k1 --mask random-k1 --mask sink-k5 --mask random-k5 --samples 64 --steps 20 "
-            "--record norms,finals,images,mass,sinks --no-floor --out {root}/sd3-sinks",
-            "analyze sinks {root}/sd3-sinks",
-            "analyze quality {root}/sd3-sinks --metric alignment --metric judge --metric pixels",
-            "run --model sd3 --mask sink-k1-layer --mask random-k1-layer --samples 64 --steps 20 "
-            "--record finals,images,mass,sinks --no-floor --out {root}/one-set-per-layer",
-            "analyze sinks {root}/one-set-per-layer",
-            "analyze quality {root}/one-set-per-layer --metric alignment",
-            "run --model sd3 --mask sink-k1@keys=image --mask random-k1@keys=image --mask sink-k5@keys=image "
-            "--mask random-k5@keys=image --samples 32 --steps 20 --record finals,images,mass,sinks --no-floor "
-            "--out {root}/image-keys",
-            "analyze sinks {root}/image-keys",
-            "analyze quality {root}/image-keys --metric alignment",
-            "run --model sd3 --mask sink-k1@layers=3 --mask random-k1@layers=3 --mask sink-k5@layers=3 "
-            "--mask random-k5@layers=3 --samples 32 --steps 20 --record finals,images,mass,sinks --no-floor "
-            "--out {root}/block-3",
-            "analyze sinks {root}/block-3",
-            "analyze quality {root}/block-3 --metric alignment",
-        ),
-    ),
-}
+RECIPES = Path(__file__).parent / "recipes"
+REHEARSAL_SAMPLES, FEWEST_STEPS = 4, 5
 
 
-def commands(name: str, root: Path, *, small: bool = False) -> list[list[str]]:
-    """The words of every command of a study, `--out` under `root`; runs that exist are resumed, not repeated.
+@dataclass(frozen=True)
+class Recipe:
+    """A study: what it is about, and its commands with `$out` for the folder and `$word` for what they share."""
 
-    `small` is a rehearsal: 4 samples and a tenth of the steps, at least 5.
-    """
-    found = []
-    for line in STUDIES[name][1]:
-        words = shlex.split(line.format(root=shlex.quote(str(root))))
-        words = _rehearsal(words) if small else words
-        if words[0] != "analyze":
-            out = Path(words[words.index("--out") + 1])
-            words += ["--resume"] if out.exists() else []
-        found.append(words)
-    return found
+    about: str
+    commands: tuple[str, ...]
+    words: dict[str, str]
+
+    def lines(self, out: Path) -> list[list[str]]:
+        """The words of every command after `trace`, written under `out`; braces as in a shell."""
+        values = {**self.words, "out": shlex.quote(str(out))}
+        filled = (Template(line).substitute(values) for line in self.commands)
+        return [list(chain.from_iterable(map(braces, shlex.split(line)))) for line in filled]
 
 
-def _rehearsal(words: list[str]) -> list[str]:
-    """The same command on 4 samples and a tenth of the steps; run folders keep the names that these steps give them."""
-    words = [re.sub(r"T(\d{4})$", lambda found: f"T{_tenth(found[1]):04d}", word) for word in words]
-    for at, word in enumerate(words[:-1]):
+def recipes() -> dict[str, Recipe]:
+    """Every recipe that ships, by name."""
+    return {file.stem: read(file) for file in sorted(RECIPES.glob("*.toml"))}
+
+
+def read(file: Path) -> Recipe:
+    """A recipe from its file; empty lines and comments among the commands are left out."""
+    data = tomllib.loads(file.read_text(encoding="utf-8"))
+    lines = (line.strip() for line in data["commands"].splitlines())
+    commands = tuple(line for line in lines if line and not line.startswith("#"))
+    return Recipe(data["about"], commands, data.get("words", {}))
+
+
+def braces(word: str) -> list[str]:
+    """`T{0050,0100}` -> T0050, T0100; a word without braces is itself."""
+    match = re.fullmatch(r"(.*?)\{([^{}]*)\}(.*)", word)
+    if match is None:
+        return [word]
+    before, middle, after = match.groups()
+    return [f"{before}{part}{after}" for part in middle.split(",")]
+
+
+def commands(recipe: Recipe, out: Path, *, small: bool = False) -> list[list[str]]:
+    """What is typed after `trace`; runs that exist are resumed, not repeated. `small` is a rehearsal."""
+    return [_resumed(rehearsal(line) if small else line) for line in recipe.lines(out)]
+
+
+def _resumed(line: list[str]) -> list[str]:
+    if line[0] == "analyze":
+        return line
+    return [*line, "--resume"] if Path(line[line.index("--out") + 1]).exists() else line
+
+
+def rehearsal(line: list[str]) -> list[str]:
+    """The same command on 4 samples and a tenth of the steps, at least 5; folders are named by these steps."""
+    line = [re.sub(r"T(\d{4})$", lambda match: f"T{_tenth(match[1]):04d}", word) for word in line]
+    for place, word in enumerate(line[:-1]):
         if word == "--samples":
-            words[at + 1] = "4"
+            line[place + 1] = str(REHEARSAL_SAMPLES)
         elif word in ("--steps", "--counts"):
-            words[at + 1] = ",".join(str(_tenth(count)) for count in words[at + 1].split(","))
-    return words
+            line[place + 1] = ",".join(str(_tenth(count)) for count in line[place + 1].split(","))
+    return line
 
 
 def _tenth(count: str) -> int:
-    return max(5, int(count) // 10)
+    return max(FEWEST_STEPS, int(count) // 10)
+
+
+@click.command()
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/NAME.")
+@click.option("--small", is_flag=True, help="A rehearsal: 4 samples, a tenth of the steps; its numbers mean nothing.")
+@click.option("--list", "listed", is_flag=True, help="List the studies.")
+@click.pass_context
+def reproduce(ctx: click.Context, name: str | None, out: Path | None, small: bool, listed: bool) -> None:
+    """Run a study behind a page of docs/ again.
+
+    Every command it runs is printed, so that any of them can be typed alone with other settings. A study that was
+    interrupted goes on where it stopped. `trace reproduce --list` names the studies.
+    """
+    known = recipes()
+    table = "\n".join(f"  {key:10} {recipe.about}" for key, recipe in known.items())
+    if listed:
+        click.echo(table)
+        return
+    if name not in known:
+        what = f"no study {name!r}" if name else "name a study"
+        raise click.UsageError(f"{what}; there are\n{table}")
+    folder = out or Path("runs") / (f"{name}-small" if small else name)
+    trace = ctx.find_root().command
+    for line in commands(known[name], folder, small=small):
+        click.secho(f"\n$ trace {shlex.join(line)}", bold=True)
+        trace.main(args=line, prog_name="trace", standalone_mode=False)

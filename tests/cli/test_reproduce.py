@@ -1,0 +1,54 @@
+"""The recipes behind the pages: read, filled in, rehearsed, resumed; every command they hold is one that exists."""
+
+import shlex
+
+import click
+import pytest
+
+from tracer.cli.main import main
+from tracer.cli.reproduce import RECIPES, braces, commands, read, recipes, rehearsal
+
+ALL = recipes()
+
+
+def test_braces_are_a_shells():
+    assert braces("a/T{0050,0100}/b") == ["a/T0050/b", "a/T0100/b"]
+    assert braces("--mask") == ["--mask"]
+
+
+def test_comments_and_empty_lines_are_no_commands(tmp_path):
+    file = tmp_path / "x.toml"
+    file.write_text(
+        'about = "x"\ncommands = """\n# first\nmask $m --out $out/m.png\n\n"""\n[words]\nm = "R4S32 --grid 8x8"\n'
+    )
+    assert read(file).lines(tmp_path / "a b") == [
+        ["mask", "R4S32", "--grid", "8x8", "--out", str(tmp_path / "a b" / "m.png")]
+    ]
+
+
+def test_a_rehearsal_has_four_samples_a_tenth_of_the_steps_and_folders_named_by_them():
+    line = shlex.split("counterfactual steps --samples 80 --counts 50,100,1000 --steps 20 --out r/T0250")
+    expected = shlex.split("counterfactual steps --samples 4 --counts 5,10,100 --steps 5 --out r/T0025")
+    assert rehearsal(line) == expected
+
+
+def test_what_exists_is_resumed_and_not_repeated(tmp_path):
+    (tmp_path / "dit-R4S32").mkdir()
+    run, analyze = commands(ALL["growth"], tmp_path)
+    assert run[-1] == "--resume"
+    assert "--resume" not in analyze
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+@pytest.mark.parametrize("small", [False, True])
+def test_every_command_of_a_recipe_is_one_that_exists_with_these_options(name, small, tmp_path):
+    for line in commands(ALL[name], tmp_path, small=small):
+        context, command = click.Context(main), main
+        rest = list(line)
+        while isinstance(command, click.Group):
+            command = command.get_command(context, rest.pop(0))
+        command.make_context(line[0], rest, parent=context)  # raises UsageError for what does not exist
+
+
+def test_a_recipe_lies_beside_the_page_that_it_makes():
+    assert {file.stem for file in RECIPES.glob("*.toml")} == set(ALL) >= {"growth", "findings", "figure1", "sinks"}

@@ -1,0 +1,197 @@
+"""`trace analyze MEASURE` and `trace report`: every measure is a command, made from what the measure says of itself.
+
+Table and sentence are printed; figure and CSV go beside the run. It computes nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tracer.cli.errors import answered
+from tracer.cli.terminal import print_table, with_index
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from analysis.measure import Measure, Option
+
+MOST_ROWS = 40  # of a table on the terminal
+FORMATS = ("png", "svg", "pdf")
+SCORED = "quality"
+"""The measure that reads scores; what is missing of them is measured first."""
+WEIGHTS = click.Option(
+    ["--weights"], multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable."
+)
+
+
+class Measures(click.Group):
+    """A group with one command for each measure that can be asked of runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the registry."""
+        from analysis import MEASURES
+
+        return [name for name in MEASURES if MEASURES[name].reads != "sweeps"]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of a measure."""
+        from analysis import MEASURES
+
+        return command(MEASURES[name]) if name in MEASURES and MEASURES[name].reads != "sweeps" else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in click; a word that is no measure is answered with the names and what was probably meant."""
+        from analysis import MEASURES
+
+        with answered():
+            if args and not args[0].startswith("-"):
+                MEASURES.get_or_raise(args[0])
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Measures)
+def analyze() -> None:
+    """Analyse a run: a table, one plain sentence, a figure and a CSV.
+
+    RUN defaults to the latest under ./runs.
+
+    \b
+    trace analyze growth
+    trace analyze verdict runs/dit-steps/T*
+    """
+
+
+class MeasureCommand(click.Command):
+    """A command that says to which measure an option belongs, where it is not its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As in click."""
+        from analysis import MEASURES
+
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            flag = error.option_name
+            owners = [name for name in MEASURES if flag in {option.flag for option in MEASURES[name].options}]
+            if not owners:
+                raise
+            raise click.UsageError(f"{flag} belongs to `trace analyze {owners[0]}`, not to {self.name}", ctx) from None
+
+
+def command(measure: Measure[...]) -> click.Command:
+    """The click command of one measure: its question as the short help, its docstring and needs as the long one."""
+
+    def callback(runs: tuple[Path, ...], out: Path | None, formats: tuple[str, ...], **own: Any) -> None:
+        with answered():
+            analyze_runs(
+                measure, runs, out, formats, {key: value for key, value in own.items() if value not in (None, ())}
+            )
+
+    weights = [WEIGHTS] if measure.name == SCORED else []
+    shown = "[RUN]..." if takes_several(measure) else "[RUN]"
+    params: list[click.Parameter] = [
+        click.Argument(["runs"], nargs=-1, type=click.Path(path_type=Path), metavar=shown),
+        *map(_option, measure.options), *weights,
+        click.Option(["--out"], type=click.Path(path_type=Path), metavar="DIR", help="Where figure and table go; "
+                     "default: the run."),
+        click.Option(["--format", "formats"], multiple=True, type=click.Choice(FORMATS), default=("png",),
+                     show_default=True, help="Of the figure. Repeatable."),
+    ]  # fmt: skip
+    records = f"\n\nNeeds `--record {','.join(measure.needs)}`." if measure.needs else ""
+    help_text = f"{measure.question}\n\n\b\n{(measure.__doc__ or '').strip()}{records}"
+    return MeasureCommand(measure.name, callback=callback, params=params, help=help_text, short_help=measure.question)
+
+
+def takes_several(measure: Measure[...]) -> bool:
+    """Whether a measure compares runs."""
+    return measure.reads == "runs"
+
+
+def _option(option: Option) -> click.Option:
+    how: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "multiple": option.several}
+    how["type"] = click.Choice(option.choices) if option.choices else option.type
+    return click.Option([option.flag, option.parameter], **how)
+
+
+def analyze_runs(
+    measure: Measure[...], runs: Sequence[Path], out: Path | None, formats: Sequence[str], options: dict[str, Any]
+) -> None:
+    """Compute one measure of stored runs with its own `options`; print, draw and write what it gives."""
+    if len(runs) > 1 and not takes_several(measure):
+        raise click.UsageError(f"`trace analyze {measure.name}` takes one run; {len(runs)} were given")
+    paths = list(runs)
+    opened: list[Any]
+    if measure.reads == "depth":
+        paths = paths or [Path("runs/depth")]
+        opened = [open_depth(paths[0])]
+    else:
+        from tracer import store
+
+        paths = paths or [store.latest_run()]
+        if measure.name == SCORED:
+            score_first(paths[0], options.get("metrics", ()), options.pop("weights", ()))
+        opened = [store.open_run(path) for path in paths]
+    click.echo(f"run: {', '.join(map(str, paths))}")
+    result = measure(opened if len(opened) > 1 else opened[0], **options)
+    folder = Path(out or (paths[0].parent if paths[0].suffix == ".zarr" else paths[0]))
+    show(measure, result, folder, formats)
+
+
+def score_first(path: Path, metrics: Sequence[str], weights: Sequence[str]) -> None:
+    """Let networks measure what is asked for and not stored yet; what is stored needs none of them."""
+    from tracer import store
+    from tracer.cli.score import measure_scores
+
+    stored = store.read_scores(path)
+    if weights or not stored or set(metrics) - stored.keys():
+        measure_scores(path, metrics, weights)
+
+
+def show(measure: Measure[...], result: xr.Dataset, folder: Path, formats: Sequence[str] = ("png",)) -> None:
+    """Print table and sentence of a result; write its figure and CSV into `folder`."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    print_table(measure.table(result), MOST_ROWS)
+    click.echo(f"\n{measure.sentence(result)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = measure.figure(result)
+    figures = [folder / f"{measure.name}.{suffix}" for suffix in formats]
+    for file in figures:
+        figure.savefig(file, dpi=160, bbox_inches="tight")
+    table = folder / f"{measure.name}.csv"
+    with_index(measure.records(result)).to_csv(table, index=False)
+    click.echo(f"\nfigure: {', '.join(map(str, figures))}\ntable:  {table}")
+
+
+def open_depth(folder: Path) -> xr.Dataset:
+    """What `trace sweep depth` measured."""
+    import xarray as xr
+
+    file = folder / "depth.nc"
+    if not file.is_file():
+        raise click.UsageError(f"no depth measurement at {file}: make one with `trace sweep depth --mask R4S32`")
+    return xr.open_dataset(file, engine="scipy")
+
+
+@click.command()
+@click.argument("run_path", type=click.Path(path_type=Path), metavar="[RUN]", required=False)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Default: report.html in the run.")
+def report(run_path: Path | None, out: Path | None) -> None:
+    """Write one self-contained HTML page about a run."""
+    with answered():
+        import matplotlib
+
+        matplotlib.use("agg")
+        from analysis import report as page
+        from tracer import store
+
+        path = run_path or store.latest_run()
+        target = out or (path.parent if path.suffix == ".zarr" else path) / "report.html"
+        target.write_text(page(store.open_run(path)), encoding="utf-8")
+        click.echo(f"report: {target}")

@@ -1,0 +1,52 @@
+"""Command line options made of data: the fields of `tracer.request.Request`, and the own options of a measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tracer.request import Parameter, parameters
+
+
+def request_options(*leave_out: str) -> Callable[[Callable], Callable]:
+    """Give a command every option of a `Request`, in the order of its fields, but those named."""
+
+    def decorate(command: Callable) -> Callable:
+        for name, parameter in reversed(parameters().items()):
+            if parameter.flag and name not in leave_out:
+                command = option(name, parameter)(command)
+        return command
+
+    return decorate
+
+
+def option(name: str, parameter: Parameter) -> Callable[[Callable], Callable]:
+    """One field as a click option; it hands over what was typed, and the `Request` reads it."""
+    assert parameter.flag is not None
+    default = parameter.default
+    how: dict[str, Any] = {
+        "metavar": parameter.metavar or ("NAME" if parameter.choices else None),
+        "help": _help(parameter),
+    }
+    if parameter.type is bool:
+        how |= {"default": default, "metavar": None}
+        how |= {} if "/" in parameter.flag else {"is_flag": True}
+    elif parameter.multiple:
+        how |= {"multiple": True}
+    else:
+        shown = ",".join(default) if parameter.many and default is not None else default
+        how |= {"default": shown, "type": click.Path(path_type=Path) if parameter.type is Path else parameter.type}
+    how["show_default"] = how.get("default") is not None
+    return click.option(parameter.flag, name, **how)
+
+
+def _help(parameter: Parameter) -> str:
+    """The help text, with the names that may be typed."""
+    if parameter.choices is None:
+        return parameter.help
+    *others, last = map(str, parameter.choices())
+    names = f"{', '.join(others)} or {last}" if others else last
+    return f"{parameter.help} One of {names}." if not parameter.many else f"{parameter.help} Any of {names}."

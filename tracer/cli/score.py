@@ -1,0 +1,57 @@
+"""`trace score`: networks look at a run's pictures and their scores are kept beside it, for `trace analyze quality`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tracer.cli.errors import answered
+from tracer.cli.terminal import progress_bar
+
+
+@click.command()
+@click.argument("run_path", type=click.Path(path_type=Path), metavar="[RUN]", required=False)
+@click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="E.g. clip-t or lpips; default: all that "
+              "need only what is shipped. Repeatable.")  # fmt: skip
+@click.option("--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable.")
+@click.option("--list", "listed", is_flag=True, help="List the metrics.")
+def score(run_path: Path | None, metrics: tuple[str, ...], weights: tuple[str, ...], listed: bool) -> None:
+    """Measure the decoded pictures of a run by metrics, and keep the scores beside it.
+
+    What is already measured is not measured again. RUN defaults to the latest under ./runs.
+
+    \b
+    trace score --metric lpips --metric clip-t --weights clip-t=open_clip_model.safetensors
+    """
+    with answered():
+        from tracer import store
+
+        if listed:
+            from classify_clip.scores import METRICS
+
+            for name, metric in METRICS.items():
+                click.echo(f"  {name:12} {metric.title}")
+            return
+        path = run_path or store.latest_run()
+        measure_scores(path, metrics, weights)
+        names = sorted(store.read_scores(path))
+        click.echo(f"scores: {', '.join(names)} in {path / 'scores'}\nnext: trace analyze quality {path}")
+
+
+def measure_scores(path: Path, metrics: Sequence[str] = (), weights: Sequence[str] = ()) -> None:
+    """Measure what is missing of a run's scores, with a progress bar. `weights`: METRIC=PATH."""
+    files = paths_by_name(weights)
+    from classify_clip import scores
+
+    with progress_bar("score", "arms") as progress:
+        scores.score(path, list(metrics) or None, files, progress=progress)
+
+
+def paths_by_name(words: Sequence[str]) -> dict[str, str]:
+    """`lpips=weights.pth` -> {"lpips": "weights.pth"}."""
+    for word in words:
+        if not all(word.partition("=")):
+            raise click.UsageError(f"--weights {word!r}: give METRIC=PATH, for example hps=HPS_v2.1_compressed.pt")
+    return dict(word.split("=", 1) for word in words)

@@ -16,6 +16,7 @@ from tracer.cli.terminal import print_table, with_index
 
 if TYPE_CHECKING:
     import xarray as xr
+
     from analysis.measure import Measure, Option
 
 MOST_ROWS = 40  # of a table on the terminal

@@ -64,7 +64,7 @@ def commands(recipe: Recipe, out: Path, *, small: bool = False) -> list[list[str
 
 
 def _resumed(line: list[str]) -> list[str]:
-    if line[0] == "analyze":
+    if line[0] not in ("run", "counterfactual"):  # the others keep what is there by themselves
         return line
     return [*line, "--resume"] if Path(line[line.index("--out") + 1]).exists() else line
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from interventions import Intervention
+from interventions import Intervention, records
 from interventions.spec import Clean
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
 from tracer.prompts import Prompt
@@ -24,7 +24,8 @@ from tracer.samplers.base import Sampler, SamplerError, Schedule
 from tracer.samplers.registry import SAMPLERS, fitting, noise_levels
 from tracer.store.schema import RECORDS
 
-ATTENTION = {"mass", "mass-per-head", "entropy", "sinks"}
+ATTENTION = frozenset(records.RECORDS)
+"""Records that the seam measures."""
 INJECTION = {"injected", "decomposition", "null"}
 """Records that need what masking adds at the clean state."""
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from interventions import arm_coordinates
+from interventions.records import TOP
 from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.denoisers.base import optional_parts
@@ -23,12 +25,6 @@ from tracer.plan import Plan, PlanError, plan
 from tracer.request import Progress, Request, with_parameters_of
 from tracer.samplers.base import PREDICTIONS
 from tracer.trajectory import Unit, most_removed, run_unit, sample_noise
-
-try:
-    from interventions.arms import arm_coordinates
-    from interventions.records import TOP
-except ImportError:  # stand-ins until the grammar room has both
-    arm_coordinates, TOP = None, 5
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 
@@ -200,8 +196,6 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
 
 def _arm_coordinates(plan: Plan) -> dict[str, Coordinate]:
     """What each arm's spec says, as data: an analysis reads it and needs no grammar."""
-    if arm_coordinates is None:
-        return {}
     rows = [arm_coordinates(arm.spec, plan.schedule.steps) for arm in plan.arms]
     return {name: (("arm",), np.array([row[name] for row in rows]), {}) for name in rows[0]}
 

@@ -14,11 +14,11 @@ from tests.ground_truth import gaussian
 
 def described(tree: xr.DataTree, steps: int) -> xr.DataTree:
     """The tree with the coordinates of its arms in every group that has arms."""
-    for path, node in list(tree.subtree_with_keys):
-        data = node.to_dataset()
-        if "arm" in data.dims:
-            tree[path] = xr.DataTree(data.assign_coords(arms(data["arm"].values, steps)))
-    return tree
+
+    def describe(data: xr.Dataset) -> xr.Dataset:
+        return data.assign_coords(arms(data["arm"].values, steps)) if "arm" in data.dims else data
+
+    return tree.map_over_datasets(describe)
 
 
 def arms(names: Iterable[str], steps: int) -> dict[str, tuple[str, list]]:

@@ -212,8 +212,10 @@ def test_the_sections_that_the_code_refers_to_are_there():
     headings = re.findall(r"^## (.+)$", SCIENCE.read_text(), re.M)
     assert [name for name in headings if name in SECTIONS] == list(SECTIONS)
     for file in [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]:
-        for name in re.findall(r"docs/science\.md, section ([A-Z][a-z]+(?: [a-z]+)*)", file.read_text()):
-            assert any(name.startswith(heading) for heading in headings), f"{file.relative_to(ROOT)}: {name}"
+        text = re.sub(r"\s+#?\s*", " ", file.read_text())
+        for quoted, plain in re.findall(r'docs/science\.md,? (?:section )?(?:"([^"]+)"|([A-Z][\w ]+))', text):
+            known = quoted in headings if quoted else any(plain.startswith(heading) for heading in headings)
+            assert known, f"{file.relative_to(ROOT)}: {quoted or plain}"
 
 
 def test_every_definition_of_the_science_page_names_code_that_is_there():

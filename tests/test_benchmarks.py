@@ -1,12 +1,16 @@
-"""The benchmarks run, their baseline is the attention it stands for, and their oracle notices a kernel that is off."""
+"""The benchmarks run, their baseline is the attention it stands for, and their oracle notices a kernel that is off; the
+comparison of versions notices a number that moved.
+"""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import zarr
 
-from benchmarks import gpu
+from benchmarks import compare_versions, gpu
 from benchmarks.measure import compare
 from benchmarks.models import NaiveAttention
 
@@ -60,3 +64,77 @@ def test_work_that_runs_out_of_memory_is_reported_and_the_rest_goes_on():
     assert rows[0].ratio == 1
     assert rows[1].ratio is None
     assert rows[1].note == "out of memory"
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """Two folders as two versions leave them, equal but for what a version may change."""
+    for side, second in (("old", 5), ("new", 61)):
+        folder = tmp_path / side
+        for name in ("text", "tables", "runs/a"):
+            (folder / name).mkdir(parents=True)
+        np.savez(folder / "grammar.npz", mask=np.eye(3, dtype=bool))
+        root = zarr.open_group(folder / "runs/a/trace.zarr", mode="w", attributes={"config": json.dumps({"steps": 6})})
+        root.create_array("metrics/delta", data=np.array([0.25, np.nan, 3], np.float32))
+        (folder / "tables/sinks.csv").write_text("arm,A\nR4S32,1.25\n")
+        (folder / "tables/growth.csv").write_text("arm,A\nR4S32,1.25\n")
+        (folder / "text/run.txt").write_text(f"error 0.25 of 3\noutput  runs/a: about {second} s on cpu\nexit 0\n")
+        (folder / "tables/page.html").write_text(f"<style>p {{}}</style><p>1.25 at 2026-01-0{second % 9}T10:00:00</p>")
+    return tmp_path / "old", tmp_path / "new"
+
+
+def compared(sides, capsys):
+    """Exit status and the lines about what is not equal."""
+    status = compare_versions.show(list(compare_versions.compare_sides(*sides)), verbose=False)
+    return status, capsys.readouterr().out.splitlines()[:-1]
+
+
+def test_times_and_dates_are_no_difference(sides, capsys):
+    assert compared(sides, capsys) == (0, [])
+
+
+def test_a_number_that_moved_is_an_error_with_its_size(sides, capsys):
+    root = zarr.open_group(sides[1] / "runs/a/trace.zarr", mode="r+")
+    root["metrics/delta"][0] = 0.5
+    status, [line] = compared(sides, capsys)
+    assert status == 1
+    assert "ERROR differs  runs/a/trace.zarr/metrics/delta" in line
+    assert "1 of 3 values, by at most 0.5 relative" in line  # |0.25 - 0.5| / 0.5
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.25", "0.25000003"])
+def test_any_other_bit_is_noticed(value):
+    old, new = np.array([0.25], np.float32), np.array([value], np.float32)
+    assert compare_versions.compare_arrays("item", old, new).state == "differs"
+
+
+@pytest.mark.parametrize(("file", "status"), [("growth", 0), ("sinks", 1)])
+def test_rounding_is_allowed_only_where_it_is_named(sides, capsys, file, status):
+    (sides[1] / f"tables/{file}.csv").write_text("arm,A\nR4S32,1.2500000000000002\n")
+    answer, [line] = compared(sides, capsys)
+    assert answer == status
+    assert f"tables/{file}.csv/A" in line
+    (sides[1] / f"tables/{file}.csv").write_text("arm,A\nR4S32,1.2501\n")
+    assert compared(sides, capsys)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "status"),
+    [
+        ("error 0.25\noutput runs/a: about 1 s on cpu\nexit 0\n", "differs", 1),  # a number is gone
+        ("error 0.26 of 3\noutput runs/a: about 1 s on cpu\nexit 0\n", "differs", 1),
+        ("the error is 0.25 of 3\noutput: about 1 s on cpu\nexit 0\n", "reworded", 0),
+        ("error 0.25 of 3\n7 more\noutput runs/a: about 1 s on cpu\nexit 0\n", "extended", 0),
+    ],
+)
+def test_words_may_change_and_numbers_may_not(sides, capsys, text, state, status):
+    (sides[1] / "text/run.txt").write_text(text)
+    answer, [line, *_] = compared(sides, capsys)
+    assert (answer, state in line) == (status, True)
+
+
+def test_what_is_missing_is_an_error_and_what_was_added_is_not(sides, capsys):
+    (sides[1] / "tables/sinks.csv").write_text("arm,A,extra\nR4S32,1.25,1\n")
+    assert compared(sides, capsys)[0] == 0
+    (sides[1] / "tables/sinks.csv").unlink()
+    assert compared(sides, capsys) == (1, ["ERROR missing  tables/sinks.csv"])

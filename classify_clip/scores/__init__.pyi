@@ -1,0 +1,6 @@
+from .metric import METRICS as METRICS, Metric as Metric
+from .pictures import Pictures as Pictures
+from .scoring import score as score
+from .weights import ScoreError as ScoreError
+
+__all__ = ["METRICS", "Metric", "Pictures", "ScoreError", "score"]

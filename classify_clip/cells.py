@@ -42,9 +42,9 @@ class Cell:
 def cells(
     layout: TokenLayout,
     *,
-    masks: Sequence[str] = (),
+    masks: str | Sequence[str] = (),
     densities: Sequence[float] = (),
-    families: Sequence[str] = (),
+    families: str | Sequence[str] = (),
     mask_seeds: Sequence[int] = (0,),
     layers: int | None = None,
 ) -> list[Cell]:
@@ -52,21 +52,27 @@ def cells(
 
     Families without densities (or the reverse) get the defaults. Raises SpecError for what the layout rules out.
     """
+    masks, families = listed(masks), listed(families)
     if families and not densities:
         densities = (0.25, 0.5)
     if densities and not families:
         families = FAMILIES
-    wanted: list[tuple[Intervention, str | None, float]] = [(parse("clean"), None, float("nan"))]
-    wanted += [(parse(mask), None, float("nan")) for mask in masks if mask != "clean"]
-    wanted += [(solve_density(name, share, layout), name, share) for share in densities for name in families]
-    made: dict[tuple[str, int], Cell] = {}
-    for intervention, name, target in wanted:
+    conditions: list[tuple[Intervention, str | None, float]] = [(parse("clean"), None, float("nan"))]
+    conditions += [(parse(mask), None, float("nan")) for mask in masks if mask != "clean"]
+    conditions += [(solve_density(name, share, layout), name, share) for share in densities for name in families]
+    grid: dict[tuple[str, int], Cell] = {}
+    for intervention, name, target in conditions:
         intervention.check(layout, layers=layers)
         for seed in mask_seeds if drawn(intervention) else mask_seeds[:1]:
             share, whole = densities_of(intervention, layout, seed)
             cell = Cell(intervention, name or family(intervention), target, seed, share, whole)
-            made.setdefault((cell.spec, seed), cell)
-    return list(made.values())
+            grid.setdefault((cell.spec, seed), cell)
+    return list(grid.values())
+
+
+def listed(texts: str | Sequence[str]) -> Sequence[str]:
+    """Several texts, or the one that was given."""
+    return (texts,) if isinstance(texts, str) else texts
 
 
 def family(intervention: Intervention) -> str:
@@ -96,18 +102,18 @@ def densities_of(intervention: Intervention, layout: TokenLayout, seed: int) -> 
     return (density(mask, layout) if layout.image_tokens else float("nan")), density(mask)
 
 
-def coordinates(made: Sequence[Cell]) -> xr.Dataset:
+def coordinates(grid: Sequence[Cell]) -> xr.Dataset:
     """The coordinates of the `cell` dimension."""
     columns = {
-        "spec": (np.array([cell.spec for cell in made]), "spec string of the intervention"),
-        "family": (np.array([cell.family for cell in made]), "graph family; local and random are the ablations"),
-        "target_density": (np.array([cell.target for cell in made]), "density asked for; NaN: a spec was named"),
-        "density": (np.array([cell.density for cell in made]), "density of image-image pairs, self included"),
+        "spec": (np.array([cell.spec for cell in grid]), "spec string of the intervention"),
+        "family": (np.array([cell.family for cell in grid]), "graph family; local and random are the ablations"),
+        "target_density": (np.array([cell.target for cell in grid]), "density asked for; NaN: a spec was named"),
+        "density": (np.array([cell.density for cell in grid]), "density of image-image pairs, self included"),
         "density_sequence": (
-            np.array([cell.density_sequence for cell in made]),
+            np.array([cell.density_sequence for cell in grid]),
             "density of all pairs, prefix included",
         ),
-        "mask_seed": (np.array([cell.mask_seed for cell in made]), "seed of the random graph"),
+        "mask_seed": (np.array([cell.mask_seed for cell in grid]), "seed of the random graph"),
     }
-    data = {name: ("cell", values, {"long_name": told, "units": "1"}) for name, (values, told) in columns.items()}
+    data = {name: ("cell", values, {"long_name": text, "units": "1"}) for name, (values, text) in columns.items()}
     return xr.Dataset(coords=data)

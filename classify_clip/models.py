@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ EMBEDDED = Path(__file__).parent / "embedded"
 CLASSIFIERS = {"vit": EMBEDDED / "vit", "vit-cls": EMBEDDED / "vit-cls"}
 RETRIEVERS = {"clip": EMBEDDED / "clip"}
 PAPER_CLASSIFIER = "vit_large_patch16_224.augreg_in21k_ft_in1k"
-PAPER_RETRIEVER = "ViT-B-32-quickgelu"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 
 
@@ -254,28 +254,22 @@ def _word_tokenizer(folder: Path | None) -> Callable[[Sequence[str]], torch.Tens
     return lambda texts: tokenize(texts, known)
 
 
-class _explained:
-    """Turns a library's failure to load into one ModelError; quiets the libraries' advice meanwhile."""
-
-    def __init__(self, source: str):
-        self.source = source
-        self.quiet = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        self.quiet.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        self.quiet.__exit__(kind, error, trace)
-        if error is None or isinstance(error, ModelError) or not isinstance(error, Exception):
-            return
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turn a library's failure to load into one ModelError; quiet the libraries' advice meanwhile."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ModelError:
+        raise
+    except Exception as error:
         first = " ".join((str(error).strip() or type(error).__name__).split())[:240]
         words = ("connect", "offline", "resolve", "timed out", "localentrynotfound", "proxy", "download", "disabled")
-        said = f"{type(error).__name__} {error}".lower()
-        offline = not Path(self.source).exists() and any(word in said for word in words)
-        if offline:
+        text = f"{type(error).__name__} {error}".lower()
+        if not Path(source).exists() and any(word in text for word in words):
             raise ModelError(
-                f"the weights of {self.source} are not on this machine and the hub cannot be reached ({first}). "
+                f"the weights of {source} are not on this machine and the hub cannot be reached ({first}). "
                 "Fetch them where there is a network and give --checkpoint FOLDER, or use an embedded model"
             ) from None
-        raise ModelError(f"{self.source} does not load: {first}") from None
+        raise ModelError(f"{source} does not load: {first}") from None

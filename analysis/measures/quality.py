@@ -31,7 +31,7 @@ BOUNDS = ["low", "estimate", "high"]
                several=True),
     ),
 )  # fmt: skip
-def quality(run: xr.DataTree, metrics: Sequence[str] | None = None, *, seed: int = 0) -> xr.Dataset:
+def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, seed: int = 0) -> xr.Dataset:
     """Every scored metric of every arm, with 95% BCa intervals over samples.
 
     `metrics` are names of groups of `/scores` (None: all there are). Of (metric, arm): `value` (bound); `change`
@@ -44,7 +44,7 @@ def quality(run: xr.DataTree, metrics: Sequence[str] | None = None, *, seed: int
         runs.need(run, "images/image", "norms,images")
         raise RunError("the pictures of this run are not scored yet: measure them with `trace score RUN`")
     stored = {name: node.to_dataset() for name, node in runs.complete(run)["scores"].children.items()}
-    chosen, left_out = _chosen(stored, metrics)
+    chosen, left_out = _chosen(stored, [metrics] if isinstance(metrics, str) else metrics)
     scored = np.logical_and.reduce([_scored(group) for group in chosen.values()])
     if not scored.any():
         raise RunError("no complete sample of this run is scored by all of these metrics: repeat `trace score RUN`")
@@ -64,9 +64,7 @@ def quality(run: xr.DataTree, metrics: Sequence[str] | None = None, *, seed: int
     return dataset
 
 
-def _chosen(
-    stored: dict[str, xr.Dataset], names: Sequence[str] | None
-) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
+def _chosen(stored: dict[str, xr.Dataset], names: Sequence[str] | None) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
     """The groups asked for, in that order, or all with values; and of the others why they have none."""
     ordered = sorted(stored, key=lambda name: (stored[name].attrs.get("position", len(stored)), name))
     reasons = {name: str(stored[name].attrs["left_out"]) for name in ordered if "left_out" in stored[name].attrs}

@@ -37,6 +37,4 @@ def square(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(cut.resize((side, side), Image.Resampling.BICUBIC))
 
 
-CMMD = Metric(
-    "cmmd", "CMMD to clean, CLIP ViT-L/14-336", "set", False, open_cmmd, distance="mmd", source=SOURCE
-)
+CMMD = Metric("cmmd", "CMMD to clean, CLIP ViT-L/14-336", "set", False, open_cmmd, distance="mmd", source=SOURCE)

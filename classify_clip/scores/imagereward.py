@@ -139,6 +139,4 @@ def _tokens(prompts: tuple[str, ...], folder: Path) -> Any:
     return tokenizer(list(prompts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
 
 
-IMAGEREWARD = Metric(
-    "imagereward", "ImageReward", "score", True, open_imagereward, without_prompts, source=SOURCE
-)
+IMAGEREWARD = Metric("imagereward", "ImageReward", "score", True, open_imagereward, without_prompts, source=SOURCE)

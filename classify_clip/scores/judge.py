@@ -59,9 +59,7 @@ def _judge() -> tuple[Callable, tuple[str, ...]]:
     return load_judge()
 
 
-JUDGE = Metric(
-    "judge", "share the judge recognises", "score", True, open_judge, _not_judged, default="shipped models"
-)
+JUDGE = Metric("judge", "share the judge recognises", "score", True, open_judge, _not_judged, default="shipped models")
 AGREEMENT = Metric(
     "agreement", "share judged as the clean picture is", "to clean", True, open_agreement, not_small,
     default="shipped models",

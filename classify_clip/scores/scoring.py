@@ -24,7 +24,7 @@ SHIPPED = "shipped"
 
 def score(
     run: str | Path | xr.DataTree | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     weights: Weights | None = None,
     *,
     progress: Progress | None = None,
@@ -40,7 +40,7 @@ def score(
     path = None if isinstance(run, xr.DataTree) else store.locate(run)
     tree = run if isinstance(run, xr.DataTree) else store.open_run(path)
     pictures, stored, weights = pictures_of(tree), _stored(tree), weights or {}
-    chosen, left_out = choose(metrics, pictures)
+    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
     missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
     missing = {metric: positions for metric, positions in missing.items() if positions.size}
     groups: dict[str, xr.Dataset] = {}
@@ -110,21 +110,21 @@ def _group(
 
 def _left_out(metric: Metric, reason: str, tree: xr.DataTree) -> xr.Dataset:
     """A group without values, which says why."""
-    coords = {"arm": tree["arm"].values, "sample": tree["sample"].values}
-    values = np.full((len(coords["arm"]), len(coords["sample"])), np.nan)
+    coords = {name: tree.coords[name].values for name in ("arm", "sample")}
+    values = np.full([coord.size for coord in coords.values()], np.nan)
     return xr.Dataset({"score": (("arm", "sample"), values)}, coords, _attributes(metric) | {"left_out": reason})
 
 
 def _attributes(metric: Metric) -> dict[str, str | bool | int]:
     """What analysis needs to know of a metric; `position` is its place in tables."""
-    distance = {} if metric.distance is None else {"distance": metric.distance}
-    return distance | {
+    attributes: dict[str, str | bool | int] = {
         "name": metric.name,
         "title": metric.title,
         "kind": metric.kind,
         "higher_is_better": metric.higher_is_better,
         "position": list(METRICS).index(metric.name),
     }
+    return attributes if metric.distance is None else attributes | {"distance": metric.distance}
 
 
 def _variable(metric: Metric) -> str:

@@ -92,7 +92,7 @@ def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path) -> No
     with _honest():
         if out.exists():
             raise click.UsageError(f"{out} exists; choose another --out")
-        from classify_clip import depth as runner
+        from classify_clip import blocks as runner
 
         measured = runner.depth(masks, mask_seed=mask_seed, samples=samples)
         out.mkdir(parents=True)
@@ -118,11 +118,12 @@ def figure1(
     """Figure 1 and Table 1 of the source paper from the embedded models, generation and one denoising pass included."""
     with _honest():
         from classify_clip import figure1 as runner
+        from tracer.cli import figure1 as drawing
 
         size = runner.Size(**{name: value for name, value in sizes.items() if value is not None})
         chosen: dict[str, Any] = {"densities": densities or runner.DENSITIES, "families": families or FAMILIES}
         with _progress() as progress:
-            runner.figure1(out, size=size, say=click.echo, progress=progress, **chosen)
+            drawing.figure1(out, size=size, say=click.echo, progress=progress, **chosen)
         click.echo(f"\nfigures and tables: {out}")
 
 
@@ -147,7 +148,7 @@ def _draw(name: str, data: Any, path: Path) -> None:
 
 def _sweep(task: str, mask_seeds: int, options: dict[str, Any]) -> None:
     with _honest():
-        from classify_clip import sweep as runner
+        import classify_clip as runner
 
         with _progress() as progress:
             path = getattr(runner, task)(mask_seeds=range(mask_seeds), progress=progress, **options)

@@ -25,6 +25,10 @@ class SpecError(InputError):
         super().__init__(message)
         self.part, self.reason, self.example = part, reason, example
 
+    def within(self, whole: str) -> "SpecError":
+        """Return the same error, its message opened by what the part stands in."""
+        return SpecError(f"{whole}: {self}", part=self.part, reason=self.reason, example=self.example)
+
 
 class RunError(InputError):
     """A run is missing, damaged, of another configuration, or lacks a record; the message says what to type."""

@@ -40,19 +40,24 @@ class Registry(Mapping[str, Item], Generic[Item]):
         return item
 
     def __getitem__(self, name: str) -> Item:
-        """The item of that name, imported on first use. Raises KeyError, as mappings do; `get_or_raise` explains."""
+        """The item of that name, imported on first use. Raises KeyError, as mappings do; `get_or_raise` explains.
+
+        Raises InputError where another distribution's item cannot be imported.
+        """
         if name in self._registered:
             return self._registered[name]
         if name in self._built_in:
             module, _, attribute = self._built_in[name].partition(":")
             item: Any = getattr(import_module(module), attribute)
         else:
-            item = self._external[name].load()
+            item = self._load(self._external[name])
         self._registered[name] = item
         return item
 
     def __iter__(self) -> Iterator[str]:
-        yield from dict.fromkeys([*self._built_in, *self._registered, *sorted(self._external)])
+        yield from self._built_in  # entry points are looked up only by those who get past what ships
+        external = dict.fromkeys([*self._registered, *sorted(self._external)])
+        yield from (name for name in external if name not in self._built_in)
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -69,8 +74,24 @@ class Registry(Mapping[str, Item], Generic[Item]):
         raise error(f"unknown {self.kind} {name!r}: {hint}choose one of {', '.join(self)}")
 
     @property
+    def built_in(self) -> tuple[str, ...]:
+        """Names of what ships, in order."""
+        return tuple(self._built_in)
+
+    def _load(self, point: EntryPoint) -> Item:
+        """The item of an entry point; raises InputError, naming the distribution, where it cannot be imported."""
+        try:
+            return point.load()
+        except Exception as error:
+            owner = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
+            raise InputError(
+                f"the {self.kind} {point.name!r}{owner} cannot be loaded from {point.value}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    @property
     def _external(self) -> Mapping[str, EntryPoint]:
         if self._entry_points is None:
-            found = entry_points(group=self.group)
-            self._entry_points = {point.name: point for point in found if point.name not in self._built_in}
+            points = entry_points(group=self.group)
+            self._entry_points = {point.name: point for point in points if point.name not in self._built_in}
         return self._entry_points

@@ -24,6 +24,17 @@ CHOICES = {
 }
 
 
+NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"  # one group, as every head and option writes numbers
+
+
+def read_number(text: str) -> int | float:
+    """Read a number, as an int where it is written as one, so that 2.5 hubs can be refused by name."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
 def as_text(value: float) -> str:
     """Write a number so that reading it back gives the same number, whole numbers without a point."""
     value = float(value)
@@ -93,10 +104,10 @@ class Scope:
 
     def window(self, steps: int) -> range | tuple[int, ...]:
         """Return the steps it acts on, of a run with that many; fractions are rounded to the nearest step, half up."""
-        acting = _span(self.steps, steps)
+        acting = span(self.steps, steps)
         if self.pause is None:
             return acting
-        return tuple(step for step in acting if step not in _span(self.pause, steps))
+        return tuple(step for step in acting if step not in span(self.pause, steps))
 
     def __str__(self) -> str:
         """Return the options that differ from the default, as they stand behind the @ of a spec."""
@@ -106,7 +117,7 @@ class Scope:
             if value == option.default:
                 continue
             if option.name == "layers":
-                value = _layer_ranges(value)
+                value = layer_ranges(value)
             elif option.name in ("steps", "pause"):
                 value = ":".join(map(repr, value))
             elif option.name == "strength":
@@ -129,7 +140,7 @@ def _layers(layers: object) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def _layer_ranges(layers: tuple[int, ...]) -> str:
+def layer_ranges(layers: tuple[int, ...]) -> str:
     """Write layers as a list in which three or more in a row are a range: 1,4-8,12."""
     runs: list[list[int]] = []
     for layer in layers:
@@ -140,7 +151,7 @@ def _layer_ranges(layers: tuple[int, ...]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
-def _span(window: tuple[int, int] | tuple[float, float] | None, steps: int) -> range:
+def span(window: tuple[int, int] | tuple[float, float] | None, steps: int) -> range:
     """Return the steps of a window, of a run with that many; None is all of them."""
     if window is None:
         return range(steps)

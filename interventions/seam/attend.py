@@ -37,6 +37,7 @@ def attend(
     record: Sequence[str] = (),
     top: int = 5,
     padding: torch.Tensor | None = None,
+    watch: Callable[[Site, Call], None] | None = None,
 ) -> Iterator[Recorder]:
     """Run `model` under interventions, one per lane, inside this context; yields the `Recorder`.
 
@@ -54,6 +55,9 @@ def attend(
     `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
     batch. A random control then replaces words by words and padding by padding; without it all are text.
 
+    `watch(site, call)` is shown every attention call as the model made it, before any lane acts: the whole batch, with
+    query, key and value [batch, heads, tokens, head_dim], `call.attn_mask` and `call.scale`. It reads, never changes.
+
     Contexts may be nested as long as each has one lane: the masks of both apply. Raises `SpecError` for layers the
     model lacks, `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
     the context when a forward missed a site.
@@ -63,7 +67,7 @@ def attend(
         raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
     lanes = (interventions,) if isinstance(interventions, Intervention) else tuple(interventions)
     seeds = None if samples is None else tuple(int(sample) for sample in samples)
-    recorder = Recorder(tuple(found), layout, seed, seeds, tuple(record), top, lanes, padding=padding)
+    recorder = Recorder(tuple(found), layout, seed, seeds, tuple(record), top, lanes, padding=padding, watch=watch)
     with contextlib.ExitStack() as wrapped:
         wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
         for site in found:
@@ -133,6 +137,8 @@ def _nest(inner: Recorder, outer: Recorder) -> None:
 
 def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
     """One intercepted call: cut into lanes, each answered by its own pieces."""
+    if recorder.watch is not None:
+        recorder.watch(site, call)
     lanes = recorder.lanes
     acting = [recorder.acting(lane, site) for lane in lanes]
     if not any(acting) and not recorder.record:

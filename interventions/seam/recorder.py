@@ -6,7 +6,7 @@ It computes the statistics of a call but changes nothing: that is `attend` and `
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,6 +33,7 @@ class Recorder:
     top: int = 5
     lanes: tuple[Intervention, ...] = ()
     padding: torch.Tensor | None = field(default=None, repr=False)  # bool [half, sample, text token]
+    watch: Callable[[Site, Call], None] | None = field(default=None, repr=False)
     step: int | None = None
     steps: int | None = None
     nested: bool = False

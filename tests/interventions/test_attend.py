@@ -474,3 +474,34 @@ def test_open_clips_own_attention_class_is_a_site_too():
         assert torch.equal(tower(models.images()), stock)
     with attend(tower, parse("R1S2"), layout=TokenLayout((6, 6), prefix=1)):
         assert not torch.allclose(tower(models.images()), stock)
+
+
+@pytest.mark.parametrize("spec", ["clean", "R1S2", "sink-k2"])
+def test_a_watcher_sees_every_call_as_the_model_made_it_and_changes_nothing(spec):
+    # expected: the arguments that the stock model hands to the fused kernel, kept by an interceptor of its own
+    model, layout, run = _family("dit")
+    kept = []
+
+    class Keep(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.nn.functional.scaled_dot_product_attention:
+                kept.append((*args[:3], (kwargs or {}).get("scale")))
+            return func(*args, **(kwargs or {}))
+
+    with Keep():
+        run(model)
+    with attend(model, parse(spec), layout=layout):
+        unwatched = run(model)
+    calls = []
+    with attend(model, parse(spec), layout=layout, watch=lambda site, call: calls.append((site, call))):
+        watched = run(model)
+    assert torch.equal(watched, unwatched)
+    assert [site.name for site, _ in calls] == [site.name for site in sites(model)]
+    first, expected = calls[0][1], kept[0]  # before any mask acted
+    assert all(torch.equal(a, b) for a, b in zip((first.query, first.key, first.value), expected[:3], strict=True))
+    assert first.scale == expected[3]
+    if spec == "clean":
+        for (_, call), (query, key, value, _) in zip(calls, kept, strict=True):
+            assert torch.equal(call.query, query)
+            assert torch.equal(call.key, key)
+            assert torch.equal(call.value, value)

@@ -5,10 +5,10 @@ import re
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from interventions import SpecError, TokenLayout, parse
 from interventions.spec import Clean, Full, HubSpoke, KeyRemoval, Preferential, Scope, SmallWorld
+from tests.builders.specs import interventions
 
 DIT = TokenLayout(grid=(16, 16))
 SD3 = TokenLayout(grid=(64, 64), text=333)
@@ -59,42 +59,6 @@ def test_documented_specs_mean_what_the_contract_says_and_are_canonical(text, va
 )
 def test_other_ways_of_writing_have_one_canonical_form(written, canonical):
     assert str(parse(written)) == canonical
-
-
-layers = st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=6, unique=True).map(tuple)
-int_windows = st.tuples(st.integers(0, 500), st.integers(1, 500)).map(lambda pair: (pair[0], pair[0] + pair[1]))
-fractions = st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(lambda edges: tuple(sorted(edges)))
-common = {"layers": layers, "steps": st.none() | int_windows | fractions, "strength": st.floats(0, 1)}
-graph_scopes = st.builds(
-    Scope, **common, queries=st.sampled_from(["all", "image"]), keys=st.sampled_from(["all", "image"])
-)
-kinds = st.sampled_from(["all", "image", "text"])
-
-
-@st.composite
-def removals(draw):
-    kind, path = draw(st.sampled_from(["sink", "random", "bottom"])), draw(st.sampled_from(["score", "value"]))
-    scope = Scope(
-        **{name: draw(strategy) for name, strategy in common.items()},
-        queries=draw(kinds),
-        keys=draw(kinds),
-        source=draw(st.sampled_from(["own", "clean"])),
-        draw=draw(st.sampled_from(["persistent", "fresh"] if kind == "random" else ["persistent"])),
-        fill=draw(st.sampled_from(["zero", "mean"] if path == "value" else ["zero"])),
-    )
-    return KeyRemoval(kind, draw(st.integers(1, 9999)), path, draw(st.sampled_from(["head", "layer"])), scope=scope)
-
-
-interventions = st.one_of(
-    st.just(Clean()),
-    st.builds(Full, scope=st.builds(Scope, layers=layers, steps=st.none() | int_windows | fractions)),
-    st.builds(SmallWorld, st.integers(0, 99), st.integers(0, 9999), scope=graph_scopes),
-    st.builds(Preferential, st.floats(0, 1, exclude_min=True), st.floats(0, 10), scope=graph_scopes),
-    st.tuples(st.integers(1, 999), st.integers(1, 999), st.booleans(), graph_scopes).map(
-        lambda drawn: HubSpoke(max(drawn[:2]), min(drawn[:2]), drawn[2], scope=drawn[3])
-    ),
-    removals(),
-)
 
 
 @given(interventions)
@@ -161,6 +125,9 @@ def test_a_wrong_spec_names_itself_the_part_the_reason_and_an_example_that_parse
         parse(text)
     message = str(caught.value)
     assert text in message
+    error = caught.value
+    assert message.endswith(f"{error.part}: {error.reason} (for example {error.example})")
+    assert all((error.part, error.reason, error.example))
     assert reason in message
     assert help_ in message
     for example in re.search(r"\(for example (.*)\)$", message)[1].split(" or "):

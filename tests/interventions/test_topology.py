@@ -1,4 +1,4 @@
-"""Claims about the graphs of source A: their densities, their definitions, their randomness, their speed."""
+"""Claims about the graphs of the masking paper: their densities, their definitions, their randomness, their speed."""
 
 import time
 
@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interventions import SpecError, TokenLayout, density, parse
-from interventions import graphs as topology
+from interventions import SpecError, TokenLayout, density, graphs, parse
+from interventions.families.hub_spoke import hub_spoke
+from interventions.families.preferential import preferential
+from interventions.families.small_world import ball_sizes, small_world
 from tests.oracles.graphs import grow_one_by_one, small_world_density
 
 TABLE = [  # density in percent, self included, ball clipped at the border: the project's table of measured masks
@@ -44,7 +46,7 @@ def test_the_tabled_pairs_of_radius_and_shortcuts_come_near_their_density(target
     for grid, specs in table.items():
         for spec in specs.split():
             value = parse(spec)
-            reached = np.minimum(topology.ball_sizes(grid, value.radius) + value.shortcuts, grid[0] * grid[1]).mean()
+            reached = np.minimum(ball_sizes(grid, value.radius) + value.shortcuts, grid[0] * grid[1]).mean()
             assert reached / (grid[0] * grid[1]) == pytest.approx(target, abs=0.013), (grid, spec)
 
 
@@ -55,34 +57,34 @@ grids = st.tuples(st.integers(1, 7), st.integers(1, 7))
 @settings(max_examples=60, deadline=None)
 def test_small_world_is_ball_and_shortcuts_counted_cell_by_cell(grid, radius, shortcuts, seed):
     try:
-        graph = topology.small_world(grid, radius, shortcuts, seed)
+        graph = small_world(grid, radius, shortcuts, seed)
     except SpecError:
         tokens, widest = grid[0] * grid[1], sum(grid) - 2
         corner = sum(row + column <= radius for row in range(grid[0]) for column in range(grid[1]))
         assert radius > widest or shortcuts > tokens - corner
         return
-    assert graph[topology.manhattan(grid) <= radius].all()
+    assert graph[graphs.manhattan(grid) <= radius].all()
     assert graph.mean() == pytest.approx(small_world_density(grid, radius, shortcuts), abs=1e-12)
 
 
 def test_shortcuts_of_a_smaller_number_are_among_those_of_a_larger():
-    few, many = (topology.small_world((9, 9), 2, shortcuts, seed=5) for shortcuts in (6, 20))
+    few, many = (small_world((9, 9), 2, shortcuts, seed=5) for shortcuts in (6, 20))
     assert (many | few == many).all()
 
 
 def test_shortcuts_are_uniform_over_the_keys_outside_the_ball():
     seeds, shortcuts = 2000, 3
-    drawn = sum(topology.small_world((4, 4), 1, shortcuts, seed)[0].astype(int) for seed in range(seeds))
-    outside = topology.manhattan((4, 4))[0] > 1
+    drawn = sum(small_world((4, 4), 1, shortcuts, seed)[0].astype(int) for seed in range(seeds))
+    outside = graphs.manhattan((4, 4))[0] > 1
     chance = shortcuts / outside.sum()
     z = (drawn[outside] - seeds * chance) / np.sqrt(seeds * chance * (1 - chance))
     assert np.abs(z).max() < 4  # 13 keys: a false alarm once in a thousand seeds, and the seeds are fixed
     assert (drawn[~outside] == seeds).all()
 
 
-def in_degree_profile(graphs):
+def in_degree_profile(drawn):
     """Mean and standard error of the sorted in-degrees."""
-    profiles = np.array([np.sort(graph.sum(axis=0)) for graph in graphs])
+    profiles = np.array([np.sort(graph.sum(axis=0)) for graph in drawn])
     return profiles.mean(axis=0), profiles.std(axis=0, ddof=1) / np.sqrt(len(profiles))
 
 
@@ -92,8 +94,8 @@ def test_preferential_attachment_has_the_in_degrees_of_one_by_one_growth(share, 
     slow, slow_error = in_degree_profile(
         [grow_one_by_one(tokens, share, exponent, np.random.default_rng(seed)) for seed in range(60)]
     )
-    fast, fast_error = in_degree_profile([topology.preferential(tokens, share, exponent, seed) for seed in range(600)])
-    other, _ = in_degree_profile([topology.preferential(tokens, share, exponent + 1, seed) for seed in range(600)])
+    fast, fast_error = in_degree_profile([preferential(tokens, share, exponent, seed) for seed in range(600)])
+    other, _ = in_degree_profile([preferential(tokens, share, exponent + 1, seed) for seed in range(600)])
     error = np.sqrt(slow_error**2 + fast_error**2) + 0.02
     assert (np.abs(fast - slow) < 4 * error).all()
     assert (np.abs(other - slow) > 4 * error).any()  # the comparison can tell another exponent apart
@@ -101,12 +103,12 @@ def test_preferential_attachment_has_the_in_degrees_of_one_by_one_growth(share, 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
 def test_preferential_attachment_has_the_out_degrees_and_mutual_pairs_of_one_by_one_growth(exponent):
-    def measure(graphs):
-        values = np.array([[graph.sum(axis=1).std(), (graph & graph.T).sum()] for graph in graphs])
+    def measure(drawn):
+        values = np.array([[graph.sum(axis=1).std(), (graph & graph.T).sum()] for graph in drawn])
         return values.mean(axis=0), values.std(axis=0) / np.sqrt(len(values))
 
     slow, slow_error = measure([grow_one_by_one(20, 0.35, exponent, np.random.default_rng(seed)) for seed in range(60)])
-    fast, fast_error = measure([topology.preferential(20, 0.35, exponent, seed) for seed in range(600)])
+    fast, fast_error = measure([preferential(20, 0.35, exponent, seed) for seed in range(600)])
     assert (np.abs(fast - slow) < 4 * np.sqrt(slow_error**2 + fast_error**2)).all()
 
 
@@ -114,9 +116,9 @@ def test_preferential_attachment_is_close_to_growth_that_picks_the_query_first()
     """The paper leaves open how the query is chosen: drawing it uniformly first narrows in-degrees by a few percent."""
     spread = {}
     for query in ("pair", "uniform"):
-        graphs = [grow_one_by_one(24, 0.3, 1.0, np.random.default_rng(seed), query) for seed in range(60)]
-        spread[query] = np.mean([graph.sum(axis=0).std() for graph in graphs])
-    fast = np.mean([topology.preferential(24, 0.3, 1.0, seed).sum(axis=0).std() for seed in range(300)])
+        grown = [grow_one_by_one(24, 0.3, 1.0, np.random.default_rng(seed), query) for seed in range(60)]
+        spread[query] = np.mean([graph.sum(axis=0).std() for graph in grown])
+    fast = np.mean([preferential(24, 0.3, 1.0, seed).sum(axis=0).std() for seed in range(300)])
     assert fast == pytest.approx(spread["pair"], rel=0.08)
     assert fast == pytest.approx(spread["uniform"], rel=0.15)
 
@@ -126,9 +128,9 @@ def test_preferential_attachment_is_close_to_growth_that_picks_the_query_first()
 def test_preferential_attachment_reaches_its_density_to_one_edge(tokens, share, exponent, seed):
     if round(share * tokens**2) < 3 * tokens:
         with pytest.raises(SpecError, match="start with themselves"):
-            topology.preferential(tokens, share, exponent, seed)
+            preferential(tokens, share, exponent, seed)
         return
-    graph = topology.preferential(tokens, share, exponent, seed)
+    graph = preferential(tokens, share, exponent, seed)
     assert abs(int(graph.sum()) - share * tokens**2) <= 1
     assert graph.diagonal().all()
     assert graph.sum(axis=1).min() >= 3  # self and the two connections of the start
@@ -140,9 +142,9 @@ def test_hub_spoke_ties_every_token_to_its_nearest_hubs(grid, hubs, nearest, bot
     tokens = grid[0] * grid[1]
     if hubs > tokens or nearest > hubs:
         with pytest.raises(SpecError):
-            topology.hub_spoke(grid, hubs, nearest, seed)
+            hub_spoke(grid, hubs, nearest, seed)
         return
-    graph = topology.hub_spoke(grid, hubs, nearest, seed, both_ways=both_ways)
+    graph = hub_spoke(grid, hubs, nearest, seed, both_ways=both_ways)
     chosen = np.sort(np.random.default_rng(seed).choice(tokens, size=hubs, replace=False))
     cells = [divmod(token, grid[1]) for token in range(tokens)]
     for token in range(tokens):
@@ -164,7 +166,7 @@ def test_hubs_are_uniform_over_the_grid():
     seeds, hubs = 3000, 3
     counts = np.zeros(16)
     for seed in range(seeds):
-        graph = topology.hub_spoke((4, 4), hubs, 3, seed)
+        graph = hub_spoke((4, 4), hubs, 3, seed)
         counts[graph.sum(axis=1) == 16] += 1  # with nearest = hubs every hub is tied to all tokens
     chance = hubs / 16
     z = (counts - seeds * chance) / np.sqrt(seeds * chance * (1 - chance))
@@ -210,7 +212,7 @@ def test_masks_with_an_empty_row_are_refused():
     with pytest.raises(SpecError, match="row 2"):
         density(mask)
     with pytest.raises(SpecError, match="boolean"):
-        topology.check_mask(np.eye(4))
+        graphs.check_mask(np.eye(4))
     with pytest.raises(SpecError, match="16 tokens"):
         density(mask, TokenLayout((4, 4)))
 

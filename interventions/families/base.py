@@ -1,0 +1,191 @@
+"""What every family of interventions is: a frozen value that knows its spec, its mask and its arm coordinates.
+
+`Intervention` is the base of all, `Graph` the base of the masks that are graphs on the image tokens. What is wrong with
+a value on its own is found when it is made; what depends on the token grid, the model's layers or the run's steps is
+found by `check`. Nothing here touches a model: `attend` does.
+"""
+
+import re
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar
+
+import numpy as np
+
+from interventions.errors import spec_error
+from interventions.graphs import check_mask
+from interventions.layout import TokenLayout
+from interventions.scope import OPTIONS, Scope, unknown_option
+
+Candidate = tuple["Intervention", float]  # and the density of image-image pairs that it has
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What is done to attention. `str()` is the canonical spec; the subclasses are the families.
+
+    A family states `options` (which scope fields mean something for it), `example` (a valid spec), `heads` (what is
+    listed when a spec is unknown), `nearly` (what people type by mistake: pattern, template of what was meant, why) and
+    `solvers` (the names under which `solve_density` finds it); it writes `read`, `name` and `family`.
+    """
+
+    scope: Scope = field(default=Scope(), kw_only=True)
+    options: ClassVar[frozenset[str]] = frozenset()
+    example: ClassVar[str] = "R4S32"
+    heads: ClassVar[tuple[str, ...]] = ()
+    nearly: ClassVar[tuple[tuple[str, str, str], ...]] = ()
+    solvers: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse scope options that mean nothing for this family."""
+        default = Scope()
+        for option in fields(Scope):
+            value = getattr(self.scope, option.name)
+            if value != getattr(default, option.name) and option.name not in self.options:
+                allowed = ", ".join(name for name in OPTIONS if name in self.options) or "no options"
+                shown = str(Scope(**{option.name: value}))
+                raise spec_error(shown, f"{self.name} takes {allowed}", self.example)
+
+    @classmethod
+    def read(cls, head: str) -> "Intervention | None":
+        """Return the value that a spec's head names, without scope; None where it is written in no way of this family.
+
+        Raises `SpecError` where it is, and cannot be.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def meant(cls, head: str) -> tuple[str, str] | None:
+        """Return (the head that was probably meant, why the one given is wrong), or None."""
+        for pattern, template, why in cls.nearly:
+            if match := re.fullmatch(pattern, head, re.IGNORECASE):
+                likely = template
+                for place, group in enumerate(match.groups(default="0"), start=1):
+                    likely = likely.replace(f"\\{place}", group)
+                return likely, why
+        return None
+
+    @classmethod
+    def candidates(cls, solver: str, target: float, grid: tuple[int, int]) -> list[Candidate]:
+        """Return the values near a target density on a grid, each with the density it has, by closed forms.
+
+        solver: one of `solvers`. An empty list where none fits the grid; `solve_density` chooses.
+        """
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """The spec without its scope."""
+        raise NotImplementedError
+
+    @property
+    def family(self) -> str:
+        """Name of the family in stores and tables, an ablation by its own name: "small-world", "local"."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """The family's own fields, without the scope."""
+        return {own.name: getattr(self, own.name) for own in fields(self) if own.name != "scope"}
+
+    @property
+    def role(self) -> str:
+        """What it is for in a run: "clean", "floor", "control" or "cell"."""
+        return "cell"
+
+    @property
+    def match(self) -> str:
+        """What it shares with the arms that it is compared with pairwise; empty where there are none."""
+        return ""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether chance is involved, so that mask seeds differ."""
+        return False
+
+    def __str__(self) -> str:
+        """Return the canonical spec."""
+        scope = str(self.scope)
+        return f"{self.name}@{scope}" if scope else self.name
+
+    def mask(self, layout: TokenLayout, seed: int = 0) -> np.ndarray:
+        """Return bool [query, key] over the whole sequence of the layout, True where attention is allowed.
+
+        Graphs act on the image-image block; rows and columns of prefix and text tokens are all True. The same seed
+        gives the same graph. Raises `SpecError` for interventions without a fixed mask and for graphs that do not fit.
+        """
+        raise spec_error(self, "it has no fixed mask", "R4S32")
+
+    def acts(self, layer: int, step: int, steps: int) -> bool:
+        """Say whether it touches this layer at this step of a run with that many steps."""
+        named = self.scope.layers is None or layer in self.scope.layers
+        return named and step in self.scope.window(steps)
+
+    def at(self, **changes: object) -> "Intervention":
+        """Return a copy with fields of the scope replaced, e.g. `.at(layers=(12,), strength=0.5)`."""
+        for name in changes:
+            if name not in OPTIONS:
+                raise unknown_option(name)
+        return replace(self, scope=replace(self.scope, **changes))  # type: ignore[arg-type]
+
+    def check(self, layout: TokenLayout, layers: int | None = None, steps: int | None = None) -> None:
+        """Raise `SpecError` for what the layout, the model's layers or the run's steps rule out."""
+        if layers is not None and self.scope.layers and self.scope.layers[-1] >= layers:
+            raise spec_error(f"{self}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
+        if steps is not None and self.scope.steps is not None:
+            shown = ":".join(map(repr, self.scope.steps))
+            if not isinstance(self.scope.steps[1], float) and self.scope.steps[1] > steps:
+                raise spec_error(f"{self}: steps={shown}", f"the run has {steps} steps", f"steps=0:{steps}")
+        if steps is not None and not len(self.scope.window(steps)):
+            raise spec_error(f"{self}: steps", f"it acts at no step of a run with {steps}", "steps=0.0:0.5")
+        for side in ("queries", "keys"):
+            kind = getattr(self.scope, side)
+            if kind != "all" and layout.count(kind) == 0:
+                raise spec_error(f"{self}: {side}={kind}", f"the model has no {kind} tokens", f"{side}=all")
+        self._check_layout(layout)
+
+    def _check_layout(self, layout: TokenLayout) -> None:
+        """Raise for what this family cannot do on that layout."""
+
+
+class Graph(Intervention):
+    """What the graph families share: the graph of the image tokens becomes a mask over the sequence.
+
+    A family writes `graph`, and `check_grid` where not every value fits every grid.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "queries", "keys", "strength"})
+
+    def __post_init__(self) -> None:
+        """Refuse text queries or keys: graphs live on the image tokens."""
+        super().__post_init__()
+        for side in ("queries", "keys"):
+            if getattr(self.scope, side) == "text":
+                raise spec_error(f"{side}=text", f"{self.name} is a graph on the image tokens", f"{side}=image")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether chance is involved, so that mask seeds differ; graphs are drawn unless their family says no."""
+        return True
+
+    def graph(self, grid: tuple[int, int], seed: int = 0) -> np.ndarray:
+        """Return the graph itself: bool [image query, image key]."""
+        raise NotImplementedError
+
+    def check_grid(self, grid: tuple[int, int]) -> None:
+        """Raise `SpecError` where the graph does not fit that grid of image tokens."""
+
+    def mask(self, layout: TokenLayout, seed: int = 0) -> np.ndarray:
+        """Return the graph on the image-image block, True elsewhere (see `Intervention.mask`)."""
+        self._check_layout(layout)
+        graph, tokens = self.graph(layout.grid, seed), layout.image_tokens
+        if graph.shape != (tokens, tokens):
+            raise spec_error(self, f"its graph is {list(graph.shape)} where {tokens} image tokens are", "R4S32")
+        check_mask(graph)
+        mask = np.ones((layout.size, layout.size), dtype=bool)
+        mask[layout.image, layout.image] = graph
+        return mask
+
+    def _check_layout(self, layout: TokenLayout) -> None:
+        if not layout.image_tokens:
+            raise spec_error(self, "a graph needs image tokens, and the layout has none", "sink-k5")
+        self.check_grid(layout.grid)

@@ -23,6 +23,7 @@ from interventions import attend, parse
 from tracer import run
 from tracer.denoisers import load
 from tracer.plan import Plan, plan
+from tracer.request import Request
 from tracer.trajectory import run_unit
 
 MASKS = ("R4S32", "R4S0", "sink-k5")
@@ -82,7 +83,9 @@ def lane_rows(denoiser: Any, samples: int, steps: int, **pace: int) -> list[Row]
     """k arms in one run (1 + k evaluations per step) against k runs of one arm (2k), and the clean run alone."""
 
     def planned(*arms: str, record: Sequence[str] = ("norms",)) -> Plan:
-        return plan(denoiser, arms, samples=samples, steps=steps, batch_size=samples, record=record)
+        return plan(
+            Request(denoiser, arms, floor=False, samples=samples, steps=steps, batch_size=samples, record=record)
+        )
 
     def whole(*plans: Plan) -> Opened:
         @contextmanager
@@ -114,7 +117,9 @@ def lane_rows(denoiser: Any, samples: int, steps: int, **pace: int) -> list[Row]
 def store_rows(denoiser: Any, samples: int, steps: int, **pace: int) -> list[Row]:
     """The same run with its records kept nowhere, and written by the store."""
     record = ("norms", "latents", "mass", "sinks", "decomposition", "images")
-    checked = plan(denoiser, ["R4S32"], samples=samples, steps=steps, batch_size=samples, record=record)
+    checked = plan(
+        Request(denoiser, "R4S32", floor=False, samples=samples, steps=steps, batch_size=samples, record=record)
+    )
 
     @contextmanager
     def nowhere() -> Iterator[Work]:

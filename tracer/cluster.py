@@ -1,18 +1,17 @@
 """Spreads the units of a run over Dask workers, on this machine or on a cluster that shares its file system.
 
-A task is one unit: its worker loads the denoiser once, claims the unit, and runs it with the very loop of a serial run
-(`run.execute`), so the result is the same and a dead worker costs the unit it was in. How a unit is computed and
-committed is not known here. Every worker must see the run directory, and any checkpoint folder, under the same path.
+A task is one unit: its worker loads the request's denoiser once, claims the unit, and runs it with the very loop of a
+serial run (`run.execute`), so the result is the same and a dead worker costs its unit. How a unit is computed
+and committed is not known here. Every worker must see the run directory, and any checkpoint folder, under the same path.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,10 @@ from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_com
 
 from interventions.errors import FailureError, InputError
 from tracer import store
-from tracer.denoisers import CheckpointError, Denoiser, load
+from tracer.denoisers.base import CheckpointError, optional_parts
 from tracer.plan import Plan
-from tracer.run import Progress, execute
+from tracer.request import Progress, Request
+from tracer.run import execute
 
 CONNECT_SECONDS = 15.0
 CLAIMED_SECONDS = 5.0
@@ -40,29 +40,22 @@ class WorkerDied(FailureError):
     """Workers died again and again in one unit."""
 
 
-def execute_on_cluster(
-    plan: Plan,
-    path: Path,
-    options: Mapping[str, Any] | None = None,
-    *,
-    workers: int | None = None,
-    address: str | None = None,
-    progress: Progress | None = None,
-) -> None:
-    """Run every unit that is not complete on `workers` local processes of one thread, or on the scheduler at `address`.
+def execute_on_cluster(plan: Plan, path: Path, *, progress: Progress | None = None) -> None:
+    """Run every unit that is not complete on the workers the request names: local processes, or a Dask scheduler's.
 
-    `options` (model, checkpoint, device, dtype) say how a worker loads the denoiser; without them the plan's own is
-    sent to it. `progress` as for `run.execute`. Workers come and go: a unit whose worker died is given to another.
+    A worker loads the denoiser as the request says; one that was handed in is sent to it. `progress` as for
+    `run.execute`. Workers come and go: a unit whose worker died is given to another.
     Raises ClusterError when the workers cannot be had, CheckpointError when a worker has other weights, WorkerDied when
     one unit cost several workers, and whatever a unit raised; what is committed stays valid.
     Called from a script, it must stand under `if __name__ == "__main__":` (workers import the script).
     """
     name = f"trace-{uuid.uuid4().hex}"
-    job = _Job(name, replace(plan, denoiser=None), Path(path).resolve(), _recipe(plan, options))  # type: ignore[arg-type]
+    sent = replace(plan, denoiser=None, request=_for_workers(plan.request))  # type: ignore[arg-type]
+    job = _Job(name, sent, Path(path).resolve())
     pending = store.Writer(path).pending()
     if not pending:
         return
-    with connected(workers, address, len(pending)) as client:
+    with connected(plan.request.workers, plan.request.scheduler, len(pending)) as client:
         client.register_plugin(job, name=name)
         try:
             _drive(client, name, pending, plan.schedule.steps, progress)
@@ -123,19 +116,12 @@ def _reached(address: str) -> Iterator[Client]:
         yield client
 
 
-def _recipe(plan: Plan, options: Mapping[str, Any] | None) -> Callable[[], Denoiser]:
-    if options is None:
-        return functools.partial(_same, plan.denoiser)
-    checkpoint = options.get("checkpoint")
+def _for_workers(request: Request) -> Request:
+    """The request as another process can use it: nothing that lives in this one, folders by their whole path."""
+    checkpoint = request.checkpoint
     if checkpoint is not None and Path(checkpoint).expanduser().is_dir():
         checkpoint = str(Path(checkpoint).expanduser().resolve())
-    return functools.partial(
-        load, options["model"], checkpoint=checkpoint, device=options.get("device"), dtype=options["dtype"]
-    )
-
-
-def _same(denoiser: Denoiser) -> Denoiser:
-    return denoiser
+    return replace(request, checkpoint=checkpoint, progress=None)
 
 
 @dataclass
@@ -145,7 +131,6 @@ class _Job(WorkerPlugin):
     name: str
     plan: Plan  # without its denoiser
     path: Path
-    build: Callable[[], Denoiser]
 
     def setup(self, worker: Any) -> None:
         self.lock = threading.Lock()  # one unit at a time: the seam changes the model while it is open
@@ -154,14 +139,14 @@ class _Job(WorkerPlugin):
     def ready(self) -> Plan:
         """The plan with this worker's own denoiser, loaded on first use. Raises CheckpointError for other weights."""
         if self.built is None:
-            denoiser = self.build()
+            denoiser = self.plan.request.load()
             if dict(denoiser.checkpoint) != dict(self.plan.config["checkpoint"]):
                 raise CheckpointError(
                     f"a worker loaded other weights than this run uses: {dict(denoiser.checkpoint)} instead of "
                     f"{self.plan.config['checkpoint']}; give every worker the same checkpoint"
                 )
-            if hasattr(denoiser, "prepare"):  # encode all prompts at once
-                denoiser.prepare(self.plan.samples)
+            if prepare := optional_parts(denoiser).prepare:  # encode all prompts at once
+                prepare(self.plan.samples)
             self.built = replace(self.plan, denoiser=denoiser)
         return self.built
 
@@ -191,11 +176,11 @@ def _drive(client: Client, name: str, units: Sequence[int], steps: int, progress
     """Submit every unit, hand on progress, ask again for units that were held; the first error ends it."""
     done = dict.fromkeys(units, 0)
 
-    def heard(event: tuple[float, tuple[int, int]]) -> None:
+    def on_event(event: tuple[float, tuple[int, int]]) -> None:
         unit, step = event[1]
-        tell(unit, step)
+        report(unit, step)
 
-    def tell(unit: int, step: int) -> None:
+    def report(unit: int, step: int) -> None:
         done[unit] = max(done[unit], step)
         if progress:
             progress(sum(done.values()), steps * len(done))
@@ -203,14 +188,14 @@ def _drive(client: Client, name: str, units: Sequence[int], steps: int, progress
     def submit(unit: int) -> Any:
         return client.submit(_run_unit, name, unit, key=f"{name}-{unit}-{uuid.uuid4().hex}", pure=False)
 
-    client.subscribe_topic(name, heard)
+    client.subscribe_topic(name, on_event)
     futures = {submit(unit): unit for unit in units}
     finished = as_completed(futures)
     try:
         for future in finished:
             unit = futures.pop(future)
             if future.result():
-                tell(unit, steps)
+                report(unit, steps)
                 continue
             time.sleep(CLAIMED_SECONDS)
             again = submit(unit)

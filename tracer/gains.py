@@ -15,7 +15,7 @@ from torch import Tensor
 StepMap = Callable[[Tensor], Tensor]
 
 RELATIVE_STEP = 1.6e-3
-"""h / |x| of the central differences: within 6e-5 of the derivative in float32 (SCIENCE section 2, measured)."""
+"""h / |x| of the central differences: within 6e-5 of the derivative in float32 (measured)."""
 PRODUCTS = 10
 """Lanczos steps of `worst_gain`, each a product with J and one with its transpose."""
 TANGENT_COST, WORST_COST = 2, 1 + 4 * PRODUCTS
@@ -37,8 +37,8 @@ def worst_gain(step: StepMap, x: Tensor, start: Tensor, products: int = PRODUCTS
 
     Golub-Kahan-Lanczos bidiagonalisation from the direction `start`, fully reorthogonalised; products with J by central
     differences, with its transpose by one backward pass each, so `step` must be differentiable by torch. A lower bound
-    that 10 products bring within 4e-4 where the top of the spectrum stands apart (SCIENCE section 2), and within 1%
-    where 64 modes crowd together (tested). Raises RuntimeError where torch cannot differentiate.
+    that 10 products bring within 4e-4 where the top of the spectrum stands apart (docs/science.md, "Gains"), and within
+    1% where 64 modes crowd together (tested). Raises RuntimeError where torch cannot differentiate.
     Source: Golub and Kahan 1965, "Calculating the singular values and pseudo-inverse of a matrix".
     """
     with torch.enable_grad():

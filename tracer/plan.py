@@ -1,31 +1,32 @@
 """Everything about a run that is known before it starts: arms, samples, schedule, coordinates, configuration.
 
-`plan` checks all of it and raises `PlanError` (or SpecError, SamplerError, CheckpointError) before anything runs or is
-written. Nothing is evaluated here.
+`plan` turns a `Request` into a `Plan` and raises `PlanError` (or SpecError, SamplerError, CheckpointError, PromptError,
+ClusterError) before anything runs or is written. Nothing is evaluated here.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from interventions import Intervention, parse
-from interventions.errors import InputError
+from interventions import Intervention
 from interventions.spec import Clean
-from tracer.denoisers import Denoiser, Sample
-from tracer.sampling import Schedule, schedule
+from tracer.denoisers.base import Denoiser, Sample, optional_parts
+from tracer.prompts import Prompt
+from tracer.prompts import load as load_prompts
+from tracer.request import PlanError, Request
+from tracer.samplers.base import Sampler, SamplerError, Schedule
+from tracer.samplers.registry import SAMPLERS, fitting, noise_levels
 from tracer.store.schema import RECORDS
 
-DEFAULT_RECORD = ("norms", "latents", "images")
 ATTENTION = {"mass", "mass-per-head", "entropy", "sinks"}
-
-
-class PlanError(InputError):
-    """A run was asked for that cannot be made; the message says what is allowed and what to type."""
+INJECTION = {"injected", "decomposition", "null"}
+"""Records that need what masking adds at the clean state."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,39 @@ class Arm:
         """The canonical spec string."""
         return str(self.spec)
 
+    @property
+    def departs(self) -> bool:
+        """Whether it ever leaves the clean path."""
+        return not isinstance(self.spec, Clean) and self.spec.scope.strength > 0 and len(self.window) > 0
+
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked run. `arms[0]` is clean; `unit` samples are run and committed together."""
+    """A checked run. `arms[0]` is clean; `unit` samples are run and committed together.
 
+    `config` is what is stored and what `--resume` compares: what was asked for, with the model's own defaults filled in
+    and what the numbers depend on besides.
+    """
+
+    request: Request
     denoiser: Denoiser
+    sampler: Sampler
     arms: tuple[Arm, ...]
     samples: tuple[Sample, ...]
     schedule: Schedule
     guidance: float
-    mask_seed: int
-    unit: int
     record: frozenset[str]
     config: Mapping[str, Any]
+
+    @property
+    def mask_seed(self) -> int:
+        """Seed of the random graphs."""
+        return self.request.mask_seed
+
+    @property
+    def unit(self) -> int:
+        """Samples that are run and committed together."""
+        return self.request.batch_size
 
     @property
     def units(self) -> int:
@@ -62,114 +82,122 @@ class Plan:
 
     def evaluations(self) -> int:
         """Network evaluations of the whole run, one sample under one lane each (guidance counts twice)."""
-        from tracer.trajectory import evaluations_of_step
+        from tracer.lanes import evaluations_of_step
 
         each = sum(evaluations_of_step(self, i) for i in range(self.schedule.steps))
         return each * len(self.samples) * (1 if self.guidance == 1 else 2)
 
 
-def plan(
-    denoiser: Denoiser,
-    arms: Iterable[str | Intervention],
-    *,
-    samples: int = 12,
-    steps: int | None = None,
-    sampler: str | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    mask_seed: int = 0,
-    batch_size: int = 8,
-    record: Iterable[str] = DEFAULT_RECORD,
-    classes: Sequence[str | int] | None = None,
-    prompts: Sequence[Any] | None = None,
-) -> Plan:
-    """Check a run and lay it out. None means the model's own default."""
+def plan(request: Request) -> Plan:
+    """Check a run and lay it out; what was not asked for is the model's own default."""
+    specs = request.interventions()
+    _check_numbers(request)
+    recorded = _record(request)
+    if request.distributed:
+        from tracer import cluster
+
+        cluster.check(request.workers, request.scheduler)
+    denoiser = request.load()
     defaults = denoiser.defaults
-    sampler = sampler or defaults.get("sampler", "flow" if denoiser.prediction == "flow" else "ddpm")
-    steps = defaults.get("steps", 50) if steps is None else steps
-    guidance = float(defaults.get("guidance", 1.0) if guidance is None else guidance)
-    if samples < 1 or batch_size < 1:
-        raise PlanError(f"--samples {samples}, --batch-size {batch_size}: both must be at least 1")
-    if not np.isfinite(guidance):
-        raise PlanError(f"--guidance {guidance}: a finite number is needed; 1 means no guidance")
-    noise_levels = schedule(sampler, steps, denoiser.prediction, denoiser.scheduler)
-    chosen = _arms(denoiser, arms, steps)
-    recorded = _record(denoiser, record)
-    identities = _samples(denoiser, samples, seed, classes, prompts)
-    config = {
+    sampler = _sampler(request, denoiser)
+    steps = defaults.get("steps", 50) if request.steps is None else request.steps
+    guidance = float(defaults.get("guidance", 1.0) if request.guidance is None else request.guidance)
+    prompts = _prompts(request, denoiser)
+    levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
+    arms = _arms(denoiser, specs, steps)
+    _check_record(denoiser, sampler, recorded)
+    samples = _samples(denoiser, request, prompts)
+    resolved = {
         "model": denoiser.name,
         "checkpoint": dict(denoiser.checkpoint),
-        "arms": [arm.name for arm in chosen],
-        "samples": samples,
+        "arms": [arm.name for arm in arms],
         "steps": steps,
-        "sampler": sampler,
+        "sampler": sampler.name,
         "guidance": guidance,
-        "seed": seed,
-        "mask_seed": mask_seed,
-        "batch_size": batch_size,
         "record": sorted(recorded),
-        "prediction": denoiser.prediction,
-        "scheduler": dict(denoiser.scheduler),
-        "dtype": str(getattr(getattr(denoiser, "model", None), "dtype", denoiser.dtype)).removeprefix("torch."),
-        "conditions": _digest(identities),
+        "dtype": str(getattr(optional_parts(denoiser).model, "dtype", denoiser.dtype)).removeprefix("torch."),
+        "conditions": _digest(samples),
     }
-    return Plan(denoiser, chosen, identities, noise_levels, guidance, mask_seed, batch_size, recorded, config)
+    beyond = {"prediction": denoiser.prediction, "scheduler": dict(denoiser.scheduler)}
+    config = request.configuration(resolved) | beyond
+    return Plan(request, denoiser, sampler, arms, samples, levels, guidance, recorded, config)
 
 
-def _arms(denoiser: Denoiser, arms: Iterable[str | Intervention], steps: int) -> tuple[Arm, ...]:
-    specs = [parse(arm) if isinstance(arm, str) else arm for arm in arms]
-    specs = [Clean(), *(spec for spec in dict.fromkeys(specs) if not isinstance(spec, Clean))]
+def _check_numbers(request: Request) -> None:
+    if request.samples < 1 or request.batch_size < 1:
+        asked = f"--samples {request.samples}, --batch-size {request.batch_size}"
+        raise PlanError(f"{asked}: both must be at least 1")
+    if request.guidance is not None and not np.isfinite(request.guidance):
+        raise PlanError(f"--guidance {request.guidance}: a finite number is needed; 1 means no guidance")
+
+
+def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
+    """The sampler asked for, else the model's own, else the first that can use what the model predicts."""
+    name = request.sampler or denoiser.defaults.get("sampler")
+    if name is None:
+        name = next(iter(fitting(denoiser.prediction)), None)
+    if name is None:
+        raise SamplerError(f"no sampler can use a model that predicts {denoiser.prediction!r}")
+    return SAMPLERS.get_or_raise(name, SamplerError)
+
+
+def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int) -> tuple[Arm, ...]:
     for spec in specs:
         if denoiser.layout is not None:
             spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
     return tuple(Arm(spec, spec.scope.window(steps)) for spec in specs)
 
 
-def _record(denoiser: Denoiser, record: Iterable[str]) -> frozenset[str]:
-    recorded = frozenset(record) | {"norms"}
+def _record(request: Request) -> frozenset[str]:
+    recorded = frozenset(request.record) | {"norms"}
     if unknown := sorted(recorded - set(RECORDS)):
         raise PlanError(f"--record {', '.join(unknown)}: unknown; choose among {', '.join(RECORDS)}")
-    if denoiser.layout is None and (wanted := sorted(recorded & ATTENTION)):
-        raise PlanError(f"--record {', '.join(wanted)}: {denoiser.name} has no attention to record")
-    if recorded & {"decomposition", "null"}:
-        recorded |= {"injected"}
-    return recorded
+    return recorded | {"injected"} if recorded & INJECTION else recorded
 
 
-def _samples(
-    denoiser: Denoiser,
-    count: int,
-    seed: int,
-    classes: Sequence[str | int] | None,
-    prompts: Sequence[Any] | None,
-) -> tuple[Sample, ...]:
-    names = getattr(denoiser, "classes", None)
-    if prompts is not None and not getattr(denoiser, "prompted", False):
+def _check_record(denoiser: Denoiser, sampler: Sampler, recorded: frozenset[str]) -> None:
+    if denoiser.layout is None and (attention := sorted(recorded & ATTENTION)):
+        raise PlanError(f"--record {', '.join(attention)}: {denoiser.name} has no attention to record")
+    if "null" in recorded and not sampler.has_null:
+        raise PlanError(
+            f"--record null: the additive null is not defined for sampler {sampler.name!r}, whose injections enter "
+            "more than one state (several evaluations a step, or a history); leave it out, or use --sampler "
+            + " or ".join(name for name in fitting(denoiser.prediction) if SAMPLERS[name].has_null)
+        )
+
+
+def _prompts(request: Request, denoiser: Denoiser) -> list[Prompt] | None:
+    prompted = optional_parts(denoiser).prompted
+    if request.prompts is None:
+        return load_prompts("emoji", count=request.samples) if prompted else None
+    chosen = load_prompts(request.prompts, count=request.samples)
+    if not prompted:
         raise PlanError(f"--prompts: {denoiser.name} is class-conditional, it takes --classes")
-    if classes is not None and not names:
+    return chosen
+
+
+def _samples(denoiser: Denoiser, request: Request, prompts: Sequence[Prompt] | None) -> tuple[Sample, ...]:
+    count, seed, names = request.samples, request.seed, optional_parts(denoiser).classes
+    if request.classes is not None and not names:
         raise PlanError(f"--classes: {denoiser.name} is not class-conditional")
     if prompts is not None:
-        return tuple(
-            Sample(i, seed + i, prompt=prompts[i % len(prompts)].text, tag=prompts[i % len(prompts)].tag)
-            for i in range(count)
-        )
+        return tuple(Sample(i, seed + i, prompt=each.text, tag=each.tag) for i, each in enumerate(prompts))
     if names:
-        labels = [_class_index(c, names) for c in classes] if classes else list(range(len(names)))
+        asked = () if request.classes is None else tuple(request.classes)  # type: ignore[arg-type]
+        labels = [_class_index(each, names) for each in asked] or list(range(len(names)))
         chosen = [labels[i % len(labels)] for i in range(count)]
         return tuple(Sample(i, seed + i, class_label=c, class_name=names[c]) for i, c in enumerate(chosen))
     return tuple(Sample(i, seed + i) for i in range(count))
 
 
-def _class_index(wanted: str | int, names: Sequence[str]) -> int:
-    text = str(wanted).strip()
+def _class_index(asked: str | int, names: Sequence[str]) -> int:
+    text = str(asked).strip()
     if text in names:
         return list(names).index(text)
     if text.lstrip("-").isdigit():
         if 0 <= int(text) < len(names):
             return int(text)
         raise PlanError(f"--classes {text}: class numbers run from 0 to {len(names) - 1}")
-    import difflib
-
     close = difflib.get_close_matches(text, names, 3) or list(names[:5])
     raise PlanError(f"--classes {text}: no such class; did you mean {', '.join(close)}? (a number works too)")
 

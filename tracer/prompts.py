@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interventions.errors import InputError
+from tracer.denoisers.registry import MODELS, prompted_models
 
 BUILT_IN = Path(__file__).parent / "denoisers" / "embedded" / "sd3" / "prompts.jsonl"
 """The prompts that ship, in the embedded SD3's words; `--prompts emoji`, or nothing, takes them."""
-PROMPTED = ("sd3", "sdxl")
-"""Model families that take prompts."""
 
 
 class PromptError(InputError):
@@ -33,17 +32,22 @@ class Prompt:
 
 
 def load(
-    source: str | Path | Sequence[str] | None = None, model: str = "sd3", count: int | None = None
+    source: str | Path | Sequence[str | Prompt] | None = None, model: str = "sd3", count: int | None = None
 ) -> list[Prompt]:
-    """Prompts for a run of `count` samples (None: all of them), tags taken in turn.
+    """Prompts for a run of `count` samples (None: all of them).
 
     `source`: a file (`.jsonl` with "prompt" and perhaps "tag" per line, as GenEval's evaluation_metadata.jsonl; any
     other one prompt a line), a prompt of several words, a sequence of prompts, or None (or "emoji") for the built-in
-    list. More samples than prompts repeat the list. Raises PromptError.
+    list. The tags of a file are taken in turn, a sequence stays in its order. More samples than prompts repeat the
+    list. Raises PromptError.
     """
     if count is not None and count < 1:
         raise PromptError(f"{count} samples: at least 1 is needed")
-    return stratified(_read(source, model), count)
+    if source is None and model in MODELS and not MODELS[model].prompted:
+        raise PromptError(f"model {model!r} takes no prompts: the families that do are {', '.join(prompted_models())}")
+    if source is None or isinstance(source, str | Path):
+        return stratified(_read("emoji" if source is None else source), count)
+    return _counted(_typed(source), count)
 
 
 def stratified(prompts: Sequence[Prompt], count: int | None = None) -> list[Prompt]:
@@ -56,16 +60,15 @@ def stratified(prompts: Sequence[Prompt], count: int | None = None) -> list[Prom
         by_tag.setdefault(prompt.tag, []).append(prompt)
     rounds = itertools.zip_longest(*by_tag.values())
     ordered = [prompt for one_each in rounds for prompt in one_each if prompt is not None]
-    return ordered if count is None else list(itertools.islice(itertools.cycle(ordered), count))
+    return _counted(ordered, count)
 
 
-def _read(source: str | Path | Sequence[str] | None, model: str) -> list[Prompt]:
-    if source is None:
-        if model not in PROMPTED:
-            raise PromptError(f"model {model!r} takes no prompts: the families that do are {', '.join(PROMPTED)}")
-        source = "emoji"
-    if not isinstance(source, str | Path):
-        return _typed(source)
+def _counted(prompts: list[Prompt], count: int | None) -> list[Prompt]:
+    """Cut or repeated to `count`; as they are without one."""
+    return prompts if count is None else list(itertools.islice(itertools.cycle(prompts), count))
+
+
+def _read(source: str | Path) -> list[Prompt]:
     if str(source) == "emoji":
         return _read_file(BUILT_IN)
     path = Path(source).expanduser()
@@ -81,8 +84,8 @@ def _read(source: str | Path | Sequence[str] | None, model: str) -> list[Prompt]
     )
 
 
-def _typed(texts: Iterable[str]) -> list[Prompt]:
-    prompts = [Prompt(" ".join(str(text).split())) for text in texts]
+def _typed(texts: Iterable[str | Prompt]) -> list[Prompt]:
+    prompts = [each if isinstance(each, Prompt) else Prompt(" ".join(str(each).split())) for each in texts]
     if not prompts or not all(prompt.text for prompt in prompts):
         raise PromptError('a prompt is empty: type for example "a red heart"')
     return prompts

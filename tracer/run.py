@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,66 +15,74 @@ from typing import Any
 import numpy as np
 import torch
 
-from interventions import Intervention
 from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
-from tracer.denoisers import Denoiser, load
-from tracer.plan import DEFAULT_RECORD, Plan, PlanError, plan
-from tracer.sampling import PREDICTIONS
-from tracer.trajectory import Unit, evaluations_of_step, lanes_of_step, run_unit, sample_noise
+from tracer.denoisers.base import optional_parts
+from tracer.lanes import evaluations_of_step, lanes_of_step
+from tracer.plan import Plan, PlanError, plan
+from tracer.request import Progress, Request, with_parameters_of
+from tracer.samplers.base import PREDICTIONS
+from tracer.trajectory import Unit, most_removed, run_unit, sample_noise
+
+try:
+    from interventions.arms import arm_coordinates
+    from interventions.records import TOP
+except ImportError:  # stand-ins until the grammar room has both
+    arm_coordinates, TOP = None, 5
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
-Progress = Callable[[int, int], None]
-"""Called after every step with (steps done, steps to do), counted over all units."""
 
 
-def trace(
-    denoiser: Denoiser | str = "dit",
-    arms: Iterable[str | Intervention] = ("R4S32",),
-    *,
-    samples: int = 12,
-    steps: int | None = None,
-    sampler: str | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    mask_seed: int = 0,
-    batch_size: int = 8,
-    record: Iterable[str] = DEFAULT_RECORD,
-    classes: Sequence[str | int] | None = None,
-    prompts: Sequence[Any] | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-) -> Path:
+@with_parameters_of(Request)
+def trace(request: Request) -> Path:
     """Run a clean and any number of masked trajectories from the same noise and write them down.
 
-    `denoiser` is a family name (its embedded checkpoint) or any `Denoiser`. Returns the run directory, by default
-    `runs/<model>-<first mask>` with a number appended when that exists. Raises PlanError, SpecError, SamplerError,
-    CheckpointError or store.RunError before anything is written.
+    The parameters are the fields of `Request`, which `trace run` takes too. `denoiser` is a model's name (its embedded
+    checkpoint) or any `Denoiser`; the arm `full`, the numerical floor, is added unless `floor` is False. Returns the
+    run directory, by default `runs/<model>-<first mask>` with a number appended when that exists; it is complete,
+    verified and tidied. Raises PlanError, SpecError, SamplerError, CheckpointError, DeviceError, PromptError,
+    ClusterError or RunError before anything is written.
     """
-    denoiser = load(denoiser) if isinstance(denoiser, str) else denoiser
-    checked = plan(
-        denoiser, arms, samples=samples, steps=steps, sampler=sampler, guidance=guidance, seed=seed,
-        mask_seed=mask_seed, batch_size=batch_size, record=record, classes=classes, prompts=prompts,
-    )  # fmt: skip
-    path = prepare(checked, out, resume=resume)
-    execute(checked, path, progress=progress)
+    checked = plan(request)
+    path = prepare(checked)
+    complete(checked, path, progress=request.progress)
     return path
 
 
-def prepare(plan: Plan, out: str | Path | None = None, *, resume: bool = False) -> Path:
-    """Create the run directory, or check that the existing one is this very run and may be resumed."""
-    path = Path(out) if out is not None else default_path(plan, resume=resume)
+def prepare(plan: Plan, out: str | Path | None = None) -> Path:
+    """Create the run directory, or check that the existing one is this very run and may be resumed.
+
+    `out`: another place than the request names.
+    """
+    request = plan.request
+    chosen = request.out if out is None else out
+    path = Path(chosen) if chosen is not None else default_path(plan, resume=request.resume)
     if path.exists():
-        if not resume:
+        if not request.resume:
             raise store.RunError(f"{path} exists: add --resume to go on with it, or choose another --out")
         store.check_resume(path, dict(plan.config))
         return path
     variables, sizes = arrays(plan), dimensions(plan)
     store.check_space(path.parent, store.estimate_bytes(variables, sizes))
-    attributes = {"config": json.dumps(dict(plan.config)), "provenance": hardware(plan)}
+    attributes = {
+        "config": json.dumps(dict(plan.config)),
+        "provenance": hardware(plan),
+        "sampler": plan.sampler.name,
+        "sampler_stochastic": plan.sampler.stochastic,
+    }
     store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=masks(plan))
     return path
+
+
+def complete(plan: Plan, path: Path, *, progress: Progress | None = None) -> store.FinalizeReport:
+    """Run every unit that is not complete, here or on the workers that were asked for, then verify and tidy the run."""
+    if plan.request.distributed:
+        from tracer import cluster
+
+        cluster.execute_on_cluster(plan, path, progress=progress)
+    else:
+        execute(plan, path, progress=progress)
+    return store.finalize(path)
 
 
 def execute(plan: Plan, path: Path, *, progress: Progress | None = None, units: Sequence[int] | None = None) -> None:
@@ -84,8 +92,9 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, units: 
     with store.Writer(path) as writer:
         pending = writer.pending() if units is None else [unit for unit in units if not writer.complete(unit)]
         total, done = len(pending) * plan.schedule.steps, 0
-        if pending and hasattr(plan.denoiser, "prepare"):  # encode the prompts of all units at once
-            plan.denoiser.prepare([s for unit in pending for s in plan.samples[writer.samples(unit)]])
+        prepare_prompts = optional_parts(plan.denoiser).prepare
+        if pending and prepare_prompts:  # encode the prompts of all units at once
+            prepare_prompts([s for unit in pending for s in plan.samples[writer.samples(unit)]])
         for unit in pending:
             with writer.unit(unit) as buffer:
 
@@ -124,11 +133,11 @@ def hardware(plan: Plan) -> dict[str, Any]:
 
 def arrays(plan: Plan) -> list[store.Variable]:
     """The arrays of the run; those of an exact float64 system keep its precision."""
-    found = store.variables(plan.record, dimensions(plan))
+    variables = store.variables(plan.record, dimensions(plan))
     if plan.denoiser.dtype != torch.float64:
-        return found
+        return variables
     exact = ("metrics", "trajectory", "decomposition")
-    return [replace(v, dtype="float64") if v.group in exact else v for v in found]
+    return [replace(v, dtype="float64") if v.group in exact else v for v in variables]
 
 
 def dimensions(plan: Plan) -> dict[str, int]:
@@ -141,9 +150,9 @@ def dimensions(plan: Plan) -> dict[str, int]:
     }  # fmt: skip
     if denoiser.layout is not None:
         tokens = denoiser.layout.size
-        sizes |= {"query": tokens, "key": tokens, "token": tokens, "rank": 5}
+        sizes |= {"query": tokens, "key": tokens, "token": tokens, "rank": TOP}
         sizes |= {"layer": len(denoiser.sites), "head": denoiser.heads}
-        sizes["removed"] = max([getattr(arm.spec, "count", 0) for arm in plan.arms] + [1])
+        sizes["removed"] = most_removed(plan)
     sizes["image_y"], sizes["image_x"] = denoiser.image_size
     return sizes
 
@@ -157,6 +166,8 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         "seed": (("sample",), np.array([s.seed for s in samples]), {"long_name": "seed of the sample's noise"}),
         "step": (("step",), np.arange(levels.steps), {"long_name": "sampling step"}),
     }
+    coords |= _arm_coordinates(plan)
+    state_factor, prediction_factor = plan.sampler.factors(levels)
     for name, values, text in (
         ("timestep", levels.timestep, "timestep the network is told in this step"),
         ("alpha", levels.alpha[:-1], "signal scale of the state this step starts from"),
@@ -164,6 +175,8 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         ("alpha_after", levels.alpha[1:], "signal scale of the state after this step"),
         ("sigma_after", levels.sigma[1:], "noise scale of the state after this step"),
         ("log_snr", levels.log_snr, "log signal-to-noise ratio this step starts from"),
+        ("state_factor", state_factor, "p of the mean p x + q D of the step, D the x0 prediction; NaN if not affine"),
+        ("prediction_factor", prediction_factor, "q of the mean p x + q D of the step; NaN if not affine"),
     ):
         coords[name] = (("step",), np.asarray(values, np.float64), {"long_name": text, "units": "1"})
     for name, text in (("class_label", "class index"), ("class_name", "class"), ("prompt", "prompt"), ("tag", "tag")):
@@ -178,11 +191,19 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         coords["token_kind"] = (("token",), layout.kinds(), {"long_name": "kind of token", **flags})
         coords["token_y"] = (("token",), token_y, {"long_name": "token row, -1 off the image"})
         coords["token_x"] = (("token",), token_x, {"long_name": "token column, -1 off the image"})
-        coords["layer_name"] = (("layer",), np.array(plan.denoiser.sites), {"long_name": "attention module"})
-        if hasattr(plan.denoiser, "padding"):
+        coords["layer_name"] = (("layer",), np.array(plan.denoiser.sites), {"long_name": "block, or its attention"})
+        if padding := optional_parts(plan.denoiser).padding:
             text = "whether a text token only fills up the sequence"
-            coords["token_padding"] = (("sample", "token"), plan.denoiser.padding(samples), {"long_name": text})
+            coords["token_padding"] = (("sample", "token"), padding(samples), {"long_name": text})
     return coords
+
+
+def _arm_coordinates(plan: Plan) -> dict[str, Coordinate]:
+    """What each arm's spec says, as data: an analysis reads it and needs no grammar."""
+    if arm_coordinates is None:
+        return {}
+    rows = [arm_coordinates(arm.spec, plan.schedule.steps) for arm in plan.arms]
+    return {name: (("arm",), np.array([row[name] for row in rows]), {}) for name in rows[0]}
 
 
 def masks(plan: Plan) -> dict[str, np.ndarray]:
@@ -209,9 +230,10 @@ def estimate_seconds(plan: Plan) -> float:
     ):
         unit = Unit(plan, samples, evaluation, x)
         lanes = lanes_of_step(plan, 0)
-        unit.evaluate(0, lanes)
+        states = torch.stack([unit.state(lane) for lane in lanes])
+        unit.evaluate(0, lanes, states, plan.schedule.level(0))
         start = time.perf_counter()
-        float(unit.evaluate(0, lanes)[1].value.sum())
+        float(unit.evaluate(0, lanes, states, plan.schedule.level(0))[0].value.sum())
         per_lane = (time.perf_counter() - start) / len(lanes)
     count = sum(evaluations_of_step(plan, i) for i in range(plan.schedule.steps))
     return per_lane * count * plan.units

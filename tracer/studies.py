@@ -6,15 +6,30 @@ runs that differ in one setting (number of steps, sampler, guidance). It runs no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from interventions import Intervention
+from tracer.request import Request
+from tracer.samplers.base import Sampler
+from tracer.samplers.registry import SAMPLERS
 
 STEP_COUNTS = (50, 100, 250, 500, 1000)
 DOSES = (0.01, 0.1, 0.3, 1.0)
 PREFIXES = 10
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a study starts from: masks, and the run it varies. `every`: steps of an impulse; `counts`: for `steps`."""
+
+    masks: tuple[Intervention, ...]
+    steps: int
+    sampler: Sampler
+    guidance: float
+    every: int = 1
+    counts: tuple[int, ...] = STEP_COUNTS
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,22 @@ class Variant:
     name: str
     arms: tuple[Intervention, ...]
     record: tuple[str, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    sampler: str | None = None
+    guidance: float | None = None
+
+    def request(self, base: Request, out: Path, *, resume: bool) -> Request:
+        """The run itself: `base` with this variant's arms, records and settings."""
+        return replace(
+            base,
+            arms=self.arms,
+            record=self.record,
+            steps=base.steps if self.steps is None else self.steps,
+            sampler=base.sampler if self.sampler is None else self.sampler,
+            guidance=base.guidance if self.guidance is None else self.guidance,
+            out=out,
+            resume=resume,
+        )
 
 
 @dataclass(frozen=True)
@@ -32,70 +62,77 @@ class Study:
     """A question, the runs that answer it, and the analysis that reads them."""
 
     question: str
-    variants: Callable[..., Iterator[Variant]]
+    variants: Callable[[Setting], Iterator[Variant]]
     analysis: str
 
 
-def impulse(masks: Sequence[Intervention], steps: int, every: int = 1, **_: Any) -> Iterator[Variant]:
+def impulse(setting: Setting) -> Iterator[Variant]:
     """Each mask at one step alone, for every `every`-th step, and over the whole run."""
-    single = (mask.at(steps=(j, min(j + every, steps))) for mask in masks for j in range(0, steps, every))
-    yield Variant("impulse", (*masks, *single), ("latents", "decomposition", "null"))
+    steps, every = setting.steps, setting.every
+    single = (mask.at(steps=(j, min(j + every, steps))) for mask in setting.masks for j in range(0, steps, every))
+    yield Variant("impulse", (*setting.masks, *single), ("latents", "decomposition", *_null(setting.sampler)))
 
 
-def windows(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
+def windows(setting: Setting) -> Iterator[Variant]:
     """Each mask in the early, middle and late third alone, and over the whole run."""
-    thirds = (mask.at(steps=edges) for mask in masks for edges in _thirds())
-    yield Variant("windows", (*masks, *thirds), ("latents", "decomposition", "null", "images"))
+    thirds = (mask.at(steps=edges) for mask in setting.masks for edges in _thirds())
+    yield Variant("windows", (*setting.masks, *thirds), _everything(setting.sampler))
 
 
-def all_but(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
+def all_but(setting: Setting) -> Iterator[Variant]:
     """Each mask everywhere but in the early, middle or late third, and over the whole run."""
-    without = (mask.at(pause=edges) for mask in masks for edges in _thirds())
-    yield Variant("all-but", (*masks, *without), ("latents", "decomposition", "null", "images"))
+    without = (mask.at(pause=edges) for mask in setting.masks for edges in _thirds())
+    yield Variant("all-but", (*setting.masks, *without), _everything(setting.sampler))
 
 
-def prefix(masks: Sequence[Intervention], steps: int, **_: Any) -> Iterator[Variant]:
+def prefix(setting: Setting) -> Iterator[Variant]:
     """Each mask during the first k steps, then clean: the differences telescope exactly to the full error."""
-    ends = sorted({max(1, round(steps * k / PREFIXES)) for k in range(1, PREFIXES)})
-    first = (mask.at(steps=(0, end)) for mask in masks for end in ends)
-    yield Variant("prefix", (*masks, *first), ("latents", "images"))
+    ends = sorted({max(1, round(setting.steps * k / PREFIXES)) for k in range(1, PREFIXES)})
+    first = (mask.at(steps=(0, end)) for mask in setting.masks for end in ends)
+    yield Variant("prefix", (*setting.masks, *first), ("latents", "images"))
 
 
-def dose(masks: Sequence[Intervention], sampler: str, **_: Any) -> Iterator[Variant]:
+def dose(setting: Setting) -> Iterator[Variant]:
     """Each mask at strength .01, .1, .3 and 1."""
-    doses = (mask.at(strength=strength) for mask in masks for strength in DOSES)
-    yield Variant("dose", tuple(doses), ("latents", *_for_the_null(sampler), "images"))
+    doses = (mask.at(strength=strength) for mask in setting.masks for strength in DOSES)
+    yield Variant("dose", tuple(doses), ("latents", *_for_the_null(setting.sampler), "images"))
 
 
-def one_pass(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
+def one_pass(setting: Setting) -> Iterator[Variant]:
     """What one masked pass does at every level of the clean trajectory: teacher-forced, nothing carried on."""
-    yield Variant("one-pass", tuple(masks), ("latents", "injected"))
+    yield Variant("one-pass", setting.masks, ("latents", "injected"))
 
 
-def step_counts(
-    masks: Sequence[Intervention], sampler: str, counts: Sequence[int] = STEP_COUNTS, **_: Any
-) -> Iterator[Variant]:
+def step_counts(setting: Setting) -> Iterator[Variant]:
     """The same masks at several numbers of steps, null recomputed for each."""
-    for count in counts:
-        yield Variant(f"T{count:04d}", tuple(masks), _for_the_null(sampler), {"steps": count})
+    for count in setting.counts:
+        yield Variant(f"T{count:04d}", setting.masks, _for_the_null(setting.sampler), steps=count)
 
 
-def samplers(masks: Sequence[Intervention], **_: Any) -> Iterator[Variant]:
+def samplers(setting: Setting) -> Iterator[Variant]:
     """DDPM against DDIM with the same weights and starting noise."""
     for name in ("ddpm", "ddim"):
-        yield Variant(name, tuple(masks), ("latents", "decomposition", "null", "images"), {"sampler": name})
+        yield Variant(name, setting.masks, _everything(SAMPLERS[name]), sampler=name)
 
 
-def guidance(masks: Sequence[Intervention], guidance: float, **_: Any) -> Iterator[Variant]:
+def guidance(setting: Setting) -> Iterator[Variant]:
     """Guidance 1, where the additive null is exact, against the user's."""
-    for scale in dict.fromkeys((1.0, guidance)):
-        record = ("latents", "decomposition", "null", "images")
-        yield Variant(f"guidance-{scale:g}", tuple(masks), record, {"guidance": scale})
+    for scale in dict.fromkeys((1.0, setting.guidance)):
+        yield Variant(f"guidance-{scale:g}", setting.masks, _everything(setting.sampler), guidance=scale)
 
 
-def _for_the_null(sampler: str) -> tuple[str, ...]:
+def _everything(sampler: Sampler) -> tuple[str, ...]:
+    return ("latents", "decomposition", *_null(sampler), "images")
+
+
+def _null(sampler: Sampler) -> tuple[str, ...]:
+    """The null's own record, where it is defined."""
+    return ("null",) if sampler.has_null else ()
+
+
+def _for_the_null(sampler: Sampler) -> tuple[str, ...]:
     """What A needs: final errors where the null is model-free, states and injections where it is transported."""
-    return ("finals", "null") if sampler == "ddpm" else ("latents", "injected")
+    return ("finals", "null") if sampler.stochastic and sampler.has_null else ("latents", "injected")
 
 
 def _thirds() -> tuple[tuple[float, float], ...]:

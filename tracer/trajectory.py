@@ -2,88 +2,34 @@
 
 At every step the distinct evaluations (a state and the intervention it runs under) are gathered, evaluated together and
 advanced with the same noise. An arm departs from the clean state at its first step, so nothing before that is computed
-again. No attention is touched here (that is `interventions.attend`) and nothing is interpreted (that is `analysis`).
+again. A sampler that probes a second level in a step gets every lane evaluated there under the lane's own intervention.
+What a sampler reads of earlier steps belongs to the path, as its state does: a lane reads the history of the state it
+reads, so G(x) and F(x) read the clean path's, F(y) and G(y) the arm's own, masked predictions included.
+
+No attention is touched here (that is `interventions.attend`) and nothing is interpreted (that is `analysis`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from interventions import Intervention
-from interventions.spec import Clean, Full
+from interventions.spec import Full, KeyRemoval
 from tracer import gains as jacobian
-from tracer.denoisers import Evaluation, Moment, Sample
-from tracer.plan import ATTENTION, Arm, Plan
-from tracer.sampling import SAMPLERS, Move, Prediction, epsilon_and_x0
+from tracer.denoisers.base import Evaluation, Moment, Sample
+from tracer.gains import norms
+from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, roles_of_step
+from tracer.plan import ATTENTION, Plan
+from tracer.samplers.advance import advance
+from tracer.samplers.base import Earlier, Level, Move, Prediction, epsilon_and_x0
 
 ROWS = {"cpu": 128, "cuda": 512}
 """How many rows (lanes x samples) go through the network in one call."""
-
-
-class Lane(NamedTuple):
-    """One evaluation of a step. `state`: "clean", ("arm", m), or ("pushed", m), the clean state plus arm m's last
-    injection; `spec` is the intervention it runs under."""
-
-    state: Any
-    spec: Intervention
-
-
-CLEAN = Lane("clean", Clean())
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Which lane answers which question for one arm at one step (SCIENCE: F(x), G(y), F(y), G(x) and the null).
-
-    None where the question is not asked.
-    """
-
-    own: Lane  # G(y)
-    injected: Lane | None = None  # G(x)
-    propagated: Lane | None = None  # F(y)
-    pushed: Lane | None = None  # F at x + last injection
-
-
-def roles_of_step(plan: Plan, i: int) -> dict[int, Roles]:
-    """For every arm that has departed from the clean one by step i, or departs in it: its lanes."""
-    roles = {}
-    for m, arm in enumerate(plan.arms):
-        if not _departs(arm) or i < arm.window[0]:
-            continue
-        state = "clean" if i == arm.window[0] else ("arm", m)
-        acting = i in arm.window
-        own = Lane(state, arm.spec if acting else CLEAN.spec)
-        if "injected" not in plan.record or isinstance(arm.spec, Full):  # the floor is not worth three more lanes
-            roles[m] = Roles(own)
-            continue
-        injected = Lane("clean", arm.spec) if acting else CLEAN
-        propagated = Lane(state, CLEAN.spec) if "decomposition" in plan.record else None
-        pushed = Lane(("pushed", m), CLEAN.spec) if "null" in plan.record and i - 1 in arm.window else None
-        roles[m] = Roles(own, injected, propagated, pushed)
-    return roles
-
-
-def lanes_of_step(plan: Plan, i: int) -> list[Lane]:
-    """The distinct evaluations of step i; the clean one is first."""
-    lanes = {CLEAN: None}
-    for role in roles_of_step(plan, i).values():
-        lanes.update(dict.fromkeys(lane for lane in (role.own, role.injected, role.propagated, role.pushed) if lane))
-    return list(lanes)
-
-
-def evaluations_of_step(plan: Plan, i: int) -> int:
-    """Network evaluations of step i per sample, lanes and what the linear gains take (guidance not counted)."""
-    count = len(lanes_of_step(plan, i))
-    if "tangent" in plan.record:
-        departed = [arm for arm in plan.arms if _departs(arm) and not isinstance(arm.spec, Full)]
-        count += jacobian.TANGENT_COST * sum(i > arm.window[0] for arm in departed)
-    return count + (jacobian.WORST_COST if "worst" in plan.record else 0)
 
 
 def sample_noise(samples: Sequence[Sample], step: int, shape: Sequence[int], like: Tensor) -> Tensor:
@@ -101,7 +47,10 @@ def sample_noise(samples: Sequence[Sample], step: int, shape: Sequence[int], lik
 
 @dataclass
 class Unit:
-    """The states of one unit of samples while it runs: the clean state, each departed arm's, and each arm's push."""
+    """The states of one unit of samples while it runs: the clean state, each departed arm's, and each arm's push.
+
+    `past` holds for every path what its earlier steps predicted, the latest first, as far back as the sampler reads.
+    """
 
     plan: Plan
     samples: Sequence[Sample]
@@ -112,6 +61,7 @@ class Unit:
         self.arms: dict[int, Tensor] = {}
         self.pushes: dict[int, Tensor] = {}
         self.null_sum: dict[int, Tensor] = {}
+        self.past: dict[Any, list[Earlier]] = {"clean": []}
 
     def state(self, lane: Lane) -> Tensor:
         """The state a lane reads."""
@@ -120,11 +70,42 @@ class Unit:
         kind, m = lane.state
         return self.arms[m] if kind == "arm" else self.x + self.pushes[m]
 
-    def evaluate(self, i: int, lanes: Sequence[Lane]) -> tuple[Tensor, Prediction, dict[str, Tensor]]:
-        """States and predictions [lane, sample, ...] of these lanes, and what the seam recorded."""
-        levels = self.plan.schedule
-        moment = Moment(i, levels.steps, levels.timestep[i], levels.alpha[i], levels.sigma[i])
+    def history(self, lanes: Sequence[Lane]) -> list[Earlier]:
+        """What the sampler may read of earlier steps, [lane, sample, ...] each; a pushed state has the clean path's."""
+        paths = [self.past[lane.state if lane.state in self.past else "clean"] for lane in lanes]
+        return [Earlier(*map(torch.stack, zip(*step, strict=True))) for step in zip(*paths, strict=True)]
+
+    def remember(self, lanes: Sequence[Lane], owners: dict[Any, Lane], eps: Tensor, x0: Tensor) -> None:
+        """Add what the step predicted to the history of every path; `owners` maps a path to the lane that moved it."""
+        depth = self.plan.sampler.history
+        if depth:
+            self.past |= {
+                path: [Earlier(eps[k], x0[k]), *self.past[lane.state]][:depth]
+                for path, lane in owners.items()
+                for k in [lanes.index(lane)]
+            }
+
+    def step(self, i: int, lanes: Sequence[Lane]) -> tuple[Tensor, Prediction, Move, dict[str, Tensor]]:
+        """States and first predictions [lane, sample, ...] of these lanes, where they lead, what the seam recorded.
+
+        What is recorded of attention is that of the first evaluation, at the level where the step starts.
+        """
         states = torch.stack([self.state(lane) for lane in lanes])
+        recorded: list[dict[str, Tensor]] = []
+
+        def predict(x: Tensor, level: Level) -> Prediction:
+            prediction, taken = self.evaluate(i, lanes, x, level)
+            recorded.append(taken)
+            return prediction
+
+        prediction, move = advance(self.plan.sampler, self.plan.schedule, i, states, predict, self.history(lanes))
+        return states, prediction, move, recorded[0]
+
+    def evaluate(
+        self, i: int, lanes: Sequence[Lane], states: Tensor, level: Level
+    ) -> tuple[Prediction, dict[str, Tensor]]:
+        """Predictions [lane, sample, ...] of these lanes at these states, and what the seam recorded."""
+        moment = Moment(i, self.plan.schedule.steps, *level)
         at_once = max(1, ROWS.get(states.device.type, 128) // len(self.samples))
         predictions, taken = [], []
         for group in _groups(lanes, at_once):
@@ -138,16 +119,21 @@ class Unit:
         learned = [p.variance for p in predictions if p.variance is not None]
         variance = torch.cat(learned) if learned else None
         recorded = {key: torch.cat([part[key] for part in taken]) for key in taken[0]}
-        return states, Prediction(value, variance), recorded
+        return Prediction(value, variance), recorded
 
     def _take(self) -> dict[str, Tensor]:
         """What the seam recorded; removed tokens padded to the largest number that any arm removes."""
-        width = max([getattr(arm.spec, "count", 0) for arm in self.plan.arms] + [1])
+        width = most_removed(self.plan)
         taken = self.evaluation.take()
         for key in taken.keys() & {"removed_token", "removed_mass"}:
             fill = float("nan") if taken[key].is_floating_point() else -1
             taken[key] = torch.nn.functional.pad(taken[key], (0, width - taken[key].shape[-1]), value=fill)
         return taken
+
+
+def most_removed(plan: Plan) -> int:
+    """Keys removed by the arm that removes most; at least 1, the size of the stored dimension."""
+    return max([arm.spec.count for arm in plan.arms if isinstance(arm.spec, KeyRemoval)] + [1])
 
 
 def _groups(lanes: Sequence[Lane], at_once: int) -> list[list[int]]:
@@ -174,7 +160,8 @@ def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callab
     with torch.no_grad(), opened as evaluation:
         unit = Unit(plan, samples, evaluation, x)
         for i in range(levels.steps):
-            noise = sample_noise(samples, i, denoiser.shape, like) if i + 1 < levels.steps else None
+            spread = plan.sampler.stochastic and i + 1 < levels.steps
+            noise = sample_noise(samples, i, denoiser.shape, like) if spread else None
             _step(unit, i, noise, buffer)
             if on_step:
                 on_step(i)
@@ -194,13 +181,13 @@ def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
     plan, levels = unit.plan, unit.plan.schedule
     roles, lanes = roles_of_step(plan, i), lanes_of_step(plan, i)
     at = {lane: k for k, lane in enumerate(lanes)}
-    states, prediction, recorded = unit.evaluate(i, lanes)
+    states, prediction, move, recorded = unit.step(i, lanes)
     eps, x0 = epsilon_and_x0(levels, i, states, prediction.value)
-    move = SAMPLERS[levels.sampler](levels, i, states, prediction)
     landed = move.land(noise)
     if "null" in plan.record:
         _record_null(unit, i - 1, {m: x0[at[r.pushed]] - x0[0] for m, r in roles.items() if r.pushed}, buffer)
-    before, handed = unit.x, {m: unit.arms[m] - unit.x for m in unit.arms}
+    before, clean_history = unit.x, unit.past["clean"]
+    received = {m: unit.arms[m] - unit.x for m in unit.arms}
     unit.x = landed[0]
     values: dict[str, list[Tensor]] = {}
     pushes = {}
@@ -216,14 +203,16 @@ def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
                 pushes[m] = measured["injected"]
         if "decomposition" in plan.record:
             parts = (k, at_clean, at[role.propagated]) if role.propagated else (0, 0, 0)
-            measured |= _decomposition(landed, parts, handed.get(m, torch.zeros_like(before)))
+            measured |= _decomposition(landed, parts, received.get(m, torch.zeros_like(before)))
         for name, value in measured.items():
             values.setdefault(name, []).append(value)
         if m in roles:
             unit.arms[m] = after
     unit.pushes = pushes
+    unit.remember(lanes, {"clean": CLEAN} | {("arm", m): role.own for m, role in roles.items()}, eps, x0)
     _write(unit, i, values, x0[0], buffer)
-    buffer.step(i, {f"metrics/{name}": _numpy(gain) for name, gain in _linear_gains(unit, i, before, handed, noise)})
+    linear = _linear_gains(unit, i, before, received, noise, clean_history)
+    buffer.step(i, {f"metrics/{name}": _numpy(gain) for name, gain in linear})
     if recorded:
         own = [at[roles[m].own] if m in roles else 0 for m in range(len(plan.arms))]
         buffer.step(i, {f"attention/{key}": _numpy(value[own]) for key, value in recorded.items()})
@@ -242,15 +231,15 @@ def _write(unit: Unit, i: int, values: dict[str, list[Tensor]], x0: Tensor, buff
 def _errors(after: Tensor, clean: Tensor, d_eps: Tensor, d_x0: Tensor) -> dict[str, Tensor]:
     """Distances of an arm to the clean one after a step, each [sample]; norms are over the whole state."""
     delta = after - clean
-    size = _norm(clean)
+    size = norms(clean)
     return {
         "delta": delta,
-        "delta_l2": _norm(delta),
-        "delta_rel": _norm(delta) / size,
+        "delta_l2": norms(delta),
+        "delta_rel": norms(delta) / size,
         "delta_linf": delta.flatten(1).abs().amax(1),
-        "delta_cosine": _dot(after, clean) / (_norm(after) * size),
-        "eps_l2": _norm(d_eps),
-        "x0_l2": _norm(d_x0),
+        "delta_cosine": _dot(after, clean) / (norms(after) * size),
+        "eps_l2": norms(d_eps),
+        "x0_l2": norms(d_x0),
     }
 
 
@@ -262,46 +251,52 @@ def _injection(landed: Tensor, move: Move, x0: Tensor, at_clean: int) -> dict[st
     injected, mean_part = landed[at_clean] - landed[0], move.mean[at_clean] - move.mean[0]
     return {
         "injected": injected,
-        "injected_l2": _norm(injected),
-        "injected_mean_l2": _norm(mean_part),
-        "injected_variance_l2": _norm(injected - mean_part),
-        "injected_x0_l2": _norm(x0[at_clean] - x0[0]),
+        "injected_l2": norms(injected),
+        "injected_mean_l2": norms(mean_part),
+        "injected_variance_l2": norms(injected - mean_part),
+        "injected_x0_l2": norms(x0[at_clean] - x0[0]),
     }
 
 
 def _decomposition(landed: Tensor, parts: tuple[int, int, int], previous: Tensor) -> dict[str, Tensor]:
-    """The exact split of one step's error (SCIENCE section 2), each [sample].
+    """The exact split of one step's error (docs/science.md, "Decomposition"), each [sample].
 
-    `parts` are the lanes of G(y), G(x), F(y); lane 0 is F(x). `previous` is the error the step was handed.
+    `parts` are the lanes of G(y), G(x), F(y); lane 0 is F(x). `previous` is the error the step starts from.
+    With a sampler that reads history, what an error in the history makes of the step counts as propagated too.
     """
     own, at_clean, at_masked = parts
     injected, propagated = landed[at_clean] - landed[0], landed[at_masked] - landed[0]
     delta = landed[own] - landed[0]
     interaction = landed[own] - landed[at_clean] - landed[at_masked] + landed[0]
-    size = _norm(previous)
+    size = norms(previous)
     return {
-        "propagated_l2": _norm(propagated),
-        "interaction_l2": _norm(interaction),
-        "injected_propagated_cosine": _dot(injected, propagated) / (_norm(injected) * _norm(propagated)),
-        "gain": torch.where(size > 0, _norm(propagated) / size, torch.nan),
-        "closure": _norm(delta - injected - propagated - interaction) / _norm(delta),
+        "propagated_l2": norms(propagated),
+        "interaction_l2": norms(interaction),
+        "injected_propagated_cosine": _dot(injected, propagated) / (norms(injected) * norms(propagated)),
+        "gain": torch.where(size > 0, norms(propagated) / size, torch.nan),
+        "closure": norms(delta - injected - propagated - interaction) / norms(delta),
     }
 
 
 def _linear_gains(
-    unit: Unit, i: int, x: Tensor, handed: dict[int, Tensor], noise: Tensor | None
+    unit: Unit, i: int, x: Tensor, received: dict[int, Tensor], noise: Tensor | None, history: Sequence[Earlier]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Gains of the clean step's linear map at the clean state x: along the errors `handed` to it, and the worst."""
+    """Gains of the clean step's linear map at the clean state x: along the errors `received`, and the worst.
+
+    The map is that of the state alone: the clean path's `history` [sample, ...] is held.
+    """
     plan, levels = unit.plan, unit.plan.schedule
-    moment = Moment(i, levels.steps, levels.timestep[i], levels.alpha[i], levels.sigma[i])
 
     def clean_step(states: Tensor) -> Tensor:
-        prediction = unit.evaluation.predict(states, moment, [CLEAN.spec] * len(states))
-        return SAMPLERS[levels.sampler](levels, i, states, prediction).land(noise)
+        def predict(states: Tensor, level: Level) -> Prediction:
+            return unit.evaluation.predict(states, Moment(i, levels.steps, *level), [CLEAN.spec] * len(states))
+
+        held = [Earlier(*(part.expand_as(states) for part in earlier)) for earlier in history]
+        return advance(plan.sampler, levels, i, states, predict, held)[1].land(noise)
 
     if "tangent" in plan.record:
         gains = torch.full((len(plan.arms), len(unit.samples)), torch.nan, dtype=x.dtype, device=x.device)
-        for m, error in handed.items():
+        for m, error in received.items():
             if isinstance(plan.arms[m].spec, Full):  # the floor is no error to follow
                 continue
             gains[m] = jacobian.tangent_gain(clean_step, x, error[None])[0]
@@ -314,13 +309,16 @@ def _linear_gains(
 
 
 def _record_null(unit: Unit, k: int, contributions: dict[int, Tensor], buffer: Any) -> None:
-    """Add step k's null contributions d_k = D(x' + injected) - D(x') (SCIENCE section 4), known one step later."""
+    """Add step k's null contributions d_k = D(x' + injected) - D(x'), known one step later.
+
+    Source: docs/science.md, "The additive null".
+    """
     if k < 0:
         return
     sizes = torch.zeros(len(unit.plan.arms), len(unit.samples), dtype=unit.x.dtype)
     for m, contribution in contributions.items():
         unit.null_sum[m] = unit.null_sum.get(m, torch.zeros_like(contribution)) + contribution
-        sizes[m] = _norm(contribution).cpu()
+        sizes[m] = norms(contribution).cpu()
     buffer.step(k, {"metrics/null_l2": _numpy(sizes)})
 
 
@@ -330,14 +328,6 @@ def _finish_null(unit: Unit, buffer: Any) -> None:
     zero = torch.zeros_like(unit.x)
     total = torch.stack([unit.null_sum.get(m, zero) for m in range(len(unit.plan.arms))])
     buffer.final({"decomposition/null_sum": _numpy(total)})
-
-
-def _departs(arm: Arm) -> bool:
-    return not isinstance(arm.spec, Clean) and arm.spec.scope.strength > 0 and len(arm.window) > 0
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64).to(x.dtype)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -10,12 +10,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import click
 
 from tracer.cli.terminal import human_bytes, human_seconds, progress_bar
+from tracer.request import Request, parameters
 
 ANALYSES = {
     "growth": "Error per step in three coordinates, against the numerical floor and the additive null.",
@@ -105,66 +107,42 @@ def main() -> None:
     """
 
 
-def sampling_options(function: Callable) -> Callable:
-    """The options that say what is run; `run` and `counterfactual` share them."""
-    options = [
-        click.option("--model", default="dit", show_default=True, metavar="NAME", help="dit, sd3 or sdxl."),
-        click.option("--checkpoint", metavar="ID|DIR", help="Hub id or folder; default: the embedded weights."),
-        click.option("--samples", type=int, default=12, show_default=True, metavar="N"),
-        click.option("--steps", type=int, metavar="T", help="Sampling steps; default: the model's own."),
-        click.option("--sampler", metavar="NAME", help="ddpm, ddim or flow; default: the model's own."),
-        click.option("--guidance", type=float, metavar="W", help="Guidance scale, 1 is none; default: the model's."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Sample i has seed SEED + i."),
-        click.option("--mask-seed", type=int, default=0, show_default=True, help="Seed of the random graphs."),
-        click.option("--batch-size", type=int, default=8, show_default=True, help="Samples run and saved together."),
-        click.option("--device", metavar="DEVICE", help="Default: cuda where there is one, else cpu."),
-        click.option(
-            "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
-            help="Precision of the network; states and noise stay float32.",
-        ),
-        click.option("--classes", metavar="LIST", help="Class names or numbers, by comma; default: all in turn."),
-        click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Text or GenEval jsonl."),
-        click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/<model>-<mask>."),
-        click.option("--resume", is_flag=True, help="Go on with an unfinished run."),
-        click.option("--workers", type=int, metavar="N", help="Run the units on N local Dask workers."),
-        click.option("--scheduler", metavar="ADDRESS", help="Run the units on an existing Dask cluster."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        function = option(function)
-    return function
+def request_options(without: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
+    """The options of a command that makes runs: the fields of `Request` that have a flag."""
+
+    def decorate(function: Callable) -> Callable:
+        for name, how in reversed(parameters().items()):
+            if how.flag is None or name in without:
+                continue
+            default = ",".join(how.default) if how.many and how.default else how.default
+            kind = click.Path(path_type=Path) if how.type is Path or name == "prompts" else how.type
+            function = click.option(
+                how.flag, name, help=how.help, metavar=how.metavar, multiple=how.multiple,
+                default=None if how.multiple else default, show_default=default is not None,
+                is_flag=how.type is bool, type=None if how.type is bool else kind,
+            )(function)  # fmt: skip
+        return function
+
+    return decorate
 
 
 @main.command()
-@sampling_options
-@click.option(
-    "--mask", "masks", multiple=True, metavar="SPEC", help="An arm, e.g. R4S32 or sink-k5@layers=3. Repeatable."
-)
-@click.option(
-    "--record", default="norms,latents,images", show_default=True, metavar="LIST",
-    help="norms, latents, finals, x0, mass, mass-per-head, entropy, sinks, injected, decomposition, null, tangent, "
-    "worst, images.",
-)  # fmt: skip
-@click.option("--floor/--no-floor", default=True, show_default=True, help="Add the arm `full`, the numerical floor.")
-def run(masks: tuple[str, ...], record: str, floor: bool, **options: Any) -> None:
+@request_options()
+def run(arms: tuple[str, ...], **options: Any) -> None:
     """Run a clean trajectory and one per --mask from the same noise, and save every step."""
     with honest_errors():
-        if not masks:
+        if not arms:
             raise click.UsageError("name at least one --mask, for example --mask R4S32 (see `trace mask R4S32`)")
-        arms = [*masks, *(["full"] if floor and "full" not in masks else [])]
-        path = start(arms, [name.strip() for name in record.split(",") if name.strip()], **options)
+        path = start(Request(arms=arms, **options))
     click.echo(f"next: trace analyze growth {path}")
 
 
 @main.command()
 @click.argument("study", metavar="STUDY")
-@sampling_options
-@click.option("--mask", "masks", multiple=True, metavar="SPEC", help="The masks to study, e.g. R4S32. Repeatable.")
+@request_options(without=("record",))
 @click.option("--every", type=int, default=1, show_default=True, help="impulse: one impulse every this many steps.")
 @click.option("--counts", metavar="LIST", help="steps: the numbers of steps; default 50,100,250,500,1000.")
-@click.option("--floor/--no-floor", default=True, show_default=True, help="Add the arm `full`, the numerical floor.")
-def counterfactual(
-    study: str, masks: tuple[str, ...], every: int, counts: str | None, floor: bool, **options: Any
-) -> None:
+def counterfactual(study: str, arms: tuple[str, ...], every: int, counts: str | None, **options: Any) -> None:
     """Run a counterfactual study of one or more masks.
 
     \b
@@ -176,31 +154,27 @@ def counterfactual(
     """
     with honest_errors():
         from interventions import parse
-        from tracer.studies import STUDIES
+        from tracer.plan import plan
+        from tracer.studies import STEP_COUNTS, STUDIES, Setting
 
         if study not in STUDIES:
             raise click.UsageError(f"no study {study!r}: choose one of {', '.join(STUDIES)}")
-        if not masks:
+        if not arms:
             raise click.UsageError(f"name at least one --mask, for example: trace counterfactual {study} --mask R4S32")
         if every < 1:
             raise click.UsageError(f"--every {every}: at least 1")
-        specs = [parse(text) for text in masks]
-        base = checked_plan([*masks], ["norms"], **options)
-        settings = {"steps": base.schedule.steps, "guidance": base.guidance, "every": every}
-        settings["sampler"] = base.schedule.sampler
-        if counts:
-            settings["counts"] = _whole_numbers(counts, "--counts")
-        variants = list(STUDIES[study].variants(specs, **settings))
-    root = options["out"] or _free_folder(Path("runs") / f"{options['model']}-{study}", options["resume"])
-    several = len(variants) > 1
+        asked = Request(arms=arms, **options)
+        base = plan(replace(asked, record="norms"))
+        several_counts = tuple(_whole_numbers(counts, "--counts")) if counts else STEP_COUNTS
+        masks = tuple(parse(text) for text in arms)
+        setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, several_counts)
+        variants = list(STUDIES[study].variants(setting))
+    root = options["out"] or _free_folder(Path("runs") / f"{options['denoiser']}-{study}", options["resume"])
     paths = []
     for variant in variants:
-        arms = [*map(str, variant.arms), *(["full"] if floor else [])]
-        out = root / variant.name if several else root
-        resume = options["resume"] and out.exists()
+        out = root / variant.name if len(variants) > 1 else root
         with honest_errors():
-            chosen = {**options, **variant.settings, "out": out, "resume": resume}
-            paths.append(start(arms, list(variant.record), **chosen))
+            paths.append(start(variant.request(asked, out, resume=options["resume"] and out.exists())))
     click.echo(f"{STUDIES[study].question}\nnext: trace analyze {STUDIES[study].analysis} {' '.join(map(str, paths))}")
 
 
@@ -218,61 +192,23 @@ def _free_folder(path: Path, resume: bool) -> Path:
     return candidates[max(free - 1, 0) if resume else free]
 
 
-def start(
-    arms: list[str], record: list[str], *, workers: int | None = None, scheduler: str | None = None,
-    quiet: bool = False, **options: Any,
-) -> Path:  # fmt: skip
+def start(request: Request) -> Path:
     """Check, announce and execute one run; returns its directory."""
-    distributed = workers is not None or scheduler is not None
-    if distributed:
-        from tracer import cluster
-
-        cluster.check(workers, scheduler)
-    planned = checked_plan(arms, record, **options)
     from tracer import run as runs
-    from tracer import store
+    from tracer.plan import plan
 
-    path = runs.prepare(planned, options["out"], resume=options["resume"])
+    planned = plan(request)
+    path = runs.prepare(planned)
     resume = resume_command(path)
     with honest_errors(lambda: resume):
-        if not quiet:
-            announce(planned, path)
+        announce(planned, path)
         with progress_bar(path.name) as progress:
-            if distributed:
-                cluster.execute_on_cluster(
-                    planned, path, options, workers=workers, address=scheduler, progress=progress
-                )
-            else:
-                runs.execute(planned, path, progress=progress)
-        store.finalize(path)
+            runs.complete(planned, path, progress=progress)
         from tracer.cli.show import save_images
 
         if pictures := save_images(path):
             click.echo(f"images: {pictures}")
     return path
-
-
-def checked_plan(arms: list[str], record: list[str], **options: Any) -> Any:
-    """A plan from command-line options; every mistake in them is raised here."""
-    from interventions import parse
-
-    specs = [parse(arm) for arm in arms]  # before any weights are read
-    from tracer.denoisers import load
-    from tracer.plan import plan
-
-    denoiser = load(
-        options["model"], checkpoint=options["checkpoint"], device=options["device"], dtype=options["dtype"]
-    )
-    prompts = None
-    if options["prompts"] is not None or getattr(denoiser, "prompted", False):
-        from tracer.prompts import load as load_prompts
-
-        prompts = load_prompts(options["prompts"], denoiser.name, options["samples"])
-    classes = options["classes"].split(",") if options["classes"] else None
-    names = ("samples", "steps", "sampler", "guidance", "seed", "mask_seed", "batch_size")
-    return plan(
-        denoiser, specs, record=record, classes=classes, prompts=prompts, **{name: options[name] for name in names}
-    )
 
 
 def announce(planned: Any, path: Path) -> None:

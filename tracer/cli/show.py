@@ -155,16 +155,11 @@ def show_models() -> None:
     from tracer.denoisers import MODELS
     from tracer.denoisers.checkpoints import EMBEDDED
 
-    examples = {
-        "dit": "facebook/DiT-XL-2-256, a DiTPipeline folder, or a transformer folder",
-        "sd3": "stabilityai/stable-diffusion-3-medium-diffusers, stabilityai/stable-diffusion-3.5-medium",
-        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-    }
     rows = []
     for model in MODELS:
         folder = EMBEDDED / model
         size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) if folder.is_dir() else 0
-        rows.append((model, f"{size / 1e6:.1f} MB, trained on emoji" if size else "none", examples[model]))
+        rows.append((model, f"{size / 1e6:.1f} MB, trained on emoji" if size else "none", MODELS[model].checkpoints))
     print_table(pd.DataFrame(rows, columns=["--model", "embedded weights", "--checkpoint"]))
 
 

@@ -1,4 +1,4 @@
-"""Where checkpoints come from: the shipped folder, a local folder, or the model hub. Every way this can fail is one
+"""Where checkpoints come from: a shipped folder, a local folder, or the model hub. Every way this can fail is one
 `CheckpointError` that names the file, the hub id and what to type. No model is built here.
 """
 
@@ -8,21 +8,22 @@ import hashlib
 import json
 from pathlib import Path
 
-from tracer.denoisers import CheckpointError
+from tracer.denoisers.base import CheckpointError
 
 EMBEDDED = Path(__file__).parent / "embedded"
+"""What ships; `--checkpoint embedded:NAME` names a folder in it, and each family's own is embedded:<family>."""
+PREFIX = "embedded:"
 
 
 def find(checkpoint: str | None, family: str, classes: tuple[str, ...]) -> tuple[Path, str]:
-    """The folder of a checkpoint and the name it is recorded under.
+    """The folder of a checkpoint and the name it is recorded under; None is embedded:<family>.
 
-    `classes` are the `_class_name`s of a fitting `model_index.json` or `config.json`; anything else is refused.
+    `classes` are the `_class_name`s of a fitting `model_index.json` or `config.json` (of an embedded one the
+    transformer's is enough); anything else is refused.
     """
-    if checkpoint is None:
-        folder, name = EMBEDDED / family, f"embedded {family}"
-        if not folder.is_dir():
-            raise CheckpointError(f"the embedded {family} weights are not installed at {folder}: reinstall the package")
-        return folder, name
+    if is_embedded(checkpoint):
+        return _embedded((checkpoint or PREFIX + family).removeprefix(PREFIX), family, classes)
+    assert checkpoint is not None
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         name = folder.name
@@ -33,13 +34,32 @@ def find(checkpoint: str | None, family: str, classes: tuple[str, ...]) -> tuple
         )
     else:
         folder, name = download(checkpoint), checkpoint
-    found = class_name(folder)
-    if found not in classes:
+    kind = class_name(folder)
+    if kind not in classes:
         raise CheckpointError(
-            f"{checkpoint} is a {found or 'folder without model_index.json or config.json'}, "
+            f"{checkpoint} is a {kind or 'folder without model_index.json or config.json'}, "
             f"not a {family} checkpoint (expected one of: {', '.join(classes)})"
         )
     return folder, name
+
+
+def is_embedded(checkpoint: str | None) -> bool:
+    """Whether it is one that ships: None, or embedded:NAME."""
+    return checkpoint is None or checkpoint.startswith(PREFIX)
+
+
+def _embedded(name: str, family: str, classes: tuple[str, ...]) -> tuple[Path, str]:
+    folder = EMBEDDED / name
+    shipped = sorted(path.name for path in EMBEDDED.iterdir() if any(path.rglob("*.safetensors")))
+    if name not in shipped:
+        if name == family:
+            raise CheckpointError(f"the embedded {family} weights are not installed at {folder}: reinstall the package")
+        known = ", ".join(PREFIX + each for each in shipped)
+        raise CheckpointError(f"no embedded checkpoint {PREFIX + name}: there are {known}")
+    kind = class_name(folder) or class_name(folder / "transformer")
+    if kind not in classes:
+        raise CheckpointError(f"{PREFIX + name} is a {kind}, not a {family} checkpoint")
+    return folder, f"embedded {name}"
 
 
 def class_name(folder: Path) -> str | None:

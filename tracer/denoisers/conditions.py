@@ -1,21 +1,23 @@
 """Encoded prompts, each encoded once per run and alone, so that a condition does not depend on the batch it is used in.
 
-The encoders themselves belong to the families (`sd3`, `sdxl`): they hand in a function that loads what it needs,
-encodes, and lets go of it. Here is only the cache and the batch that is made of it.
+Which encoders there are belongs to the families (`sd3`, `sdxl`): they hand in a function that encodes prompts. Here is
+the cache, the batch that is made of it, and what loads the encoders of a diffusers pipeline and lets go of them again.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tracer.denoisers import CheckpointError, Sample
+from tracer.denoisers.base import CheckpointError, Sample
 
 
 @dataclass(frozen=True)
@@ -67,36 +69,6 @@ class Conditions:
         self.prepare(prompts)
         return np.stack([~self.known[prompt].real.cpu().numpy() for prompt in prompts])
 
-    def padding_of_rows(self, negative: str, prompts: Sequence[str], guidance: float) -> Tensor:
-        """The same for the halves of a `guidance_batch`: bool [half, n, text]."""
-        halves = (
-            [self.padding(prompts)]
-            if guidance == 1
-            else [self.padding([negative] * len(prompts)), self.padding(prompts)]
-        )
-        return torch.from_numpy(np.stack(halves))
-
-
-def guidance_batch(
-    x: Tensor, lanes: int, negative: Sequence[Tensor], positive: Sequence[Tensor], guidance: float
-) -> tuple[Tensor, list[Tensor]]:
-    """Rows of one forward: x [lanes, samples, ...] as [negative, positive] halves, each lane-major.
-
-    `negative`, `positive`: tensors [samples, ...]. With guidance 1 the positive half alone. Also returns
-    the conditions row by row.
-    """
-    halves = [positive] if guidance == 1 else [negative, positive]
-    rows = torch.cat([x.flatten(0, 1)] * len(halves))
-    return rows, [torch.cat([part for part in parts for _ in range(lanes)]) for parts in zip(*halves, strict=True)]
-
-
-def guided(value: Tensor, shape: Sequence[int], guidance: float) -> Tensor:
-    """[negative, positive] halves -> negative + guidance (positive - negative), of `shape` (Ho & Salimans 2022)."""
-    if guidance == 1:
-        return value.view(shape)
-    negative, positive = value.view(2, *shape)
-    return negative + guidance * (positive - negative)
-
 
 def prompts_of(samples: Sequence[Sample]) -> list[str]:
     """The samples' prompts. Raises ValueError where one has none."""
@@ -116,3 +88,40 @@ def require_parts(folder: Path, parts: Sequence[str], checkpoint: str) -> None:
 
 LOADING = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError)
 """What diffusers and transformers raise for files that are broken or of another kind."""
+
+
+def pipeline_encoder(
+    load: Callable[[], Any], encode_one: Callable[[Any, str], Condition], folder: Path, device: torch.device
+) -> Encode:
+    """A function that loads a pipeline's text encoders, encodes prompts one by one, and frees the encoders."""
+
+    def encode(prompts: Sequence[str]) -> list[Condition]:
+        try:
+            pipeline = load()
+        except LOADING as error:
+            raise CheckpointError(f"the text encoders in {folder} do not load: {error}") from error
+        pipeline.to(device)
+        encoded = [encode_one(pipeline, prompt) for prompt in prompts]
+        del pipeline
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return encoded
+
+    return encode
+
+
+def clip_tokens(folder: Path) -> int:
+    """Tokens per prompt of the first tokenizer, which the pipeline uses for both."""
+    from transformers import CLIPTokenizer
+
+    try:
+        return int(CLIPTokenizer.from_pretrained(folder / "tokenizer").model_max_length)
+    except LOADING as error:
+        raise CheckpointError(f"{folder / 'tokenizer'} does not load as a CLIP tokenizer: {error}") from error
+
+
+def real_tokens(tokenizer: Any, prompt: str, length: int) -> Tensor:
+    """Bool [length]: the tokens of a prompt that are not padding."""
+    ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return ids.attention_mask[0].bool()

@@ -2,7 +2,7 @@
 
 diffusers' `DiTTransformer2DModel` is not numerically the original: its timestep embedding is spaced differently. For
 checkpoints converted from the original code that is corrected here, recorded, and can be switched off. Sampling lives
-in `tracer.sampling`; nothing of DiT's own code is used.
+in `tracer.samplers`; nothing of DiT's own code is used.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from torch import Tensor
 from interventions import Intervention, TokenLayout, attend
 from interventions.seam.sites import sites
 from interventions.spec import Clean
-from tracer.denoisers import CheckpointError, Evaluation, Moment, Sample
-from tracer.denoisers.checkpoints import find, fingerprint
-from tracer.denoisers.images import to_uint8
-from tracer.sampling import Prediction
-
-SCHEDULER = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Moment, Sample
+from tracer.denoisers.checkpoints import find, fingerprint, is_embedded
+from tracer.denoisers.guidance import Halves
+from tracer.denoisers.vae import decode, load_vae, upscale
+from tracer.samplers.base import DDPM_BETAS, Prediction
 
 
 @dataclass
@@ -38,10 +37,11 @@ class DiT:
     checkpoint: dict[str, Any]
     guidance_channels: int
     decoder: Any = None  # a diffusers AutoencoderKL
+    steps: int = 250  # the masking paper's setting
     dtype: torch.dtype = torch.float32
     name: str = "dit"
     prediction: str = "epsilon"
-    scheduler: dict[str, Any] = field(default_factory=lambda: dict(SCHEDULER))
+    scheduler: dict[str, Any] = field(default_factory=lambda: dict(DDPM_BETAS))
 
     def __post_init__(self) -> None:
         config = self.model.config
@@ -51,12 +51,10 @@ class DiT:
         self.layers = len(self.model.transformer_blocks)
         self.sites = tuple(site.name for site in sites(self.model))
         self.heads = config.num_attention_heads
-        # 250 steps is source A's setting; the embedded model keeps a first run within minutes on two cores
-        steps = 100 if self.checkpoint.get("id") == "embedded dit" else 250
-        self.defaults: dict[str, Any] = {"sampler": "ddpm", "steps": steps, "guidance": 1.5}
+        self.defaults: dict[str, Any] = {"sampler": "ddpm", "steps": self.steps, "guidance": 1.5}
         self.device = self.model.device
-        upscale = 1 if self.decoder is None else 2 ** (len(self.decoder.config.block_out_channels) - 1)
-        self.image_size = (config.sample_size * upscale, config.sample_size * upscale)
+        side = config.sample_size * upscale(self.decoder)
+        self.image_size = (side, side)
         self.learned_variance = config.out_channels == 2 * config.in_channels
 
     @contextmanager
@@ -65,6 +63,7 @@ class DiT:
     ) -> Iterator[Evaluation]:
         """The model under the seam, for these samples' classes. Guidance 1 evaluates the conditional half only."""
         seeds, record = [sample.seed for sample in samples], tuple(record)
+        halves = Halves(guidance, positive_first=True)
         label = torch.tensor([sample.class_label for sample in samples], device=self.device)
         null = torch.full_like(label, len(self.classes))
         seam = attend(self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=record)
@@ -72,21 +71,13 @@ class DiT:
 
             def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:
                 recorder.begin(moment.step, moment.steps, lanes)
-                rows = x.flatten(0, 1)
-                labels = label.repeat(len(lanes))
-                if guidance != 1:
-                    rows, labels = torch.cat([rows, rows]), torch.cat([labels, null.repeat(len(lanes))])
-                output = self._forward(rows, moment.timestep, labels)
-                value, variance = self._split(output)
-                if guidance != 1:
-                    value, variance = (
-                        self._guided(value, guidance),
-                        variance if variance is None else variance.chunk(2)[0],
-                    )
-                return Prediction(value.view_as(x), None if variance is None else variance.view_as(x))
+                rows, (labels,) = halves.rows(x, [null], [label])
+                value, variance = self._split(self._forward(rows, moment.timestep, labels))
+                value = halves.guided(value, x.shape, self.guidance_channels)
+                return Prediction(value, None if variance is None else halves.positive(variance.view(-1, *x.shape)))
 
             def take() -> dict[str, Tensor]:
-                return {key: value[0] for key, value in recorder.take().items()} if record else {}  # conditional half
+                return {key: halves.positive(value) for key, value in recorder.take().items()} if record else {}
 
             yield Evaluation(predict, take)
 
@@ -100,27 +91,15 @@ class DiT:
         value, variance = output.chunk(2, dim=1)
         return value, variance
 
-    def _guided(self, value: Tensor, guidance: float) -> Tensor:
-        conditional, unconditional = value.chunk(2)
-        guided = unconditional + guidance * (conditional - unconditional)
-        n = self.guidance_channels
-        return torch.cat([guided[:, :n], conditional[:, n:]], dim=1)
-
-    @torch.no_grad()
     def decode(self, x0: Tensor) -> np.ndarray:
         """uint8 [n, y, x, 3]: pixels as they are, latents through the VAE one at a time."""
-        if self.decoder is None:
-            return to_uint8(x0)
-        scale = self.decoder.config.scaling_factor
-        parameter = next(self.decoder.parameters())
-        latents = (x0 / scale).to(parameter.device, parameter.dtype)
-        return np.concatenate([to_uint8(self.decoder.decode(one[None]).sample) for one in latents])
+        return decode(self.decoder, x0)
 
 
 def correct_time_embedding(model: Any) -> None:
     """Give a diffusers DiT the original's timestep frequencies, exp(-log(10000) k / half) instead of k / (half - 1).
 
-    Brings a converted model's forward from 5.6e-2 off the original to 9.5e-7 (FACTS of this project, measured).
+    Brings a converted model's forward from 5.6e-2 off the original to 9.5e-7 (measured).
     """
     for block in model.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0
@@ -134,9 +113,9 @@ def load_dit(
     time_embedding: Literal["auto", "original", "diffusers"] = "auto",
     guidance_channels: int | None = None,
 ) -> DiT:
-    """The embedded DiT (None), a diffusers folder (pipeline or transformer alone), or a hub id.
+    """An embedded DiT (None or embedded:NAME), a diffusers folder (pipeline or transformer alone), or a hub id.
 
-    `time_embedding` "auto" corrects every checkpoint except the embedded one, which was trained as diffusers has it.
+    `time_embedding` "auto" corrects every checkpoint except embedded ones, which were trained as diffusers has it.
     `guidance_channels` None: 3 of a 4-channel latent as in the original sampler, else all. Raises CheckpointError.
     """
     from diffusers import DiTTransformer2DModel
@@ -148,7 +127,7 @@ def load_dit(
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{transformer} does not load as a DiT transformer: {error}") from error
     model = model.to(device).eval().requires_grad_(False)
-    original = time_embedding == "original" or (time_embedding == "auto" and checkpoint is not None)
+    original = time_embedding == "original" or (time_embedding == "auto" and not is_embedded(checkpoint))
     if original:
         correct_time_embedding(model)
     channels = guidance_channels or (3 if model.config.in_channels == 4 else model.config.in_channels)
@@ -165,6 +144,7 @@ def load_dit(
         },
         guidance_channels=channels,
         decoder=load_vae(folder, device, dtype),
+        steps=100 if is_embedded(checkpoint) else 250,  # a first run within minutes on two cores
     )
 
 
@@ -179,10 +159,9 @@ def class_names(folder: Path, count: int) -> tuple[str, ...]:
     return tuple(labels[str(i)].split(",")[0] for i in range(count))
 
 
-def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> torch.nn.Module | None:
-    """The pipeline's VAE; None for pixel-space models and bare transformers (images are then not decoded)."""
-    if not (folder / "vae").is_dir():
-        return None
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype).to(device).eval().requires_grad_(False)
+FAMILY = ModelFamily(
+    name="dit",
+    load=load_dit,
+    help="DiT, class-conditional, DDPM or DDIM",
+    checkpoints="facebook/DiT-XL-2-256, a DiTPipeline folder, or a transformer folder",
+)

@@ -1,4 +1,4 @@
-"""Pixels in and out: states in [-1, 1] to uint8 pictures, and pictures to states."""
+"""Pixels in and out: what networks paint in [-1, 1], and uint8 pictures."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_HALF_RANGE = 127.5
+
 
 def to_uint8(pixels: Tensor) -> np.ndarray:
-    """[n, channel, y, x] in [-1, 1] -> uint8 [n, y, x, 3]. The first three channels are shown; one is repeated."""
-    shown = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
-    return ((shown.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """[..., channel, y, x] in [-1, 1] -> uint8 [..., y, x, 3]. The first three channels are shown; one is repeated."""
+    shown = (
+        pixels[..., :3, :, :]
+        if pixels.shape[-3] >= 3
+        else pixels[..., :1, :, :].expand(*pixels.shape[:-3], 3, *pixels.shape[-2:])
+    )
+    return ((shown.float().clamp(-1, 1) + 1) * _HALF_RANGE).round().byte().movedim(-3, -1).cpu().numpy()
 
 
 def from_uint8(images: np.ndarray) -> Tensor:
-    """uint8 [n, y, x, channel] -> float32 [n, channel, y, x] in [-1, 1]; `to_uint8` brings the same picture back."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """uint8 [..., y, x, channel] -> float32 [..., channel, y, x] in [-1, 1]."""
+    return torch.from_numpy(images).movedim(-1, -3).float() / _HALF_RANGE - 1

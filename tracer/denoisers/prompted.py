@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from interventions import Intervention, TokenLayout, attend
 from interventions.spec import Clean
-from tracer.denoisers import Evaluation, Moment, Sample
-from tracer.denoisers.conditions import Conditions, guidance_batch, guided, prompts_of
-from tracer.sampling import Prediction
+from tracer.denoisers.base import Evaluation, Moment, Sample
+from tracer.denoisers.conditions import Conditions, prompts_of
+from tracer.denoisers.guidance import Halves
+from tracer.samplers.base import Prediction
 
 
-class Family(Protocol):
+class Prompted(Protocol):
     """A network that is told prompts; the seam is attached to the part of it that is `attended`."""
 
     model: Any
@@ -34,45 +36,52 @@ class Family(Protocol):
         ...
 
 
-def prepare(family: Family, samples: Sequence[Sample]) -> None:
+def prepare(network: Prompted, samples: Sequence[Sample]) -> None:
     """Encode the prompts of these samples now, so that the encoders are loaded once for a whole run."""
-    family.conditions.prepare([family.negative, *prompts_of(samples)])
+    network.conditions.prepare([network.negative, *prompts_of(samples)])
 
 
-def padding(family: Family, samples: Sequence[Sample]) -> np.ndarray:
+def padding(network: Prompted, samples: Sequence[Sample]) -> np.ndarray:
     """Bool [sample, token]: text tokens that only fill up the sequence (nothing masks them in these families)."""
-    padded = np.zeros((len(samples), family.layout.size), bool)
-    padded[:, family.layout.image.stop :] = family.conditions.padding(prompts_of(samples))
+    padded = np.zeros((len(samples), network.layout.size), bool)
+    padded[:, network.layout.image.stop :] = network.conditions.padding(prompts_of(samples))
     return padded
 
 
-def encoded(family: Family, prompts: Sequence[str]) -> Sequence[Tensor]:
+def encoded(network: Prompted, prompts: Sequence[str]) -> Sequence[Tensor]:
     """(tokens, pooled) of these prompts on the model's device."""
-    return family.conditions.batch(prompts, family.model.device, family.model.dtype)
+    return network.conditions.batch(prompts, network.model.device, network.model.dtype)
 
 
 @contextmanager
 def opened(
-    family: Family, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
+    network: Prompted, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
 ) -> Iterator[Evaluation]:
     """The model under the seam, for these samples' prompts. Guidance batches are [negative, positive]; guidance 1
     evaluates the positive half only.
     """
-    prepare(family, samples)
+    prepare(network, samples)
+    halves = Halves(guidance)
     prompts, recorded = prompts_of(samples), tuple(record)
-    positive, negative = encoded(family, prompts), family.unprompted(len(samples))
+    positive, negative = encoded(network, prompts), network.unprompted(len(samples))
     seam = attend(
-        family.attended, Clean(), layout=family.layout, seed=mask_seed, samples=[sample.seed for sample in samples],
-        record=recorded, padding=family.conditions.padding_of_rows(family.negative, prompts, guidance),
+        network.attended, Clean(), layout=network.layout, seed=mask_seed, samples=[sample.seed for sample in samples],
+        record=recorded, padding=_padding_of_rows(network, prompts, halves),
     )  # fmt: skip
     with seam as recorder:
 
         def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:
             recorder.begin(moment.step, moment.steps, lanes)
-            rows, (tokens, pooled) = guidance_batch(x, len(lanes), negative, positive, guidance)
-            return Prediction(guided(family.forward(rows, moment.timestep, tokens, pooled), x.shape, guidance))
+            rows, (tokens, pooled) = halves.rows(x, negative, positive)
+            return Prediction(halves.guided(network.forward(rows, moment.timestep, tokens, pooled), x.shape))
 
         def take() -> dict[str, Tensor]:
-            return {key: value[-1] for key, value in recorder.take().items()} if recorded else {}  # positive half
+            return {key: halves.positive(value) for key, value in recorder.take().items()} if recorded else {}
 
         yield Evaluation(predict, take)
+
+
+def _padding_of_rows(network: Prompted, prompts: Sequence[str], halves: Halves) -> Tensor:
+    """Bool [half, sample, text]: which text tokens only fill up the sequence, in the order of the halves."""
+    parts = halves.ordered([network.negative] * len(prompts), list(prompts))
+    return torch.from_numpy(np.stack([network.conditions.padding(part) for part in parts]))

@@ -2,12 +2,11 @@
 
 A folder or hub id is taken apart as `StableDiffusion3Pipeline` parts: prompts are encoded once and alone, the encoders
 are freed, the guidance batch is [negative, positive], latents are decoded one at a time. Sampling lives in
-`tracer.sampling`; the pipeline's own loop is not used.
+`tracer.samplers`; the pipeline's own loop is not used.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -20,10 +19,20 @@ import torch
 from torch import Tensor
 
 from interventions import TokenLayout
-from tracer.denoisers import CheckpointError, Evaluation, Sample, prompted
-from tracer.denoisers.checkpoints import find, fingerprint
-from tracer.denoisers.conditions import LOADING, Condition, Conditions, Encode, require_parts
-from tracer.denoisers.images import to_uint8
+from tracer.denoisers import prompted
+from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Sample
+from tracer.denoisers.checkpoints import find, fingerprint, is_embedded
+from tracer.denoisers.conditions import (
+    LOADING,
+    Condition,
+    Conditions,
+    Encode,
+    clip_tokens,
+    pipeline_encoder,
+    real_tokens,
+    require_parts,
+)
+from tracer.denoisers.vae import decode, load_vae, upscale
 
 PIPELINES = ("StableDiffusion3Pipeline",)
 PARTS = ("transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -56,8 +65,8 @@ class SD3:
         self.sites = tuple(f"transformer_blocks.{layer}" for layer in range(self.layers))
         self.heads = config.num_attention_heads
         self.device = self.model.device
-        factor = 1 if self.decoder is None else 2 ** (len(self.decoder.config.block_out_channels) - 1)
-        self.image_size = (self.size * factor, self.size * factor)
+        side = self.size * upscale(self.decoder)
+        self.image_size = (side, side)
 
     def prepare(self, samples: Sequence[Sample]) -> None:
         """Encode the prompts of a whole run at once; without it every unit loads the encoders for its own."""
@@ -85,20 +94,9 @@ class SD3:
         )
         return output.sample.to(rows.dtype)
 
-    @torch.no_grad()
     def decode(self, x0: Tensor) -> np.ndarray:
         """uint8 [n, y, x, 3]: pixels as they are, latents through the VAE one at a time."""
-        if self.decoder is None:
-            return to_uint8(x0)
         return decode(self.decoder, x0)
-
-
-def decode(vae: Any, x0: Tensor) -> np.ndarray:
-    """Latents [n, channel, y, x] -> uint8 [n, y, x, 3], one at a time, by the VAE's own scale and shift."""
-    parameter = next(vae.parameters())
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    latents = (x0 / vae.config.scaling_factor + shift).to(parameter.device, parameter.dtype)
-    return np.concatenate([to_uint8(vae.decode(one[None]).sample) for one in latents])
 
 
 def load_sd3(
@@ -110,16 +108,16 @@ def load_sd3(
     t5: bool | None = None,
     negative: str = "",
 ) -> SD3:
-    """The embedded SD3 (None), a folder written by its training script, or a diffusers pipeline folder or hub id.
+    """An embedded SD3 (None or embedded:NAME), a folder its training script wrote, or a pipeline (folder, hub id).
 
     `pixels`: side of the image, None for the checkpoint's own. `t5`: use the third text encoder; None uses it when it
     is there, and without it its tokens are zeros, as in the pipeline. Raises CheckpointError.
     """
-    own = Path(checkpoint).expanduser() if checkpoint else None
-    if own and (own / "words.safetensors").is_file():
-        return _load_embedded(own, own.name, device, dtype, pixels, t5, negative)
-    folder, name = find(checkpoint, "sd3", PIPELINES)
-    if checkpoint is None:
+    if checkpoint is not None and (own := Path(checkpoint).expanduser() / "words.safetensors").is_file():
+        return _load_embedded(own.parent, own.parent.name, device, dtype, pixels, t5, negative)
+    embedded = is_embedded(checkpoint)
+    folder, name = find(checkpoint, "sd3", ("SD3Transformer2DModel",) if embedded else PIPELINES)
+    if embedded:
         return _load_embedded(folder, name, device, dtype, pixels, t5, negative)
     return _load_pipeline(folder, name, device, dtype, pixels, t5, negative)
 
@@ -200,8 +198,6 @@ def _load_pipeline(
     negative: str,
 ) -> SD3:
     """The parts of a `StableDiffusion3Pipeline`; its text encoders are loaded when prompts are encoded."""
-    from tracer.denoisers.dit import load_vae
-
     require_parts(folder, PARTS, name)
     has_t5 = (folder / "text_encoder_3").is_dir() and (folder / "tokenizer_3").is_dir()
     if t5 and not has_t5:
@@ -209,15 +205,15 @@ def _load_pipeline(
     t5 = has_t5 if t5 is None else t5
     scheduler = flow_schedule(folder / "scheduler" / "scheduler_config.json")
     model = _transformer(folder, device, dtype)
-    vae: Any = load_vae(folder, device, dtype)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    vae = load_vae(folder, device, dtype)
+    factor = upscale(vae)
     unit = factor * model.config.patch_size
     most = unit * model.config.pos_embed_max_size
     if pixels is not None and (pixels % unit or not 0 < pixels <= most):
         raise CheckpointError(f"pixels {pixels}: {name} makes images of a multiple of {unit} up to {most}")
     return SD3(
         model=model,
-        conditions=Conditions(pipeline_encoder(folder, model, t5), clip_tokens(folder) + T5_TOKENS),
+        conditions=Conditions(_text_encoders(folder, model, t5), clip_tokens(folder) + T5_TOKENS),
         checkpoint={"id": name, "sha256": fingerprint(folder / "transformer"), "t5": t5}
         | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
@@ -241,38 +237,18 @@ def flow_schedule(file: Path) -> dict[str, Any]:
     return {"num_train_timesteps": config.get("num_train_timesteps", 1000), "shift": float(config.get("shift", 3.0))}
 
 
-def clip_tokens(folder: Path) -> int:
-    """Tokens per prompt of the first tokenizer, which the pipeline uses for both."""
-    from transformers import CLIPTokenizer
+def _text_encoders(folder: Path, transformer: Any, t5: bool) -> Encode:
+    """Encodes prompts by the pipeline's own encoders, with or without its T5."""
 
-    try:
-        return int(CLIPTokenizer.from_pretrained(folder / "tokenizer").model_max_length)
-    except LOADING as error:
-        raise CheckpointError(f"{folder / 'tokenizer'} does not load as a CLIP tokenizer: {error}") from error
-
-
-def pipeline_encoder(folder: Path, transformer: Any, t5: bool) -> Encode:
-    """A function that loads the pipeline's text encoders, encodes prompts one by one, and frees the encoders."""
-
-    def encode(prompts: Sequence[str]) -> list[Condition]:
+    def load() -> Any:
         from diffusers import StableDiffusion3Pipeline
 
         unused = {} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
-        try:
-            pipeline = StableDiffusion3Pipeline.from_pretrained(
-                folder, transformer=transformer, vae=None, torch_dtype=transformer.dtype, **unused
-            )
-        except LOADING as error:
-            raise CheckpointError(f"the text encoders in {folder} do not load: {error}") from error
-        pipeline.to(transformer.device)
-        encoded = [_encode_one(pipeline, prompt) for prompt in prompts]
-        del pipeline
-        gc.collect()
-        if transformer.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return encoded
+        return StableDiffusion3Pipeline.from_pretrained(
+            folder, transformer=transformer, vae=None, torch_dtype=transformer.dtype, **unused
+        )
 
-    return encode
+    return pipeline_encoder(load, _encode_one, folder, transformer.device)
 
 
 def _encode_one(pipeline: Any, prompt: str) -> Condition:
@@ -289,7 +265,10 @@ def _encode_one(pipeline: Any, prompt: str) -> Condition:
     return Condition(tokens[0].cpu(), pooled[0].cpu(), torch.cat(real))
 
 
-def real_tokens(tokenizer: Any, prompt: str, length: int) -> Tensor:
-    """Bool [length]: the tokens of a prompt that are not padding."""
-    ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return ids.attention_mask[0].bool()
+FAMILY = ModelFamily(
+    name="sd3",
+    load=load_sd3,
+    help="SD3 and SD3.5, text-to-image, rectified flow",
+    checkpoints="stabilityai/stable-diffusion-3-medium-diffusers, stabilityai/stable-diffusion-3.5-medium",
+    prompted=True,
+)

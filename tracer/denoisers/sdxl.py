@@ -1,13 +1,12 @@
 """SDXL: a text-to-image UNet through the same seam, from a diffusers pipeline folder or hub id.
 
 Its attention is self and cross, at several resolutions; `sites` says whether the mid block alone is under study (as in
-the source paper) or every transformer block. Sampling lives in `tracer.sampling`; refiner and inpainting pipelines are
+the sink paper) or every transformer block. Sampling lives in `tracer.samplers`; refiner and inpainting pipelines are
 not supported, and no SDXL ships with the project.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -21,10 +20,20 @@ from torch import Tensor
 
 from interventions import TokenLayout
 from interventions.seam.sites import sites as attention_sites
-from tracer.denoisers import CheckpointError, Evaluation, Sample, prompted
+from tracer.denoisers import prompted
+from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Sample
 from tracer.denoisers.checkpoints import find, fingerprint
-from tracer.denoisers.conditions import LOADING, Condition, Conditions, Encode, require_parts
-from tracer.denoisers.sd3 import clip_tokens, decode, real_tokens
+from tracer.denoisers.conditions import (
+    LOADING,
+    Condition,
+    Conditions,
+    Encode,
+    clip_tokens,
+    pipeline_encoder,
+    real_tokens,
+    require_parts,
+)
+from tracer.denoisers.vae import decode, load_vae, upscale
 
 PIPELINES = ("StableDiffusionXLPipeline",)
 PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -57,15 +66,15 @@ class SDXL:
         side = attention_side(self.model.config, self.size, self.studied)
         self.layout = TokenLayout(grid=(side, side), text=self.conditions.text)
         self.attended = self.model.mid_block if self.studied == "mid" else self.model
-        found = attention_sites(self.attended)
-        self.layers = 1 + max(site.layer for site in found)
+        attention = attention_sites(self.attended)
+        self.layers = 1 + max(site.layer for site in attention)
         prefix = "mid_block." if self.studied == "mid" else ""
-        names = {site.layer: prefix + site.name.rpartition(".")[0] for site in found}
+        names = {site.layer: prefix + site.name.rpartition(".")[0] for site in attention}
         self.sites = tuple(names[layer] for layer in range(self.layers))
-        self.heads = max(int(getattr(site.module, "heads", 1)) for site in found)
+        self.heads = max(int(getattr(site.module, "heads", 1)) for site in attention)
         self.device = self.model.device
-        factor = 2 ** (len(self.decoder.config.block_out_channels) - 1)
-        self.image_size = (self.size * factor, self.size * factor)
+        side = self.size * upscale(self.decoder)
+        self.image_size = (side, side)
 
     def prepare(self, samples: Sequence[Sample]) -> None:
         """Encode the prompts of a whole run at once; without it every unit loads the encoders for its own."""
@@ -99,7 +108,6 @@ class SDXL:
         )
         return output.sample.to(rows.dtype)
 
-    @torch.no_grad()
     def decode(self, x0: Tensor) -> np.ndarray:
         """uint8 [n, y, x, 3], latents through the VAE one at a time."""
         return decode(self.decoder, x0)
@@ -125,11 +133,9 @@ def load_sdxl(
 ) -> SDXL:
     """An SDXL pipeline from a folder or the hub.
 
-    `sites`: the attention under study, "mid" (the mid block, as the source paper has it) or "all" transformer blocks.
+    `sites`: the attention under study, "mid" (the mid block, as the sink paper has it) or "all" transformer blocks.
     `pixels`: side of the image, None for the checkpoint's own. Raises CheckpointError.
     """
-    from tracer.denoisers.dit import load_vae
-
     if checkpoint is None:
         raise CheckpointError(
             "no SDXL ships with the project: name one with --checkpoint, a pipeline folder or a hub id such as "
@@ -141,10 +147,10 @@ def load_sdxl(
     require_parts(folder, PARTS, checkpoint)
     scheduler, prediction = beta_schedule(folder / "scheduler" / "scheduler_config.json")
     model = _unet(folder, device, dtype)
-    vae: Any = load_vae(folder, device, dtype)
+    vae = load_vae(folder, device, dtype)
     if vae.config.force_upcast:
         vae = vae.float()  # its activations overflow in half precision
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    factor = upscale(vae)
     unit = factor * 2 ** (len(model.config.down_block_types) - 1)
     if pixels is not None and (pixels <= 0 or pixels % unit):
         raise CheckpointError(f"pixels {pixels}: {checkpoint} makes images of a multiple of {unit}")
@@ -152,7 +158,7 @@ def load_sdxl(
     return SDXL(
         model=model,
         decoder=vae,
-        conditions=Conditions(pipeline_encoder(folder, model), clip_tokens(folder)),
+        conditions=Conditions(_text_encoders(folder, model), clip_tokens(folder)),
         checkpoint={"id": name, "sha256": fingerprint(folder / "unet"), "sites": sites}
         | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
@@ -190,7 +196,7 @@ def beta_schedule(file: Path) -> tuple[dict[str, Any], str]:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise CheckpointError(f"{file}: prediction type {prediction!r} is not supported (epsilon or v_prediction)")
-    wanted = {
+    settings = {
         "num_train_timesteps": 1000,
         "beta_start": 0.00085,
         "beta_end": 0.012,
@@ -198,29 +204,30 @@ def beta_schedule(file: Path) -> tuple[dict[str, Any], str]:
         "steps_offset": 0,
         "set_alpha_to_one": False,
     }
-    return {key: config.get(key, default) for key, default in wanted.items()}, prediction
+    return {key: config.get(key, default) for key, default in settings.items()}, prediction
 
 
-def pipeline_encoder(folder: Path, unet: Any) -> Encode:
-    """A function that loads the pipeline's two text encoders, encodes prompts one by one, and frees the encoders."""
+def _text_encoders(folder: Path, unet: Any) -> Encode:
+    """Encodes prompts by the pipeline's own two encoders."""
 
-    def encode(prompts: Sequence[str]) -> list[Condition]:
+    def load() -> Any:
         from diffusers import StableDiffusionXLPipeline
 
-        try:
-            pipeline = StableDiffusionXLPipeline.from_pretrained(folder, unet=unet, vae=None, torch_dtype=unet.dtype)
-        except LOADING as error:
-            raise CheckpointError(f"the text encoders in {folder} do not load: {error}") from error
-        pipeline.to(unet.device)
-        encoded = []
-        for prompt in prompts:
-            tokens, _, pooled, _ = pipeline.encode_prompt(prompt=prompt, do_classifier_free_guidance=False)
-            real = real_tokens(pipeline.tokenizer, prompt, pipeline.tokenizer.model_max_length)
-            encoded.append(Condition(tokens[0].cpu(), pooled[0].cpu(), real))
-        del pipeline
-        gc.collect()
-        if unet.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return encoded
+        return StableDiffusionXLPipeline.from_pretrained(folder, unet=unet, vae=None, torch_dtype=unet.dtype)
 
-    return encode
+    return pipeline_encoder(load, _encode_one, folder, unet.device)
+
+
+def _encode_one(pipeline: Any, prompt: str) -> Condition:
+    tokens, _, pooled, _ = pipeline.encode_prompt(prompt=prompt, do_classifier_free_guidance=False)
+    real = real_tokens(pipeline.tokenizer, prompt, pipeline.tokenizer.model_max_length)
+    return Condition(tokens[0].cpu(), pooled[0].cpu(), real)
+
+
+FAMILY = ModelFamily(
+    name="sdxl",
+    load=load_sdxl,
+    help="SDXL, text-to-image, a UNet with DDIM; no weights ship",
+    checkpoints="stabilityai/stable-diffusion-xl-base-1.0",
+    prompted=True,
+)

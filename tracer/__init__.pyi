@@ -1,0 +1,51 @@
+from .denoisers.base import CheckpointError as CheckpointError
+from .denoisers.base import Denoiser as Denoiser
+from .denoisers.base import DeviceError as DeviceError
+from .denoisers.base import Evaluation as Evaluation
+from .denoisers.base import ModelFamily as ModelFamily
+from .denoisers.base import Moment as Moment
+from .denoisers.base import Sample as Sample
+from .denoisers.registry import MODELS as MODELS
+from .denoisers.registry import load as load
+from .prompts import PromptError as PromptError
+from .request import PlanError as PlanError
+from .request import Request as Request
+from .run import trace as trace
+from .samplers.base import Earlier as Earlier
+from .samplers.base import Level as Level
+from .samplers.base import Move as Move
+from .samplers.base import Prediction as Prediction
+from .samplers.base import Probe as Probe
+from .samplers.base import Sampler as Sampler
+from .samplers.base import SamplerError as SamplerError
+from .samplers.base import Schedule as Schedule
+from .samplers.registry import SAMPLERS as SAMPLERS
+from .store import RunError as RunError
+from .store import open_run as open_run
+
+__all__ = [
+    "MODELS",
+    "SAMPLERS",
+    "CheckpointError",
+    "Denoiser",
+    "DeviceError",
+    "Earlier",
+    "Evaluation",
+    "Level",
+    "ModelFamily",
+    "Moment",
+    "Move",
+    "PlanError",
+    "Prediction",
+    "Probe",
+    "PromptError",
+    "Request",
+    "RunError",
+    "Sample",
+    "Sampler",
+    "SamplerError",
+    "Schedule",
+    "load",
+    "open_run",
+    "trace",
+]

@@ -1,0 +1,187 @@
+"""What a network must offer to be traced, what it may offer besides, and what a family of models is.
+
+Values and protocols only: nothing is loaded here and no torch is imported. A denoiser of your own needs the attributes
+and the two methods of `Denoiser`; what is in `OptionalParts` may be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from interventions.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from interventions import Intervention, TokenLayout
+    from tracer.samplers.base import Prediction
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a network may run in, by torch's names."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, gated, out of reach, or not of the family asked for."""
+
+
+class DeviceError(InputError):
+    """The device is unknown or cannot be used here."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One trajectory's identity: its position in the run, the seed of its noise, and what it shows."""
+
+    index: int
+    seed: int
+    class_label: int | None = None
+    class_name: str | None = None
+    prompt: str | None = None
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in the trajectory the network is asked: step `step` of `steps`, at `timestep`, x = alpha x0 + sigma n."""
+
+    step: int
+    steps: int
+    timestep: float
+    alpha: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A denoiser opened for some samples.
+
+    `predict(x, moment, lanes)`: x [lanes, samples, channel, y, x]; lane l of the batch runs under `lanes[l]`.
+    `take()`: what the seam recorded during the last call, arrays [lanes, samples, layers, ...] of the conditional pass.
+    """
+
+    predict: Callable[[Tensor, Moment, Sequence[Intervention]], Prediction]
+    take: Callable[[], dict[str, Tensor]] = dict
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """What the trajectory loop needs of a network; what it may have besides is `OptionalParts`."""
+
+    @property
+    def name(self) -> str:
+        """Model family, as typed after `--model`."""
+        ...
+
+    @property
+    def checkpoint(self) -> Mapping[str, Any]:
+        """What is recorded as provenance: at least `id`, and the corrections applied."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channel, y, x) of the state."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the states: float32, or float64 for exact systems."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the states live."""
+        ...
+
+    @property
+    def prediction(self) -> str:
+        """One of `samplers.PREDICTIONS`."""
+        ...
+
+    @property
+    def scheduler(self) -> Mapping[str, Any]:
+        """Schedule settings in diffusers' words, as `samplers.noise_levels` takes them."""
+        ...
+
+    @property
+    def layout(self) -> TokenLayout | None:
+        """What the tokens are; None when the network has no attention."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(y, x) of the decoded images."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks a spec's `layers=` may name."""
+        ...
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """A name for each of the `layers`, in order: of the block, or of its attention where it has one only."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """Attention heads per block."""
+        ...
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """`sampler`, `steps` and `guidance` where the user names none; each may be missing."""
+        ...
+
+    def opened(
+        self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str]
+    ) -> AbstractContextManager[Evaluation]:
+        """Attach the seam, encode the conditions of these samples, and hand out the evaluation."""
+        ...
+
+    def decode(self, x0: Tensor) -> np.ndarray:
+        """States [n, channel, y, x] at the last level -> uint8 images [n, y, x, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class OptionalParts:
+    """What a denoiser may have besides `Denoiser`, as attributes of these names; each with what its absence means.
+
+    prompted: it is told prompts. classes: names of its classes, in order, if it is told classes. prepare: encode the
+    prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
+    that only fill up the sequence. model: the torch module itself, whose dtype is recorded.
+    """
+
+    prompted: bool = False
+    classes: Sequence[str] | None = None
+    prepare: Callable[[Sequence[Sample]], None] | None = None
+    padding: Callable[[Sequence[Sample]], np.ndarray] | None = None
+    model: Any = None
+
+
+def optional_parts(denoiser: Denoiser) -> OptionalParts:
+    """What this denoiser has of them; the only place that asks."""
+    own: dict[str, Any] = {part.name: getattr(denoiser, part.name, part.default) for part in fields(OptionalParts)}
+    return OptionalParts(**own)
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """A family of models behind one name after `--model`: one file, listed in `MODELS` or brought by an entry point.
+
+    load: (checkpoint, *, device, dtype, **options) -> denoiser; checkpoint None is the family's default, and what else
+    it takes are the run's `options`. checkpoints: what `--checkpoint` may name, for help and `trace models`.
+    prompted: it is told prompts. help: one line.
+    """
+
+    name: str
+    load: Callable[..., Denoiser]
+    help: str
+    checkpoints: str
+    prompted: bool = False

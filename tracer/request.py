@@ -1,0 +1,284 @@
+"""THE parameter list of a run: `trace run`'s options, `tracer.trace`'s parameters and the stored configuration.
+
+A `Request` is what somebody asked for, before anything is loaded or checked; `tracer.plan.plan` turns it into a `Plan`.
+Every field says in its metadata how it is typed on the command line and under which key it is stored, so the lists
+cannot differ. Nothing heavy is imported here: the command line builds its options from this file.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from interventions.errors import InputError
+from tracer.denoisers.base import DTYPES
+
+if TYPE_CHECKING:
+    import torch
+
+    from interventions import Intervention
+    from tracer.denoisers.base import Denoiser
+    from tracer.prompts import Prompt
+
+Progress = Callable[[int, int], None]
+"""Called after every step with (steps done, steps to do), counted over all units."""
+P = ParamSpec("P")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+
+
+class PlanError(InputError):
+    """A run was asked for that cannot be made; the message says what is allowed and what to type."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """How a field of `Request` meets the command line and the store.
+
+    flag: as typed, "--steps", or "--floor/--no-floor" for a switch with two names; None: for Python only. type: of one
+    value. choices: gives the names that are allowed, or may stand in the list; called only when help is shown or an
+    error explained, since it may import. multiple: the flag may be repeated. many: one string holds several, by comma.
+    stored: key of the stored configuration, which `--resume` compares; None: it does not change a number. default: that
+    of the field.
+    """
+
+    help: str
+    flag: str | None = None
+    metavar: str | None = None
+    type: type = str
+    choices: Callable[[], Iterable[str]] | None = None
+    multiple: bool = False
+    many: bool = False
+    stored: str | None = None
+    default: Any = None
+
+
+def _typed(help: str, flag: str | None = None, **how: Any) -> dict[str, Parameter]:
+    """The metadata of a field of `Request`."""
+    return {"parameter": Parameter(help, flag, **how)}
+
+
+def _models() -> Iterable[str]:
+    from tracer.denoisers.registry import MODELS
+
+    return MODELS
+
+
+def _samplers() -> Iterable[str]:
+    from tracer.samplers.registry import SAMPLERS
+
+    return SAMPLERS
+
+
+def _records() -> Iterable[str]:
+    from tracer.store.schema import RECORDS
+
+    return RECORDS
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run as it was asked for; None means the model's own default. A string may stand where a list is taken.
+
+    `denoiser`: a model's name or any `Denoiser`. `arms`: spec strings or interventions; `clean` is always there.
+    `record`, `classes`: names, or one string with commas. `prompts`: a file, a prompt of several words, or a list.
+    Nothing is checked here but shapes: `tracer.plan.plan` does.
+    """
+
+    denoiser: Denoiser | str = field(
+        default="dit", metadata=_typed("Model family.", "--model", metavar="NAME", choices=_models, stored="model")
+    )
+    arms: str | Intervention | Iterable[str | Intervention] = field(
+        default=("R4S32",),
+        metadata=_typed(
+            "An arm, e.g. R4S32 or sink-k5@layers=3. Repeatable.",
+            "--mask",
+            metavar="SPEC",
+            multiple=True,
+            stored="arms",
+        ),
+    )
+    _: KW_ONLY
+    checkpoint: str | None = field(
+        default=None,
+        metadata=_typed(
+            "Hub id, folder or embedded:NAME; default: the embedded weights.",
+            "--checkpoint",
+            metavar="ID|DIR",
+            stored="checkpoint",
+        ),
+    )
+    samples: int = field(
+        default=12, metadata=_typed("Trajectories, one per seed.", "--samples", metavar="N", type=int, stored="samples")
+    )
+    steps: int | None = field(
+        default=None,
+        metadata=_typed("Sampling steps; default: the model's own.", "--steps", metavar="T", type=int, stored="steps"),
+    )
+    sampler: str | None = field(
+        default=None,
+        metadata=_typed("Default: the model's own.", "--sampler", metavar="NAME", choices=_samplers, stored="sampler"),
+    )
+    guidance: float | None = field(
+        default=None,
+        metadata=_typed(
+            "Guidance scale, 1 is none; default: the model's own.",
+            "--guidance",
+            metavar="W",
+            type=float,
+            stored="guidance",
+        ),
+    )
+    seed: int = field(
+        default=0, metadata=_typed("Sample i has seed SEED + i.", "--seed", metavar="SEED", type=int, stored="seed")
+    )
+    mask_seed: int = field(
+        default=0,
+        metadata=_typed("Seed of the random graphs.", "--mask-seed", metavar="SEED", type=int, stored="mask_seed"),
+    )
+    batch_size: int = field(
+        default=8,
+        metadata=_typed("Samples run and saved together.", "--batch-size", metavar="N", type=int, stored="batch_size"),
+    )
+    record: str | Iterable[str] = field(
+        default=("norms", "latents", "images"),
+        metadata=_typed(
+            "What to keep of every step.", "--record", metavar="LIST", choices=_records, many=True, stored="record"
+        ),
+    )
+    classes: str | int | Iterable[str | int] | None = field(
+        default=None,
+        metadata=_typed(
+            "Class names or numbers, by comma; default: all in turn.",
+            "--classes",
+            metavar="LIST",
+            many=True,
+            stored="conditions",
+        ),
+    )
+    prompts: str | Path | Sequence[str | Prompt] | None = field(
+        default=None,
+        metadata=_typed(
+            "Text file or GenEval jsonl, or one prompt of several words; default: the built-in list.",
+            "--prompts",
+            metavar="FILE",
+            stored="conditions",
+        ),
+    )
+    floor: bool = field(
+        default=True, metadata=_typed("Add the arm `full`, the numerical floor.", "--floor/--no-floor", type=bool)
+    )
+    device: str | torch.device | None = field(
+        default=None, metadata=_typed("Default: cuda where there is one, else cpu.", "--device", metavar="DEVICE")
+    )
+    dtype: str = field(
+        default="float32",
+        metadata=_typed(
+            "Precision of the network; states and noise stay float32.",
+            "--dtype",
+            choices=lambda: DTYPES,
+            stored="dtype",
+        ),
+    )
+    options: Mapping[str, Any] | None = field(
+        default=None, metadata=_typed("What else the model's loader takes, by name.")
+    )
+    out: str | Path | None = field(
+        default=None,
+        metadata=_typed("Default: runs/<model>-<mask>, numbered when taken.", "--out", metavar="DIR", type=Path),
+    )
+    resume: bool = field(default=False, metadata=_typed("Go on with an unfinished run.", "--resume", type=bool))
+    workers: int | None = field(
+        default=None, metadata=_typed("Run the units on N local Dask workers.", "--workers", metavar="N", type=int)
+    )
+    scheduler: str | None = field(
+        default=None, metadata=_typed("Run the units on an existing Dask cluster.", "--scheduler", metavar="ADDRESS")
+    )
+    progress: Progress | None = field(
+        default=None, metadata=_typed("Called after every step with (steps done, steps to do).")
+    )
+
+    def __post_init__(self) -> None:
+        """Bring strings and iterables to tuples, so that a request can be read more than once."""
+        from interventions import Intervention
+
+        arms = (self.arms,) if isinstance(self.arms, str | Intervention) else tuple(self.arms)
+        object.__setattr__(self, "arms", arms)
+        object.__setattr__(self, "record", _names(self.record))
+        if self.classes is not None:
+            object.__setattr__(self, "classes", _names(self.classes) or None)
+        if self.prompts is not None and not isinstance(self.prompts, str | Path):
+            object.__setattr__(self, "prompts", tuple(self.prompts))
+
+    @property
+    def distributed(self) -> bool:
+        """Whether the units run on Dask workers."""
+        return self.workers is not None or self.scheduler is not None
+
+    def interventions(self) -> tuple[Intervention, ...]:
+        """The arms as values: clean first, no arm twice, the floor last if it is added. Raises SpecError."""
+        from interventions import Intervention, parse
+        from interventions.spec import Clean, Full
+
+        assert isinstance(self.arms, tuple)
+        specs = [arm if isinstance(arm, Intervention) else parse(arm) for arm in self.arms]
+        floor = [Full()] if self.floor and Full() not in specs else []
+        return (Clean(), *(arm for arm in dict.fromkeys([*specs, *floor]) if not isinstance(arm, Clean)))
+
+    def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
+        """The stored configuration: every stored key, from `resolved` where the plan had to fill it in."""
+        own = {how.stored: getattr(self, name) for name, how in parameters().items() if how.stored}
+        return own | dict(resolved)
+
+    def load(self) -> Denoiser:
+        """The denoiser itself: handed in, or loaded by its family's name. Raises CheckpointError, PlanError."""
+        if isinstance(self.denoiser, str):
+            from tracer.denoisers.registry import load
+
+            return load(
+                self.denoiser, checkpoint=self.checkpoint, device=self.device, dtype=self.dtype, **(self.options or {})
+            )
+        own = {"checkpoint": None, "device": None, "dtype": DTYPES[0], "options": None}
+        if given := [name for name, default in own.items() if getattr(self, name) != default]:
+            raise PlanError(f"{', '.join(given)}: these choose how a model named by a string is loaded")
+        return self.denoiser
+
+
+def parameters() -> dict[str, Parameter]:
+    """Field name -> its `Parameter`, in order."""
+    return {each.name: replace(each.metadata["parameter"], default=each.default) for each in fields(Request)}
+
+
+def stored_keys() -> list[str]:
+    """The keys of the stored configuration that come from the request, in order."""
+    return list(dict.fromkeys(how.stored for how in parameters().values() if how.stored))
+
+
+def with_parameters_of(request: Callable[P, Value]) -> Callable[[Callable[[Value], Result]], Callable[P, Result]]:
+    """Decorate a function of one value so that it takes that value's parameters instead.
+
+    Readers, completion, type checks and `inspect.signature` then see the parameters of `Request`, which stand once.
+    """
+
+    def decorate(function: Callable[[Value], Result]) -> Callable[P, Result]:
+        @functools.wraps(function)
+        def call(*arguments: P.args, **named: P.kwargs) -> Result:
+            return function(request(*arguments, **named))
+
+        own, returned = inspect.signature(request), inspect.signature(function).return_annotation
+        call.__signature__ = own.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        call.__annotations__ = {name: each.annotation for name, each in own.parameters.items()} | {"return": returned}
+        return call
+
+    return decorate
+
+
+def _names(value: Any) -> tuple[Any, ...]:
+    """A tuple of names from one string with commas, one number, or any iterable."""
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return (value,) if isinstance(value, int) else tuple(value)

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from interventions import Intervention, TokenLayout, density, parse, solve_density
-from interventions.spec import Clean, Full, KeyRemoval, SmallWorld
-
-FAMILIES = ("small-world", "preferential", "hub-spoke", "local", "random")
+from interventions import Graph, Intervention, TokenLayout, density, parse, solve_density
+from interventions.families import Full, density_families
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Cell:
 
     intervention: Intervention
     family: str
-    """The family, or "clean", "full", "keys" for key removal."""
+    """Of `interventions`, or the ablation that was asked for."""
     target: float
     """The density that was asked for; NaN when a spec was named."""
     mask_seed: int
@@ -56,16 +54,16 @@ def cells(
     if families and not densities:
         densities = (0.25, 0.5)
     if densities and not families:
-        families = FAMILIES
+        families = density_families(shipped=True)
     conditions: list[tuple[Intervention, str | None, float]] = [(parse("clean"), None, float("nan"))]
     conditions += [(parse(mask), None, float("nan")) for mask in masks if mask != "clean"]
     conditions += [(solve_density(name, share, layout), name, share) for share in densities for name in families]
     grid: dict[tuple[str, int], Cell] = {}
     for intervention, name, target in conditions:
         intervention.check(layout, layers=layers)
-        for seed in mask_seeds if drawn(intervention) else mask_seeds[:1]:
+        for seed in mask_seeds if intervention.drawn else mask_seeds[:1]:
             share, whole = densities_of(intervention, layout, seed)
-            cell = Cell(intervention, name or family(intervention), target, seed, share, whole)
+            cell = Cell(intervention, name or intervention.family, target, seed, share, whole)
             grid.setdefault((cell.spec, seed), cell)
     return list(grid.values())
 
@@ -75,29 +73,12 @@ def listed(texts: str | Sequence[str]) -> Sequence[str]:
     return (texts,) if isinstance(texts, str) else texts
 
 
-def family(intervention: Intervention) -> str:
-    """The family of a spec, with the ablations of the small world by their own names."""
-    if isinstance(intervention, SmallWorld):
-        return "local" if not intervention.shortcuts else "random" if not intervention.radius else "small-world"
-    names = {"Clean": "clean", "Full": "full", "Preferential": "preferential", "HubSpoke": "hub-spoke"}
-    return names.get(type(intervention).__name__, "keys")
-
-
-def drawn(intervention: Intervention) -> bool:
-    """Whether chance is involved, so that mask seeds differ."""
-    if isinstance(intervention, KeyRemoval):
-        return intervention.kind == "random"
-    if isinstance(intervention, SmallWorld):
-        return intervention.shortcuts > 0
-    return not isinstance(intervention, Clean | Full)
-
-
 def densities_of(intervention: Intervention, layout: TokenLayout, seed: int) -> tuple[float, float]:
     """Density of image-image pairs and of all pairs; NaN where there is no fixed mask."""
-    if isinstance(intervention, KeyRemoval):
-        return float("nan"), float("nan")
-    if isinstance(intervention, Clean):
+    if intervention.role == "clean":
         return 1.0, 1.0
+    if not isinstance(intervention, Graph | Full):  # which keys are removed is found while the model runs
+        return float("nan"), float("nan")
     mask = intervention.mask(layout, seed)
     return (density(mask, layout) if layout.image_tokens else float("nan")), density(mask)
 

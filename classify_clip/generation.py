@@ -128,14 +128,14 @@ def _cells(
     for seed, by_spec in pictures.items():
         for spec in by_spec:
             cell = _cell(spec, seed, targets, layout)
-            cells.setdefault((spec, seed if grid.drawn(cell.intervention) else -1), cell)
+            cells.setdefault((spec, seed if cell.intervention.drawn else -1), cell)
     return list(cells.values())
 
 
 def _cell(spec: str, seed: int, targets: Mapping[str, float], layout: TokenLayout) -> grid.Cell:
     intervention = parse(spec)
     share, whole = grid.densities_of(intervention, layout, seed)
-    return grid.Cell(intervention, grid.family(intervention), targets.get(spec, float("nan")), seed, share, whole)
+    return grid.Cell(intervention, intervention.family, targets.get(spec, float("nan")), seed, share, whole)
 
 
 def balanced_reference() -> np.ndarray:

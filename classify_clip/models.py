@@ -19,6 +19,7 @@ from torch import nn
 
 from interventions import TokenLayout
 from interventions.errors import InputError
+from tracer.denoisers import usable_device
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CLASSIFIERS = {"vit": EMBEDDED / "vit", "vit-cls": EMBEDDED / "vit-cls"}
@@ -80,26 +81,17 @@ class Retriever:
         return self.model.encode_text(tokens, normalize=True)
 
 
-def default_device(device: str | None = None) -> torch.device:
-    """The named device, else CUDA where there is one, else the CPU. Raises ModelError for one that is not there."""
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"no device {name!r} here ({str(error).splitlines()[0]}); use --device cpu") from None
-    return torch.device(name)
-
-
 def load_classifier(name: str = "vit", checkpoint: str | None = None, device: str | None = None) -> Classifier:
     """A timm classifier in eval mode: `vit`, `vit-cls` (embedded) or any timm name.
 
     checkpoint: a folder that timm wrote (config.json and weights) or a weight file of the architecture `name`; without
     it timm's pretrained weights are fetched. Raises ModelError for an unknown name, a missing or foreign checkpoint, an
-    unreachable hub, and for models whose attention does not run on one grid of patches (convolutions, windows).
+    unreachable hub, and for models whose attention does not run on one grid of patches (convolutions, windows);
+    DeviceError for a device that cannot be used.
     """
     import timm
 
-    where = default_device(device)
+    where = usable_device(device)
     folder = CLASSIFIERS.get(name) if checkpoint is None else _path(checkpoint)
     if name not in CLASSIFIERS and not name.startswith("hf-hub:"):
         _known(name.partition(".")[0], timm.list_models(), [*CLASSIFIERS], "timm", timm.is_model)
@@ -131,7 +123,7 @@ def load_retriever(
     """
     import open_clip
 
-    where = default_device(device)
+    where = usable_device(device)
     folder = RETRIEVERS.get(name) if checkpoint is None else _path(checkpoint)
     if name not in RETRIEVERS and not name.startswith("hf-hub:"):
         _known(name, open_clip.list_models(), [*RETRIEVERS], "open_clip", lambda n: n in open_clip.list_models())

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from classify_clip.data import held_out, spread
 from tracer.denoisers.images import from_uint8
-from tracer.sampling import schedule
+from tracer.samplers.base import kept_signal
 
 
 def levels(denoiser: Any, timesteps: Sequence[int]) -> list[tuple[int, float, float]]:
     """(timestep, alpha, sigma) of x = alpha x0 + sigma noise, of the denoiser's own training schedule."""
-    train = int(denoiser.scheduler["num_train_timesteps"])
-    every = schedule("ddpm", train, denoiser.prediction, denoiser.scheduler)
-    place = {int(t): i for i, t in enumerate(every.timestep)}
-    return [(t, float(every.alpha[place[t]]), float(every.sigma[place[t]])) for t in timesteps]
+    kept = kept_signal(denoiser.scheduler)
+    return [(t, float(np.sqrt(kept[t])), float(np.sqrt(1 - kept[t]))) for t in timesteps]
 
 
 def noise(rows: Sequence[int] | np.ndarray, shape: Sequence[int] = (3, 32, 32)) -> Tensor:

@@ -114,8 +114,8 @@ def test_an_all_true_mask_changes_no_prediction_and_no_rank():
     retriever = small.retriever()
     both = [retrieval.embeddings(retriever, pairs(), parse(spec)) for spec in ("clean", "full")]
     assert np.abs(both[0].image - both[1].image).max() < 1e-6
-    masked_one = classification.outputs(classifier, many, parse("R1S0"))
-    assert (classification.top(clean.logits, 1) != classification.top(masked_one.logits, 1)).any()  # so the test can fail
+    local = classification.outputs(classifier, many, parse("R1S0"))
+    assert (classification.top(clean.logits, 1) != classification.top(local.logits, 1)).any()  # so the test can fail
 
 
 def test_batches_do_not_change_an_outcome_nor_a_random_control():

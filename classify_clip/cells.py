@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from interventions import Intervention, TokenLayout, density, parse, solve_density
-from interventions.spec import Clean, Full, KeyRemoval, SmallWorld
-
-FAMILIES = ("small-world", "preferential", "hub-spoke", "local", "random")
+from interventions import Graph, Intervention, TokenLayout, density, parse, solve_density
+from interventions.families import Full, density_families
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Cell:
 
     intervention: Intervention
     family: str
-    """The family, or "clean", "full", "keys" for key removal."""
+    """Of `interventions`, or the ablation that was asked for."""
     target: float
     """The density that was asked for; NaN when a spec was named."""
     mask_seed: int
@@ -42,9 +40,9 @@ class Cell:
 def cells(
     layout: TokenLayout,
     *,
-    masks: Sequence[str] = (),
+    masks: str | Sequence[str] = (),
     densities: Sequence[float] = (),
-    families: Sequence[str] = (),
+    families: str | Sequence[str] = (),
     mask_seeds: Sequence[int] = (0,),
     layers: int | None = None,
 ) -> list[Cell]:
@@ -52,62 +50,51 @@ def cells(
 
     Families without densities (or the reverse) get the defaults. Raises SpecError for what the layout rules out.
     """
+    masks, families = listed(masks), listed(families)
     if families and not densities:
         densities = (0.25, 0.5)
     if densities and not families:
-        families = FAMILIES
-    wanted: list[tuple[Intervention, str | None, float]] = [(parse("clean"), None, float("nan"))]
-    wanted += [(parse(mask), None, float("nan")) for mask in masks if mask != "clean"]
-    wanted += [(solve_density(name, share, layout), name, share) for share in densities for name in families]
-    made: dict[tuple[str, int], Cell] = {}
-    for intervention, name, target in wanted:
+        families = density_families(shipped=True)
+    conditions: list[tuple[Intervention, str | None, float]] = [(parse("clean"), None, float("nan"))]
+    conditions += [(parse(mask), None, float("nan")) for mask in masks if mask != "clean"]
+    conditions += [(solve_density(name, share, layout), name, share) for share in densities for name in families]
+    grid: dict[tuple[str, int], Cell] = {}
+    for intervention, name, target in conditions:
         intervention.check(layout, layers=layers)
-        for seed in mask_seeds if drawn(intervention) else mask_seeds[:1]:
+        for seed in mask_seeds if intervention.drawn else mask_seeds[:1]:
             share, whole = densities_of(intervention, layout, seed)
-            cell = Cell(intervention, name or family(intervention), target, seed, share, whole)
-            made.setdefault((cell.spec, seed), cell)
-    return list(made.values())
+            cell = Cell(intervention, name or intervention.family, target, seed, share, whole)
+            grid.setdefault((cell.spec, seed), cell)
+    return list(grid.values())
 
 
-def family(intervention: Intervention) -> str:
-    """The family of a spec, with the ablations of the small world by their own names."""
-    if isinstance(intervention, SmallWorld):
-        return "local" if not intervention.shortcuts else "random" if not intervention.radius else "small-world"
-    names = {"Clean": "clean", "Full": "full", "Preferential": "preferential", "HubSpoke": "hub-spoke"}
-    return names.get(type(intervention).__name__, "keys")
-
-
-def drawn(intervention: Intervention) -> bool:
-    """Whether chance is involved, so that mask seeds differ."""
-    if isinstance(intervention, KeyRemoval):
-        return intervention.kind == "random"
-    if isinstance(intervention, SmallWorld):
-        return intervention.shortcuts > 0
-    return not isinstance(intervention, Clean | Full)
+def listed(texts: str | Sequence[str]) -> Sequence[str]:
+    """Several texts, or the one that was given."""
+    return (texts,) if isinstance(texts, str) else texts
 
 
 def densities_of(intervention: Intervention, layout: TokenLayout, seed: int) -> tuple[float, float]:
     """Density of image-image pairs and of all pairs; NaN where there is no fixed mask."""
-    if isinstance(intervention, KeyRemoval):
-        return float("nan"), float("nan")
-    if isinstance(intervention, Clean):
+    if intervention.role == "clean":
         return 1.0, 1.0
+    if not isinstance(intervention, Graph | Full):  # which keys are removed is found while the model runs
+        return float("nan"), float("nan")
     mask = intervention.mask(layout, seed)
     return (density(mask, layout) if layout.image_tokens else float("nan")), density(mask)
 
 
-def coordinates(made: Sequence[Cell]) -> xr.Dataset:
+def coordinates(grid: Sequence[Cell]) -> xr.Dataset:
     """The coordinates of the `cell` dimension."""
     columns = {
-        "spec": (np.array([cell.spec for cell in made]), "spec string of the intervention"),
-        "family": (np.array([cell.family for cell in made]), "graph family; local and random are the ablations"),
-        "target_density": (np.array([cell.target for cell in made]), "density asked for; NaN: a spec was named"),
-        "density": (np.array([cell.density for cell in made]), "density of image-image pairs, self included"),
+        "spec": (np.array([cell.spec for cell in grid]), "spec string of the intervention"),
+        "family": (np.array([cell.family for cell in grid]), "graph family; local and random are the ablations"),
+        "target_density": (np.array([cell.target for cell in grid]), "density asked for; NaN: a spec was named"),
+        "density": (np.array([cell.density for cell in grid]), "density of image-image pairs, self included"),
         "density_sequence": (
-            np.array([cell.density_sequence for cell in made]),
+            np.array([cell.density_sequence for cell in grid]),
             "density of all pairs, prefix included",
         ),
-        "mask_seed": (np.array([cell.mask_seed for cell in made]), "seed of the random graph"),
+        "mask_seed": (np.array([cell.mask_seed for cell in grid]), "seed of the random graph"),
     }
-    data = {name: ("cell", values, {"long_name": told, "units": "1"}) for name, (values, told) in columns.items()}
+    data = {name: ("cell", values, {"long_name": text, "units": "1"}) for name, (values, text) in columns.items()}
     return xr.Dataset(coords=data)

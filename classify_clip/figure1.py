@@ -1,26 +1,36 @@
-"""Figure 1 and Table 1 of source A from the embedded models, in one call: same pictures, tokens and masks everywhere.
+"""What Figure 1 and Table 1 of the masking paper need, from the embedded models: same pictures, tokens and masks.
 
-Runs (or resumes) the sweeps of classification and retrieval, the diffusion runs, one-pass denoising and the scoring of
-the generated pictures, then hands the saved data to `analysis.curves`. Every part is a folder of its own under `out`.
+`measure` runs (or resumes) the sweeps of classification and retrieval, the diffusion runs with the scores of their
+pictures, one-pass denoising, and what explains them. Every part is a folder or file of its own under `out`, and what is
+there is kept. Nothing is drawn here: the command line hands the data to `analysis`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from classify_clip import sweep
-from classify_clip.cells import FAMILIES, cells, family
-from classify_clip.denoise import denoise
+from classify_clip.attention_locality import locality
+from classify_clip.blocks import depth, embedded_stacks
+from classify_clip.cells import cells
+from classify_clip.classification import classify
 from classify_clip.generation import LAYOUT, score_runs
+from classify_clip.noised import held_out_batches
+from classify_clip.one_pass import denoise
+from classify_clip.retrieval import retrieve
 from classify_clip.store import STORE, done, open_sweep
 from interventions import SpecError, parse, solve_density
+from interventions.families import density_families
 
 DENSITIES = (0.05, 0.13, 0.25, 0.5, 0.75)
+EXPLAINED = ("local", "small-world", "random")
+"""The families whose reach and damage per block are looked at, at one density."""
 
 
 @dataclass(frozen=True)
@@ -40,95 +50,82 @@ class Size:
     """Pictures whose attention is read; twice as many are followed block by block."""
 
 
-def figure1(
+@dataclass(frozen=True)
+class Measured:
+    """The data of Figure 1: `tasks` are the sweeps of CLIP, both ViTs and generation, for one figure.
+
+    one_pass, locality (a row per model and noise level) and depth are None without generation.
+    """
+
+    tasks: tuple[xr.Dataset, ...]
+    one_pass: xr.Dataset | None = None
+    locality: pd.DataFrame | None = None
+    depth: xr.Dataset | None = None
+
+
+def measure(
     out: str | Path = "runs/figure1",
     *,
     densities: Sequence[float] = DENSITIES,
-    families: Sequence[str] = FAMILIES,
+    families: Sequence[str] = (),
     size: Size | None = None,
     generation: bool = True,
-    say: Callable[[str], None] = lambda told: None,
+    say: Callable[[str], None] = lambda line: None,
     progress: sweep.Progress | None = None,
-) -> Path:
-    """Run what is missing under `out` and write figure1.png, table1.csv, curves.csv and matched.csv there.
+) -> Measured:
+    """Run what is missing under `out` and return what is there.
 
-    A density that a family cannot reach on the 16 x 16 grid is left out and said. `say` gets one line per part.
+    families: graph families; all that ship where none are given. A density that a family cannot reach on the 16 x 16
+    grid is left out and said. `say` gets one line per part.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from analysis import curves, matched
-
     size, out = size or Size(), Path(out)
-    targets = reachable(densities, families, say)
+    targets = reachable(densities, families or density_families(shipped=True), say)
     masks, seeds = [*targets, "full"], tuple(range(size.mask_seeds))
-    shared: dict[str, Any] = {
-        "masks": masks,
-        "mask_seeds": seeds,
-        "progress": progress,
-        "resume": True,
-        "device": "cpu",
-    }
-    parts = {}
+    shared: dict[str, Any] = {"masks": masks, "mask_seeds": seeds, "progress": progress, "resume": True}
+    paths = []
     for model in ("clip", "vit-cls", "vit"):
         say(f"{model}: {'retrieval' if model == 'clip' else 'classification'} under {len(masks)} specs")
-        parts[model] = out / model
+        options: dict[str, Any] = {"model": model, "out": out / model, "device": "cpu", **shared}
         if model == "clip":
-            sweep.retrieve(model=model, limit=size.pairs, out=parts[model], **shared)
+            paths.append(retrieve(limit=size.pairs, **options))
         else:
-            sweep.classify(model=model, limit=size.images, out=parts[model], **shared)
-    opened = [with_targets(open_sweep(path), targets) for path in parts.values()]
-    if generation:
-        say(f"dit: {size.samples} samples of {size.steps} steps under {len(masks)} specs")
-        opened.append(with_targets(open_sweep(generate(out, masks, size, progress)), targets))
-        say("dit: one pass at several noise levels")
-        options: dict[str, Any] = {
-            "masks": masks,
-            "mask_seeds": seeds,
-            "limit": size.one_pass,
-            "progress": progress,
-            "resume": True,
-        }
-        one_pass = with_targets(open_sweep(denoise(out=out / "dit-one-pass", **options)), targets)
-        compared = matched.matched(*opened, one_pass)
-        matched.table(compared).to_csv(out / "matched.csv", index=False)
-        matched.figure(compared).savefig(out / "matched.png", dpi=180, bbox_inches="tight")
-        say("why: attention kept by the masks, and damage per block")
-        explain(out, targets, pictures=size.explained)
-    result = curves.curves(*opened)
-    curves.figure(result).savefig(out / "figure1.png", dpi=180, bbox_inches="tight")
-    curves.table1(result).to_csv(out / "table1.csv", index=False)
-    curves.records(result).to_csv(out / "curves.csv", index=False)
-    say(curves.sentence(result))
-    return out
+            paths.append(classify(limit=size.images, **options))
+    if not generation:
+        return Measured(tuple(with_targets(open_sweep(path), targets) for path in paths))
+    say(f"dit: {size.samples} samples of {size.steps} steps under {len(masks)} specs")
+    paths.append(generate(out, masks, size, progress))
+    say("dit: one pass at several noise levels")
+    one_pass = denoise(out=out / "dit-one-pass", limit=size.one_pass, **shared)
+    say("why: attention kept by the masks, and damage per block")
+    specs = [spec for spec, share in targets.items() if share == 0.25 and parse(spec).family in EXPLAINED]
+    return Measured(
+        tuple(with_targets(open_sweep(path), targets) for path in paths),
+        with_targets(open_sweep(one_pass), targets),
+        kept_attention(specs, size.explained),
+        damage_per_block(out / "depth.nc", specs, 2 * size.explained),
+    )
 
 
-def explain(out: Path, targets: dict[str, float], density: float = 0.25, pictures: int = 24) -> None:
-    """locality.csv and depth.{nc,png,csv}: where clean attention goes and what each block adds, at one density."""
-    import pandas as pd
-
-    from analysis.measures import depth as drawing
-    from classify_clip.depth import depth, embedded_stacks, held_out_batches
-    from classify_clip.locality import locality
-
-    wanted = ("local", "small-world", "random")
-    specs = [spec for spec, share in targets.items() if share == density and family(parse(spec)) in wanted]
-    lines = []
+def kept_attention(specs: Sequence[str], pictures: int) -> pd.DataFrame:
+    """Where clean attention goes in every embedded model: reach, entropy, and the share that each mask keeps."""
+    lines: list[dict[str, Any]] = []
     for stack in embedded_stacks():
-        found = locality(stack, held_out_batches(pictures), {spec: (0, 1, 2) for spec in specs})
-        line = {"model": stack.name, "timestep": stack.timestep}
-        line |= {name: float(found[name].mean()) for name in ("reach", "entropy")}
-        lines.append(line | {f"kept by {spec}": float(found["kept"].sel(spec=spec).mean()) for spec in specs})
-    pd.DataFrame(lines).to_csv(out / "locality.csv", index=False)
-    if not (out / "depth.nc").exists():
-        depth(specs, samples=2 * pictures).to_netcdf(out / "depth.nc", engine="scipy")
-    result = drawing.depth(xr.load_dataset(out / "depth.nc"))
-    drawing.figure(result).savefig(out / "depth.png", dpi=180, bbox_inches="tight")
-    drawing.table(result).to_csv(out / "depth.csv", index=False)
+        measured = locality(stack, held_out_batches(pictures), {spec: (0, 1, 2) for spec in specs})
+        line: dict[str, Any] = {"model": stack.name, "timestep": stack.timestep}
+        line |= {name: float(measured[name].mean()) for name in ("reach", "entropy")}
+        lines.append(line | {f"kept by {spec}": float(measured["kept"].sel(spec=spec).mean()) for spec in specs})
+    return pd.DataFrame(lines)
+
+
+def damage_per_block(file: Path, specs: Sequence[str], samples: int) -> xr.Dataset:
+    """`blocks.depth` of these specs, from the file where it is there."""
+    if not file.exists():
+        depth(specs, samples=samples).to_netcdf(file, engine="scipy")
+    return xr.load_dataset(file)
 
 
 def reachable(
-    densities: Sequence[float], families: Sequence[str], say: Callable[[str], None] = lambda told: None
+    densities: Sequence[float], families: Sequence[str], say: Callable[[str], None] = lambda line: None
 ) -> dict[str, float]:
     """Spec -> the density it stands for, on the grid of the embedded models."""
     targets: dict[str, float] = {}
@@ -141,7 +138,7 @@ def reachable(
     return targets
 
 
-def with_targets(data: xr.Dataset, targets: dict[str, float]) -> xr.Dataset:
+def with_targets(data: xr.Dataset, targets: Mapping[str, float]) -> xr.Dataset:
     """The sweep with the densities that were asked for as its `target_density`."""
     asked = [targets.get(str(spec), float("nan")) for spec in data["spec"].values]
     return data.assign_coords(target_density=("cell", asked))
@@ -152,20 +149,20 @@ def generate(out: Path, masks: Sequence[str], size: Size, progress: sweep.Progre
     import tracer
 
     runs, seeds = [], tuple(range(size.run_seeds))
+    options: dict[str, Any] = {
+        "samples": size.samples,
+        "steps": size.steps,
+        "guidance": size.guidance,
+        "batch_size": 8,
+        "record": ("norms", "images"),
+        "floor": False,
+        "progress": progress,
+    }
+    grid = cells(LAYOUT, masks=masks, mask_seeds=seeds)
     for seed in seeds:
-        made = cells(LAYOUT, masks=masks, mask_seeds=seeds)
-        arms = list(dict.fromkeys(cell.spec for cell in made if cell.mask_seed == seed and cell.spec != "clean"))
+        arms = list(dict.fromkeys(cell.spec for cell in grid if cell.mask_seed == seed and cell.spec != "clean"))
         path = out / f"dit-seed{seed}"
-        options: dict[str, Any] = {
-            "samples": size.samples,
-            "steps": size.steps,
-            "guidance": size.guidance,
-            "batch_size": 8,
-        }
-        tracer.trace(
-            "dit", arms, mask_seed=seed, floor=False, record=("norms", "images"), out=path, resume=path.exists(),
-            progress=progress, **options,
-        )  # fmt: skip
+        tracer.trace("dit", arms, mask_seed=seed, out=path, resume=path.exists(), **options)
         runs.append(tracer.open_run(path))
     scores = out / "dit"
     if not (scores / STORE).exists() or not done(scores).all():

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 import xarray as xr
 
 from classify_clip import cells as grid
-from classify_clip import scales, store
+from classify_clip import distances, store
 from classify_clip.data import DataError, held_out
-from classify_clip.models import Retriever, load_retriever
+from classify_clip.models import load_retriever
+from classify_clip.scores import judge
+from classify_clip.scores.embedded_clip import embed
 from interventions import TokenLayout, parse
 
 LAYOUT = TokenLayout((16, 16))
@@ -59,29 +60,26 @@ def score_runs(
     targets: spec -> density that was asked for. Raises DataError for runs without pictures or classes, or of different
     samples, and SweepError when `out` exists.
     """
-    from classify_clip.embedded.judge import load_judge
-
     config, pictures, label = _pictures(runs)
-    made = _cells(pictures, targets or {}, layout)
-    judge, classes = load_judge()
+    cells = _cells(pictures, targets or {}, layout)
     clip = load_retriever(device="cpu")
-    clean = pictures[made[0].mask_seed]["clean"]
+    clean = pictures[cells[0].mask_seed]["clean"]
     features = embed(clip, clean)
     real = embed(clip, balanced_reference())
-    coords = grid.coordinates(made).assign_coords(
-        sample=np.arange(len(label)), label=("sample", label, {"class_names": list(classes)})
+    coords = grid.coordinates(cells).assign_coords(
+        sample=np.arange(len(label)), label=("sample", label, {"class_names": list(judge.class_names())})
     )
     store.create(out, coords, VARIABLES, config)
-    for index, cell in enumerate(made):
+    for index, cell in enumerate(cells):
         images = pictures[cell.mask_seed][cell.spec]
-        predicted, feature = _judged(judge, images), embed(clip, images)
+        predicted, feature = judge.seen(images), embed(clip, images)
         values = {
             "prediction": predicted,
             "correct": predicted == label,
-            "feature_fvu": scales.shift(features, feature),
-            "pixel_fvu": scales.shift(_flat(clean), _flat(images)),
-            "mmd2": scales.mmd2(feature, features),
-            "mmd2_real": scales.mmd2(feature, real),
+            "feature_fvu": distances.shift(features, feature),
+            "pixel_fvu": distances.shift(_flat(clean), _flat(images)),
+            "mmd2": distances.mmd2(feature, features),
+            "mmd2_real": distances.mmd2(feature, real),
         }
         store.write_cell(out, index, values)
     return out
@@ -108,9 +106,9 @@ def _pictures(runs: Sequence[xr.DataTree]) -> tuple[dict, dict[int, dict[str, np
         if not whole.all():
             raise DataError(f"{int((~whole).sum())} samples of the run are not complete; resume it first")
         images = run["images"].to_dataset()["image"]
-        found = pictures.setdefault(int(config["mask_seed"]), {})
+        by_spec = pictures.setdefault(int(config["mask_seed"]), {})
         for index, spec in enumerate(root["arm"].values.tolist()):
-            found[str(spec)] = images.isel(arm=index).values.astype(np.uint8)
+            by_spec[str(spec)] = images.isel(arm=index).values.astype(np.uint8)
     first = configs[0]
     kept = {key: first[key] for key in ("model", "checkpoint", "samples", "steps", "sampler", "guidance", "seed")}
     kept |= {
@@ -126,18 +124,18 @@ def _cells(
     pictures: Mapping[int, Mapping[str, np.ndarray]], targets: Mapping[str, float], layout: TokenLayout
 ) -> list[grid.Cell]:
     """A cell per spec and mask seed; a spec without chance counts once, from the first run that has it."""
-    made: dict[tuple[str, int], grid.Cell] = {}
-    for seed, found in pictures.items():
-        for spec in found:
+    cells: dict[tuple[str, int], grid.Cell] = {}
+    for seed, by_spec in pictures.items():
+        for spec in by_spec:
             cell = _cell(spec, seed, targets, layout)
-            made.setdefault((spec, seed if grid.drawn(cell.intervention) else -1), cell)
-    return list(made.values())
+            cells.setdefault((spec, seed if cell.intervention.drawn else -1), cell)
+    return list(cells.values())
 
 
 def _cell(spec: str, seed: int, targets: Mapping[str, float], layout: TokenLayout) -> grid.Cell:
     intervention = parse(spec)
     share, whole = grid.densities_of(intervention, layout, seed)
-    return grid.Cell(intervention, grid.family(intervention), targets.get(spec, float("nan")), seed, share, whole)
+    return grid.Cell(intervention, intervention.family, targets.get(spec, float("nan")), seed, share, whole)
 
 
 def balanced_reference() -> np.ndarray:
@@ -146,26 +144,6 @@ def balanced_reference() -> np.ndarray:
     count = np.bincount(data.label).min()
     rows = [np.flatnonzero(data.label == k) for k in range(len(data.classes))]
     return np.concatenate([data.pixels[row[np.arange(count) * len(row) // count]] for row in rows])
-
-
-@torch.no_grad()
-def embed(clip: Retriever, pictures: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Unit embeddings [n, d] of uint8 pictures [n, 32, 32, 3] by a CLIP that reads 32 x 32 in [-1, 1]."""
-    if pictures.shape[1:] != (32, 32, 3):
-        raise DataError(
-            f"pictures of {pictures.shape[1]} x {pictures.shape[2]} pixels; the embedded CLIP reads 32 x 32"
-        )
-    parts = [clip.encode_image(pixels) for pixels in _tensor(pictures).split(batch_size)]
-    return torch.cat(parts).numpy()
-
-
-@torch.no_grad()
-def _judged(judge: torch.nn.Module, pictures: np.ndarray) -> np.ndarray:
-    return torch.cat([judge(pixels).argmax(1) for pixels in _tensor(pictures).split(64)]).numpy()
-
-
-def _tensor(pictures: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _flat(pictures: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from torch import nn
 
 from interventions import TokenLayout
 from interventions.errors import InputError
+from tracer.denoisers import usable_device
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CLASSIFIERS = {"vit": EMBEDDED / "vit", "vit-cls": EMBEDDED / "vit-cls"}
 RETRIEVERS = {"clip": EMBEDDED / "clip"}
 PAPER_CLASSIFIER = "vit_large_patch16_224.augreg_in21k_ft_in1k"
-PAPER_RETRIEVER = "ViT-B-32-quickgelu"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 
 
@@ -80,26 +81,17 @@ class Retriever:
         return self.model.encode_text(tokens, normalize=True)
 
 
-def default_device(device: str | None = None) -> torch.device:
-    """The named device, else CUDA where there is one, else the CPU. Raises ModelError for one that is not there."""
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"no device {name!r} here ({str(error).splitlines()[0]}); use --device cpu") from None
-    return torch.device(name)
-
-
 def load_classifier(name: str = "vit", checkpoint: str | None = None, device: str | None = None) -> Classifier:
     """A timm classifier in eval mode: `vit`, `vit-cls` (embedded) or any timm name.
 
     checkpoint: a folder that timm wrote (config.json and weights) or a weight file of the architecture `name`; without
     it timm's pretrained weights are fetched. Raises ModelError for an unknown name, a missing or foreign checkpoint, an
-    unreachable hub, and for models whose attention does not run on one grid of patches (convolutions, windows).
+    unreachable hub, and for models whose attention does not run on one grid of patches (convolutions, windows);
+    DeviceError for a device that cannot be used.
     """
     import timm
 
-    where = default_device(device)
+    where = usable_device(device)
     folder = CLASSIFIERS.get(name) if checkpoint is None else _path(checkpoint)
     if name not in CLASSIFIERS and not name.startswith("hf-hub:"):
         _known(name.partition(".")[0], timm.list_models(), [*CLASSIFIERS], "timm", timm.is_model)
@@ -131,7 +123,7 @@ def load_retriever(
     """
     import open_clip
 
-    where = default_device(device)
+    where = usable_device(device)
     folder = RETRIEVERS.get(name) if checkpoint is None else _path(checkpoint)
     if name not in RETRIEVERS and not name.startswith("hf-hub:"):
         _known(name, open_clip.list_models(), [*RETRIEVERS], "open_clip", lambda n: n in open_clip.list_models())
@@ -254,28 +246,22 @@ def _word_tokenizer(folder: Path | None) -> Callable[[Sequence[str]], torch.Tens
     return lambda texts: tokenize(texts, known)
 
 
-class _explained:
-    """Turns a library's failure to load into one ModelError; quiets the libraries' advice meanwhile."""
-
-    def __init__(self, source: str):
-        self.source = source
-        self.quiet = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        self.quiet.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        self.quiet.__exit__(kind, error, trace)
-        if error is None or isinstance(error, ModelError) or not isinstance(error, Exception):
-            return
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turn a library's failure to load into one ModelError; quiet the libraries' advice meanwhile."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ModelError:
+        raise
+    except Exception as error:
         first = " ".join((str(error).strip() or type(error).__name__).split())[:240]
         words = ("connect", "offline", "resolve", "timed out", "localentrynotfound", "proxy", "download", "disabled")
-        said = f"{type(error).__name__} {error}".lower()
-        offline = not Path(self.source).exists() and any(word in said for word in words)
-        if offline:
+        text = f"{type(error).__name__} {error}".lower()
+        if not Path(source).exists() and any(word in text for word in words):
             raise ModelError(
-                f"the weights of {self.source} are not on this machine and the hub cannot be reached ({first}). "
+                f"the weights of {source} are not on this machine and the hub cannot be reached ({first}). "
                 "Fetch them where there is a network and give --checkpoint FOLDER, or use an embedded model"
             ) from None
-        raise ModelError(f"{self.source} does not load: {first}") from None
+        raise ModelError(f"{source} does not load: {first}") from None

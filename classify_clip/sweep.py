@@ -1,7 +1,8 @@
-"""Runs the cells of a sweep one after another and commits each to the store: classification and retrieval.
+"""Runs the cells of a sweep one after another and commits each to the store, whatever the task.
 
-Everything that can be wrong with the input is found before the store is made. `--resume` computes only what is missing.
-Numbers are presented by `analysis.curves`, which reads the store alone.
+Everything that can be wrong with the input is found before the store is made, and `--resume` computes only what is
+missing. The tasks are `classification`, `retrieval` and `one_pass`; numbers are presented by `analysis.curves`, which
+reads the store alone.
 """
 
 from __future__ import annotations
@@ -16,12 +17,9 @@ import torch
 import xarray as xr
 
 from classify_clip import cells as grid
-from classify_clip import classify as classification
-from classify_clip import retrieve as retrieval
 from classify_clip import store
-from classify_clip.data import Images, Pairs, coco_captions, held_out, image_folder, match_classes
-from classify_clip.models import load_classifier, load_retriever
-from interventions import SpecError, attend, parse
+from classify_clip.data import Images
+from interventions import SpecError, attend
 from interventions.seam.sites import sites
 
 Progress = Callable[[int, int], None]
@@ -29,122 +27,8 @@ Progress = Callable[[int, int], None]
 Compute = Callable[[grid.Cell, Callable[[int], None]], Mapping[str, Any]]
 
 
-def classify(
-    *,
-    masks: Sequence[str] = (),
-    densities: Sequence[float] = (),
-    families: Sequence[str] = (),
-    mask_seeds: Sequence[int] = (0,),
-    model: str = "vit",
-    checkpoint: str | None = None,
-    data: str | Path | None = None,
-    split: str = "all",
-    limit: int | None = None,
-    batch_size: int = 64,
-    device: str | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Top-1 and top-5, agreement with clean and distances of a timm model under masks; returns the sweep's folder.
-
-    data: a folder in ImageNet's layout; None is the shipped held-out emoji (`split` of them). limit: at most that many
-    images. Raises DataError, ModelError, SpecError or SweepError before anything is written.
-    """
-    _positive(limit=limit, batch_size=batch_size)
-    images = held_out(split).images() if data is None else image_folder(Path(data))
-    classifier = load_classifier(model, checkpoint, device)
-    images = match_classes(images, classifier.outputs, classifier.labels).head(limit)
-    made = checked_cells(classifier.layout, classifier.model, masks, densities, families, mask_seeds)
-    config = configuration("classify", model, classifier.source, classifier.model, images, made, device, batch_size)
-    coords = sample_coords(made, images).assign_coords(rank=np.arange(1, classification.RANKS + 1))
-    path = prepare(out, f"classify-{model}", resume, coords, classification.VARIABLES, config)
-    reference: list[classification.Outputs] = []
-
-    def compute(cell: grid.Cell, tick: Callable[[int], None]) -> Mapping[str, Any]:
-        options: dict[str, Any] = {"mask_seed": cell.mask_seed, "batch_size": batch_size}
-        if not reference:
-            reference.append(classification.outputs(classifier, images, made[0].intervention, batch_size=batch_size))
-        result = classification.outputs(classifier, images, cell.intervention, tick=tick, **options)
-        return classification.compare(result, reference[0], images.label)
-
-    run_cells(path, made, len(images), compute, progress)
-    return path
-
-
-def retrieve(
-    *,
-    masks: Sequence[str] = (),
-    densities: Sequence[float] = (),
-    families: Sequence[str] = (),
-    mask_seeds: Sequence[int] = (0,),
-    model: str = "clip",
-    pretrained: str | None = None,
-    checkpoint: str | None = None,
-    data: str | Path | None = None,
-    captions: str | Path | None = None,
-    captions_per_image: int | None = 5,
-    split: str = "all",
-    galleries: Sequence[int] = (),
-    tower: str = "image",
-    limit: int | None = None,
-    batch_size: int = 64,
-    device: str | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Ranks both ways and recall against gallery size of an open_clip model under masks; returns the sweep's folder.
-
-    data and captions: an image folder and COCO's captions json or a Karpathy split; None is the shipped held-out emoji
-    with their names. galleries: sizes of the curve, by default powers of two up to all. Raises as `classify` does.
-    """
-    _positive(limit=limit, batch_size=batch_size)
-    pairs = _pairs(data, captions, captions_per_image, split).head(limit)
-    sizes = list(galleries) or retrieval.gallery_sizes(len(pairs.groups))
-    if wrong := [size for size in sizes if not 2 <= size <= len(pairs.groups)]:
-        raise SpecError(
-            f"gallery {wrong[0]}: a gallery has 2 to {len(pairs.groups)} pairs here, for example --gallery 64"
-        )
-    retriever = load_retriever(model, pretrained, checkpoint, device)
-    acted, layout = retriever.image_tower, retriever.layout
-    if tower == "text":
-        acted, layout = retriever.text_tower, retriever.text_layout
-    made = checked_cells(layout, acted, masks, densities, families, mask_seeds)
-    config = configuration("retrieve", model, retriever.source, retriever.model, pairs.images, made, device, batch_size)
-    config |= {"captions": str(captions) if captions else "emoji names", "texts": len(pairs.texts), "tower": tower}
-    coords = sample_coords(made, pairs.images).assign_coords(
-        gallery=sizes,
-        direction=list(retrieval.DIRECTIONS),
-        image_group=("sample", pairs.image_group),
-        text=("text", np.array(pairs.texts)),
-        text_group=("text", pairs.text_group),
-    )
-    path = prepare(out, f"retrieve-{model.replace('/', '-')}", resume, coords, retrieval.VARIABLES, config)
-    reference: list[retrieval.Embeddings] = []
-
-    def compute(cell: grid.Cell, tick: Callable[[int], None]) -> Mapping[str, Any]:
-        if not reference:
-            reference.append(retrieval.embeddings(retriever, pairs, made[0].intervention, batch_size=batch_size))
-        options: dict[str, Any] = {"mask_seed": cell.mask_seed, "batch_size": batch_size, "tower": tower}
-        result = retrieval.embeddings(retriever, pairs, cell.intervention, known=reference[0], tick=tick, **options)
-        return retrieval.compare(result, reference[0], pairs, sizes)
-
-    run_cells(path, made, len(pairs.images), compute, progress)
-    return path
-
-
-def _pairs(data: str | Path | None, captions: str | Path | None, per_image: int | None, split: str) -> Pairs:
-    if (data is None) != (captions is None):
-        raise SpecError(
-            "--captions JSON and --data FOLDER go together: the file's pictures are looked up in the folder"
-        )
-    if captions is None or data is None:
-        return held_out(split).pairs()
-    return coco_captions(Path(captions), Path(data), per_image)
-
-
-def _positive(**numbers: int | None) -> None:
+def check_positive(**numbers: int | None) -> None:
+    """Raise SpecError for an option (by its name) that is below 1; None is no limit."""
     for name, value in numbers.items():
         if value is not None and value < 1:
             raise SpecError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
@@ -153,24 +37,24 @@ def _positive(**numbers: int | None) -> None:
 def checked_cells(
     layout: Any,
     module: torch.nn.Module,
-    masks: Sequence[str],
+    masks: str | Sequence[str],
     densities: Sequence[float],
-    families: Sequence[str],
+    families: str | Sequence[str],
     seeds: Sequence[int],
 ) -> list[grid.Cell]:
     """The cells, checked; the seam is entered once with each intervention so that what it refuses is known now."""
     layers = 1 + max((site.layer for site in sites(module)), default=-1)
-    made = grid.cells(
+    cells = grid.cells(
         layout, masks=masks, densities=densities, families=families, mask_seeds=seeds or (0,), layers=layers
     )
-    if len(made) == 1 and not masks:
+    if len(cells) == 1 and not masks:
         raise SpecError("nothing to do: give --mask SPEC or --density SHARE, for example --mask R4S32")
-    for intervention in {cell.spec: cell.intervention for cell in made}.values():
+    for intervention in {cell.spec: cell.intervention for cell in cells}.values():
         if intervention.scope.steps is not None:
             raise SpecError(f"{intervention}: classification and retrieval have no steps; leave steps= out")
         with attend(module, intervention, layout=layout):
             pass
-    return made
+    return cells
 
 
 def configuration(
@@ -179,7 +63,7 @@ def configuration(
     source: str,
     module: torch.nn.Module,
     images: Images,
-    made: Sequence[grid.Cell],
+    cells: Sequence[grid.Cell],
     device: str | None,
     batch_size: int,
 ) -> dict[str, Any]:
@@ -191,7 +75,7 @@ def configuration(
         "weights_sha256": fingerprint(module),
         "data": images.source,
         "images": len(images),
-        "cells": [f"{cell.spec} seed {cell.mask_seed}" for cell in made],
+        "cells": [f"{cell.spec} seed {cell.mask_seed}" for cell in cells],
         "device": device or "default",
         "batch_size": batch_size,
     }
@@ -206,11 +90,11 @@ def fingerprint(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def sample_coords(made: Sequence[grid.Cell], images: Images) -> xr.Dataset:
+def sample_coords(cells: Sequence[grid.Cell], images: Images) -> xr.Dataset:
     """Coordinates of the cells and of the pictures."""
     names, label = np.array(images.names), images.label
-    told = {"long_name": "index of the class in class_names", "class_names": list(images.classes)}
-    return grid.coordinates(made).assign_coords(sample=("sample", names), label=("sample", label, told))
+    about = {"long_name": "index of the class in class_names", "class_names": list(images.classes)}
+    return grid.coordinates(cells).assign_coords(sample=("sample", names), label=("sample", label, about))
 
 
 def prepare(
@@ -228,12 +112,12 @@ def prepare(
 
 def _free(path: Path, resume: bool) -> Path:
     """The path, or the first `path-N` that does not exist; with resume the last one that does."""
-    made = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 10_000))]
-    first = next(i for i, candidate in enumerate(made) if not candidate.exists())
-    return made[max(first - 1, 0)] if resume else made[first]
+    paths = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 10_000))]
+    first = next(i for i, candidate in enumerate(paths) if not candidate.exists())
+    return paths[max(first - 1, 0)] if resume else paths[first]
 
 
-def run_cells(path: Path, made: Sequence[grid.Cell], images: int, compute: Compute, progress: Progress | None) -> None:
+def run_cells(path: Path, cells: Sequence[grid.Cell], images: int, compute: Compute, progress: Progress | None) -> None:
     """Compute and commit the cells that are missing; `images` is how often `tick` counts in each."""
     missing = np.flatnonzero(~store.done(path))
     total, seen = images * len(missing), 0
@@ -245,15 +129,4 @@ def run_cells(path: Path, made: Sequence[grid.Cell], images: int, compute: Compu
             progress(min(seen, total), total)
 
     for index in missing.tolist():
-        store.write_cell(path, index, compute(made[index], tick))
-
-
-def check_floor(path: str | Path) -> bool:
-    """Whether the `full` cells of a sweep, if any, changed no first prediction and no rank."""
-    data = store.open_sweep(path)
-    full = data.isel(cell=data["spec"].values == str(parse("full")))
-    if "agree" in data:
-        return bool((full["agree"] == 1).all())
-    clean = data.isel(cell=0)
-    same = [(full[name] == clean[name]).all() for name in ("image_rank", "text_rank")]
-    return bool(all(same))
+        store.write_cell(path, index, compute(cells[index], tick))

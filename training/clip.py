@@ -4,7 +4,7 @@ The image tower has the grid, width, depth and heads of the embedded ViT and DiT
 text tower reads words (`tracer.denoisers.embedded.words`) under its causal mask. Weights and configuration are written
 in open_clip's local format: `open_clip.create_model("local-dir:FOLDER")`.
 
-    python -m classify_clip.embedded.training.clip --data emoji32.npz --out clip --minutes 12
+    python -m training.clip --data emoji32.npz --out clip --minutes 12
 """
 
 from __future__ import annotations

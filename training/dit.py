@@ -5,7 +5,7 @@ linear betas 1e-4..0.02 over 1000 steps, twice the input channels out, 10% class
 grid without a class token. The loss on epsilon is weighted so that high noise, where classes are decided, is learned
 within a CPU's patience; sampling is unchanged by that.
 
-    python -m tracer.denoisers.embedded.training.dit --data emoji32.npz --out dit --minutes 60
+    python -m training.dit --data emoji32.npz --out dit --minutes 60
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ them, and writes one `.npz`. It downloads nothing and trains nothing.
 
     npm install @iconify-json/{twemoji,noto,noto-v1,fluent-emoji,fluent-emoji-flat,emojione,fxemoji} \
         emojibase-data unicode-emoji-json
-    python -m tracer.denoisers.embedded.training.emoji --npm node_modules --out emoji32.npz
+    python -m training.emoji --npm node_modules --out emoji32.npz
 """
 
 from __future__ import annotations

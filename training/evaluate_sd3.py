@@ -3,7 +3,7 @@
 The judge names the class of every sample, which is compared with the prompt's; with an embedded CLIP, every sample is
 also matched with its prompt among all of them. Nothing is trained or chosen here: it prints, and writes a sample grid.
 
-    python -m tracer.denoisers.embedded.training.evaluate_sd3 --guidance 1 3 5 --shift 1 --grid grid.png
+    python -m training.evaluate_sd3 --guidance 1 3 5 --shift 1 --grid grid.png
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 from PIL import Image
 
 from classify_clip.embedded.judge import load_judge
-from interventions.spec import Clean
+from interventions import parse
 from tracer import prompts
-from tracer.denoisers import Moment, Sample, load
+from tracer.denoisers import Moment, Sample, load, to_uint8
 from tracer.samplers import SAMPLERS, noise_levels
 from tracer.trajectory import sample_noise
 
 
 def sampled(denoiser, samples: list[Sample], steps: int, guidance: float, batch: int = 32) -> torch.Tensor:
     """Final states [n, 3, 32, 32] in [-1, 1] of these samples, from the noise that `trace run` would give them."""
-    sampler = SAMPLERS["flow"]
-    levels = noise_levels(sampler, steps, "flow", denoiser.scheduler)
+    flow = SAMPLERS["flow"]
+    levels = noise_levels(flow, steps, "flow", denoiser.scheduler)
     finished = []
     for start in range(0, len(samples), batch):
         some = samples[start : start + batch]
@@ -34,7 +34,8 @@ def sampled(denoiser, samples: list[Sample], steps: int, guidance: float, batch:
         with torch.no_grad(), denoiser.opened(some, guidance=guidance, mask_seed=0, record=()) as evaluation:
             for i in range(steps):
                 moment = Moment(i, steps, levels.timestep[i], levels.alpha[i], levels.sigma[i])
-                x = sampler.step(levels, i, x, [evaluation.predict(x, moment, [Clean()])], []).land(None)
+                prediction = evaluation.predict(x, moment, [parse("clean")])
+                x = flow.step(levels, i, x, [prediction], []).land(None)
         finished.append(x[0].clamp(-1, 1).cpu())
     return torch.cat(finished)
 
@@ -43,8 +44,8 @@ def sampled(denoiser, samples: list[Sample], steps: int, guidance: float, batch:
 def judged(states: torch.Tensor, samples: list[Sample]) -> dict[str, float]:
     """Share of samples whose class the judge recognises, in all and per class."""
     judge, classes = load_judge()
-    found = [classes[i] for i in judge(states).argmax(1)]
-    right = np.array([name == sample.tag for name, sample in zip(found, samples, strict=True)])
+    seen = [classes[i] for i in judge(states).argmax(1)]
+    right = np.array([name == sample.tag for name, sample in zip(seen, samples, strict=True)])
     tags = np.array([sample.tag for sample in samples])
     return {"all": right.mean(), **{name: right[tags == name].mean() for name in dict.fromkeys(tags.tolist())}}
 
@@ -59,8 +60,8 @@ def matched(states: torch.Tensor, samples: list[Sample]) -> tuple[float, float] 
     except (ImportError, OSError, ValueError) as error:
         print(f"no CLIP: {error}")
         return None
-    pixels = ((states + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    images = clip.encode_image(torch.stack([clip.transform(Image.fromarray(one)) for one in pixels]))
+    pictures = to_uint8(states)
+    images = clip.encode_image(torch.stack([clip.transform(Image.fromarray(one)) for one in pictures]))
     texts = clip.encode_text(clip.tokenize([sample.prompt for sample in samples]))
     best = images @ texts.T
     own = torch.arange(len(samples))
@@ -69,11 +70,11 @@ def matched(states: torch.Tensor, samples: list[Sample]) -> tuple[float, float] 
 
 def grid(states: torch.Tensor, columns: int, scale: int = 2) -> Image.Image:
     """A contact sheet, row by row, with a white gap of two pixels."""
-    pixels = ((states + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    n, height, width, _ = pixels.shape
+    pictures = to_uint8(states)
+    n, height, width, _ = pictures.shape
     rows = -(-n // columns)
     sheet = np.full((rows * (height + 2), columns * (width + 2), 3), 255, np.uint8)
-    for k, one in enumerate(pixels):
+    for k, one in enumerate(pictures):
         y, x = k // columns * (height + 2), k % columns * (width + 2)
         sheet[y : y + height, x : x + width] = one
     return Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.Resampling.NEAREST)

@@ -1,9 +1,9 @@
-"""Train the judge: the convolutional classifier that scores generated pictures (see `..judge`).
+"""Train the judge: the convolutional classifier that scores generated pictures (`classify_clip.embedded.judge`).
 
 It is no subject of the study, so it may be as different from the transformers as possible. The two held-out splits are
 only read for the accuracies written into its configuration.
 
-    python -m tracer.denoisers.embedded.training.judge --data emoji32.npz --out judge --minutes 4
+    python -m training.judge --data emoji32.npz --out judge --minutes 4
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The transformer is diffusers' own `SD3Transformer2DModel` with query/key RMS nor
 trained with it. A caption is the emoji's name, often with "<style> style", sometimes the class name alone, and empty in
 10% of cases for guidance.
 
-    python -m tracer.denoisers.embedded.training.sd3 --data emoji32.npz --out sd3 --minutes 55
+    python -m training.sd3 --data emoji32.npz --out sd3 --minutes 55
 """
 
 from __future__ import annotations

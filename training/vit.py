@@ -3,7 +3,7 @@
 Same images, grid (16 x 16 tokens), width, depth and heads as the embedded DiT, so the three tasks differ in task only.
 Weights and configuration are written in timm's local format: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
-    python -m classify_clip.embedded.training.vit --data emoji32.npz --out vit --pool avg --minutes 8
+    python -m training.vit --data emoji32.npz --out vit --pool avg --minutes 8
 """
 
 from __future__ import annotations

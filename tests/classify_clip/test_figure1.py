@@ -8,16 +8,18 @@ import pandas as pd
 import pytest
 import torch
 
-from classify_clip import figure1, models, retrieve
+from classify_clip import figure1, models, retrieval, sweep
 from classify_clip.data import held_out
 from interventions import parse
+from tracer.cli import figure1 as command
+from tracer.denoisers.images import from_uint8
 
 
 def test_one_call_makes_figure_table_and_the_matched_comparison_and_a_second_only_draws(tmp_path, monkeypatch):
     size = figure1.Size(images=8, pairs=4, one_pass=3, samples=3, steps=2, mask_seeds=1, explained=2)
     options = {"densities": (0.25,), "families": ("local", "random", "hub-spoke"), "size": size}
     said = []
-    out = figure1.figure1(tmp_path / "figure1", say=said.append, **options)
+    out = command.figure1(tmp_path / "figure1", say=said.append, **options)
     for name in ("figure1.png", "matched.png", "depth.png"):
         assert (out / name).stat().st_size > 10_000
     table = pd.read_csv(out / "table1.csv")
@@ -32,8 +34,8 @@ def test_one_call_makes_figure_table_and_the_matched_comparison_and_a_second_onl
     def refuse(*args, **kwargs):
         raise AssertionError("a cell was computed again")
 
-    monkeypatch.setattr(figure1.sweep.store, "write_cell", refuse)
-    figure1.figure1(tmp_path / "figure1", **options)
+    monkeypatch.setattr(sweep.store, "write_cell", refuse)
+    command.figure1(tmp_path / "figure1", **options)
 
 
 def test_densities_that_a_family_cannot_reach_are_left_out_and_said():
@@ -50,8 +52,8 @@ def test_the_embedded_classifiers_are_as_good_as_their_cards_say(name):
     data = held_out("held-out-concepts")
     classifier = models.load_classifier(name, device="cpu")
     with torch.no_grad():
-        pixels = torch.from_numpy(data.pixels).permute(0, 3, 1, 2) / 127.5 - 1
-        right = torch.cat([classifier.model(part).argmax(1) for part in pixels.split(100)]).numpy() == data.label
+        seen = torch.cat([classifier.model(part).argmax(1) for part in from_uint8(data.pixels).split(100)])
+    right = seen.numpy() == data.label
     assert right.mean() == pytest.approx(card["accuracy"]["held-out-concepts"], abs=0.004)  # two drawings may flip
     assert right.mean() > 0.7
 
@@ -59,14 +61,14 @@ def test_the_embedded_classifiers_are_as_good_as_their_cards_say(name):
 def test_the_embedded_clip_is_as_good_as_its_card_says():
     card = json.loads((models.RETRIEVERS["clip"] / "open_clip_config.json").read_text())["trained"]
     pairs = held_out("held-out-concepts").pairs()
-    made = retrieve.embeddings(models.load_retriever(device="cpu"), pairs, parse("clean"))
+    made = retrieval.embeddings(models.load_retriever(device="cpu"), pairs, parse("clean"))
     known = card["recall_at_1"]["held-out-concepts"]
     for way, found in (
-        ("image-to-text", retrieve.ranks(made.image, made.text, pairs.image_group, pairs.text_group)),
-        ("text-to-image", retrieve.ranks(made.text, made.image, pairs.text_group, pairs.image_group)),
+        ("image-to-text", retrieval.ranks(made.image, made.text, pairs.image_group, pairs.text_group)),
+        ("text-to-image", retrieval.ranks(made.text, made.image, pairs.text_group, pairs.image_group)),
     ):
-        assert retrieve.recall(found)[1] == pytest.approx(known[way], abs=0.02)
-        assert retrieve.recall(found)[1] > 10 / 109  # chance is 1 in 109 names
+        assert retrieval.recall(found)[1] == pytest.approx(known[way], abs=0.02)
+        assert retrieval.recall(found)[1] > 10 / 109  # chance is 1 in 109 names
 
 
 def test_the_card_names_the_figures_of_the_configurations():

@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 from diffusers import DDPMScheduler
 
-from classify_clip import data, denoise, generation, store
+from classify_clip import data, generation, one_pass, store
 from classify_clip.embedded.judge import load_judge
 from tracer.denoisers import load
 
@@ -83,7 +83,7 @@ def test_a_run_without_pictures_is_refused(tmp_path):
 
 
 def test_one_pass_is_the_networks_own_prediction_at_the_schedulers_noise(tmp_path):
-    path = denoise.denoise(masks=["R4S32", "full"], timesteps=[500], limit=6, batch_size=4, out=tmp_path / "pass")
+    path = one_pass.denoise(masks=["R4S32", "full"], timesteps=[500], limit=6, batch_size=4, out=tmp_path / "pass")
     found = store.open_sweep(path)
     shipped, scheduler = data.held_out(), DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02, clip_sample=False)
     rows = np.arange(6) * 1002 // 6

@@ -8,6 +8,7 @@ import torch
 from classify_clip import models
 from interventions import TokenLayout
 from tests.builders import small
+from tracer.denoisers import DeviceError
 
 
 def test_a_timm_folder_gives_the_model_with_its_own_preprocessing(tmp_path):
@@ -113,5 +114,6 @@ def test_an_unreachable_hub_is_one_clear_message(monkeypatch, tmp_path, load, na
 
 
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(models.ModelError, match="no device 'nonsense'"):
-        models.default_device("nonsense")
+    for load in (models.load_classifier, models.load_retriever):
+        with pytest.raises(DeviceError, match="no device 'nonsense'"):
+            load(device="nonsense")

@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
-from classify_clip import cells, store, sweep
-from interventions import SpecError, TokenLayout, parse
+from classify_clip import cells, classify, retrieve, store
+from interventions import SpecError, TokenLayout
 from tests.builders import small
 from tracer.cli.sweep import sweep as command
 
@@ -48,7 +48,7 @@ def test_key_removal_has_no_fixed_density_and_random_controls_have_seeds():
 
 
 def test_a_classification_sweep_opens_with_plain_xarray_and_holds_every_outcome(inputs, tmp_path):
-    path = sweep.classify(masks=["R1S2", "full"], mask_seeds=(0, 1), out=tmp_path / "run", **inputs)
+    path = classify(masks=["R1S2", "full"], mask_seeds=(0, 1), out=tmp_path / "run", **inputs)
     data = xr.open_zarr(path / "sweep.zarr")
     assert data["spec"].values.tolist() == ["clean", "R1S2", "R1S2", "full"]
     assert data["correct"].dims == ("cell", "sample")
@@ -58,7 +58,7 @@ def test_a_classification_sweep_opens_with_plain_xarray_and_holds_every_outcome(
     config = json.loads(data.attrs["config"])
     assert config["model"] == "vit_tiny_patch16_224"
     assert {"git", "packages"} <= set(json.loads(data.attrs["provenance"]))
-    assert sweep.check_floor(path)
+    assert (data["agree"].isel(cell=3) == 1).all()  # `full` is the numerical floor: no prediction changes
     assert (data["logit_distance"].isel(cell=1) > 0).all()
     assert (data["logit_distance"].isel(cell=1) != data["logit_distance"].isel(cell=2)).any()  # another graph
 
@@ -66,7 +66,7 @@ def test_a_classification_sweep_opens_with_plain_xarray_and_holds_every_outcome(
 def test_a_retrieval_sweep_over_coco_holds_both_directions_and_the_gallery_curve(tmp_path):
     captions, folder = small.coco(tmp_path, images=6, each=3)
     weights = str(small.clip_folder(tmp_path / "clip"))
-    path = sweep.retrieve(
+    path = retrieve(
         masks=["R1S2"], model="ViT-B-32", checkpoint=weights, data=folder, captions=captions, galleries=[2, 6],
         captions_per_image=2, out=tmp_path / "run", device="cpu",
     )  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_retrieval_sweep_over_coco_holds_both_directions_and_the_gallery_curve
 
 def test_an_interrupted_sweep_resumes_to_the_same_values_and_recomputes_no_cell(inputs, tmp_path, monkeypatch):
     options = {"masks": ["R1S2", "R2S0"], "mask_seeds": (0, 1), **inputs}
-    whole = store.open_sweep(sweep.classify(out=tmp_path / "whole", **options))
+    whole = store.open_sweep(classify(out=tmp_path / "whole", **options))
     write, written = store.write_cell, []
 
     def fail_at_third(path, index, values):
@@ -90,18 +90,18 @@ def test_an_interrupted_sweep_resumes_to_the_same_values_and_recomputes_no_cell(
 
     monkeypatch.setattr(store, "write_cell", fail_at_third)
     with pytest.raises(OSError, match="disk full"):
-        sweep.classify(out=tmp_path / "part", **options)
+        classify(out=tmp_path / "part", **options)
     assert store.open_sweep(tmp_path / "part").sizes["cell"] == 2
     monkeypatch.setattr(store, "write_cell", lambda *args: (written.append(args[1]), write(*args)))
-    resumed = store.open_sweep(sweep.classify(out=tmp_path / "part", resume=True, **options))
+    resumed = store.open_sweep(classify(out=tmp_path / "part", resume=True, **options))
     assert written[3:] == [2, 3]
     xr.testing.assert_identical(resumed.drop_attrs(), whole.drop_attrs())
 
 
 def test_a_crash_after_the_data_and_before_the_flag_leaves_the_cell_missing(inputs, tmp_path, monkeypatch):
-    path = sweep.classify(masks=["R1S2"], out=tmp_path / "run", **inputs)
+    path = classify(masks=["R1S2"], out=tmp_path / "run", **inputs)
     values = {name: array[1] for name, array in store.open_sweep(path).data_vars.items() if name != "status"}
-    fresh = sweep.classify(masks=["R1S2"], out=tmp_path / "fresh", **(inputs | {"limit": 15}))
+    fresh = classify(masks=["R1S2"], out=tmp_path / "fresh", **(inputs | {"limit": 15}))
     monkeypatch.setattr(store, "sync_filesystem", lambda path: (_ for _ in ()).throw(OSError("power cut")))
     import zarr
 
@@ -114,13 +114,13 @@ def test_a_crash_after_the_data_and_before_the_flag_leaves_the_cell_missing(inpu
 
 
 def test_resuming_with_another_configuration_names_what_differs(inputs, tmp_path):
-    sweep.classify(masks=["R1S2"], out=tmp_path / "run", **inputs)
+    classify(masks=["R1S2"], out=tmp_path / "run", **inputs)
     with pytest.raises(store.SweepError, match=r"cells: .*R1S3"):
-        sweep.classify(masks=["R1S3"], out=tmp_path / "run", resume=True, **inputs)
+        classify(masks=["R1S3"], out=tmp_path / "run", resume=True, **inputs)
     with pytest.raises(store.SweepError, match="exists; continue it with --resume"):
-        sweep.classify(masks=["R1S2"], out=tmp_path / "run", **inputs)
+        classify(masks=["R1S2"], out=tmp_path / "run", **inputs)
     with pytest.raises(store.SweepError, match="is no sweep"):
-        sweep.classify(masks=["R1S2"], out=tmp_path, resume=True, **inputs)
+        classify(masks=["R1S2"], out=tmp_path, resume=True, **inputs)
 
 
 def arguments(inputs, out, *more):
@@ -177,11 +177,13 @@ def test_a_gallery_larger_than_the_set_is_refused(tmp_path):
     captions, folder = small.coco(tmp_path)
     weights = str(small.clip_folder(tmp_path / "clip"))
     with pytest.raises(SpecError, match="gallery 64: a gallery has 2 to 4 pairs"):
-        sweep.retrieve(masks=["R1S2"], model="ViT-B-32", checkpoint=weights, data=folder, captions=captions,
+        retrieve(masks=["R1S2"], model="ViT-B-32", checkpoint=weights, data=folder, captions=captions,
                        galleries=[64], out=tmp_path / "run")  # fmt: skip
 
 
 def test_families_are_named_after_their_ablations():
-    assert [cells.family(parse(spec)) for spec in ("R4S0", "R0S9", "R4S9", "D0.3A1", "K9", "sink-k1", "clean")] == [
-        "local", "random", "small-world", "preferential", "hub-spoke", "keys", "clean",
+    specs = ("R4S0", "R0S9", "R4S9", "D0.3A1", "K9", "sink-k1", "full")
+    grid = cells.cells(TokenLayout((16, 16)), masks=specs)
+    assert [cell.family for cell in grid] == [
+        "clean", "local", "random", "small-world", "preferential", "hub-spoke", "sink-keys", "full",
     ]  # fmt: skip

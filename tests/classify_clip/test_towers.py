@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from classify_clip import classify, retrieve
+from classify_clip import classification, retrieval
 from classify_clip.data import Images, Pairs
 from interventions import attend, parse
 from tests.builders import small
@@ -30,7 +30,7 @@ def masked(mask):
 @pytest.mark.parametrize("changes", [{}, {"class_token": False, "global_pool": "avg"}, {"reg_tokens": 2}])
 def test_classification_under_a_mask_is_attention_times_mask_renormalised(spec, changes):
     classifier = small.classifier(**changes)
-    found = classify.outputs(classifier, images(), parse(spec), mask_seed=3, batch_size=2)
+    found = classification.outputs(classifier, images(), parse(spec), mask_seed=3, batch_size=2)
     oracle = dense.densify(classifier.model, masked(parse(spec).mask(classifier.layout, 3)))
     expected = oracle(torch.stack([small.to_tensor(small.picture(k)) for k in range(3)]).double())
     assert dense.relative(torch.from_numpy(found.logits), expected) < 1e-5
@@ -39,7 +39,7 @@ def test_classification_under_a_mask_is_attention_times_mask_renormalised(spec, 
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_image_tower_under_a_mask_is_attention_times_mask_renormalised_and_the_text_tower_is_clean(spec):
     retriever = small.retriever()
-    found = retrieve.embeddings(retriever, pairs(), parse(spec), mask_seed=3, batch_size=2)
+    found = retrieval.embeddings(retriever, pairs(), parse(spec), mask_seed=3, batch_size=2)
     pixels = torch.stack([small.to_tensor(small.picture(k)) for k in range(3)])
     oracle = dense.densify(retriever.model.visual, masked(parse(spec).mask(retriever.layout, 3)))
     expected = torch.nn.functional.normalize(oracle(pixels.double()), dim=-1)
@@ -53,7 +53,7 @@ def test_the_text_tower_under_the_seam_keeps_its_causal_mask():
     tokens = retriever.tokenize(pairs().texts)
     dense_model = dense.densify(retriever.model, lambda name, weights, value: dense.attend(weights, value))
     expected = dense_model.encode_text(tokens, normalize=True)
-    found = retrieve.embeddings(retriever, pairs(), parse("full"), tower="text")
+    found = retrieval.embeddings(retriever, pairs(), parse("full"), tower="text")
     assert dense.relative(torch.from_numpy(found.text), expected) < 1e-5
     later = tokens.clone()
     later[:, 1] = 7  # the first token may not see what comes after it
@@ -101,7 +101,7 @@ def test_open_clips_fast_path_is_never_taken_under_the_seam(monkeypatch, spec):
 
     monkeypatch.setattr(torch.nn.functional, "multi_head_attention_forward", refuse)
     monkeypatch.setattr(torch, "_native_multi_head_attention", refuse)
-    found = retrieve.embeddings(small.retriever(), pairs(), parse(spec))
+    found = retrieval.embeddings(small.retriever(), pairs(), parse(spec))
     assert np.isfinite(found.image).all()
     with pytest.raises(AssertionError, match="native attention ran"):
         small.retriever().encode_image(torch.zeros(1, 3, 24, 24))
@@ -109,17 +109,17 @@ def test_open_clips_fast_path_is_never_taken_under_the_seam(monkeypatch, spec):
 
 def test_an_all_true_mask_changes_no_prediction_and_no_rank():
     classifier, many = small.classifier(), images(40)
-    clean, full = (classify.outputs(classifier, many, parse(spec)) for spec in ("clean", "full"))
-    assert (classify.top(clean.logits, 5) == classify.top(full.logits, 5)).all()
+    clean, full = (classification.outputs(classifier, many, parse(spec)) for spec in ("clean", "full"))
+    assert (classification.top(clean.logits, 5) == classification.top(full.logits, 5)).all()
     retriever = small.retriever()
-    both = [retrieve.embeddings(retriever, pairs(), parse(spec)) for spec in ("clean", "full")]
+    both = [retrieval.embeddings(retriever, pairs(), parse(spec)) for spec in ("clean", "full")]
     assert np.abs(both[0].image - both[1].image).max() < 1e-6
-    masked_one = classify.outputs(classifier, many, parse("R1S0"))
-    assert (classify.top(clean.logits, 1) != classify.top(masked_one.logits, 1)).any()  # so the test can fail
+    local = classification.outputs(classifier, many, parse("R1S0"))
+    assert (classification.top(clean.logits, 1) != classification.top(local.logits, 1)).any()  # so the test can fail
 
 
 def test_batches_do_not_change_an_outcome_nor_a_random_control():
     classifier, many = small.classifier(), images(7)
-    whole = classify.outputs(classifier, many, parse("R1S3"), mask_seed=1, batch_size=7)
-    split = classify.outputs(classifier, many, parse("R1S3"), mask_seed=1, batch_size=2)
+    whole = classification.outputs(classifier, many, parse("R1S3"), mask_seed=1, batch_size=7)
+    split = classification.outputs(classifier, many, parse("R1S3"), mask_seed=1, batch_size=2)
     np.testing.assert_allclose(split.logits, whole.logits, atol=1e-5)

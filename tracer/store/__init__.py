@@ -8,8 +8,9 @@ read it.
 from tracer.store.claims import ClaimError
 from tracer.store.create import check_resume, check_space, config_hash, create, free_space, read_config
 from tracer.store.finalize import FinalizeReport, finalize
+from tracer.store.find import RunInfo, latest_run, list_runs, locate
 from tracer.store.provenance import provenance
-from tracer.store.reader import RunInfo, latest_run, list_runs, locate, open_run
+from tracer.store.reader import open_run
 from tracer.store.schema import (
     STATUS_COMPLETE,
     STATUS_FAILED,
@@ -19,6 +20,7 @@ from tracer.store.schema import (
     estimate_bytes,
     variables,
 )
+from tracer.store.scores import read_scores, write_scores
 from tracer.store.writer import Unit, WriteError, Writer
 
 __all__ = [
@@ -46,5 +48,7 @@ __all__ = [
     "open_run",
     "provenance",
     "read_config",
+    "read_scores",
     "variables",
+    "write_scores",
 ]

@@ -22,8 +22,8 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from tracer.store.durable import sync_filesystem
+from tracer.store.find import locate, root_attributes
 from tracer.store.provenance import provenance
-from tracer.store.reader import locate, root_attributes
 from tracer.store.schema import (
     SCHEMA,
     SCHEMA_VERSION,

@@ -17,7 +17,7 @@ import zarr
 
 from tracer.store import claims
 from tracer.store.durable import sync_filesystem
-from tracer.store.reader import locate, root_attributes
+from tracer.store.find import locate, root_attributes
 from tracer.store.schema import STATUS_FAILED, STATUS_MISSING, RunError
 from tracer.store.shards import clear_unit, damaged_shards, open_store, read_status, sample_arrays, shards_of
 

@@ -1,4 +1,4 @@
-"""Reading runs: open one lazily with what is incomplete masked, list those there are, check and tidy one.
+"""Reading runs: open one lazily with what is incomplete masked.
 
 A store is plain Zarr v3 and opens with `xarray.open_datatree` too; what `open_run` adds is the mask by status, dask
 chunks that equal the shards (any other choice is tens of times slower), and a check that committed shards are whole.
@@ -6,7 +6,6 @@ chunks that equal the shards (any other choice is tens of times slower), and a c
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,30 +16,18 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from tracer.store.durable import read_json
-from tracer.store.schema import SCHEMA, SCHEMA_VERSION, STATUS_COMPLETE, STATUS_MISSING, RunError
+from tracer.store.find import locate, root_attributes
+from tracer.store.schema import STATUS_COMPLETE, STATUS_MISSING
+from tracer.store.scores import read_scores
 from tracer.store.shards import cuts, damaged_shards, dims, open_store, read_status
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """One line of a list of runs; bytes is what the directory takes on disk."""
-
-    name: str
-    path: Path
-    created: str
-    model: str
-    arms: tuple[str, ...]
-    complete: int
-    samples: int
-    bytes: int
 
 
 def open_run(path: str | Path | None = None) -> xr.DataTree:
     """A run as a lazy DataTree with dask chunks equal to its shards.
 
     path: a run directory or its trace.zarr; None takes the newest under ./runs. Every sample that is not complete
-    reads as the fill value (NaN for floats); `status` says which. Raises RunError when there is no such run.
+    reads as the fill value (NaN for floats); `status` says which. Scores of its pictures are groups `/scores/<metric>`.
+    Raises RunError when there is no such run.
     """
     run = locate(path)
     status = checked_status(run)
@@ -54,25 +41,12 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
                 data=status if path == "status" else _lazy(cast(zarr.Array, stored[path]), status == STATUS_COMPLETE)
             )
         groups[node.path] = data
+    for metric, scores in read_scores(run).items():
+        alike = {
+            n: c for n, c in groups["/"].coords.items() if n not in scores.coords and set(c.dims) <= set(scores.dims)
+        }
+        groups[f"/scores/{metric}"] = scores.assign_coords(alike)
     return xr.DataTree.from_dict(groups, name=run.name)
-
-
-def locate(path: str | Path | None = None, root: str | Path = "runs") -> Path:
-    """The run directory meant by a path (a run or its trace.zarr), or the newest under `root`; RunError if none."""
-    if path is None:
-        return latest_run(root)
-    given = Path(path)
-    run = given.parent if given.name == "trace.zarr" else given
-    root_attributes(run)
-    return run
-
-
-def latest_run(root: str | Path = "runs") -> Path:
-    """The run directory made last under `root`, complete or not; RunError when there is none."""
-    runs = _directories(Path(root))
-    if not runs:
-        raise RunError(f"no run under {root}/; make one with `trace run --model dit --mask R4S32`, or name its path")
-    return max(runs, key=_created)
 
 
 def checked_status(run: Path) -> np.ndarray:
@@ -88,50 +62,6 @@ def checked_status(run: Path) -> np.ndarray:
             )
             warnings.warn(text, stacklevel=3)
     return status
-
-
-def root_attributes(run: Path) -> dict[str, Any]:
-    """Attributes of the run, read without opening the store; `config` and `provenance` are JSON strings in them."""
-    attributes = _attributes(run)
-    if attributes.get("schema") != SCHEMA:
-        raise RunError(f"{run} is not a run (it holds no trace.zarr of ours); `trace runs` lists the runs there are")
-    if attributes["schema_version"] > SCHEMA_VERSION:
-        raise RunError(
-            f"{run} was made by a newer version (schema {attributes['schema_version']}); update denoise-trace"
-        )
-    return attributes
-
-
-def list_runs(root: str | Path = "runs") -> list[RunInfo]:
-    """The runs in a directory, oldest first; an empty list when there are none."""
-    found = []
-    for run in sorted(_directories(Path(root)), key=_created):
-        attributes, status = root_attributes(run), read_status(run)
-        config = json.loads(attributes["config"])
-        size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
-        complete = int((status != STATUS_MISSING).all(axis=0).sum())
-        arms = tuple(str(arm) for arm in attributes["arms"])
-        model = str(config.get("model", ""))
-        found.append(RunInfo(run.name, run, attributes["created_at"], model, arms, complete, status.shape[1], size))
-    return found
-
-
-def _directories(root: Path) -> list[Path]:
-    runs = [file.parent.parent for file in root.glob("*/trace.zarr/zarr.json")]
-    return [run for run in runs if ".creating-" not in run.name and _readable(_attributes(run))]
-
-
-def _readable(attributes: dict[str, Any]) -> bool:
-    return attributes.get("schema") == SCHEMA and attributes["schema_version"] <= SCHEMA_VERSION
-
-
-def _attributes(run: Path) -> dict[str, Any]:
-    metadata = read_json(run / "trace.zarr" / "zarr.json")
-    return metadata.get("attributes", {}) if isinstance(metadata, dict) else {}
-
-
-def _created(run: Path) -> tuple[str, float]:
-    return _attributes(run).get("created_at", ""), run.stat().st_mtime
 
 
 def _loaded(coordinate: xr.DataArray) -> xr.DataArray:

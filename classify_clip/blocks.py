@@ -17,8 +17,10 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from classify_clip.cells import listed
 from classify_clip.data import held_out, spread
 from classify_clip.models import load_classifier, load_retriever
+from classify_clip.noised import held_out_batches, levels, noise
 from interventions import Intervention, TokenLayout, attend, parse
 
 LANES = 4  # clean, masked, clean at the masked state, masked at the clean state
@@ -50,7 +52,7 @@ def trace_blocks(
     is the clean variance over samples, per token and channel, summed. At least two samples.
     """
     tokens = stack.layout.image
-    found: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
+    energies: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
     moments = [_Moments() for _ in stack.blocks]
     lanes = [parse("clean"), intervention, parse("clean"), intervention]
     with torch.no_grad():
@@ -64,9 +66,9 @@ def trace_blocks(
             for moment, left in zip(moments, watch.left, strict=True):
                 moment.add(left[0][:, tokens])
             parts = [_parts(*states, tokens) for states in zip(watch.entered, watch.left, strict=True)]
-            for name, values in found.items():
+            for name, values in energies.items():
                 values.append(np.stack([part[name] for part in parts]))
-    joined = {name: np.concatenate(values, axis=1) for name, values in found.items()}  # [block, sample]
+    joined = {name: np.concatenate(values, axis=1) for name, values in energies.items()}  # [block, sample]
     variance = np.array([moment.variance() for moment in moments])[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = np.sqrt(joined["propagated"] / joined["before"])
@@ -168,60 +170,44 @@ def _images_only(module: torch.nn.Module) -> Callable[[Tensor, np.ndarray], Any]
 
 def _dit_stacks(timesteps: Sequence[int]) -> Iterator[Stack]:
     """The DiT on held-out drawings noised to each timestep, with their own class and a noise of their own."""
-    from tracer.denoisers.dit import load_dit
+    from tracer.denoisers import load
 
-    denoiser = load_dit(device=torch.device("cpu"))
+    denoiser: Any = load("dit", device="cpu")
     model, label = denoiser.model, torch.from_numpy(held_out().label)
-    beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-    kept = torch.cumprod(1 - beta, 0)
-    for t in timesteps:
-        alpha, sigma = kept[t].sqrt().item(), (1 - kept[t]).sqrt().item()
+    for t, alpha, sigma in levels(denoiser, timesteps):
 
         def run(x: Tensor, rows: np.ndarray, t: int = t, alpha: float = alpha, sigma: float = sigma) -> Any:
-            noise = torch.stack(
-                [torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(int(r))) for r in rows]
-            )
             lanes = len(x) // len(rows)
-            noisy = alpha * x + sigma * noise.repeat(lanes, 1, 1, 1)
+            noisy = alpha * x + sigma * noise(rows, x.shape[1:]).repeat(lanes, 1, 1, 1)
             return model(noisy, timestep=torch.full((len(x),), t), class_labels=label[rows].repeat(lanes)).sample
 
         yield Stack("dit", model, model.transformer_blocks, denoiser.layout, run, timestep=t)
 
 
-def held_out_batches(samples: int, batch_size: int = 16) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """(row indices, pixels in [-1, 1]) of held-out drawings spread over the whole set."""
-    data = held_out()
-    rows = spread(len(data.label), samples)
-    pixels = torch.from_numpy(data.pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    for start in range(0, samples, batch_size):
-        part = slice(start, start + batch_size)
-        yield rows[part], pixels[part]
-
-
 def depth(
-    masks: Sequence[str],
+    masks: str | Sequence[str],
     *,
     mask_seed: int = 0,
     samples: int = 64,
     batch_size: int = 16,
     timesteps: Sequence[int] = TIMESTEPS,
     models: Sequence[str] = ("vit", "vit-cls", "clip", "dit"),
-    tick: Callable[[str], None] = lambda told: None,
+    tick: Callable[[str], None] = lambda line: None,
 ) -> xr.Dataset:
     """Damage per block of the embedded models on held-out drawings; dims (spec, pass, block, sample).
 
     A pass is a model, for the DiT at one timestep. Rows are spread over the held-out set, the same for every pass.
     """
-    parts = []
+    parts, masks = [], listed(masks)
     stacks = list(embedded_stacks(timesteps, models))
     for mask in masks:
-        made = []
+        passes = []
         for stack in stacks:
             intervention = parse(mask)
             intervention.check(stack.layout, layers=len(stack.blocks))
-            made.append(trace_blocks(stack, held_out_batches(samples, batch_size), intervention, mask_seed=mask_seed))
+            passes.append(trace_blocks(stack, held_out_batches(samples, batch_size), intervention, mask_seed=mask_seed))
             tick(f"{mask} {stack.name}")
-        parts.append(xr.concat(made, dim="pass"))
+        parts.append(xr.concat(passes, dim="pass"))
     joined = xr.concat(parts, dim="spec").assign_coords(
         spec=[str(parse(mask)) for mask in masks],
         model=("pass", [stack.name for stack in stacks]),
@@ -229,13 +215,13 @@ def depth(
         block=np.arange(parts[0].sizes["block"]),
         sample=spread(len(held_out().label), samples),
     )
-    told = {
+    meanings = {
         "fvu": "squared shift of the residual stream over its clean variance",
         "injected": "what the mask adds in this block at the clean state, over the clean variance",
         "propagated": "what the clean block makes of the error it was handed, over the clean variance",
         "interaction": "the rest, over the clean variance",
         "gain": "clean block's gain on the error it was handed",
     }
-    for name, text in told.items():
+    for name, text in meanings.items():
         joined[name].attrs = {"long_name": text, "units": "1"}
     return joined.assign_attrs(schema="denoise-trace-depth", mask_seed=mask_seed, tokens="image tokens only")

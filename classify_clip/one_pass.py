@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from classify_clip import cells as grid
-from classify_clip import scales
+from classify_clip import distances, sweep
 from classify_clip.data import held_out, spread
-from classify_clip.generation import embed
 from classify_clip.models import load_retriever
+from classify_clip.noised import levels, noise
+from classify_clip.scores.embedded_clip import embed
 from interventions import Intervention, attend, parse
+from tracer.denoisers.images import from_uint8, to_uint8
 
 TIMESTEPS = (50, 200, 500, 800)
 VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {
@@ -62,9 +64,9 @@ class Passes:
 
 def denoise(
     *,
-    masks: Sequence[str] = (),
+    masks: str | Sequence[str] = (),
     densities: Sequence[float] = (),
-    families: Sequence[str] = (),
+    families: str | Sequence[str] = (),
     mask_seeds: Sequence[int] = (0,),
     timesteps: Sequence[int] = TIMESTEPS,
     limit: int = 128,
@@ -77,10 +79,10 @@ def denoise(
 
     Every drawing has one noise, the same for all cells and timesteps. Raises SpecError or SweepError before running.
     """
-    from classify_clip import sweep
-    from tracer.denoisers.dit import load_dit
+    from tracer.denoisers import load
 
-    denoiser, data, path = load_dit(device=torch.device("cpu")), held_out(), Path(out)
+    denoiser: Any = load("dit", device="cpu")
+    data, path = held_out(), Path(out)
     rows = spread(len(data.label), min(limit, len(data.label)))
     made = sweep.checked_cells(denoiser.layout, denoiser.model, masks, densities, families, mask_seeds)
     images = data.images().head(limit)
@@ -89,14 +91,14 @@ def denoise(
     sweep.prepare(path, "denoise-dit", resume, coords, VARIABLES, config | {"timesteps": list(timesteps)})
     clip = load_retriever(device="cpu")
     reference: list[Passes] = []
-    pictures = torch.from_numpy(data.pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = from_uint8(data.pixels[rows])
     inputs = (pictures, torch.from_numpy(data.label[rows]), rows)
 
     def compute(cell: grid.Cell, tick: Callable[[int], None]) -> dict[str, Any]:
         if not reference:
             reference.append(_passes(denoiser, inputs, parse("clean"), 0, timesteps, batch_size))
-        found = _passes(denoiser, inputs, cell.intervention, cell.mask_seed, timesteps, batch_size, tick)
-        return _compare(found, reference[0], clip, pictures.flatten(1).numpy())
+        masked = _passes(denoiser, inputs, cell.intervention, cell.mask_seed, timesteps, batch_size, tick)
+        return _compare(masked, reference[0], clip, pictures.flatten(1).numpy())
 
     sweep.run_cells(path, made, len(rows) * len(timesteps), compute, progress)
     return path
@@ -113,15 +115,13 @@ def _passes(
     tick: Callable[[int], None] = lambda images: None,
 ) -> Passes:
     pictures, label, rows = inputs
-    noise = torch.stack([torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(int(row))) for row in rows])
-    kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    own = noise(rows)
     x0, eps = [], []
-    for t in timesteps:
-        alpha, sigma = kept[t].sqrt().item(), (1 - kept[t]).sqrt().item()
+    for t, alpha, sigma in levels(denoiser, timesteps):
         parts = []
         for start in range(0, len(rows), batch_size):
             part = slice(start, start + batch_size)
-            noisy = alpha * pictures[part] + sigma * noise[part]
+            noisy = alpha * pictures[part] + sigma * own[part]
             lanes = [parse("clean"), intervention] if intervention.scope.source == "clean" else [intervention]
             batch, classes = noisy.repeat(len(lanes), 1, 1, 1), label[part].repeat(len(lanes))
             times, seeds = torch.full((len(batch),), t), rows[part].tolist()
@@ -130,21 +130,20 @@ def _passes(
             parts.append(predicted)
             tick(len(noisy))
         eps.append(torch.cat(parts))
-        x0.append((alpha * pictures + sigma * noise - sigma * eps[-1]) / alpha)
-    stacked = torch.stack(x0)
-    shown = ((stacked.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
-    return Passes(stacked.flatten(2).numpy(), torch.stack(eps).flatten(2).numpy(), shown.numpy())
+        x0.append((alpha * pictures + sigma * own - sigma * eps[-1]) / alpha)
+    shown = np.stack([to_uint8(states) for states in x0])
+    return Passes(torch.stack(x0).flatten(2).numpy(), torch.stack(eps).flatten(2).numpy(), shown)
 
 
-def _compare(found: Passes, clean: Passes, clip: Any, pictures: np.ndarray) -> dict[str, np.ndarray]:
+def _compare(masked: Passes, clean: Passes, clip: Any, pictures: np.ndarray) -> dict[str, np.ndarray]:
     """The variables of one cell (see VARIABLES)."""
     variance = ((pictures - pictures.mean(0)) ** 2).sum(1).mean()
     values: dict[str, list] = {name: [] for name in VARIABLES}
-    for t in range(len(found.x0)):
-        features = [embed(clip, side.pictures[t]) for side in (clean, found)]
-        values["x0_fvu"].append(scales.shift(clean.x0[t], found.x0[t]))
-        values["eps_fvu"].append(scales.shift(clean.eps[t], found.eps[t]))
-        values["x0_error"].append(((found.x0[t] - pictures) ** 2).sum(1) / variance)
-        values["feature_fvu"].append(scales.shift(*features))
-        values["mmd2"].append(scales.mmd2(features[1], features[0]))
+    for t in range(len(masked.x0)):
+        features = [embed(clip, side.pictures[t]) for side in (clean, masked)]
+        values["x0_fvu"].append(distances.shift(clean.x0[t], masked.x0[t]))
+        values["eps_fvu"].append(distances.shift(clean.eps[t], masked.eps[t]))
+        values["x0_error"].append(((masked.x0[t] - pictures) ** 2).sum(1) / variance)
+        values["feature_fvu"].append(distances.shift(*features))
+        values["mmd2"].append(distances.mmd2(features[1], features[0]))
     return {name: np.array(value) for name, value in values.items()}

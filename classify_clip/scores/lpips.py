@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.quality.pictures import Pictures
-from analysis.quality.weights import Source, loading, locate, needs_package
+from classify_clip.scores.metric import Metric, Weights
+from classify_clip.scores.pictures import Pictures
+from classify_clip.scores.weights import Source, loading, locate, needs_package
 
 SOURCE = Source("lpips", "alexnet-owt-7be5be79.pth", url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth")
 BATCH = 16
 
 
-def opened(pictures: Pictures, weights: Mapping[str, str | Path]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def open_lpips(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """(images, clean) -> LPIPS [n], both uint8 [n, y, x, 3]."""
     model = load(locate(SOURCE, weights))
     return lambda images, clean: distance(model, images, clean)
 
 
 def load(path: Path) -> Any:
-    """`lpips.LPIPS(net="alex")` with the AlexNet at `path`. Raises QualityError when it does not fit."""
+    """`lpips.LPIPS(net="alex")` with the AlexNet at `path`. Raises ScoreError when it does not fit."""
     import torch
 
     package = needs_package("lpips", "lpips", lambda: importlib.import_module("lpips"))
@@ -46,12 +47,14 @@ def distance(model: Any, images: np.ndarray, clean: np.ndarray) -> np.ndarray:
     """LPIPS [n] of paired pictures."""
     import torch
 
-    def pixels(part: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1
+    from tracer.denoisers.images import from_uint8
 
     with torch.no_grad():
         parts = [
-            model(pixels(images[at : at + BATCH]), pixels(clean[at : at + BATCH])).reshape(-1).double().numpy()
+            model(from_uint8(images[at : at + BATCH]), from_uint8(clean[at : at + BATCH])).reshape(-1).double().numpy()
             for at in range(0, len(images), BATCH)
         ]
     return np.concatenate(parts)
+
+
+LPIPS = Metric("lpips", "LPIPS (AlexNet) to clean", "to clean", False, open_lpips, source=SOURCE)

@@ -1,20 +1,23 @@
-"""Classification of a set of images under one intervention: per-sample predictions, agreement with clean, distances.
+"""Classification under masks: per-sample predictions of a timm model, agreement with clean, distances.
 
-Runs a timm model under `interventions.attend`; which cells to run and where to keep them is `classify_clip.sweep`. The
-clean cell runs through the same seam, so both arms use one attention kernel.
+`classify` is the whole sweep, `outputs` and `compare` are one cell of it. The clean cell runs through the same seam as
+the others, so both arms use one attention kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from classify_clip import scales
-from classify_clip.data import Images
-from classify_clip.models import Classifier
+from classify_clip import cells as grid
+from classify_clip import distances, sweep
+from classify_clip.data import Images, held_out, image_folder, match_classes
+from classify_clip.models import Classifier, load_classifier
 from interventions import Intervention, attend, parse
 
 RANKS = 5
@@ -46,6 +49,51 @@ class Outputs:
     logits: np.ndarray
 
 
+def classify(
+    *,
+    masks: str | Sequence[str] = (),
+    densities: Sequence[float] = (),
+    families: str | Sequence[str] = (),
+    mask_seeds: Sequence[int] = (0,),
+    model: str = "vit",
+    checkpoint: str | None = None,
+    data: str | Path | None = None,
+    split: str = "all",
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: sweep.Progress | None = None,
+) -> Path:
+    """Top-1 and top-5, agreement with clean and distances of a timm model under masks; returns the sweep's folder.
+
+    data: a folder in ImageNet's layout; None is the shipped held-out emoji (`split` of them). limit: at most that many
+    images. Raises DataError, ModelError, SpecError or SweepError before anything is written.
+    """
+    sweep.check_positive(limit=limit, batch_size=batch_size)
+    images = held_out(split).images() if data is None else image_folder(Path(data))
+    classifier = load_classifier(model, checkpoint, device)
+    images = match_classes(images, classifier.outputs, classifier.labels).head(limit)
+    cells = sweep.checked_cells(classifier.layout, classifier.model, masks, densities, families, mask_seeds)
+    config = sweep.configuration(
+        "classify", model, classifier.source, classifier.model, images, cells, device, batch_size
+    )
+    coords = sweep.sample_coords(cells, images).assign_coords(rank=np.arange(1, RANKS + 1))
+    path = sweep.prepare(out, f"classify-{model}", resume, coords, VARIABLES, config)
+    reference: list[Outputs] = []
+
+    def compute(cell: grid.Cell, tick: Callable[[int], None]) -> Mapping[str, Any]:
+        options: dict[str, Any] = {"mask_seed": cell.mask_seed, "batch_size": batch_size}
+        if not reference:
+            reference.append(outputs(classifier, images, cells[0].intervention, batch_size=batch_size))
+        result = outputs(classifier, images, cell.intervention, tick=tick, **options)
+        return compare(result, reference[0], images.label)
+
+    sweep.run_cells(path, cells, len(images), compute, progress)
+    return path
+
+
 @torch.no_grad()
 def outputs(
     classifier: Classifier,
@@ -75,22 +123,22 @@ def outputs(
 
 def compare(masked: Outputs, clean: Outputs, label: np.ndarray) -> dict[str, np.ndarray | float]:
     """The variables of one cell (see VARIABLES); a label of -1 leaves what needs it missing."""
-    told = label >= 0
+    labelled = label >= 0
     order = top(masked.logits, RANKS)
-    right = (order == label[:, None]) & told[:, None]
+    right = (order == label[:, None]) & labelled[:, None]
     log_total = np.logaddexp.reduce(masked.logits.astype(np.float64), axis=1)
     loss = log_total - masked.logits[np.arange(len(label)), np.maximum(label, 0)]
     prediction = np.full((len(label), RANKS), -1)
     prediction[:, : order.shape[1]] = order
     return {
         "prediction": prediction,
-        "correct": np.where(told, right[:, 0], -1),
-        "correct5": np.where(told, right.any(1), -1),
+        "correct": np.where(labelled, right[:, 0], -1),
+        "correct5": np.where(labelled, right.any(1), -1),
         "agree": order[:, 0] == top(clean.logits, 1)[:, 0],
-        "loss": np.where(told, loss, np.nan),
+        "loss": np.where(labelled, loss, np.nan),
         "logit_distance": np.linalg.norm(_centred(masked.logits) - _centred(clean.logits), axis=1),
-        "feature_fvu": scales.shift(clean.features, masked.features),
-        "mmd2": scales.mmd2(scales.unit(masked.features), scales.unit(clean.features)),
+        "feature_fvu": distances.shift(clean.features, masked.features),
+        "mmd2": distances.mmd2(distances.unit(masked.features), distances.unit(clean.features)),
     }
 
 

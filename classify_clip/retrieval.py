@@ -1,21 +1,25 @@
-"""Image-text retrieval under one intervention: ranks both ways over the full gallery, and recall against gallery size.
+"""Image-text retrieval under masks: ranks both ways over the full gallery, and recall against gallery size.
 
-Runs an open_clip model under `interventions.attend`, on the image tower unless told otherwise. A text belongs to an
-image when their groups are equal (`data.Pairs`), so several captions per image and several images per caption work.
+`retrieve` is the whole sweep, `embeddings` and `compare` are one cell of it: an open_clip model with the mask on one
+tower. A text belongs to an image when their groups are equal (`data.Pairs`), so several captions per image and several
+images per caption work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from classify_clip import scales
-from classify_clip.data import Pairs
-from classify_clip.models import Retriever
-from interventions import Intervention, attend, parse
+from classify_clip import cells as grid
+from classify_clip import distances, sweep
+from classify_clip.data import Pairs, coco_captions, held_out
+from classify_clip.models import Retriever, load_retriever
+from interventions import Intervention, SpecError, attend, parse
 
 TOWERS = ("image", "text")
 DIRECTIONS = ("image-to-text", "text-to-image")
@@ -48,6 +52,80 @@ class Embeddings:
 
     image: np.ndarray
     text: np.ndarray
+
+
+def retrieve(
+    *,
+    masks: str | Sequence[str] = (),
+    densities: Sequence[float] = (),
+    families: str | Sequence[str] = (),
+    mask_seeds: Sequence[int] = (0,),
+    model: str = "clip",
+    pretrained: str | None = None,
+    checkpoint: str | None = None,
+    data: str | Path | None = None,
+    captions: str | Path | None = None,
+    captions_per_image: int | None = 5,
+    split: str = "all",
+    galleries: Sequence[int] = (),
+    tower: str = "image",
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: sweep.Progress | None = None,
+) -> Path:
+    """Ranks both ways and recall against gallery size of an open_clip model under masks; returns the sweep's folder.
+
+    data and captions: an image folder and COCO's captions json or a Karpathy split; None is the shipped held-out emoji
+    with their names. galleries: sizes of the curve, by default powers of two up to all. Raises as `classify` does.
+    """
+    sweep.check_positive(limit=limit, batch_size=batch_size)
+    pairs = _pairs(data, captions, captions_per_image, split).head(limit)
+    sizes = list(galleries) or gallery_sizes(len(pairs.groups))
+    if wrong := [size for size in sizes if not 2 <= size <= len(pairs.groups)]:
+        raise SpecError(
+            f"gallery {wrong[0]}: a gallery has 2 to {len(pairs.groups)} pairs here, for example --gallery 64"
+        )
+    retriever = load_retriever(model, pretrained, checkpoint, device)
+    acted, layout = retriever.image_tower, retriever.layout
+    if tower == "text":
+        acted, layout = retriever.text_tower, retriever.text_layout
+    cells = sweep.checked_cells(layout, acted, masks, densities, families, mask_seeds)
+    config = sweep.configuration(
+        "retrieve", model, retriever.source, retriever.model, pairs.images, cells, device, batch_size
+    )
+    config |= {"captions": str(captions) if captions else "emoji names", "texts": len(pairs.texts), "tower": tower}
+    coords = sweep.sample_coords(cells, pairs.images).assign_coords(
+        gallery=sizes,
+        direction=list(DIRECTIONS),
+        image_group=("sample", pairs.image_group),
+        text=("text", np.array(pairs.texts)),
+        text_group=("text", pairs.text_group),
+    )
+    path = sweep.prepare(out, f"retrieve-{model.replace('/', '-')}", resume, coords, VARIABLES, config)
+    reference: list[Embeddings] = []
+
+    def compute(cell: grid.Cell, tick: Callable[[int], None]) -> Mapping[str, Any]:
+        if not reference:
+            reference.append(embeddings(retriever, pairs, cells[0].intervention, batch_size=batch_size))
+        options: dict[str, Any] = {"mask_seed": cell.mask_seed, "batch_size": batch_size, "tower": tower}
+        result = embeddings(retriever, pairs, cell.intervention, known=reference[0], tick=tick, **options)
+        return compare(result, reference[0], pairs, sizes)
+
+    sweep.run_cells(path, cells, len(pairs.images), compute, progress)
+    return path
+
+
+def _pairs(data: str | Path | None, captions: str | Path | None, per_image: int | None, split: str) -> Pairs:
+    if (data is None) != (captions is None):
+        raise SpecError(
+            "--captions JSON and --data FOLDER go together: the file's pictures are looked up in the folder"
+        )
+    if captions is None or data is None:
+        return held_out(split).pairs()
+    return coco_captions(Path(captions), Path(data), per_image)
 
 
 @torch.no_grad()
@@ -161,6 +239,6 @@ def compare(masked: Embeddings, clean: Embeddings, pairs: Pairs, sizes: Sequence
         "text_rank": ranks(masked.text, masked.image, pairs.text_group, pairs.image_group),
         "gallery_recall": mean,
         "gallery_spread": spread,
-        "feature_fvu": scales.shift(clean.image, masked.image),
-        "mmd2": scales.mmd2(masked.image, clean.image),
+        "feature_fvu": distances.shift(clean.image, masked.image),
+        "mmd2": distances.mmd2(masked.image, clean.image),
     }

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from analysis.quality.pictures import Pictures
+from classify_clip.scores.metric import Metric, Weights
+from classify_clip.scores.pictures import Pictures
 
 
-def opened(pictures: Pictures, weights: object = None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def open_pixels(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """(images, clean) -> root-mean-square difference [n] in units of the full range; PSNR is -20 log10 of it."""
     return rms
 
@@ -18,3 +19,8 @@ def rms(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
     """uint8 [n, y, x, 3] twice -> [n] in 0..1."""
     difference = images.astype(np.float64) - clean.astype(np.float64)
     return np.sqrt((difference**2).mean((1, 2, 3))) / 255
+
+
+PIXELS = Metric(
+    "pixels", "RMS pixel difference to clean, of full range", "to clean", False, open_pixels, default="any run"
+)

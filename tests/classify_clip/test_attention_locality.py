@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from classify_clip.locality import locality
+from classify_clip.attention_locality import locality
 from interventions import parse
-from tests.classify_clip.test_depth import batches, stack
+from tests.classify_clip.test_blocks import batches, stack
 from tests.oracles import dense
 
 

@@ -1,6 +1,6 @@
 """Where a metric's network weights come from: the file named with `--weights`, or the local cache and hub.
 
-Every way this can fail is one `QualityError` that names the file, where it comes from and the option. Nothing is
+Every way this can fail is one `ScoreError` that names the file, where it comes from and the option. Nothing is
 loaded here, and torch is not imported.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 from interventions.errors import InputError
 
 
-class QualityError(InputError):
-    """A quality metric cannot be had; the message says which file or recording it needs and what to type."""
+class ScoreError(InputError):
+    """A metric cannot be had; the message says which file or recording it needs and what to type."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Source:
 
 
 def locate(source: Source, weights: Mapping[str, str | Path]) -> Path:
-    """The file itself: named in `weights` (file or folder), in the local cache, or fetched. Raises QualityError."""
+    """The file itself: named in `weights` (file or folder), in the local cache, or fetched. Raises ScoreError."""
     if source.metric in weights:
         path = Path(weights[source.metric]).expanduser()
         if path.is_dir():
             path = path / source.file
         if not path.is_file():
-            raise QualityError(f"{source.metric}: there is no file {path}; {source.explain()}")
+            raise ScoreError(f"{source.metric}: there is no file {path}; {source.explain()}")
         return path
     try:
         return _from_hub(source) if source.repository else _from_url(source)
     except Exception as error:  # the libraries raise a dozen kinds, most without a useful message
-        raise QualityError(
+        raise ScoreError(
             f"{source.metric}: {source.file} is not on this machine and cannot be fetched ({type(error).__name__}); "
             f"{source.explain()}"
         ) from error
@@ -79,19 +79,19 @@ def _from_url(source: Source) -> Path:
 
 @contextmanager
 def loading(source: Source, path: Path) -> Iterator[None]:
-    """Turn a library's failure to read `path` into one QualityError."""
+    """Turn a library's failure to read `path` into one ScoreError."""
     try:
         yield
-    except QualityError:
+    except ScoreError:
         raise
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise QualityError(f"{source.metric}: {path} does not load ({first}); {source.explain()}") from error
+        raise ScoreError(f"{source.metric}: {path} does not load ({first}); {source.explain()}") from error
 
 
 def needs_package(metric: str, package: str, imported: Callable[[], Any]) -> Any:
-    """An optional package, or a QualityError that says how to install it."""
+    """An optional package, or a ScoreError that says how to install it."""
     try:
         return imported()
     except ImportError as error:
-        raise QualityError(f"{metric} needs the package {package}: pip install {package}") from error
+        raise ScoreError(f"{metric} needs the package {package}: pip install {package}") from error

@@ -1,7 +1,7 @@
-"""Damage on scales that tasks share: squared MMD between clean and masked features, and shift in units of their spread.
+"""Distances from clean to masked features that tasks share: squared MMD, and the shift in units of their spread.
 
 Both compare a model with its own clean self in its own feature space, so a drop of accuracy in one task and a drift of
-pictures in another can stand on one axis. Torch or numpy arrays in, float64 out.
+pictures in another can stand on one axis. Arrays in, float64 out; intervals are analysis, which has the resampled MMD.
 """
 
 from __future__ import annotations

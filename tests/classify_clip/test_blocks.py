@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from analysis.measures import depth as drawing
-from classify_clip.depth import Stack, trace_blocks
+from classify_clip.blocks import Stack, trace_blocks
 from interventions import TokenLayout, attend, parse
 from tests.builders import models, small
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.quality.pictures import Pictures
-from analysis.quality.weights import QualityError, Source, loading, locate
+from classify_clip.scores.metric import Metric, Weights, without_prompts
+from classify_clip.scores.pictures import Pictures
+from classify_clip.scores.weights import ScoreError, Source, loading, locate
 
 SOURCE = Source("imagereward", "ImageReward.pt", "THUDM/ImageReward")
 WORDS = Source("imagereward", "vocab.txt", "google-bert/bert-base-uncased")
@@ -56,7 +57,7 @@ class Reward:
         return (self.head(read)[:, 0] - MEAN) / STD
 
 
-def opened(pictures: Pictures, weights: Mapping[str, str | Path]) -> Callable[[np.ndarray], np.ndarray]:
+def open_imagereward(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
     """images -> reward [n] for their prompts."""
     import torch
     from PIL import Image
@@ -129,10 +130,13 @@ def _tokens(prompts: tuple[str, ...], folder: Path) -> Any:
 
     try:
         words = locate(WORDS, {"imagereward": folder} if (folder / WORDS.file).is_file() else {})
-    except QualityError:
-        raise QualityError(
+    except ScoreError:
+        raise ScoreError(
             f"imagereward: put BERT's {WORDS.file} (hub repository {WORDS.repository}) beside the weights in {folder}; "
             "it is not on this machine and cannot be fetched"
         ) from None
     tokenizer = BertTokenizer(str(words), do_lower_case=True)
     return tokenizer(list(prompts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
+
+
+IMAGEREWARD = Metric("imagereward", "ImageReward", "score", True, open_imagereward, without_prompts, source=SOURCE)

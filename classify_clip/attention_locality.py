@@ -7,30 +7,16 @@ unchanged; it materialises tokens x tokens, so it is for a handful of pictures o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from classify_clip.depth import Stack
+from classify_clip.blocks import Stack
 from interventions import TokenLayout, attend, parse
-
-
-class _Reader(TorchFunctionMode):
-    """Keeps query and key of every fused attention call, and makes the call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Tensor, Tensor, float | None]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            self.calls.append((args[0], args[1], (kwargs or {}).get("scale")))
-        return func(*args, **(kwargs or {}))
+from interventions.seam.calls import Call
+from interventions.seam.sites import Site
 
 
 def locality(
@@ -53,12 +39,17 @@ def locality(
     blocks, pictures = len(stack.blocks), 0
     reach, entropy, kept = np.zeros(blocks), np.zeros(blocks), np.zeros((len(masks), blocks))
     for rows, pixels in images:
-        with torch.no_grad(), _Reader() as reader, attend(stack.module, parse("clean"), layout=layout):
+        calls: list[tuple[Tensor, Tensor, float | None]] = []
+
+        def watch(site: Site, call: Call, calls: list = calls) -> None:
+            calls.append((call.query, call.key, call.scale))
+
+        with torch.no_grad(), attend(stack.module, parse("clean"), layout=layout, watch=watch):
             stack.run(pixels, rows)
-        if len(reader.calls) != blocks:
-            raise ValueError(f"{stack.name} made {len(reader.calls)} attention calls in {blocks} blocks")
+        if len(calls) != blocks:
+            raise ValueError(f"{stack.name} made {len(calls)} attention calls in {blocks} blocks")
         pictures += len(rows)
-        for block, (query, key, scale) in enumerate(reader.calls):
+        for block, (query, key, scale) in enumerate(calls):
             weights = _weights(query, key, scale)[:, layout.image]  # [sample, image query, key], mean over heads
             on_image = weights[..., layout.image]
             reach[block] += float(((on_image * distance).sum(-1) / on_image.sum(-1)).mean(-1).sum())

@@ -1,0 +1,82 @@
+"""The decoded pictures of a run, arm by arm, with what each sample was asked to show. Nothing is measured here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import xarray as xr
+
+from classify_clip.scores.weights import ScoreError
+from interventions.errors import RunError
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Complete samples of a run. `classes` (of prompts: their tags) and `prompts` are None where the run has none."""
+
+    images: xr.DataArray  # (arm, sample, image_y, image_x, rgb), lazy
+    classes: tuple[str, ...] | None
+    prompts: tuple[str, ...] | None
+    embedded: bool
+    """Whether the run's model is one of the shipped ones, so that the shipped judge and CLIP know its pictures."""
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms, clean first."""
+        return [str(arm) for arm in self.images["arm"].values]
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Sample numbers, as the run names them."""
+        return self.images["sample"].values
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(y, x) in pixels."""
+        return self.images.sizes["image_y"], self.images.sizes["image_x"]
+
+    def arm(self, name: str) -> np.ndarray:
+        """uint8 [sample, y, x, 3] of one arm, read now."""
+        chosen = self.images.isel(arm=self.arms.index(name)).transpose("sample", "image_y", "image_x", "rgb")
+        return chosen.values.astype(np.uint8)
+
+    def only(self, positions: np.ndarray) -> Pictures:
+        """The pictures of the samples at these positions."""
+        return replace(
+            self,
+            images=self.images.isel(sample=positions),
+            classes=None if self.classes is None else tuple(self.classes[k] for k in positions),
+            prompts=None if self.prompts is None else tuple(self.prompts[k] for k in positions),
+        )
+
+
+def pictures_of(run: xr.DataTree) -> Pictures:
+    """The pictures of the samples that every arm completed.
+
+    Raises ScoreError for a run without pictures, RunError where no sample is complete.
+    """
+    if "images" not in run.children or "image" not in run["images"].data_vars:
+        raise ScoreError("this run holds no pictures: record them with `trace run ... --record norms,images`")
+    images = run["images"].to_dataset()
+    complete = np.flatnonzero((np.asarray(run["status"].fillna(0)) == 1).all(axis=0))
+    if complete.size == 0:
+        raise RunError(
+            "no sample of this run is complete in every arm: let it finish, or resume it with `trace run ... --resume`"
+        )
+    images = images.isel(sample=complete)
+    texts = {
+        name: tuple(map(str, images.coords[name].values))
+        for name in ("class_name", "tag", "prompt")
+        if name in images.coords
+    }
+    checkpoint = json.loads(run.attrs["config"]).get("checkpoint", {})
+    return Pictures(
+        images=images["image"],
+        classes=texts.get("class_name", texts.get("tag")),
+        prompts=texts.get("prompt"),
+        embedded=str(checkpoint.get("id", "")).startswith("embedded"),
+    )

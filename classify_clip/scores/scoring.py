@@ -1,0 +1,143 @@
+"""Scores the pictures of a run by metrics and keeps the values beside it, for `analysis.quality` to read.
+
+Only what is missing is measured: a metric that has not been, samples that completed since, weights of another name than
+those that were used. To measure again, delete `RUN/scores/<metric>.nc`. What the scores say about an arm is analysis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from classify_clip.scores.metric import METRICS, Metric, Weights, choose
+from classify_clip.scores.pictures import CLEAN, Pictures, pictures_of
+from tracer import store
+
+Progress = Callable[[int, int], None]
+"""Called with (arms done, arms to do), counted over all metrics."""
+SHIPPED = "shipped"
+"""In place of a weight file, for metrics that need none."""
+
+
+def score(
+    run: str | Path | xr.DataTree | None = None,
+    metrics: str | Sequence[str] | None = None,
+    weights: Weights | None = None,
+    *,
+    progress: Progress | None = None,
+) -> xr.DataTree:
+    """Measure what is missing of a run's scores; returns the run with the groups `/scores/<metric>`.
+
+    run: a directory, which gets `scores/<metric>.nc` (None: the latest under ./runs), or an open run, of which nothing
+    is written. metrics: names in `METRICS`; None takes all that need only what is shipped and fit the run, and keeps of
+    the others why they do not. weights: metric name -> weight file or folder. A group holds `score` (arm, sample) or,
+    for metrics of whole sets, `features` (arm, sample, feature), NaN for samples that are not complete.
+    Raises ScoreError for an unknown or unfit metric, missing weights, or a run without pictures; RunError for no run.
+    """
+    path = None if isinstance(run, xr.DataTree) else store.locate(run)
+    tree = run if isinstance(run, xr.DataTree) else store.open_run(path)
+    pictures, stored, weights = pictures_of(tree), _stored(tree), weights or {}
+    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
+    missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
+    missing = {metric: positions for metric, positions in missing.items() if positions.size}
+    groups: dict[str, xr.Dataset] = {}
+
+    def keep(name: str, group: xr.Dataset) -> None:
+        groups[f"/scores/{name}"] = group
+        if path is not None:
+            store.write_scores(path, name, group)
+
+    for done, (metric, positions) in enumerate(missing.items()):
+
+        def tick(arms: int, before: int = done * len(pictures.arms)) -> None:
+            if progress:
+                progress(before + arms, len(missing) * len(pictures.arms))
+
+        values = _measured(metric, pictures.only(positions), weights, tick)
+        keep(metric.name, _group(metric, values, stored.get(metric.name), tree, weights))
+    for name, reason in left_out.items():
+        if not _scored(stored.get(name)):
+            keep(name, _left_out(METRICS[name], reason, tree))
+    return store.open_run(path) if path else xr.DataTree.from_dict({**tree.to_dict(), **groups}, name=tree.name)
+
+
+def _stored(tree: xr.DataTree) -> dict[str, xr.Dataset]:
+    """The scores the run has: metric -> its group."""
+    if "scores" not in tree.children:
+        return {}
+    return {name: node.to_dataset() for name, node in tree["scores"].children.items()}
+
+
+def _scored(group: xr.Dataset | None) -> bool:
+    """Whether a group holds values, and not only why there are none."""
+    return group is not None and "left_out" not in group.attrs
+
+
+def _missing(metric: Metric, group: xr.Dataset | None, pictures: Pictures, weights: Weights) -> np.ndarray:
+    """Positions among the complete samples that are still to be measured."""
+    everything = np.arange(len(pictures.samples))
+    if group is None or not _scored(group) or not _same_weights(metric, group, weights):
+        return everything
+    values = group[_variable(metric)].sel(sample=pictures.samples)
+    return everything[values.isnull().any([dim for dim in values.dims if dim != "sample"]).values]
+
+
+def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Callable[[int], None]) -> xr.DataArray:
+    """Values of these pictures: (arm, sample), and feature for sets."""
+    measure = metric.open(pictures, weights)
+    clean = pictures.arm(CLEAN)
+    rows = []
+    for done, arm in enumerate(pictures.arms, start=1):
+        images = pictures.arm(arm)
+        rows.append(measure(images, clean) if metric.kind == "to clean" else measure(images))
+        tick(done)
+    dims = ("arm", "sample", "feature") if metric.kind == "set" else ("arm", "sample")
+    return xr.DataArray(np.stack(rows), dims=dims, coords={"arm": pictures.arms, "sample": pictures.samples})
+
+
+def _group(
+    metric: Metric, values: xr.DataArray, stored: xr.Dataset | None, tree: xr.DataTree, weights: Weights
+) -> xr.Dataset:
+    """The whole group of a metric: new values beside those kept, over all arms and samples of the run."""
+    values = values.reindex(arm=tree["arm"].values, sample=tree["sample"].values)
+    if stored is not None and _scored(stored) and _same_weights(metric, stored, weights):
+        values = values.fillna(stored[_variable(metric)].load())
+    return xr.Dataset({_variable(metric): values}, attrs=_attributes(metric) | {"weights": _weights(metric, weights)})
+
+
+def _left_out(metric: Metric, reason: str, tree: xr.DataTree) -> xr.Dataset:
+    """A group without values, which says why."""
+    coords = {name: tree.coords[name].values for name in ("arm", "sample")}
+    values = np.full([coord.size for coord in coords.values()], np.nan)
+    return xr.Dataset({"score": (("arm", "sample"), values)}, coords, _attributes(metric) | {"left_out": reason})
+
+
+def _attributes(metric: Metric) -> dict[str, str | bool | int]:
+    """What analysis needs to know of a metric; `position` is its place in tables."""
+    attributes: dict[str, str | bool | int] = {
+        "name": metric.name,
+        "title": metric.title,
+        "kind": metric.kind,
+        "higher_is_better": metric.higher_is_better,
+        "position": list(METRICS).index(metric.name),
+    }
+    return attributes if metric.distance is None else attributes | {"distance": metric.distance}
+
+
+def _variable(metric: Metric) -> str:
+    return "features" if metric.kind == "set" else "score"
+
+
+def _weights(metric: Metric, weights: Weights) -> str:
+    """Name of the weight file that is used."""
+    if metric.source is None:
+        return SHIPPED
+    named = Path(weights.get(metric.name, metric.source.file))
+    return metric.source.file if named.is_dir() else named.name
+
+
+def _same_weights(metric: Metric, group: xr.Dataset, weights: Weights) -> bool:
+    return metric.name not in weights or group.attrs.get("weights") == _weights(metric, weights)

@@ -1,0 +1,294 @@
+"""Networks that look at pictures: each against its own library, what a run is scored by, and what bad input gets."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import analysis
+from classify_clip import METRICS, ScoreError, score
+from classify_clip.scores import judge, pixels, weights
+from classify_clip.scores.open_clip_models import Clip, cosines
+from classify_clip.scores.pictures import pictures_of
+from interventions.errors import RunError
+from tests.builders.pictures import drawings, picture_run
+
+RNG = np.random.default_rng(0)
+
+
+def scores(run, metric, **options):
+    """The stored values of one metric of a run that is scored now."""
+    return score(run, metric, **options)[f"scores/{metric}/score"]
+
+
+# --- metrics ---
+
+
+def test_pixel_distance_of_a_constant_shift_is_that_shift():
+    clean = np.full((2, 4, 4, 3), 100, np.uint8)
+    assert pixels.rms(clean + 51, clean) == pytest.approx([0.2, 0.2])
+    assert pixels.rms(clean - 51, clean) == pytest.approx([0.2, 0.2])  # unsigned numbers must not wrap
+
+
+def test_prompts_are_judged_by_their_tags_where_these_are_classes():
+    images, labels = drawings()
+    names, prompts = judge.class_names(), ["a drawing"] * len(labels)
+    tagged = picture_run({"clean": images}, prompts=prompts, tags=[names[label] for label in labels])
+    np.testing.assert_array_equal(
+        scores(tagged, "judge"), scores(picture_run({"clean": images}, labels=labels), "judge")
+    )
+    with pytest.raises(ScoreError, match="not this run's classes"):
+        score(picture_run({"clean": images}, prompts=prompts, tags=["counting"] * len(labels)), "judge")
+
+
+def test_judge_reaches_the_accuracy_on_its_card():
+    from classify_clip.data import held_out
+    from classify_clip.embedded.judge import FOLDER
+
+    data = held_out()
+    card = json.loads((FOLDER / "config.json").read_text())["accuracy"]
+    right = judge.seen(data.pixels) == data.label
+    sizes = {"held-out-images": 489, "held-out-concepts": 513}  # of the card
+    assert right.mean() == pytest.approx(sum(card[name] * n for name, n in sizes.items()) / 1002, abs=2e-3)
+
+
+def test_prompt_scores_are_plain_cosines_with_the_own_prompt():
+    class Fixed(Clip):
+        def images(self, images):
+            return np.array([[1.0, 0], [0, 1.0]])
+
+        def texts(self, texts):
+            return np.array([[0.6, 0.8], [1.0, 0]])
+
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    pictures = pictures_of(picture_run({"clean": images}, prompts=["a", "b"]))
+    assert cosines(Fixed(None, None, None), pictures)(images) == pytest.approx([0.6, 0.0])
+
+
+def test_alignment_is_the_embedded_clips_own_cosine_and_prefers_the_right_words():
+    import torch
+    from PIL import Image
+
+    from classify_clip import load_retriever
+
+    images, labels = drawings(16)
+    prompts = [f"a {judge.class_names()[label]}" for label in labels]
+    cosine = scores(picture_run({"clean": images}, prompts=prompts), "alignment").sel(arm="clean").values
+    clip = load_retriever("clip", device="cpu")
+    with torch.no_grad():
+        texts = clip.encode_text(clip.tokenize(prompts))
+        shown = clip.encode_image(torch.stack([clip.transform(Image.fromarray(image)) for image in images]))
+    np.testing.assert_allclose(cosine, (texts * shown).sum(1).numpy(), atol=1e-5)
+    shuffled = scores(picture_run({"clean": images}, prompts=prompts[8:] + prompts[:8]), "alignment")
+    assert cosine.mean() > float(shuffled.mean())
+
+
+def test_imagereward_equals_timm_and_bert_under_the_published_names():
+    """The published encoders are timm's vision transformer and BERT with cross attention; both are built here."""
+    import torch
+    from timm.models.vision_transformer import VisionTransformer
+    from transformers import BertConfig, BertModel
+
+    from classify_clip.scores import imagereward
+
+    torch.manual_seed(0)
+    see = VisionTransformer(
+        img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=4, num_classes=0, global_pool="", qkv_bias=True
+    ).eval()
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "max_position_embeddings": 40, "is_decoder": True}
+    read = BertModel(BertConfig(**sizes, add_cross_attention=True), add_pooling_layer=False).eval()
+    read.config.is_decoder = False  # attends both ways, with the cross attention it was built with
+    torch.nn.init.zeros_(read.embeddings.token_type_embeddings.weight)  # the published one has no token types
+    head = torch.nn.Sequential(
+        *(torch.nn.Linear(a, b) for a, b in ((32, 1024), (1024, 128), (128, 64), (64, 16), (16, 1)))
+    )
+    state = {f"blip.visual_encoder.{name}": value for name, value in see.state_dict().items()}
+    state |= {
+        f"blip.text_encoder.{name}": value for name, value in read.state_dict().items() if "token_type" not in name
+    }
+    for at, layer in zip((0, 2, 4, 6, 7), head, strict=True):
+        state |= {f"mlp.layers.{at}.{name}": value for name, value in layer.state_dict().items()}
+
+    vision = {"image_size": 32, "patch_size": 16, "hidden_size": 32, "intermediate_size": 128}
+    vision |= {"num_hidden_layers": 2, "num_attention_heads": 4, "layer_norm_eps": 1e-6}
+    reward = imagereward.build(state, vision, {**sizes, "encoder_hidden_size": 32})
+    pixels_in, tokens = torch.randn(3, 3, 32, 32), torch.randint(0, 50, (3, 6))
+    attention = torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]])
+    with torch.no_grad():
+        seen = see.forward_features(pixels_in)
+        out = read(tokens, attention_mask=attention, encoder_hidden_states=seen).last_hidden_state[:, 0]
+        want = (head(out)[:, 0] - 0.16717363) / 1.0333395
+        assert torch.allclose(reward(pixels_in, tokens, attention), want, atol=1e-5)
+    with pytest.raises(RuntimeError, match="differ in"):
+        imagereward.build(
+            {k: v for k, v in state.items() if "blocks.1" not in k}, vision, {**sizes, "encoder_hidden_size": 32}
+        )
+
+
+def test_lpips_equals_the_package_with_the_same_backbone(tmp_path):
+    import torch
+    import torchvision
+
+    lpips = pytest.importorskip("lpips")
+    from classify_clip.scores.lpips import open_lpips
+
+    torch.manual_seed(0)
+    backbone = torchvision.models.alexnet(weights=None).features
+    file = tmp_path / "alexnet-owt-7be5be79.pth"
+    torch.save({f"features.{name}": value for name, value in backbone.state_dict().items()}, file)
+    reference = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    for part in range(1, 6):
+        for name, layer in getattr(reference.net, f"slice{part}").named_children():
+            layer.load_state_dict(backbone[int(name)].state_dict())
+    one, two = RNG.integers(0, 256, (2, 2, 64, 64, 3)).astype(np.uint8)
+    tensor = [torch.tensor(x.transpose(0, 3, 1, 2) / 127.5 - 1, dtype=torch.float32) for x in (one, two)]
+    with torch.no_grad():
+        want = reference(*tensor).flatten().numpy()
+    measure = open_lpips(None, {"lpips": tmp_path})  # a folder that holds the file
+    np.testing.assert_allclose(measure(one, two), want, rtol=1e-5)
+    assert np.all(measure(one, one) == 0)
+
+
+# --- a run ---
+
+
+def test_a_run_is_scored_by_what_is_shipped_and_every_arm_paired_with_clean():
+    clean, labels = drawings()
+    bad = clean.copy()
+    bad[:4] = RNG.integers(0, 256, bad[:4].shape)  # noise in half of the samples
+    ds = analysis.quality(score(picture_run({"clean": clean, "R4S0": bad, "full": clean}, labels=labels)))
+    assert ds["metric"].values.tolist() == ["pixels", "judge", "agreement", "mmd"]
+    right = judge.seen(clean) == labels
+    assert float(ds["value"].sel(metric="judge", arm="clean", bound="estimate")) == pytest.approx(right.mean())
+    change = (judge.seen(bad) == labels).astype(float) - right
+    assert float(ds["change"].sel(metric="judge", arm="R4S0", bound="estimate")) == pytest.approx(change.mean())
+    assert np.all(ds["score"].sel(metric="pixels", arm="R4S0")[4:] == 0)
+    assert np.all(ds["score"].sel(metric="pixels", arm="R4S0")[:4] > 0.1)
+    assert np.all(ds["value"].sel(metric="pixels", arm="full") == 0)
+    assert np.all(ds["value"].sel(metric="agreement", arm="full") == 1)
+    assert np.all(ds["value"].sel(metric="mmd", arm="full") == 0)
+    assert "alignment (the run was not made from prompts)" in analysis.quality.sentence(ds)
+
+
+def test_only_what_is_missing_is_measured_and_samples_that_are_not_complete_are_not():
+    clean, _ = drawings(6)
+    run = picture_run({"clean": clean, "R4S0": 255 - clean})
+    run["status"].values[1, 2] = 0
+    first = score(run, "pixels")
+    assert np.flatnonzero(first["scores/pixels/score"].isnull().any("arm")).tolist() == [2]
+    first["status"].values[1, 2] = 1  # the run went on
+    first["scores/pixels/score"].values[1, 0] = 7.0  # a value of ours shows that it is kept
+    ticks = []
+    second = score(first, "pixels", progress=lambda *arms: ticks.append(arms))
+    values = second["scores/pixels/score"].sel(arm="R4S0").values
+    assert values[0] == 7.0
+    np.testing.assert_allclose(values[1:], pixels.rms(255 - clean, clean)[1:])
+    assert ticks == [(1, 2), (2, 2)]
+    score(second, "pixels", progress=lambda *arms: ticks.append(arms))
+    assert len(ticks) == 2
+
+
+def test_other_weights_are_measured_again_and_the_same_are_not(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    opened = []
+
+    def fixed(pictures, named):
+        opened.append(named)
+        return lambda images: np.full(len(images), float(len(opened)))
+
+    monkeypatch.setitem(METRICS._registered, "hps", replace(METRICS["hps"], open=fixed))
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    run = score(picture_run({"clean": images, "R4S0": images}, prompts=list("abc")), "hps")
+    assert run["scores/hps"].attrs["weights"] == "HPS_v2.1_compressed.pt"
+    run = score(run, "hps", {"hps": tmp_path})  # a folder holds the file of that name
+    assert len(opened) == 1
+    run = score(run, "hps", {"hps": tmp_path / "HPS_v2_compressed.pt"})
+    assert np.all(run["scores/hps/score"] == 2)
+    assert run["scores/hps"].attrs["weights"] == "HPS_v2_compressed.pt"
+    score(run, "hps")  # none are named: what is there stands
+    assert len(opened) == 2
+
+
+def test_a_named_metric_takes_the_place_of_the_reason_it_was_left_out_for():
+    images, labels = drawings(4)
+    run = score(picture_run({"clean": images, "R4S0": images}, labels=labels, model="someone's dit"))
+    assert run["scores/judge"].attrs["left_out"] == "the run's model is not one of the shipped ones"
+    with pytest.raises(RunError, match="not one of the shipped ones"):
+        analysis.quality(run, "judge")
+    run = score(run, "judge")
+    assert analysis.quality(run, "judge")["metric"].values.tolist() == ["judge"]
+    assert "judge" in analysis.quality(score(run))["metric"]  # a later call without names keeps it
+
+
+def test_scores_are_kept_beside_a_run_and_read_without_its_pictures(tmp_path):
+    import tracer
+
+    path = tmp_path / "run"
+    tracer.trace("dit", ["R4S0"], samples=3, steps=2, record=("norms", "images"), batch_size=3, out=path)
+    run = score(path, ["pixels", "mmd"])
+    assert sorted(file.name for file in (path / "scores").iterdir()) == ["mmd.nc", "pixels.nc"]
+    opened = tracer.open_run(path)
+    xr.testing.assert_identical(analysis.quality(opened), analysis.quality(run))
+    xr.testing.assert_allclose(  # an open run is scored without being written to
+        analysis.quality(score(opened.filter(lambda node: "scores" not in node.path), ["pixels", "mmd"])),
+        analysis.quality(opened),
+    )
+    with xr.open_dataset(path / "scores" / "mmd.nc", engine="scipy") as file:
+        assert file["features"].dims == ("arm", "sample", "feature")
+        assert file.attrs["distance"] == "mmd"
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"), [("lpisp", "did you mean lpips"), ("clip-t", "not made from prompts"), ("judge", "32 x 32")]
+)
+def test_metric_that_cannot_be_had_is_explained(metric, message):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    with pytest.raises(ScoreError, match=message):
+        score(picture_run({"clean": images, "R4S0": images}), [metric])
+
+
+def test_metrics_that_do_not_fit_are_left_out_and_named():
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    ds = analysis.quality(score(picture_run({"clean": images, "R4S0": images}, prompts=list("abcd"))))
+    assert ds["metric"].values.tolist() == ["pixels"]
+    assert "32 x 32" in analysis.quality.sentence(ds)
+
+
+@pytest.mark.parametrize("metric", ["clip-t", "hps", "imagereward", "cmmd", "lpips", "fid"])
+def test_missing_weights_are_one_error_naming_file_and_option(metric, tmp_path, monkeypatch):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    run = picture_run({"clean": images, "R4S0": images}, prompts=list("abcd"))
+    with pytest.raises(ScoreError, match=f"`--weights {metric}=PATH`"):
+        score(run, [metric], {metric: tmp_path / "nowhere"})
+
+    def unreachable(source):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(weights, "_from_hub", unreachable)
+    monkeypatch.setattr(weights, "_from_url", unreachable)
+    with pytest.raises(ScoreError, match=f"cannot be fetched.*`--weights {metric}=PATH` takes"):
+        score(run, [metric])
+
+
+def test_broken_weight_file_is_explained(tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    broken = tmp_path / "alexnet-owt-7be5be79.pth"
+    broken.write_bytes(b"not weights")
+    with pytest.raises(ScoreError, match="does not load"):
+        score(picture_run({"clean": images, "R4S0": images}), ["lpips"], {"lpips": broken})
+
+
+def test_run_without_pictures_or_without_a_complete_sample_is_explained():
+    run = picture_run({"clean": np.zeros((4, 8, 8, 3), np.uint8)})
+    run["status"].values[:] = 0
+    with pytest.raises(RunError, match="no sample of this run is complete"):
+        score(run)
+    del run["images"]
+    with pytest.raises(ScoreError, match="--record norms,images"):
+        score(run)

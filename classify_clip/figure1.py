@@ -17,8 +17,8 @@ from classify_clip import sweep
 from classify_clip.cells import FAMILIES, cells, family
 from classify_clip.denoise import denoise
 from classify_clip.generation import LAYOUT, score_runs
-from classify_clip.store import STORE, done, open_sweep
 from interventions import SpecError, parse, solve_density
+from tracer.store import Writer, open_sweep
 
 DENSITIES = (0.05, 0.13, 0.25, 0.5, 0.75)
 
@@ -168,6 +168,6 @@ def generate(out: Path, masks: Sequence[str], size: Size, progress: sweep.Progre
         )  # fmt: skip
         runs.append(tracer.open_run(path))
     scores = out / "dit"
-    if not (scores / STORE).exists() or not done(scores).all():
-        score_runs(runs, scores)
+    if not scores.exists() or Writer(scores).pending():
+        score_runs(runs, scores, resume=True)
     return scores

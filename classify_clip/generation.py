@@ -7,15 +7,16 @@ runs that `tracer.trace` wrote; generates nothing. The judge and the embedded CL
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 
 from classify_clip import cells as grid
-from classify_clip import scales, store
+from classify_clip import scales, sweep
 from classify_clip.data import DataError, held_out
 from classify_clip.models import Retriever, load_retriever
 from interventions import TokenLayout, parse
@@ -53,16 +54,18 @@ def score_runs(
     *,
     targets: Mapping[str, float] | None = None,
     layout: TokenLayout = LAYOUT,
+    resume: bool = False,
 ) -> Path:
     """Score runs of one model that differ in mask seed and arms only; returns the sweep's folder.
 
-    targets: spec -> density that was asked for. Raises DataError for runs without pictures or classes, or of different
-    samples, and SweepError when `out` exists.
+    targets: spec -> density that was asked for. resume: go on with a sweep at `out`, if there is one. Raises DataError
+    for runs without pictures or classes, or of different samples, and RunError when `out` exists or holds other cells.
     """
     from classify_clip.embedded.judge import load_judge
 
     config, pictures, label = _pictures(runs)
     made = _cells(pictures, targets or {}, layout)
+    config["cells"] = [f"{cell.spec} seed {cell.mask_seed}" for cell in made]
     judge, classes = load_judge()
     clip = load_retriever(device="cpu")
     clean = pictures[made[0].mask_seed]["clean"]
@@ -71,11 +74,12 @@ def score_runs(
     coords = grid.coordinates(made).assign_coords(
         sample=np.arange(len(label)), label=("sample", label, {"class_names": list(classes)})
     )
-    store.create(out, coords, VARIABLES, config)
-    for index, cell in enumerate(made):
+    sweep.prepare(out, "generate", resume, coords, VARIABLES, config)
+
+    def compute(cell: grid.Cell, tick: Callable[[int], None]) -> dict[str, Any]:
         images = pictures[cell.mask_seed][cell.spec]
         predicted, feature = _judged(judge, images), embed(clip, images)
-        values = {
+        return {
             "prediction": predicted,
             "correct": predicted == label,
             "feature_fvu": scales.shift(features, feature),
@@ -83,7 +87,8 @@ def score_runs(
             "mmd2": scales.mmd2(feature, features),
             "mmd2_real": scales.mmd2(feature, real),
         }
-        store.write_cell(out, index, values)
+
+    sweep.run_cells(out, made, len(label), compute, None)
     return out
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tracer.denoisers import CheckpointError, Denoiser, Sample, load
     from tracer.run import trace
     from tracer.sampling import SamplerError
-    from tracer.store import RunError, open_run
+    from tracer.store import RunError, open_run, open_sweep
 
 _HOMES = {
     "CheckpointError": "denoisers",
@@ -22,9 +22,20 @@ _HOMES = {
     "SamplerError": "sampling",
     "RunError": "store",
     "open_run": "store",
+    "open_sweep": "store",
     "trace": "run",
 }
-__all__ = ["CheckpointError", "Denoiser", "RunError", "Sample", "SamplerError", "load", "open_run", "trace"]
+__all__ = [
+    "CheckpointError",
+    "Denoiser",
+    "RunError",
+    "Sample",
+    "SamplerError",
+    "load",
+    "open_run",
+    "open_sweep",
+    "trace",
+]
 
 
 def __getattr__(name: str) -> object:

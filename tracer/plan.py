@@ -18,7 +18,7 @@ from interventions.errors import InputError
 from interventions.spec import Clean
 from tracer.denoisers import Denoiser, Sample
 from tracer.sampling import Schedule, schedule
-from tracer.store.schema import RECORDS
+from tracer.store.records import RECORDS
 
 DEFAULT_RECORD = ("norms", "latents", "images")
 ATTENTION = {"mass", "mass-per-head", "entropy", "sinks"}

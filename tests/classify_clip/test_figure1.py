@@ -32,7 +32,7 @@ def test_one_call_makes_figure_table_and_the_matched_comparison_and_a_second_onl
     def refuse(*args, **kwargs):
         raise AssertionError("a cell was computed again")
 
-    monkeypatch.setattr(figure1.sweep.store, "write_cell", refuse)
+    monkeypatch.setattr(figure1.sweep.store.UnitBuffer, "final", refuse)
     figure1.figure1(tmp_path / "figure1", **options)
 
 

@@ -159,8 +159,8 @@ def _honest() -> Iterator[None]:
     """Bad input: exit 2 with its message. A failure while running: exit 1, and how to go on."""
     from classify_clip.data import DataError
     from classify_clip.models import ModelError
-    from classify_clip.store import SweepError
     from interventions import SeamError, SpecError
+    from interventions.errors import RunError
 
     try:
         yield
@@ -168,7 +168,7 @@ def _honest() -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         _failed("stopped")
-    except (DataError, ModelError, SpecError, SeamError, SweepError) as error:
+    except (DataError, ModelError, SpecError, SeamError, RunError) as error:
         raise click.UsageError(str(error)) from error
     except Exception as error:
         _failed(f"{type(error).__name__}: {error}")
@@ -197,7 +197,7 @@ def _present(path: Path) -> None:
     """What a finished sweep shows."""
     import json
 
-    from classify_clip.store import open_sweep
+    from tracer.store import open_sweep
 
     data = open_sweep(path)
     config = json.loads(data.attrs["config"])

@@ -69,7 +69,7 @@ def classify(
     """Top-1 and top-5, agreement with clean and distances of a timm model under masks; returns the sweep's folder.
 
     data: a folder in ImageNet's layout; None is the shipped held-out emoji (`split` of them). limit: at most that many
-    images. Raises DataError, ModelError, SpecError or SweepError before anything is written.
+    images. Raises DataError, ModelError, SpecError or RunError before anything is written.
     """
     sweep.check_positive(limit=limit, batch_size=batch_size)
     images = held_out(split).images() if data is None else image_folder(Path(data))

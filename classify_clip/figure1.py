@@ -24,9 +24,9 @@ from classify_clip.generation import LAYOUT, score_runs
 from classify_clip.noised import held_out_batches
 from classify_clip.one_pass import denoise
 from classify_clip.retrieval import retrieve
-from classify_clip.store import STORE, done, open_sweep
 from interventions import SpecError, parse, solve_density
 from interventions.families import density_families
+from tracer.store import Writer, open_sweep
 
 DENSITIES = (0.05, 0.13, 0.25, 0.5, 0.75)
 EXPLAINED = ("local", "small-world", "random")
@@ -165,6 +165,6 @@ def generate(out: Path, masks: Sequence[str], size: Size, progress: sweep.Progre
         tracer.trace("dit", arms, mask_seed=seed, out=path, resume=path.exists(), **options)
         runs.append(tracer.open_run(path))
     scores = out / "dit"
-    if not (scores / STORE).exists() or not done(scores).all():
-        score_runs(runs, scores)
+    if not scores.exists() or Writer(scores).pending():
+        score_runs(runs, scores, resume=True)
     return scores

@@ -7,14 +7,15 @@ runs that `tracer.trace` wrote; generates nothing. The judge and the embedded CL
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from classify_clip import cells as grid
-from classify_clip import distances, store
+from classify_clip import distances, sweep
 from classify_clip.data import DataError, held_out
 from classify_clip.models import load_retriever
 from classify_clip.scores import judge
@@ -54,14 +55,16 @@ def score_runs(
     *,
     targets: Mapping[str, float] | None = None,
     layout: TokenLayout = LAYOUT,
+    resume: bool = False,
 ) -> Path:
     """Score runs of one model that differ in mask seed and arms only; returns the sweep's folder.
 
-    targets: spec -> density that was asked for. Raises DataError for runs without pictures or classes, or of different
-    samples, and SweepError when `out` exists.
+    targets: spec -> density that was asked for. resume: go on with a sweep at `out`, if there is one. Raises DataError
+    for runs without pictures or classes, or of different samples, and RunError when `out` exists or holds other cells.
     """
     config, pictures, label = _pictures(runs)
     cells = _cells(pictures, targets or {}, layout)
+    config["cells"] = [f"{cell.spec} seed {cell.mask_seed}" for cell in cells]
     clip = load_retriever(device="cpu")
     clean = pictures[cells[0].mask_seed]["clean"]
     features = embed(clip, clean)
@@ -69,11 +72,12 @@ def score_runs(
     coords = grid.coordinates(cells).assign_coords(
         sample=np.arange(len(label)), label=("sample", label, {"class_names": list(judge.class_names())})
     )
-    store.create(out, coords, VARIABLES, config)
-    for index, cell in enumerate(cells):
+    sweep.prepare(out, "generate", resume, coords, VARIABLES, config)
+
+    def compute(cell: grid.Cell, tick: Callable[[int], None]) -> dict[str, Any]:
         images = pictures[cell.mask_seed][cell.spec]
         predicted, feature = judge.seen(images), embed(clip, images)
-        values = {
+        return {
             "prediction": predicted,
             "correct": predicted == label,
             "feature_fvu": distances.shift(features, feature),
@@ -81,7 +85,8 @@ def score_runs(
             "mmd2": distances.mmd2(feature, features),
             "mmd2_real": distances.mmd2(feature, real),
         }
-        store.write_cell(out, index, values)
+
+    sweep.run_cells(out, cells, len(label), compute, None)
     return out
 
 

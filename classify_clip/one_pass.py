@@ -77,7 +77,7 @@ def denoise(
 ) -> Path:
     """One pass of the embedded DiT over noised held-out drawings with their own class, per cell; returns the folder.
 
-    Every drawing has one noise, the same for all cells and timesteps. Raises SpecError or SweepError before running.
+    Every drawing has one noise, the same for all cells and timesteps. Raises SpecError or RunError before running.
     """
     from tracer.denoisers import load
 

@@ -1,7 +1,8 @@
 """Runs the cells of a sweep one after another and commits each to the store, whatever the task.
 
 Everything that can be wrong with the input is found before the store is made, and `--resume` computes only what is
-missing. The tasks are `classification`, `retrieval` and `one_pass`; numbers are presented by `analysis.curves`, which
+missing. The store itself is `tracer.store`: a cell is its commit unit, so a crash loses at most the cell in work. The
+tasks are `classification`, `retrieval`, `one_pass` and `generation`; numbers are presented by `analysis.curves`, which
 reads the store alone.
 """
 
@@ -17,13 +18,15 @@ import torch
 import xarray as xr
 
 from classify_clip import cells as grid
-from classify_clip import store
 from classify_clip.data import Images
 from interventions import SpecError, attend
 from interventions.seam.sites import sites
+from tracer import store
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images to do), counted over all cells."""
+Outcomes = Mapping[str, tuple[tuple[str, ...], str, dict]]
+"""Name -> (dims, cell first, dtype, attributes) of what a task keeps of every cell."""
 Compute = Callable[[grid.Cell, Callable[[int], None]], Mapping[str, Any]]
 
 
@@ -98,35 +101,46 @@ def sample_coords(cells: Sequence[grid.Cell], images: Images) -> xr.Dataset:
 
 
 def prepare(
-    out: str | Path | None, name: str, resume: bool, coords: xr.Dataset, variables: Mapping[str, Any], config: dict
+    out: str | Path | None, name: str, resume: bool, coords: xr.Dataset, outcomes: Outcomes, config: dict
 ) -> Path:
     """Create the store, or check that the existing one is this very sweep and may be resumed; returns its folder."""
-    path = Path(out) if out is not None else _free(Path("runs") / name, resume)
+    numbered = Path("runs") / name
+    path = Path(out) if out is not None else (resume and store.latest_folder(numbered)) or store.free_folder(numbered)
     if path.exists() and resume:
-        store.check_resume(path, config)
+        store.check_resume(path, config, store.SWEEP)
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.create(path, coords, variables, config)
+        create(path, coords, outcomes, config)
     return path
 
 
-def _free(path: Path, resume: bool) -> Path:
-    """The path, or the first `path-N` that does not exist; with resume the last one that does."""
-    paths = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 10_000))]
-    first = next(i for i, candidate in enumerate(paths) if not candidate.exists())
-    return paths[max(first - 1, 0)] if resume else paths[first]
+def create(path: Path, coords: xr.Dataset, outcomes: Outcomes, config: dict) -> None:
+    """Make an empty sweep at `path`. Raises RunError when it exists.
+
+    coords: a dataset of coordinates only; `spec` along `cell` says what the cells are.
+    """
+    variables = [
+        store.Variable(name, dims, dtype, about["long_name"], about.get("units", "1"))
+        for name, (dims, dtype, about) in outcomes.items()
+    ]
+    given = {str(name): (value.dims, value.values, value.attrs) for name, value in coords.coords.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = {str(dim): size for dim, size in coords.sizes.items()}
+    store.create(path, variables, sizes, given, {"config": config}, 1, schema=store.SWEEP)
 
 
 def run_cells(path: Path, cells: Sequence[grid.Cell], images: int, compute: Compute, progress: Progress | None) -> None:
     """Compute and commit the cells that are missing; `images` is how often `tick` counts in each."""
-    missing = np.flatnonzero(~store.done(path))
-    total, seen = images * len(missing), 0
+    with store.Writer(path) as writer:
+        pending = writer.pending()
+        total, seen = images * len(pending), 0
 
-    def tick(n: int) -> None:
-        nonlocal seen
-        seen += n
-        if progress is not None:
-            progress(min(seen, total), total)
+        def tick(n: int) -> None:
+            nonlocal seen
+            seen += n
+            if progress is not None:
+                progress(min(seen, total), total)
 
-    for index in missing.tolist():
-        store.write_cell(path, index, compute(cells[index], tick))
+        for index in pending:
+            with writer.unit(index) as buffer:
+                outcomes = compute(cells[index], tick)
+                buffer.final({name: np.asarray(value)[None] for name, value in outcomes.items()})

@@ -22,7 +22,7 @@ from tracer.prompts import load as load_prompts
 from tracer.request import PlanError, Request
 from tracer.samplers.base import Sampler, SamplerError, Schedule
 from tracer.samplers.registry import SAMPLERS, fitting, noise_levels
-from tracer.store.schema import RECORDS
+from tracer.store.records import RECORDS
 
 ATTENTION = frozenset(records.RECORDS)
 """Records that the seam measures."""

@@ -75,7 +75,7 @@ def _samplers() -> Iterable[str]:
 
 
 def _records() -> Iterable[str]:
-    from tracer.store.schema import RECORDS
+    from tracer.store.records import RECORDS
 
     return RECORDS
 

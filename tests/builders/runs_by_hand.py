@@ -7,7 +7,7 @@ import numpy as np
 import zarr
 
 from tracer import store
-from tracer.store import schema
+from tracer.store import records
 
 RECORD = frozenset({"norms", "latents", "mass", "sinks", "entropy", "decomposition", "null", "images"})
 SIZES = {
@@ -17,8 +17,22 @@ SIZES = {
 UNIT = 2
 ARMS = ["clean", "R1S0", "sink-k1é"]
 CONFIG = {"model": "dit", "steps": 4, "arms": ARMS, "checkpoint": {"id": "embedded", "sha256": "ab"}}
-VARIABLES = schema.variables(RECORD, SIZES)
-LOOPED = [variable for variable in VARIABLES if variable.per_sample]
+VARIABLES = records.variables(RECORD, SIZES)
+LOOPED = [variable for variable in VARIABLES if "sample" in variable.dims]
+ARM_COORDINATES = {
+    "arm_role": ["clean", "cell", "cell"],
+    "arm_family": ["clean", "local", "sink-keys"],
+    "arm_parameters": ["{}", '{"radius": 1, "shortcuts": 0}', '{"count": 1}'],
+    "arm_mask": ARMS,
+    "arm_whole": [True, True, True],
+    "arm_start": [0, 0, 0],
+    "arm_stop": [4, 4, 4],
+    "arm_pause_start": [0, 0, 0],
+    "arm_pause_stop": [0, 0, 0],
+    "arm_strength": [1.0, 1.0, 1.0],
+    "arm_layers": ["", "", ""],
+    "arm_match": ["", "", "k1"],
+}
 
 
 def truth(path: str) -> np.ndarray:
@@ -38,9 +52,10 @@ def create(path: Path, group: str = "", **attrs: object) -> Path:
         "seed": (("sample",), np.arange(10, 15), {"long_name": "seed"}),
         "prompt": (("sample",), [f"a {n} emoji ☃" for n in range(5)], {"long_name": "prompt"}),
         "sigma": (("step",), np.linspace(1, 0.25, 4), {"long_name": "noise level"}),
-        "token_kind": (("token",), np.zeros(7, np.int8), {"long_name": "kind of token", **schema.TOKEN_KINDS}),
+        "token_kind": (("token",), np.zeros(7, np.int8), {"long_name": "kind of token", **records.TOKEN_KINDS}),
         "layer_name": (("layer",), ["blocks.0", "blocks.1"], {"long_name": "site"}),
     }
+    coords |= {name: (("arm",), values, {}) for name, values in ARM_COORDINATES.items()}
     static = {"interventions/mask": truth("interventions/mask")}
     variables = [v for v in VARIABLES if v.group == group or not group]
     store.create(path, variables, SIZES, coords, {"config": CONFIG, **attrs}, UNIT, static)
@@ -57,9 +72,9 @@ def part(path: str, samples: slice, step: int | None = None, arms: list[int] | N
     return values[arms] if arms is not None and dims[0] == "arm" else values
 
 
-def fill(buffer: store.Unit, steps: int = SIZES["step"]) -> None:
+def fill(buffer: store.UnitBuffer, steps: int = SIZES["step"]) -> None:
     """Do what the trajectory loop does for one unit."""
-    looped = [v for v in LOOPED if v.path in buffer._arrays]
+    looped = [v for v in LOOPED if v.path in buffer.arrays]
     for step in range(steps):
         buffer.step(step, {v.path: part(v.path, buffer.samples, step) for v in looped if "step" in v.dims})
     buffer.final({v.path: part(v.path, buffer.samples) for v in looped if "step" not in v.dims})

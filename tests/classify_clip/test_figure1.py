@@ -34,7 +34,7 @@ def test_one_call_makes_figure_table_and_the_matched_comparison_and_a_second_onl
     def refuse(*args, **kwargs):
         raise AssertionError("a cell was computed again")
 
-    monkeypatch.setattr(sweep.store, "write_cell", refuse)
+    monkeypatch.setattr(sweep.store.UnitBuffer, "final", refuse)
     command.figure1(tmp_path / "figure1", **options)
 
 

@@ -8,8 +8,9 @@ import torch
 import xarray as xr
 from diffusers import DDPMScheduler
 
-from classify_clip import data, generation, one_pass, store
+from classify_clip import data, generation, one_pass
 from classify_clip.embedded.judge import load_judge
+from tracer import store
 from tracer.denoisers import load
 
 

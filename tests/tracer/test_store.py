@@ -15,9 +15,23 @@ import pytest
 import xarray as xr
 import zarr
 
-from tests.builders.runs_by_hand import ARMS, CONFIG, LOOPED, SIZES, VARIABLES, create, fill, part, run_units, truth
+from tests.builders.runs_by_hand import (
+    ARM_COORDINATES,
+    ARMS,
+    CONFIG,
+    LOOPED,
+    SIZES,
+    VARIABLES,
+    create,
+    fill,
+    part,
+    run_units,
+    truth,
+)
 from tracer import store
-from tracer.store import schema
+from tracer.store import cut, records, schema
+
+ARM_COORDS = {name: (("arm",), values, {}) for name, values in {"arm": ARMS, **ARM_COORDINATES}.items()}
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +157,8 @@ def test_dask_chunks_are_the_shards(whole):
     run = store.open_run(whole)
     for variable in LOOPED:
         shards = zarr.open_array(whole / "trace.zarr" / variable.path, mode="r").shards
-        for size, cut, chunks in zip(run[variable.path].shape, shards, run[variable.path].chunks, strict=True):
-            assert chunks[0] == min(cut, size)
+        for size, width, chunks in zip(run[variable.path].shape, shards, run[variable.path].chunks, strict=True):
+            assert chunks[0] == min(width, size)
             assert sum(chunks) == size
     assert all(run[group].ds.chunks for group in ("metrics", "trajectory", "attention"))  # raises when they disagree
 
@@ -222,7 +236,7 @@ def test_a_failed_sample_is_masked_and_not_made_again(tmp_path):
     ],
 )
 def test_creation_leaves_nothing_behind_when_it_fails(tmp_path, seeds, static, message):
-    coords = {"arm": (("arm",), ARMS, {}), "seed": (("sample",), seeds, {})}
+    coords = {"seed": (("sample",), seeds, {}), **ARM_COORDS}
     with pytest.raises(store.RunError, match=message):
         store.create(tmp_path / "run", VARIABLES, SIZES, coords, {"config": {}}, 2, static)
     assert list(tmp_path.iterdir()) == []
@@ -279,12 +293,12 @@ def test_mass_is_rounded_to_ten_bits_like_numcodecs_does():
 
 def test_the_estimate_is_above_what_noise_takes_but_not_by_much(tmp_path):
     sizes = {**SIZES, "sample": 4, "step": 50, "y": 16, "x": 16, "token": 257, "query": 257, "key": 257}
-    variables = schema.variables({"latents", "mass"}, sizes)
+    variables = records.variables({"latents", "mass"}, sizes)
     static = {"interventions/mask": np.random.default_rng(0).random((3, 257, 257)) < 0.2}
-    store.create(tmp_path / "run", variables, sizes, {"arm": (("arm",), ARMS, {})}, {"config": {}}, 4, static)
+    store.create(tmp_path / "run", variables, sizes, ARM_COORDS, {"config": {}}, 4, static)
     rng = np.random.default_rng(1)
     with store.Writer(tmp_path / "run") as writer, writer.unit(0) as buffer:
-        shape = {v.path: tuple(sizes[d] for d in v.dims if d != "step") for v in variables if v.per_sample}
+        shape = {v.path: tuple(sizes[d] for d in v.dims if d != "step") for v in variables if "sample" in v.dims}
         for step in range(50):
             values = {v.path: rng.standard_normal(shape[v.path]) for v in variables if "step" in v.dims}
             values["attention/mass_layer"] = rng.dirichlet(np.ones(257), shape["attention/mass_layer"][:-1])
@@ -316,32 +330,32 @@ DIMS = ("arm", "sample", "step", "channel", "y", "x", "layer", "head", "token")
 def test_shards_hold_whole_units_in_chunks_of_a_few_megabytes(sizes, unit, least):
     sizes = dict(zip(DIMS, sizes, strict=True))
     sizes = {**sizes, "rank": 5, "image_y": 256, "image_x": 256}
-    variables = schema.variables({"latents", "mass", "mass-per-head", "sinks", "entropy", "images"}, sizes)
+    variables = records.variables({"latents", "mass", "mass-per-head", "sinks", "entropy", "images"}, sizes)
     for variable in variables:
         group = [v for v in variables if v.group == variable.group]
-        cut = schema.layout(variable, group, sizes, unit)
+        shape = cut.cut(variable, group, sizes, unit)
         itemsize = np.dtype(variable.dtype).itemsize
-        shard, chunk = (int(np.prod(shape)) * itemsize for shape in (cut.shards, cut.chunks))
-        assert all(s % c == 0 for s, c in zip(cut.shards, cut.chunks, strict=True))
-        assert cut.shards[variable.dims.index("sample")] == unit
-        one_step = shard // dict(zip(variable.dims, cut.shards, strict=True)).get("step", 1)
+        shard, chunk = (int(np.prod(shape)) * itemsize for shape in (shape.shards, shape.chunks))
+        assert all(s % c == 0 for s, c in zip(shape.shards, shape.chunks, strict=True))
+        assert shape.shards[variable.dims.index("sample")] == unit
+        one_step = shard // dict(zip(variable.dims, shape.shards, strict=True)).get("step", 1)
         assert shard <= max(64 << 20, one_step) * 1.1  # an overhang of one chunk
         assert chunk <= 3 << 20
         assert chunk >= min(0.7 * shard, least * (1 << 20))
-        steps = {dict(zip(v.dims, schema.layout(v, group, sizes, unit).shards, strict=True)).get("step") for v in group}
+        steps = {dict(zip(v.dims, cut.cut(v, group, sizes, unit).shards, strict=True)).get("step") for v in group}
         assert len({min(s, sizes["step"]) for s in steps if s}) <= 1
 
 
 def test_an_unknown_record_or_a_missing_size_is_refused():
     with pytest.raises(store.RunError, match=r"cannot record norm; choose from .*norms"):
-        schema.variables({"norm"}, SIZES)
+        records.variables({"norm"}, SIZES)
     with pytest.raises(store.RunError, match="attention/mass_layer needs the size of layer, token"):
-        schema.variables({"mass"}, {k: v for k, v in SIZES.items() if k not in ("layer", "token")})
+        records.variables({"mass"}, {k: v for k, v in SIZES.items() if k not in ("layer", "token")})
 
 
 def test_the_schema_page_lists_every_variable_as_it_is():
     page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text()
     rows = [[cell.strip(" `") for cell in line.split("|")[1:4]] for line in page.splitlines() if line.startswith("| `")]
     documented = {(path, dims, dtype) for path, dims, dtype in rows if "/" in path}
-    everything = schema.variables(schema.RECORDS, SIZES)
+    everything = records.variables(records.RECORDS, SIZES)
     assert documented == {(v.path, ", ".join(v.dims), v.dtype) for v in everything}

@@ -20,7 +20,7 @@ from zarr.storage import LocalStore
 
 from tests.builders.runs_by_hand import LOOPED, SIZES, VARIABLES, create, fill, flagged, lies, part, run_units, truth
 from tracer import store
-from tracer.store import claims, schema, shards, writer
+from tracer.store import claims, cut, shards, writer
 
 
 def python(*arguments: object, **options: object) -> subprocess.Popen:
@@ -125,7 +125,7 @@ def test_power_loss_between_any_two_writes(tmp_path, monkeypatch, how):
 
 def test_a_terminated_run_flags_nothing_it_did_not_finish(run):
     script = (
-        "import signal, sys, time; from pathlib import Path; from tests.tracer.runs_by_hand import *\n"
+        "import signal, sys, time; from pathlib import Path; from tests.builders.runs_by_hand import *\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs start with it ignored
         "with store.Writer(sys.argv[1]) as w:\n"
         "    with w.unit(0) as b: fill(b)\n"
@@ -298,7 +298,7 @@ def test_a_disk_that_refuses_from_the_start_is_told_like_any_other(run, monkeypa
 
 def shards_of_unit(writing: store.Writer, unit: int) -> list[str]:
     arrays = writing._arrays.values()
-    return [key for array in arrays for key, _ in shards.shards_of(array, writing.samples(unit))]
+    return [key for array in arrays for key, _ in shards.shards_of(array, "sample", writing.samples(unit))]
 
 
 def wait_until(done, seconds=120):
@@ -349,8 +349,8 @@ def test_a_loop_that_outruns_the_disk_waits_for_it(run, monkeypatch):
 
 def small_shards(monkeypatch):
     """One arm and one step in a shard, so that shards are written while the unit goes on."""
-    monkeypatch.setattr(schema, "_SHARD_BYTES", 1)
-    monkeypatch.setattr(schema, "_JOINT_ARMS_BYTES", 1)
+    monkeypatch.setattr(cut, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(cut, "_JOINT_ARMS_BYTES", 1)
 
 
 def fill_step(buffer, step):
@@ -443,9 +443,9 @@ def test_values_are_taken_when_given_so_the_loop_may_reuse_its_arrays(run):
 # -- many workers -----------------------------------------------------------------------------------------------------
 
 WORKER = (
-    "import sys; from tests.tracer.runs_by_hand import *\n"
+    "import sys; from tests.builders.runs_by_hand import *\n"
     "with store.Writer(sys.argv[1]) as w:\n"
-    "    for u in w.pending(int(sys.argv[2]), 2):\n"
+    "    for u in range(w.units)[int(sys.argv[2])::2]:\n"
     "        with w.unit(u) as b: fill(b)\n"
 )
 
@@ -455,15 +455,6 @@ def test_two_processes_on_their_own_units_write_one_whole_run(run):
     assert [worker.wait(120) for worker in workers] == [0, 0]
     assert len(flagged(run)) == SIZES["sample"]
     assert lies(run) == []
-
-
-def test_the_units_of_all_ranks_are_all_units_and_no_unit_twice(run):
-    with store.Writer(run) as writing:
-        for world in (1, 2, 3, 5):
-            units = [unit for rank in range(world) for unit in writing.pending(rank, world)]
-            assert sorted(units) == [0, 1, 2]
-        with pytest.raises(store.RunError, match="rank 2 of 2"):
-            writing.pending(2, 2)
 
 
 def test_a_unit_that_a_living_worker_holds_is_refused(run):
@@ -496,7 +487,7 @@ def test_only_one_of_many_gets_the_unit(run):
 
 def test_the_unit_of_a_killed_worker_is_free_at_once(run):
     script = (
-        "import sys, time, pathlib; from tracer import claims\n"
+        "import sys, time, pathlib; from tracer.store import claims\n"
         "claims.claim(pathlib.Path(sys.argv[1]), 0, 1e9); print('held', flush=True); time.sleep(60)"
     )
     worker = python("-c", script, run / "claims")

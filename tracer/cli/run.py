@@ -62,10 +62,11 @@ def counterfactual(study: str, every: int, counts: str | None, **typed: Any) -> 
     trace counterfactual steps --mask R4S32 --guidance 1
     """
     with answered():
-        from tracer.store import free_folder
+        from tracer.store import free_folder, latest_folder
 
         request, variants = _study(study, every, counts, typed)
-        root = Path(request.out or free_folder(Path("runs") / f"{request.denoiser}-{study}", latest=request.resume))
+        numbered = Path("runs") / f"{request.denoiser}-{study}"
+        root = Path(request.out or (request.resume and latest_folder(numbered)) or free_folder(numbered))
     paths = []
     for number, variant in enumerate(variants, start=1):
         out = root / variant.name if len(variants) > 1 else root

@@ -1,12 +1,14 @@
-"""Reading runs: open one lazily with what is incomplete masked.
+"""Reading: open a run lazily with what is incomplete masked, or the complete cells of a sweep.
 
-A store is plain Zarr v3 and opens with `xarray.open_datatree` too; what `open_run` adds is the mask by status, dask
-chunks that equal the shards (any other choice is tens of times slower), and a check that committed shards are whole.
+A store is plain Zarr v3 and opens with xarray too; what is added here is the mask by status, dask chunks that equal
+the shards (any other choice is tens of times slower), a check that committed shards are whole, the scores beside a run,
+and what runs of version 1 lack.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +18,20 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from tracer.store.find import locate, root_attributes
-from tracer.store.schema import STATUS_COMPLETE, STATUS_MISSING
+from tracer.store.find import locate
+from tracer.store.schema import STATUS_COMPLETE, STATUS_MISSING, SWEEP
 from tracer.store.scores import read_scores
-from tracer.store.shards import cuts, damaged_shards, dims, open_store, read_status
+from tracer.store.shards import (
+    damaged_shards,
+    data_folder,
+    dims,
+    open_store,
+    read_status,
+    shard_shape,
+    status_array,
+    unit_parts,
+)
+from tracer.store.upgrade import upgraded
 
 
 def open_run(path: str | Path | None = None) -> xr.DataTree:
@@ -27,44 +39,63 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
 
     path: a run directory or its trace.zarr; None takes the newest under ./runs. Every sample that is not complete
     reads as the fill value (NaN for floats); `status` says which. Scores of its pictures are groups `/scores/<metric>`.
-    Raises RunError when there is no such run.
+    A run of version 1 gets the coordinates of version 2 in memory. Raises RunError when there is no such run.
     """
     run = locate(path)
     status = checked_status(run)
     stored, groups = open_store(run.resolve(), "r"), {}
-    for node in xr.open_datatree(run / "trace.zarr", engine="zarr", chunks=None).subtree:
+    loaded: dict[Hashable, xr.Variable] = {}  # every group repeats its coordinates; each is read once
+    for node in xr.open_datatree(data_folder(run), engine="zarr", chunks=None).subtree:
         data = node.to_dataset(inherit=False)
-        data = data.assign_coords({name: _loaded(coordinate) for name, coordinate in data.coords.items()})
+        for name, coordinate in data.coords.items():
+            loaded[name] = loaded[name] if name in loaded else _loaded(coordinate.variable)
+        data = data.assign_coords({name: loaded[name] for name in data.coords})
         for name, array in data.data_vars.items():
             path = f"{node.path}/{name}".strip("/")
             data[name] = array.copy(
                 data=status if path == "status" else _lazy(cast(zarr.Array, stored[path]), status == STATUS_COMPLETE)
             )
         groups[node.path] = data
+    groups = upgraded(groups)
     for metric, scores in read_scores(run).items():
-        alike = {
-            n: c for n, c in groups["/"].coords.items() if n not in scores.coords and set(c.dims) <= set(scores.dims)
-        }
-        groups[f"/scores/{metric}"] = scores.assign_coords(alike)
+        groups[f"/scores/{metric}"] = scores.assign_coords(_shared(groups["/"], scores))
     return xr.DataTree.from_dict(groups, name=run.name)
 
 
-def checked_status(run: Path) -> np.ndarray:
-    """status [arm, sample]; flagged units whose shards are not whole count as missing, with a warning."""
-    status = read_status(run)
-    size = int(root_attributes(run)["unit"])
-    for unit in range(-(-status.shape[1] // size)):
-        part = slice(unit * size, (unit + 1) * size)
-        if status[:, part].any() and (bad := damaged_shards(run, unit)):
-            status[:, part] = STATUS_MISSING
+def open_sweep(path: str | Path | None = None) -> xr.Dataset:
+    """The complete cells of a sweep, loaded.
+
+    path: its directory; None takes the newest under ./runs. Raises RunError when there is no such sweep.
+    """
+    sweep = locate(path, schema=SWEEP)
+    status = checked_status(sweep)
+    data = xr.open_zarr(data_folder(sweep), consolidated=True, chunks=None)
+    return data.isel(cell=np.flatnonzero(status == STATUS_COMPLETE)).load()
+
+
+def checked_status(path: Path) -> np.ndarray:
+    """The flags over the status dims; flagged units whose shards are not whole count as missing, with a warning."""
+    status = read_status(path)
+    for unit, part in enumerate(unit_parts(status_array(open_store(path, "r")))):
+        if status[..., part].any() and (bad := damaged_shards(path, unit)):
+            status[..., part] = STATUS_MISSING
             text = (
-                f"unit {unit} of {run.name} is flagged complete but {bad[0]} is damaged; masked (see `trace finalize`)"
+                f"unit {unit} of {path.name} is flagged complete but {bad[0]} is damaged; masked (see `trace finalize`)"
             )
             warnings.warn(text, stacklevel=3)
     return status
 
 
-def _loaded(coordinate: xr.DataArray) -> xr.DataArray:
+def _shared(root: xr.Dataset, scores: xr.Dataset) -> dict[str, xr.DataArray]:
+    """The run's coordinates of arms and samples, which the scores do not repeat on the disk."""
+    return {
+        str(name): coordinate
+        for name, coordinate in root.coords.items()
+        if name not in scores.coords and set(coordinate.dims) <= set(scores.dims)
+    }
+
+
+def _loaded(coordinate: xr.Variable) -> xr.Variable:
     """A coordinate in memory, strings as Python objects, which every writer of tables and netCDF takes."""
     values = coordinate.load()
     return values.astype(object) if values.dtype.kind == "T" else values
@@ -117,5 +148,5 @@ def _lazy(array: zarr.Array, complete: np.ndarray) -> dask.array.Array:
     complete = complete if "sample" in names else np.ones((1, 1), bool)
     extent = dict(zip(("arm", "sample"), complete.shape, strict=True))
     spread = complete.reshape([extent.get(name, 1) for name in names])
-    chunks = tuple(min(cut, size) for cut, size in zip(cuts(array), array.shape, strict=True))
+    chunks = tuple(min(cut, size) for cut, size in zip(shard_shape(array), array.shape, strict=True))
     return dask.array.from_array(_CompleteOnly(array, spread), chunks=chunks, name=False)

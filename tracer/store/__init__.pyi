@@ -1,0 +1,89 @@
+__all__ = [
+    "ARM_COORDINATES",
+    "RECORDS",
+    "RUN",
+    "STATUS_COMPLETE",
+    "STATUS_FAILED",
+    "STATUS_MISSING",
+    "SWEEP",
+    "TOKEN_KINDS",
+    "ClaimError",
+    "Coordinate",
+    "FinalizeReport",
+    "Record",
+    "RunError",
+    "RunInfo",
+    "Schema",
+    "SweepInfo",
+    "UnitBuffer",
+    "Variable",
+    "WriteError",
+    "Writer",
+    "check_resume",
+    "check_space",
+    "config_hash",
+    "create",
+    "estimate_bytes",
+    "finalize",
+    "free_folder",
+    "free_space",
+    "latest_folder",
+    "latest_run",
+    "latest_sweep",
+    "list_runs",
+    "list_sweeps",
+    "locate",
+    "make_free_folder",
+    "open_run",
+    "open_sweep",
+    "provenance",
+    "read_config",
+    "read_scores",
+    "variables",
+    "with_brought",
+    "write_scores",
+]
+
+from .arms import ARM_COORDINATES as ARM_COORDINATES
+from .arms import Coordinate as Coordinate
+from .claims import ClaimError as ClaimError
+from .config import check_resume as check_resume
+from .config import config_hash as config_hash
+from .config import read_config as read_config
+from .create import create as create
+from .finalize import FinalizeReport as FinalizeReport
+from .finalize import finalize as finalize
+from .find import RunInfo as RunInfo
+from .find import SweepInfo as SweepInfo
+from .find import latest_run as latest_run
+from .find import latest_sweep as latest_sweep
+from .find import list_runs as list_runs
+from .find import list_sweeps as list_sweeps
+from .find import locate as locate
+from .folders import free_folder as free_folder
+from .folders import latest_folder as latest_folder
+from .folders import make_free_folder as make_free_folder
+from .provenance import provenance as provenance
+from .reader import open_run as open_run
+from .reader import open_sweep as open_sweep
+from .records import RECORDS as RECORDS
+from .records import TOKEN_KINDS as TOKEN_KINDS
+from .records import Record as Record
+from .records import variables as variables
+from .records import with_brought as with_brought
+from .schema import RUN as RUN
+from .schema import STATUS_COMPLETE as STATUS_COMPLETE
+from .schema import STATUS_FAILED as STATUS_FAILED
+from .schema import STATUS_MISSING as STATUS_MISSING
+from .schema import SWEEP as SWEEP
+from .schema import RunError as RunError
+from .schema import Schema as Schema
+from .schema import Variable as Variable
+from .schema import estimate_bytes as estimate_bytes
+from .scores import read_scores as read_scores
+from .scores import write_scores as write_scores
+from .space import check_space as check_space
+from .space import free_space as free_space
+from .unit import UnitBuffer as UnitBuffer
+from .writer import WriteError as WriteError
+from .writer import Writer as Writer

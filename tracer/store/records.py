@@ -1,0 +1,246 @@
+"""The catalogue of what a run may record: one entry a record, with its arrays and the line that help shows.
+
+`--record`, the plan, the schema page and the arrays on the disk all derive from `RECORDS`. Computing the values is the
+loop's (`tracer.trajectory`); an array is cut and written by the rest of this room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tracer.store.schema import RunError, Variable
+
+MASS_BITS = 10  # mantissa bits kept of attention mass: relative error 2^-11
+TOKEN_KINDS = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
+"""Attributes of the coordinate `token_kind`."""
+
+_STEP = ("arm", "sample", "step")
+_STATE = ("channel", "y", "x")
+_HEAD = (*_STEP, "layer", "head")
+_GROUPS = ("metrics", "trajectory", "decomposition", "attention", "interventions", "images")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Something a run may record: its name, one line of help, its arrays.
+
+    brings: records that are always taken with it. attention: whether the seam has to look at attention for it.
+    """
+
+    name: str
+    help: str
+    arrays: tuple[Variable, ...]
+    brings: tuple[str, ...] = ()
+    attention: bool = False
+
+
+def _per_step(name: str, text: str, before: float | None = 0.0) -> Variable:
+    """A number per arm, sample and step; `before` is its value before the arm departs from the clean one."""
+    return Variable(f"metrics/{name}", _STEP, long_name=text, before=before)
+
+
+def _mass(name: str, dims: tuple[str, ...], averaged: str) -> Variable:
+    text = f"attention a key receives, mean over queries{averaged}; sums to 1 over keys"
+    return Variable(f"attention/{name}", (*dims, "token"), long_name=text, keep_bits=MASS_BITS)
+
+
+_CLEAN_X0 = Variable("trajectory/x0", ("sample", "step", *_STATE), long_name="clean x0 prediction made in the step")
+
+_CATALOGUE = (
+    Record(
+        "norms",
+        "size of the error after every step; always recorded",
+        (
+            _per_step("delta_l2", "Euclidean norm of masked minus clean state after the step"),
+            _per_step("delta_rel", "norm of masked minus clean state over the norm of the clean state, after the step"),
+            _per_step("delta_linf", "largest absolute entry of masked minus clean state after the step"),
+            _per_step("delta_cosine", "cosine of the angle between masked and clean state after the step", 1.0),
+            _per_step("eps_l2", "norm of the difference of noise predictions made in the step"),
+            _per_step("x0_l2", "norm of the difference of x0 predictions made in the step"),
+            Variable(
+                "interventions/mask",
+                ("arm", "query", "key"),
+                "bool",
+                "whether the query may attend to the key",
+                where_sized=True,
+            ),
+        ),
+    ),
+    Record(
+        "latents",
+        "clean states, masked minus clean states, and the starting noise",
+        (
+            Variable("trajectory/latent", ("sample", "step", *_STATE), long_name="clean state after the step"),
+            Variable(
+                "trajectory/delta", (*_STEP, *_STATE), long_name="masked minus clean state after the step", before=0.0
+            ),
+            Variable("trajectory/noise", ("sample", *_STATE), long_name="initial state x_T"),
+        ),
+    ),
+    Record(
+        "finals",
+        "masked minus clean state after the last step",
+        (
+            Variable(
+                "trajectory/final_delta",
+                ("arm", "sample", *_STATE),
+                long_name="masked minus clean state after the last step",
+                before=0.0,
+            ),
+        ),
+    ),
+    Record("x0", "the clean x0 prediction of every step", (_CLEAN_X0,)),
+    Record(
+        "mass",
+        "attention each key receives, mean over heads",
+        (_mass("mass_layer", (*_STEP, "layer"), " and heads"),),
+        attention=True,
+    ),
+    Record("mass-per-head", "the same for every head; large", (_mass("mass", _HEAD, ""),), attention=True),
+    Record(
+        "entropy",
+        "entropy of attention for every head",
+        (
+            Variable(
+                "attention/entropy",
+                _HEAD,
+                long_name="entropy of the attention of a query, mean over queries",
+                units="nat",
+            ),
+        ),
+        attention=True,
+    ),
+    Record(
+        "sinks",
+        "the keys of largest mass, and those that an arm removes",
+        (
+            Variable("attention/sink_token", (*_HEAD, "rank"), "int16", "token of the key of this rank by mass"),
+            Variable("attention/sink_mass", (*_HEAD, "rank"), long_name="mass of the key of this rank"),
+            Variable(
+                "attention/removed_token",
+                (*_HEAD, "removed"),
+                "int16",
+                "token of a key that the intervention removed, -1 for none",
+                optional=True,
+                where_sized=True,
+            ),
+            Variable(
+                "attention/removed_mass",
+                (*_HEAD, "removed"),
+                long_name="mass that a removed key received before, mean over the queries concerned",
+                optional=True,
+                where_sized=True,
+            ),
+        ),
+        attention=True,
+    ),
+    Record(
+        "injected",
+        "what masking adds at the clean state in every step",
+        (
+            _per_step("injected_l2", "norm of what masking adds at the clean state, |G(x) - F(x)|"),
+            _per_step("injected_mean_l2", "norm of the part of the injected error that enters through the step's mean"),
+            _per_step(
+                "injected_variance_l2", "norm of the part of the injected error that enters through the noise scale"
+            ),
+            _per_step(
+                "injected_x0_l2", "norm of the x0-prediction change that masking makes at the clean state, one pass"
+            ),
+            Variable(
+                "decomposition/injected",
+                (*_STEP, *_STATE),
+                long_name="error that masking adds at the clean state in the step, G(x) - F(x)",
+                before=0.0,
+                beside="latents",
+            ),
+        ),
+    ),
+    Record(
+        "decomposition",
+        "injected, propagated and interaction part of every step's error, and its gain",
+        (
+            _per_step("propagated_l2", "norm of what the clean step makes of the error it was handed, |F(y) - F(x)|"),
+            _per_step("interaction_l2", "norm of G(y) - G(x) - F(y) + F(x)"),
+            _per_step("injected_propagated_cosine", "cosine of the angle between injected and propagated error", None),
+            _per_step("gain", "secant gain of the clean step, |F(y) - F(x)| / |y - x|; NaN where y equals x", None),
+            _per_step("closure", "|delta - injected - propagated - interaction| / |delta|, rounding only"),
+        ),
+        brings=("injected",),
+    ),
+    Record(
+        "null",
+        "what the error would be if nothing fed back: the additive null",
+        (
+            _per_step("null_l2", "norm of the contribution d_k of the step to the additive null"),
+            _CLEAN_X0,
+            Variable(
+                "decomposition/null_sum",
+                ("arm", "sample", *_STATE),
+                long_name="sum over steps of the contributions d_k to the additive null, at the final state",
+                before=0.0,
+            ),
+        ),
+        brings=("injected",),
+    ),
+    Record(
+        "tangent",
+        "gain of the clean step along the error, infinitesimal",
+        (_per_step("tangent_gain", "gain of the clean step at the clean state along the error, |J u|", None),),
+    ),
+    Record(
+        "worst",
+        "largest gain of the clean step in any direction; slow",
+        (
+            Variable(
+                "metrics/worst_gain",
+                ("sample", "step"),
+                long_name="largest singular value of the clean step's Jacobian at the clean state",
+            ),
+        ),
+    ),
+    Record(
+        "images",
+        "decoded results",
+        (
+            Variable(
+                "images/image",
+                ("arm", "sample", "image_y", "image_x", "rgb"),
+                "uint8",
+                "decoded result of the trajectory",
+                fill=0,
+            ),
+        ),
+    ),
+)
+
+RECORDS: dict[str, Record] = {record.name: record for record in _CATALOGUE}
+"""Name -> record, in the order in which help lists them."""
+
+
+def with_brought(record: Iterable[str]) -> frozenset[str]:
+    """These records, `norms`, and all that they bring; RunError for one that does not exist."""
+    named = {*record, "norms"}
+    if unknown := sorted(named - RECORDS.keys()):
+        raise RunError(f"cannot record {', '.join(unknown)}; choose from {', '.join(RECORDS)}")
+    return frozenset(named.union(*(RECORDS[name].brings for name in named)))
+
+
+def variables(record: Iterable[str], sizes: Mapping[str, int]) -> list[Variable]:
+    """The arrays of a run that records these things, in the order of the schema page.
+
+    record: names in `RECORDS`; "norms" is always on. sizes: arm, sample, step, channel, y, x, and where a record needs
+    them layer, head, token, rank, removed, query, key, image_y, image_x. Static masks are listed when query and key are
+    given, removed keys when removed is. Raises RunError for an unknown record or a missing size.
+    """
+    recorded = with_brought(record)
+    arrays = {array.path: array for name in RECORDS if name in recorded for array in RECORDS[name].arrays}
+    listed = [
+        array
+        for array in arrays.values()
+        if (array.beside is None or array.beside in recorded)
+        and (not array.where_sized or sizes.keys() >= set(array.dims))
+    ]
+    for array in listed:
+        array.shape(sizes)
+    return sorted(listed, key=lambda array: _GROUPS.index(array.group))

@@ -1,7 +1,7 @@
 """What another distribution adds, one file each and no edit here, is used from the command line.
 
 `tests/plugins` holds an installed distribution as pip leaves it: a package and its entry points. It brings a mask
-family `C2`, a model `example`, a sampler `heun`, a measure `spread` and a metric `brightness`.
+family `C2`, a model `gaussian`, a sampler `heun`, a measure `spread` and a metric `brightness`.
 """
 
 import json
@@ -35,9 +35,9 @@ def extended(place):
 
 @pytest.fixture(scope="module")
 def run(extended, place):
-    """A run with a model, a sampler and a mask that are not from here."""
+    """A run of the embedded DiT with a sampler and a mask that are not from here."""
     extended(
-        *("run", "--model", "example", "--sampler", "heun", "--mask", "C2", "--samples", 3, "--steps", 4),
+        *("run", "--model", "dit", "--sampler", "heun", "--mask", "C2", "--samples", 3, "--steps", 4),
         *("--record", "norms,latents,images", "--out", "run"),
     )
     return tracer.open_run(place / "run")
@@ -49,13 +49,25 @@ def test_a_mask_family_is_drawn(extended, place):
     assert (place / "mask.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_uses_model_sampler_and_mask(run):
-    config = json.loads(run.attrs["config"])
-    assert (config["model"], config["sampler"]) == ("example", "heun")
-    assert list(run["arm"].values) == ["clean", "C2", "full"]
+def test_a_model_runs(extended, place):
+    extended("run", "--model", "gaussian", "--mask", "R4S32", "--samples", 3, "--steps", 4, "--out", "gaussian")
+    made = tracer.open_run(place / "gaussian")
+    assert json.loads(made.attrs["config"])["model"] == "gaussian"
+    is_as_run(made, "R4S32")
+
+
+def test_a_sampler_and_a_mask_run(run):
+    assert json.loads(run.attrs["config"])["sampler"] == "heun"
+    is_as_run(run, "C2")
+
+
+def is_as_run(run, mask):
+    """Complete, with the arms that were asked for and the floor, and the mask does something."""
+    assert list(run["arm"].values) == ["clean", mask, "full"]
     assert (run["status"].values == 1).all()
-    assert np.isfinite(run["metrics/delta_l2"].values).all()
-    assert (run["metrics/delta_l2"].sel(arm="C2").values[:, -1] > 0).all()
+    error = run["metrics/delta_l2"]
+    assert np.isfinite(error.values).all()
+    assert (error.sel(arm=mask).values[:, -1] > 0).all()
 
 
 def test_the_store_says_what_the_sampler_is(run):
@@ -64,11 +76,9 @@ def test_the_store_says_what_the_sampler_is(run):
 
 
 def test_the_stored_mask_is_the_checkerboard(run):
-    colour = (run["token_y"].values // 2 + run["token_x"].values // 2) % 2
-    expected = colour[:, None] == colour
-    image = run["token_kind"].values == 0
-    stored = run["interventions/mask"].sel(arm="C2").values
-    np.testing.assert_array_equal(stored[np.ix_(image, image)], expected[np.ix_(image, image)])
+    row, column = np.indices((16, 16)).reshape(2, -1)  # the embedded DiT's tokens are a grid of 16 x 16, by rows
+    colour = (row // 2 + column // 2) % 2
+    np.testing.assert_array_equal(run["interventions/mask"].sel(arm="C2").values, colour[:, None] == colour)
 
 
 def test_the_store_says_what_the_arm_is(run):
@@ -89,15 +99,14 @@ def test_a_metric_scores_the_pictures(run, extended, place):
     with xr.open_dataset(place / "run" / "scores" / "brightness.nc", engine="scipy") as scores:
         score = scores["score"].transpose("arm", "sample").values
     mean = run["images/image"].transpose("arm", "sample", ...).values.mean(axis=(2, 3, 4))
-    scale = score / mean  # brightness is the mean of the pixels, on a scale of its own
-    np.testing.assert_allclose(scale, scale[0, 0], rtol=1e-5)
+    np.testing.assert_allclose(score, mean / 255, rtol=1e-5)  # black is 0, white 1
     assert "brightness" in extended("analyze", "quality", "run", "--metric", "brightness")
 
 
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (("models",), "example"),
+        (("models",), "gaussian"),
         (("run", "--help"), "heun"),
         (("analyze", "--help"), "spread"),
         (("score", "--list"), "brightness"),
@@ -120,7 +129,7 @@ def test_a_wrong_spec_is_answered_with_the_family_that_was_added(place):
     "words",
     [
         ("mask", "C2"),
-        ("run", "--model", "example", "--mask", "R4S32"),
+        ("run", "--model", "gaussian", "--mask", "R4S32"),
         ("run", "--sampler", "heun", "--mask", "R4S32"),
         ("analyze", "spread"),
     ],

@@ -43,7 +43,7 @@ def judge(folder, sampler, masked, counts=(12, 24, 48)):
             out=folder / f"{sampler}{steps}",
         )  # fmt: skip
         several.append(tracer.open_run(path))
-    return verdict.verdict(several)
+    return verdict(several)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "flow"])

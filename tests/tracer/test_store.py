@@ -29,7 +29,7 @@ from tests.builders.runs_by_hand import (
     truth,
 )
 from tracer import store
-from tracer.store import cut, records, schema
+from tracer.store import records, schema
 
 ARM_COORDS = {name: (("arm",), values, {}) for name, values in {"arm": ARMS, **ARM_COORDINATES}.items()}
 
@@ -314,36 +314,6 @@ def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path):
     with pytest.raises(store.RunError, match=r"GB free.*--record norms"):
         store.check_space(tmp_path / "runs", free * 2)
     assert list(tmp_path.iterdir()) == []
-
-
-DIMS = ("arm", "sample", "step", "channel", "y", "x", "layer", "head", "token")
-
-
-@pytest.mark.parametrize(
-    ("sizes", "unit", "least"),
-    [
-        ((3, 1000, 250, 3, 32, 32, 12, 6, 257), 8, 1.0),  # embedded DiT
-        ((9, 64, 28, 16, 128, 128, 24, 24, 4429), 4, 1.4),  # SD3-medium
-        ((2, 20, 251, 4, 32, 32, 28, 16, 257), 7, 0.5),  # numbers that divide by nothing
-    ],
-)
-def test_shards_hold_whole_units_in_chunks_of_a_few_megabytes(sizes, unit, least):
-    sizes = dict(zip(DIMS, sizes, strict=True))
-    sizes = {**sizes, "rank": 5, "image_y": 256, "image_x": 256}
-    variables = records.variables({"latents", "mass", "mass-per-head", "sinks", "entropy", "images"}, sizes)
-    for variable in variables:
-        group = [v for v in variables if v.group == variable.group]
-        shape = cut.cut(variable, group, sizes, unit)
-        itemsize = np.dtype(variable.dtype).itemsize
-        shard, chunk = (int(np.prod(shape)) * itemsize for shape in (shape.shards, shape.chunks))
-        assert all(s % c == 0 for s, c in zip(shape.shards, shape.chunks, strict=True))
-        assert shape.shards[variable.dims.index("sample")] == unit
-        one_step = shard // dict(zip(variable.dims, shape.shards, strict=True)).get("step", 1)
-        assert shard <= max(64 << 20, one_step) * 1.1  # an overhang of one chunk
-        assert chunk <= 3 << 20
-        assert chunk >= min(0.7 * shard, least * (1 << 20))
-        steps = {dict(zip(v.dims, cut.cut(v, group, sizes, unit).shards, strict=True)).get("step") for v in group}
-        assert len({min(s, sizes["step"]) for s in steps if s}) <= 1
 
 
 def test_an_unknown_record_or_a_missing_size_is_refused():

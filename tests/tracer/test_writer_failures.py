@@ -66,7 +66,7 @@ def finished(prepared, tmp_path):
 
 
 def test_killed_again_and_again_it_never_lies_and_ends_like_an_undisturbed_run(run, prepared):
-    done = python("-m", "tests.tracer.kill_loop", run, 1, 8, "protocol")
+    done = python("-m", "tests.tracer.kill_loop", run, 1, 8, "protocol", "run")
     outcome = json.loads(done.communicate(timeout=300)[0])
     assert outcome["killed"] >= 2
     assert outcome["wrong"] == []
@@ -78,7 +78,7 @@ def test_killed_again_and_again_it_never_lies_and_ends_like_an_undisturbed_run(r
 
 
 def test_the_kill_test_catches_a_writer_that_flags_first(run):
-    done = python("-m", "tests.tracer.kill_loop", run, 1, 6, "flag-first")
+    done = python("-m", "tests.tracer.kill_loop", run, 1, 6, "flag-first", "run")
     assert json.loads(done.communicate(timeout=300)[0])["wrong"] != []
 
 

@@ -62,6 +62,11 @@ def _embedded(name: str, family: str, classes: tuple[str, ...]) -> tuple[Path, s
     return folder, f"embedded {name}"
 
 
+def embedded_megabytes(name: str) -> float:
+    """Size of the weights of an embedded checkpoint in MB, 0 where there is none."""
+    return sum(file.stat().st_size for file in (EMBEDDED / name).rglob("*.safetensors")) / 1e6
+
+
 def class_name(folder: Path) -> str | None:
     """`_class_name` of a pipeline or model folder; None if it is neither."""
     for file in ("model_index.json", "config.json"):

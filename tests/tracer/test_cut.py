@@ -1,0 +1,57 @@
+"""How arrays are cut: the sizes that shards and chunks promise, and the very cuts of version 1."""
+
+import numpy as np
+import pytest
+
+from tests.oracles import cuts
+from tracer.store import cut, records
+
+DIMS = ("arm", "sample", "step", "channel", "y", "x", "layer", "head", "token")
+RUNS = [
+    ((3, 1000, 250, 3, 32, 32, 12, 6, 257), 8, 1.0),  # embedded DiT
+    ((9, 64, 28, 16, 128, 128, 24, 24, 4429), 4, 1.4),  # SD3-medium
+    ((2, 20, 251, 4, 32, 32, 28, 16, 257), 7, 0.5),  # numbers that divide by nothing
+]
+MORE = [
+    ((7, 2, 4, 3, 32, 32, 12, 6, 257), 1),
+    ((3, 5, 4, 1, 2, 3, 2, 2, 7), 2),
+    ((1, 1, 1, 1, 1, 1, 1, 1, 1), 1),
+    ((2, 3, 1000, 16, 128, 128, 24, 24, 4429), 1),  # one step alone is nearly a shard
+    ((13, 997, 997, 5, 61, 67, 29, 17, 1031), 11),  # primes
+]
+
+
+def sizes_of(numbers):
+    sizes = dict(zip(DIMS, numbers, strict=True))
+    tokens = sizes["token"]
+    return {**sizes, "rank": 5, "removed": 3, "query": tokens, "key": tokens, "image_y": 256, "image_x": 256}
+
+
+@pytest.mark.parametrize(("numbers", "unit"), [*[run[:2] for run in RUNS], *MORE])
+def test_every_array_is_cut_as_version_1_cut_it(numbers, unit):
+    sizes = sizes_of(numbers)
+    for recorded in (tuple(records.RECORDS), ("norms",), ("latents", "mass", "sinks"), ("images", "mass-per-head")):
+        variables = records.variables(recorded, sizes)
+        for variable in variables:
+            group = [v for v in variables if v.group == variable.group]
+            shape = cut.cut(variable, group, sizes, unit)
+            assert (shape.shape, shape.shards, shape.chunks) == cuts.layout(variable, group, sizes, unit), variable.path
+
+
+@pytest.mark.parametrize(("numbers", "unit", "least"), RUNS)
+def test_shards_hold_whole_units_in_chunks_of_a_few_megabytes(numbers, unit, least):
+    sizes = sizes_of(numbers)
+    variables = records.variables({"latents", "mass", "mass-per-head", "sinks", "entropy", "images"}, sizes)
+    for variable in [v for v in variables if "sample" in v.dims]:
+        group = [v for v in variables if v.group == variable.group]
+        shape = cut.cut(variable, group, sizes, unit)
+        itemsize = np.dtype(variable.dtype).itemsize
+        shard, chunk = (int(np.prod(lengths)) * itemsize for lengths in (shape.shards, shape.chunks))
+        assert all(s % c == 0 for s, c in zip(shape.shards, shape.chunks, strict=True))
+        assert shape.shards[variable.dims.index("sample")] == unit
+        one_step = shard // dict(zip(variable.dims, shape.shards, strict=True)).get("step", 1)
+        assert shard <= max(64 << 20, one_step) * 1.1  # an overhang of one chunk
+        assert chunk <= 3 << 20
+        assert chunk >= min(0.7 * shard, least * (1 << 20))
+        steps = {dict(zip(v.dims, cut.cut(v, group, sizes, unit).shards, strict=True)).get("step") for v in group}
+        assert len({min(s, sizes["step"]) for s in steps if s}) <= 1

@@ -21,10 +21,13 @@ from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.denoisers.base import optional_parts
 from tracer.lanes import evaluations_of_step, lanes_of_step
+from tracer.noise import sample_noise
 from tracer.plan import Plan, PlanError, plan
+from tracer.recording import resolve
 from tracer.request import Progress, Request, with_parameters_of
 from tracer.samplers.base import PREDICTIONS
-from tracer.trajectory import Unit, most_removed, run_unit, sample_noise
+from tracer.trajectory import run_unit
+from tracer.unit import Unit, most_removed
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 
@@ -224,7 +227,7 @@ def estimate_seconds(plan: Plan) -> float:
     ):
         unit = Unit(plan, samples, evaluation, x)
         lanes = lanes_of_step(plan, 0)
-        states = torch.stack([unit.state(lane) for lane in lanes])
+        states = torch.stack([unit.state(lane.state) for lane in lanes])
         unit.evaluate(0, lanes, states, plan.schedule.level(0))
         start = time.perf_counter()
         float(unit.evaluate(0, lanes, states, plan.schedule.level(0))[0].value.sum())
@@ -243,4 +246,21 @@ def describe(plan: Plan) -> list[str]:
         f"arms        clean + {len(masked)}: {', '.join(masked[:6])}" + (" …" if len(masked) > 6 else ""),
         f"sampling    {config['samples']} samples x {config['steps']} {config['sampler']} steps, guidance "
         f"{config['guidance']:g}, predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",
+        *_price_of_replay(plan),
+    ]
+
+
+def _price_of_replay(plan: Plan) -> list[str]:
+    """What the replay costs, where it was asked for by its own name, and how to leave it out."""
+    asked = plan.request.record
+    others = [name for name in asked if name != "replay"]
+    if len(others) == len(asked) or "replay" in (rest := resolve(others, plan.denoiser, plan.sampler)):
+        return []
+    per_step, without = (
+        sum(evaluations_of_step(each, i) for i in range(plan.schedule.steps)) / plan.schedule.steps
+        for each in (plan, replace(plan, record=rest))
+    )
+    return [
+        f"replay      answers whether masks feed on their own error, for {per_step:.1f} evaluations a step instead of "
+        f"{without:.1f}; leave it out with --record {','.join(others) or 'norms'}"
     ]

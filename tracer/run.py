@@ -252,7 +252,7 @@ def describe(plan: Plan) -> list[str]:
 
 def _price_of_replay(plan: Plan) -> list[str]:
     """What the replay costs, where it was asked for by its own name, and how to leave it out."""
-    asked = plan.request.record
+    asked = tuple(plan.request.record)
     others = [name for name in asked if name != "replay"]
     if len(others) == len(asked) or "replay" in (rest := resolve(others, plan.denoiser, plan.sampler)):
         return []

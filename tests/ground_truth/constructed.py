@@ -257,7 +257,8 @@ def _exact(name: str, clean: Denoise, table: dict[int, Row], **push: float) -> E
 
 EXACT_SYSTEMS = (
     _exact("bimodal, shift .03", two_peaks(), {50: Row(1.94, 1, 1.003, 0.73), 250: Row(1.51, 1, 1, 0.65)}, shift=0.03),
-    _exact("bimodal, shift .1", two_peaks(), {50: Row(1.45, 1, 0.995, 0.45), 250: Row(1.28, 1, 1.004, 0.35)}, shift=0.1),
+    _exact("bimodal, shift .1", two_peaks(), {50: Row(1.45, 1, 0.995, 0.45), 250: Row(1.28, 1, 1.004, 0.35)},
+           shift=0.1),
     _exact("Gaussian, shift", normal, {50: Row(1, 1, 1, 0), 250: Row(1, 1, 1, 0)}, shift=0.1),
     _exact(
         "Gaussian, 2 bump", normal, {50: Row(2.31, 2.31, 2.31, 0), 250: Row(2.49, 2.49, 2.49, 0)}, at_middle=2.0

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from interventions.records import RECORDS as MEASURED
+from interventions import records
 from tracer.denoisers.base import Denoiser, optional_parts
 from tracer.request import PlanError
 from tracer.samplers.base import Sampler
 from tracer.samplers.registry import SAMPLERS, fitting
 from tracer.store.records import RECORDS, with_brought
 
-ATTENTION = frozenset(MEASURED)
+ATTENTION = frozenset(records.RECORDS)
 """Records that the seam measures."""
+
 Preset = Callable[[Denoiser, Sampler], Iterable[str]]
 
 

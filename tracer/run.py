@@ -163,6 +163,8 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         "arm": (("arm",), np.array([arm.name for arm in plan.arms]), {"long_name": "experimental condition"}),
         "sample": (("sample",), np.arange(len(samples)), {"long_name": "sample"}),
         "seed": (("sample",), np.array([s.seed for s in samples]), {"long_name": "seed of the sample's noise"}),
+        "start": (("sample",), np.array([s.start for s in samples]), {"long_name": "start: x_T and what is shown"}),
+        "path": (("sample",), np.array([s.path for s in samples]), {"long_name": "path of noise from that start"}),
         "step": (("step",), np.arange(levels.steps), {"long_name": "sampling step"}),
     }
     coords |= _arm_coordinates(plan)
@@ -244,10 +246,14 @@ def describe(plan: Plan) -> list[str]:
     return [
         f"checkpoint  {checkpoint['id']}" + (f"  ({corrections})" if corrections else ""),
         f"arms        clean + {len(masked)}: {', '.join(masked[:6])}" + (" …" if len(masked) > 6 else ""),
-        f"sampling    {config['samples']} samples x {config['steps']} {config['sampler']} steps, guidance "
+        f"sampling    {config['samples']} {_paths(plan)} x {config['steps']} {config['sampler']} steps, guidance "
         f"{config['guidance']:g}, predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",
         *_price_of_replay(plan),
     ]
+
+
+def _paths(plan: Plan) -> str:
+    return "samples" if plan.request.paths == 1 else f"starts x {plan.request.paths} paths"
 
 
 def _price_of_replay(plan: Plan) -> list[str]:

@@ -14,7 +14,7 @@ from analysis.answer.rule import step_slope
 
 AMPLIFICATION: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "gain 1.01 per step": lambda count: (1.01**count - 1) / (0.01 * count),
-    "gain exp(2/N)": lambda count: np.full_like(count, (np.exp(2) - 1) / 2),
+    "gain exp(2/N)": lambda count: (np.exp(2) - 1) / (np.expm1(2 / count) * count),
     "additive": np.ones_like,
     "gain 0.98 per step": lambda count: (1 - 0.98**count) / (0.02 * count),
     "memoryless": lambda count: count**-0.5,  # random injections, each forgotten after its step

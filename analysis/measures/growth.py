@@ -112,8 +112,8 @@ def _relative(energy: xr.DataArray, prediction: xr.DataArray, scale: dict[str, x
     """Energies (per ring, of the state; total, of the prediction) as relative errors along `coordinate`."""
     count = scale["count"]
     resolved = energy.sizes["ring"] == scale["ring"].sizes["ring"]
-    raw = (energy.sum("ring") / (count * scale["state"])) ** 0.5
-    whitened = ((energy / scale["ring"]).sum("ring") / count) ** 0.5 if resolved else raw * np.nan
+    raw = (energy.sum("ring", skipna=False) / (count * scale["state"])) ** 0.5
+    whitened = ((energy / scale["ring"]).sum("ring", skipna=False) / count) ** 0.5 if resolved else raw * np.nan
     x0 = (prediction / (count * scale["mean_variance"])) ** 0.5
     joined = xr.concat(
         [raw, x0, whitened], dim=xr.Variable("coordinate", list(COORDINATES)), coords="minimal", compat="override"
@@ -124,7 +124,7 @@ def _relative(energy: xr.DataArray, prediction: xr.DataArray, scale: dict[str, x
 def _injected_null(run: xr.DataTree, masked: xr.DataArray, scale: dict[str, xr.DataArray]) -> xr.DataArray:
     """The relative error of a Gaussian system under this run's own injections, with the dimensions of `masked`."""
     path = null.transported(run, scale["lam"]).sel(arm=masked["arm"]).compute().reset_coords(drop=True)
-    return _relative(path["state"], path["prediction"].sum("ring"), scale)
+    return _relative(path["state"], path["prediction"].sum("ring", skipna=False), scale)
 
 
 def _shape_band(

@@ -102,3 +102,8 @@ def test_linear_gains_are_compared_with_those_of_gaussian_data(exact):
     assert {"excess gain, tangent", "worst direction"} <= set(analysis.decompose.table(found))
     labels = [text.get_text() for text in analysis.decompose.figure(found).legends[0].get_texts()]
     assert "median, worst direction" in labels
+
+
+def test_the_heading_says_the_confidence_that_was_asked_for():
+    figure = analysis.decompose.figure(analysis.decompose(synthetic.gaussian_run(), confidence=0.8))
+    assert figure.legends[0].get_title().get_text().endswith("80% BCa bands")

@@ -239,3 +239,19 @@ def test_figure_and_table_show_every_arm_and_pair(found):
     assert "top_mass" not in effect_only
     assert len(sinks.figure(effect_only).axes) == 1
     assert set(sinks.table(effect_only)["measure"]) == {"state shift", "state difference", "state ratio"}
+
+
+def test_the_sets_hold_as_many_keys_as_the_run_ranked():
+    run = made()
+    attention = run["attention"].to_dataset()
+    ranked = attention["mass_layer"].argsort(axis=-1)[..., ::-1].isel(token=slice(3)).rename(token="rank")
+    run["attention"] = attention.assign(sink_token=ranked.drop_vars([*ranked.coords]))
+    found = sinks(run)
+    assert found.attrs["top"] == 3
+    assert found["top"].values.tolist() == [1, 3]
+    largest = np.sort(run["attention"]["mass_layer"].values.astype(float), axis=-1)[..., -3:].sum(-1)
+    np.testing.assert_allclose(
+        found["top_mass"].sel(top=3, bound="estimate"), largest.mean(axis=1).transpose(0, 2, 1), rtol=1e-6
+    )
+    assert "the top 3" in sinks.sentence(found)
+    assert "mass of the top 3" in set(sinks.table(found)["measure"])

@@ -16,6 +16,8 @@ StepMap = Callable[[Tensor], Tensor]
 
 RELATIVE_STEP = 1.6e-3
 """h / |x| of the central differences: within 6e-5 of the derivative in float32 (measured)."""
+STEPS = {torch.float64: 1e-5}
+"""h / |x| by dtype where errors are carried through a whole run (`reach`); `RELATIVE_STEP` in others."""
 PRODUCTS = 10
 """Lanczos steps of `worst_gain`, each a product with J and one with its transpose."""
 TANGENT_COST, WORST_COST = 2, 1 + 4 * PRODUCTS
@@ -62,6 +64,15 @@ def worst_gain(step: StepMap, x: Tensor, start: Tensor, products: int = PRODUCTS
         right.append(_unit(v, above[-1]))
     bidiagonal = torch.diag_embed(torch.stack(diagonal, -1)) + torch.diag_embed(torch.stack(above[:-1], -1), offset=1)
     return torch.linalg.svdvals(bidiagonal.double())[..., 0].to(x.dtype)
+
+
+def reach(x: Tensor, tangent: Tensor) -> Tensor:
+    """How often `tangent` [sample, ...] is added to x and taken from it for a central difference along it.
+
+    Shape [sample, 1, ...], so that |reach tangent| = h; 1 where the tangent is 0.
+    """
+    size, h = norms(tangent), STEPS.get(x.dtype, RELATIVE_STEP) * norms(x)
+    return _column(torch.where(size > 0, h / torch.where(size > 0, size, 1.0), 1.0), x)
 
 
 def norms(x: Tensor) -> Tensor:

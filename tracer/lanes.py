@@ -5,19 +5,24 @@ Arms share lanes where they ask the same question, the clean one above all. Noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from interventions import Intervention
 from interventions.spec import Clean, Full
 from tracer import gains as jacobian
-from tracer.plan import Plan
+from tracer.plan import Arm, Plan
 from tracer.samplers.advance import evaluations_of_step as evaluations_of_sampler
 
 
 class Lane(NamedTuple):
-    """One evaluation of a step. `state`: "clean", ("arm", m), or ("pushed", m), the clean state plus arm m's last
-    injection; `spec` is the intervention it runs under."""
+    """One evaluation of a step: the state it reads and the intervention `spec` it runs under.
+
+    `state` is "clean" or (kind, m) for arm m. Kinds: "arm" y; "replay" w; "pushed" the clean state plus the last
+    injection; "handed" F(y) and "replay-handed" F(w) of the step before; "ahead" and "behind" the clean state moved a
+    little along the transported error.
+    """
 
     state: Any
     spec: Intervention
@@ -28,41 +33,87 @@ CLEAN = Lane("clean", Clean())
 
 @dataclass(frozen=True)
 class Roles:
-    """Which lane answers which question for one arm at one step: F(x), G(y), F(y), G(x) and the null.
+    """Which lane answers which question for one arm at one step. None: it is not asked.
 
-    The letters are those of docs/science.md, "Decomposition" and "The additive null". None: it is not asked.
+    The letters are those of docs/science.md, "Decomposition" and "The additive null". `sums`: sum -> the two lanes
+    whose predictions differ by what the step before contributes to it.
     """
 
     own: Lane  # G(y)
     injected: Lane | None = None  # G(x)
     propagated: Lane | None = None  # F(y)
-    pushed: Lane | None = None  # F at x + last injection
+    replayed: Lane | None = None  # F(w)
+    transported: tuple[Lane, Lane] | None = None  # F(x + h u), F(x - h u)
+    sums: Mapping[str, tuple[Lane, Lane]] = field(default_factory=dict)
+
+    def lanes(self) -> Iterator[Lane]:
+        """All of them, one may come twice."""
+        yield from (lane for lane in (self.own, self.injected, self.propagated, self.replayed) if lane is not None)
+        yield from self.transported or ()
+        for pair in self.sums.values():
+            yield from pair
 
 
 def roles_of_step(plan: Plan, i: int) -> dict[int, Roles]:
-    """For every arm that has departed from the clean one by step i, or departs in it: its lanes."""
-    roles = {}
-    for m, arm in enumerate(plan.arms):
-        if not arm.departs or i < arm.window[0]:
-            continue
-        state = "clean" if i == arm.window[0] else ("arm", m)
-        acting = i in arm.window
-        own = Lane(state, arm.spec if acting else CLEAN.spec)
-        if "injected" not in plan.record or isinstance(arm.spec, Full):  # the floor is not worth three more lanes
-            roles[m] = Roles(own)
-            continue
-        injected = Lane("clean", arm.spec) if acting else CLEAN
-        propagated = Lane(state, CLEAN.spec) if "decomposition" in plan.record else None
-        pushed = Lane(("pushed", m), CLEAN.spec) if "null" in plan.record and i - 1 in arm.window else None
-        roles[m] = Roles(own, injected, propagated, pushed)
-    return roles
+    """For every arm that has departed from the clean one by step i, or departs in it: its lanes.
+
+    i may be the number of steps: what is left is then read off the final states.
+    """
+    return {m: _roles(plan, m, i) for m, arm in enumerate(plan.arms) if arm.departs and i >= arm.window[0]}
+
+
+def _roles(plan: Plan, m: int, i: int) -> Roles:
+    arm, clean = plan.arms[m], CLEAN.spec
+    masked = _state(arm, m, i)
+    acting = i in arm.window
+    own = Lane(masked, arm.spec if acting else clean)
+    if "injected" not in plan.record or isinstance(arm.spec, Full):  # the floor is not worth more lanes
+        return Roles(own)
+    transported = Lane(("ahead", m), clean), Lane(("behind", m), clean)
+    return Roles(
+        own,
+        injected=Lane("clean", arm.spec) if acting else CLEAN,
+        propagated=Lane(masked, clean) if plan.record & {"decomposition", "own"} else None,
+        replayed=Lane(_replayed(arm, m, i), clean) if "replay" in plan.record else None,
+        transported=transported if "transport" in plan.record and i > arm.window[0] else None,
+        sums=_sums(plan, m, i) if i - 1 in arm.window else {},
+    )
+
+
+def _sums(plan: Plan, m: int, i: int) -> dict[str, tuple[Lane, Lane]]:
+    """The lanes that say what step i - 1, in which arm m acted, contributes to each sum that is recorded."""
+    arm, clean, sums = plan.arms[m], CLEAN.spec, {}
+    if "null" in plan.record:
+        sums["null"] = Lane(("pushed", m), clean), CLEAN
+    if "own" in plan.record:
+        handed = "clean" if i - 1 == arm.window[0] else ("handed", m)
+        sums["own"] = Lane(_state(arm, m, i), clean), Lane(handed, clean)
+        replay_handed = handed if replay_is_own(arm, i - 1) else ("replay-handed", m)
+        sums["replay_own"] = Lane(_replayed(arm, m, i), clean), Lane(replay_handed, clean)
+    return sums
+
+
+def replay_is_own(arm: Arm, i: int) -> bool:
+    """Whether the replay's state before step i is the arm's own: until the mask acts a second time.
+
+    The first injection is made at the clean state, so both paths take it; between two injections both are clean steps.
+    """
+    return len(arm.window) < 2 or i <= arm.window[1]
+
+
+def _state(arm: Arm, m: int, i: int) -> Any:
+    return "clean" if i == arm.window[0] else ("arm", m)
+
+
+def _replayed(arm: Arm, m: int, i: int) -> Any:
+    return _state(arm, m, i) if replay_is_own(arm, i) else ("replay", m)
 
 
 def lanes_of_step(plan: Plan, i: int) -> list[Lane]:
     """The distinct evaluations of step i; the clean one is first."""
     lanes = {CLEAN: None}
     for role in roles_of_step(plan, i).values():
-        lanes.update(dict.fromkeys(lane for lane in (role.own, role.injected, role.propagated, role.pushed) if lane))
+        lanes.update(dict.fromkeys(role.lanes()))
     return list(lanes)
 
 

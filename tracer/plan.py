@@ -14,20 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from interventions import Intervention, records
+from interventions import Intervention
 from interventions.spec import Clean
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
 from tracer.prompts import Prompt
 from tracer.prompts import load as load_prompts
+from tracer.recording import check_names, resolve
 from tracer.request import PlanError, Request
 from tracer.samplers.base import Sampler, SamplerError, Schedule
 from tracer.samplers.registry import SAMPLERS, fitting, noise_levels
-from tracer.store.records import RECORDS
-
-ATTENTION = frozenset(records.RECORDS)
-"""Records that the seam measures."""
-INJECTION = {"injected", "decomposition", "null"}
-"""Records that need what masking adds at the clean state."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def plan(request: Request) -> Plan:
     """Check a run and lay it out; what was not asked for is the model's own default."""
     specs = request.interventions()
     _check_numbers(request)
-    recorded = _record(request)
+    check_names(request.record)
     if request.distributed:
         from tracer import cluster
 
@@ -106,7 +101,7 @@ def plan(request: Request) -> Plan:
     prompts = _prompts(request, denoiser)
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
     arms = _arms(denoiser, specs, steps)
-    _check_record(denoiser, sampler, recorded)
+    recorded = resolve(request.record, denoiser, sampler)
     samples = _samples(denoiser, request, prompts)
     resolved = {
         "model": denoiser.name,
@@ -147,24 +142,6 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int) -> tupl
         if denoiser.layout is not None:
             spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
     return tuple(Arm(spec, spec.scope.window(steps)) for spec in specs)
-
-
-def _record(request: Request) -> frozenset[str]:
-    recorded = frozenset(request.record) | {"norms"}
-    if unknown := sorted(recorded - set(RECORDS)):
-        raise PlanError(f"--record {', '.join(unknown)}: unknown; choose among {', '.join(RECORDS)}")
-    return recorded | {"injected"} if recorded & INJECTION else recorded
-
-
-def _check_record(denoiser: Denoiser, sampler: Sampler, recorded: frozenset[str]) -> None:
-    if denoiser.layout is None and (attention := sorted(recorded & ATTENTION)):
-        raise PlanError(f"--record {', '.join(attention)}: {denoiser.name} has no attention to record")
-    if "null" in recorded and not sampler.has_null:
-        raise PlanError(
-            f"--record null: the additive null is not defined for sampler {sampler.name!r}, whose injections enter "
-            "more than one state (several evaluations a step, or a history); leave it out, or use --sampler "
-            + " or ".join(name for name in fitting(denoiser.prediction) if SAMPLERS[name].has_null)
-        )
 
 
 def _prompts(request: Request, denoiser: Denoiser) -> list[Prompt] | None:

@@ -75,9 +75,10 @@ def _samplers() -> Iterable[str]:
 
 
 def _records() -> Iterable[str]:
+    from tracer.recording import PRESETS
     from tracer.store.records import RECORDS
 
-    return RECORDS
+    return [*RECORDS, *PRESETS]
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Request:
         metadata=_typed("Samples run and saved together.", "--batch-size", metavar="N", type=int, stored="batch_size"),
     )
     record: str | Iterable[str] = field(
-        default=("norms", "latents", "images"),
+        default=("norms", "latents", "images", "replay"),
         metadata=_typed(
             "What to keep of every step.", "--record", metavar="LIST", choices=_records, many=True, stored="record"
         ),

@@ -21,10 +21,12 @@ from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.denoisers.base import optional_parts
 from tracer.lanes import evaluations_of_step, lanes_of_step
+from tracer.noise import sample_noise
 from tracer.plan import Plan, PlanError, plan
 from tracer.request import Progress, Request, with_parameters_of
 from tracer.samplers.base import PREDICTIONS
-from tracer.trajectory import Unit, most_removed, run_unit, sample_noise
+from tracer.trajectory import run_unit
+from tracer.unit import Unit, most_removed
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 
@@ -224,7 +226,7 @@ def estimate_seconds(plan: Plan) -> float:
     ):
         unit = Unit(plan, samples, evaluation, x)
         lanes = lanes_of_step(plan, 0)
-        states = torch.stack([unit.state(lane) for lane in lanes])
+        states = torch.stack([unit.state(lane.state) for lane in lanes])
         unit.evaluate(0, lanes, states, plan.schedule.level(0))
         start = time.perf_counter()
         float(unit.evaluate(0, lanes, states, plan.schedule.level(0))[0].value.sum())

@@ -4,14 +4,15 @@ At every step the distinct evaluations (a state and the intervention it runs und
 advanced with the same noise. An arm departs from the clean state at its first step, so nothing before that is computed
 again. A sampler that probes a second level in a step gets every lane evaluated there under the lane's own intervention.
 What a sampler reads of earlier steps belongs to the path, as its state does: a lane reads the history of the state it
-reads, so G(x) and F(x) read the clean path's, F(y) and G(y) the arm's own, masked predictions included.
+reads, so G(x) and F(x) read the clean path's, F(y) and G(y) the arm's own, masked predictions included. The replay's
+history holds its own clean predictions plus what the mask changed in the clean path's.
 
 No attention is touched here (that is `interventions.attend`) and nothing is interpreted (that is `analysis`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,132 +20,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interventions.spec import Full, KeyRemoval
+from interventions.spec import Full
 from tracer import gains as jacobian
-from tracer.denoisers.base import Evaluation, Moment, Sample
+from tracer.denoisers.base import Moment, Sample
 from tracer.gains import norms
-from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, roles_of_step
-from tracer.plan import ATTENTION, Plan
+from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, replay_is_own, roles_of_step
+from tracer.noise import sample_noise
+from tracer.plan import Plan
+from tracer.recording import ATTENTION
 from tracer.samplers.advance import advance
-from tracer.samplers.base import Earlier, Level, Move, Prediction, epsilon_and_x0
+from tracer.samplers.base import Earlier, Level, Prediction, epsilon_and_x0
+from tracer.unit import Unit
 
-ROWS = {"cpu": 128, "cuda": 512}
-"""How many rows (lanes x samples) go through the network in one call."""
-
-
-def sample_noise(samples: Sequence[Sample], step: int, shape: Sequence[int], like: Tensor) -> Tensor:
-    """Standard normal noise [sample, *shape] of one step (-1: the starting noise x_T).
-
-    Drawn on the CPU from (sample seed, step) alone, so it depends on no batch, arm, device or worker.
-    """
-    drawn = []
-    for sample in samples:
-        mixed = np.random.SeedSequence([sample.seed, step + 1]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
-        drawn.append(torch.randn(tuple(shape), generator=generator, dtype=torch.float32))
-    return torch.stack(drawn).to(like)
+SUMS = {"null": "null", "own": "own", "replay_own": "own"}
+"""Sum over steps -> the record it belongs to."""
 
 
-@dataclass
-class Unit:
-    """The states of one unit of samples while it runs: the clean state, each departed arm's, and each arm's push.
+@dataclass(frozen=True)
+class Shown:
+    """What the lanes of one step showed, [lane, sample, ...] each: their predictions, where they lead, and its mean."""
 
-    `past` holds for every path what its earlier steps predicted, the latest first, as far back as the sampler reads.
-    """
+    at: Mapping[Lane, int]
+    eps: Tensor
+    x0: Tensor
+    landed: Tensor
+    mean: Tensor
 
-    plan: Plan
-    samples: Sequence[Sample]
-    evaluation: Evaluation
-    x: Tensor  # [sample, channel, y, x]
+    def predicted(self, lane: Lane) -> Earlier:
+        """What the network predicted there, as noise and as clean image."""
+        return Earlier(self.eps[self.at[lane]], self.x0[self.at[lane]])
 
-    def __post_init__(self) -> None:
-        self.arms: dict[int, Tensor] = {}
-        self.pushes: dict[int, Tensor] = {}
-        self.null_sum: dict[int, Tensor] = {}
-        self.past: dict[Any, list[Earlier]] = {"clean": []}
-
-    def state(self, lane: Lane) -> Tensor:
-        """The state a lane reads."""
-        if lane.state == "clean":
-            return self.x
-        kind, m = lane.state
-        return self.arms[m] if kind == "arm" else self.x + self.pushes[m]
-
-    def history(self, lanes: Sequence[Lane]) -> list[Earlier]:
-        """What the sampler may read of earlier steps, [lane, sample, ...] each; a pushed state has the clean path's."""
-        paths = [self.past[lane.state if lane.state in self.past else "clean"] for lane in lanes]
-        return [Earlier(*map(torch.stack, zip(*step, strict=True))) for step in zip(*paths, strict=True)]
-
-    def remember(self, lanes: Sequence[Lane], owners: dict[Any, Lane], eps: Tensor, x0: Tensor) -> None:
-        """Add what the step predicted to the history of every path; `owners` maps a path to the lane that moved it."""
-        depth = self.plan.sampler.history
-        if depth:
-            self.past |= {
-                path: [Earlier(eps[k], x0[k]), *self.past[lane.state]][:depth]
-                for path, lane in owners.items()
-                for k in [lanes.index(lane)]
-            }
-
-    def step(self, i: int, lanes: Sequence[Lane]) -> tuple[Tensor, Prediction, Move, dict[str, Tensor]]:
-        """States and first predictions [lane, sample, ...] of these lanes, where they lead, what the seam recorded.
-
-        What is recorded of attention is that of the first evaluation, at the level where the step starts.
-        """
-        states = torch.stack([self.state(lane) for lane in lanes])
-        recorded: list[dict[str, Tensor]] = []
-
-        def predict(x: Tensor, level: Level) -> Prediction:
-            prediction, taken = self.evaluate(i, lanes, x, level)
-            recorded.append(taken)
-            return prediction
-
-        prediction, move = advance(self.plan.sampler, self.plan.schedule, i, states, predict, self.history(lanes))
-        return states, prediction, move, recorded[0]
-
-    def evaluate(
-        self, i: int, lanes: Sequence[Lane], states: Tensor, level: Level
-    ) -> tuple[Prediction, dict[str, Tensor]]:
-        """Predictions [lane, sample, ...] of these lanes at these states, and what the seam recorded."""
-        moment = Moment(i, self.plan.schedule.steps, *level)
-        at_once = max(1, ROWS.get(states.device.type, 128) // len(self.samples))
-        predictions, taken = [], []
-        for group in _groups(lanes, at_once):
-            predictions.append(self.evaluation.predict(states[group], moment, [lanes[g].spec for g in group]))
-            taken.append(self._take())
-            if len(predictions) > 1 and group[0] == 0:  # the clean lane was only there to be read
-                drop = predictions[-1]
-                predictions[-1] = Prediction(drop.value[1:], None if drop.variance is None else drop.variance[1:])
-                taken[-1] = {key: value[1:] for key, value in taken[-1].items()}
-        value = torch.cat([p.value for p in predictions])
-        learned = [p.variance for p in predictions if p.variance is not None]
-        variance = torch.cat(learned) if learned else None
-        recorded = {key: torch.cat([part[key] for part in taken]) for key in taken[0]}
-        return Prediction(value, variance), recorded
-
-    def _take(self) -> dict[str, Tensor]:
-        """What the seam recorded; removed tokens padded to the largest number that any arm removes."""
-        width = most_removed(self.plan)
-        taken = self.evaluation.take()
-        for key in taken.keys() & {"removed_token", "removed_mass"}:
-            fill = float("nan") if taken[key].is_floating_point() else -1
-            taken[key] = torch.nn.functional.pad(taken[key], (0, width - taken[key].shape[-1]), value=fill)
-        return taken
-
-
-def most_removed(plan: Plan) -> int:
-    """Keys removed by the arm that removes most; at least 1, the size of the stored dimension."""
-    return max([arm.spec.count for arm in plan.arms if isinstance(arm.spec, KeyRemoval)] + [1])
-
-
-def _groups(lanes: Sequence[Lane], at_once: int) -> list[list[int]]:
-    """Lane indices of each call. Where a lane looks at the clean one (`source=clean`), every call carries it first."""
-    if len(lanes) <= at_once:
-        return [list(range(len(lanes)))]
-    needs_clean = any(lane.spec.scope.source == "clean" for lane in lanes)
-    size = max(1, at_once - needs_clean)
-    if not needs_clean:
-        return [list(range(k, min(k + size, len(lanes)))) for k in range(0, len(lanes), size)]
-    return [[0, *range(k, min(k + size, len(lanes)))] for k in range(1, len(lanes), size)]
+    def led(self, lane: Lane) -> Tensor:
+        """The state that the lane leads to."""
+        return self.landed[self.at[lane]]
 
 
 def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callable[[int], None] | None = None) -> None:
@@ -165,57 +73,131 @@ def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callab
             _step(unit, i, noise, buffer)
             if on_step:
                 on_step(i)
-        if "null" in plan.record:
-            _finish_null(unit, buffer)
-        if "finals" in plan.record:
-            zero = torch.zeros_like(unit.x)
-            finals = [unit.arms[m] - unit.x if m in unit.arms else zero for m in range(len(plan.arms))]
-            buffer.final({"trajectory/final_delta": _numpy(torch.stack(finals))})
+        _finish_sums(unit, buffer)
+        buffer.final({path: _numpy(torch.stack(values)) for path, values in _finals(unit)})
     if "images" in plan.record:
-        images = [denoiser.decode(unit.arms.get(m, unit.x)) for m in range(len(plan.arms))]
-        buffer.final({"images/image": np.stack(images)})
+        buffer.final(_images(unit))
 
 
 def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
     """Evaluate all lanes of step i, advance every state, record."""
-    plan, levels = unit.plan, unit.plan.schedule
+    plan = unit.plan
     roles, lanes = roles_of_step(plan, i), lanes_of_step(plan, i)
-    at = {lane: k for k, lane in enumerate(lanes)}
     states, prediction, move, recorded = unit.step(i, lanes)
-    eps, x0 = epsilon_and_x0(levels, i, states, prediction.value)
-    landed = move.land(noise)
-    if "null" in plan.record:
-        _record_null(unit, i - 1, {m: x0[at[r.pushed]] - x0[0] for m, r in roles.items() if r.pushed}, buffer)
+    eps, x0 = epsilon_and_x0(plan.schedule, i, states, prediction.value)
+    shown = Shown({lane: k for k, lane in enumerate(lanes)}, eps, x0, move.land(noise), move.mean)
+    at = shown.at
+    contributions = {
+        m: {name: x0[at[a]] - x0[at[b]] for name, (a, b) in role.sums.items()} for m, role in roles.items()
+    }
+    _record_sums(unit, i - 1, contributions, buffer)
     before, clean_history = unit.x, unit.past["clean"]
-    received = {m: unit.arms[m] - unit.x for m in unit.arms}
-    unit.x = landed[0]
+    received = {m: unit.arm(m) - unit.x for m in range(len(plan.arms)) if ("arm", m) in unit.states}
+    _advance(unit, i, roles, shown)
     values: dict[str, list[Tensor]] = {}
-    pushes = {}
     for m in range(len(plan.arms)):
         role = roles.get(m, Roles(CLEAN))
-        k = at[role.own]
-        after = landed[k]
-        measured = _errors(after, unit.x, eps[k] - eps[0], x0[k] - x0[0])
-        if "injected" in plan.record:
-            at_clean = at[role.injected or CLEAN]
-            measured |= _injection(landed, move, x0, at_clean)
-            if role.injected not in (None, CLEAN):
-                pushes[m] = measured["injected"]
-        if "decomposition" in plan.record:
-            parts = (k, at_clean, at[role.propagated]) if role.propagated else (0, 0, 0)
-            measured |= _decomposition(landed, parts, received.get(m, torch.zeros_like(before)))
-        for name, value in measured.items():
+        for name, value in _measured(unit, m, role, shown, received.get(m, torch.zeros_like(before))).items():
             values.setdefault(name, []).append(value)
-        if m in roles:
-            unit.arms[m] = after
-    unit.pushes = pushes
-    unit.remember(lanes, {"clean": CLEAN} | {("arm", m): role.own for m, role in roles.items()}, eps, x0)
     _write(unit, i, values, x0[0], buffer)
     linear = _linear_gains(unit, i, before, received, noise, clean_history)
     buffer.step(i, {f"metrics/{name}": _numpy(gain) for name, gain in linear})
     if recorded:
         own = [at[roles[m].own] if m in roles else 0 for m in range(len(plan.arms))]
         buffer.step(i, {f"attention/{key}": _numpy(value[own]) for key, value in recorded.items()})
+
+
+def _advance(unit: Unit, i: int, roles: Mapping[int, Roles], shown: Shown) -> None:
+    """Put every path where step i leads it, and all else that the lanes of the next step read."""
+    record = unit.plan.record
+    unit.x, unit.states, unit.pushes = shown.landed[0], {}, {}
+    latest: dict[Any, tuple[Any, Earlier]] = {"clean": ("clean", shown.predicted(CLEAN))}
+    for m, role in roles.items():
+        unit.states["arm", m] = shown.led(role.own)
+        latest["arm", m] = role.own.state, shown.predicted(role.own)
+        if role.injected is None:
+            continue
+        injected = shown.led(role.injected) - shown.landed[0]
+        if role.injected != CLEAN:
+            unit.pushes[m] = injected
+            unit.states["pushed", m] = unit.x + injected
+        if role.propagated and role.replayed and "own" in record:
+            unit.states["handed", m], unit.states["replay-handed", m] = map(shown.led, (role.propagated, role.replayed))
+        if role.replayed and replay_is_own(unit.plan.arms[m], i + 1):
+            unit.states["replay", m], latest["replay", m] = unit.states["arm", m], latest["arm", m]
+        elif role.replayed:
+            unit.states["replay", m] = shown.led(role.replayed) + injected
+            latest["replay", m] = role.replayed.state, _plus(shown.predicted(role.replayed), _change(shown, role))
+        if "transport" in record:
+            latest["tangent", m] = ("tangent", m), _carry(unit, m, role, shown, injected)
+    unit.remember(latest)
+    for m in unit.tangents:
+        _probe(unit, m)
+
+
+def _carry(unit: Unit, m: int, role: Roles, shown: Shown, injected: Tensor) -> Earlier:
+    """Carry arm m's injections on by the clean step's linear map, tau' = J tau + injected; returns the same of the
+    predictions.
+
+    With a sampler that reads history the map is that of the state and the history together.
+    Source: docs/science.md, "Gains".
+    """
+    changed = _change(shown, role)
+    if role.transported is None:  # the first injection: nothing to carry yet
+        unit.tangents[m] = injected
+        unit.past["tangent", m] = [Earlier(*map(torch.zeros_like, earlier)) for earlier in unit.past["clean"]]
+        return changed
+    ahead, behind = role.transported
+    width = 2 * unit.reaches[m]
+    unit.tangents[m] = (shown.led(ahead) - shown.led(behind)) / width + injected
+    one, other = shown.predicted(ahead), shown.predicted(behind)
+    return _plus(changed, Earlier((one.eps - other.eps) / width, (one.x0 - other.x0) / width))
+
+
+def _probe(unit: Unit, m: int) -> None:
+    """Where the next step is evaluated to carry arm m's injections on: a little before and behind the clean state."""
+    tangent = unit.tangents[m]
+    unit.reaches[m] = reach = jacobian.reach(unit.x, tangent)
+    for side, sign in (("ahead", 1), ("behind", -1)):
+        unit.states[side, m] = unit.x + sign * reach * tangent
+        if ("tangent", m) in unit.past:
+            pairs = zip(unit.past["clean"], unit.past["tangent", m], strict=True)
+            unit.past[side, m] = [_plus(clean, change, sign * reach) for clean, change in pairs]
+
+
+def _change(shown: Shown, role: Roles) -> Earlier:
+    """What masking changes in the predictions at the clean state."""
+    masked, clean = shown.predicted(role.injected or CLEAN), shown.predicted(CLEAN)
+    return Earlier(masked.eps - clean.eps, masked.x0 - clean.x0)
+
+
+def _plus(one: Earlier, other: Earlier, times: Tensor | float = 1.0) -> Earlier:
+    return Earlier(one.eps + times * other.eps, one.x0 + times * other.x0)
+
+
+def _measured(unit: Unit, m: int, role: Roles, shown: Shown, received: Tensor) -> dict[str, Tensor]:
+    """What is recorded of arm m after a step, by name: norms [sample], and the vectors `delta` and `injected`.
+
+    `received`: the error that the step started from. NaN in what the floor is not asked for.
+    """
+    record, at, eps, x0, landed = unit.plan.record, shown.at, shown.eps, shown.x0, shown.landed
+    k = at[role.own]
+    measured = _errors(landed[k], unit.x, eps[k] - eps[0], x0[k] - x0[0])
+    at_clean = at[role.injected or CLEAN]
+    if "injected" in record:
+        measured |= _injection(shown, at_clean)
+    if "decomposition" in record:
+        parts = (k, at_clean, at[role.propagated]) if role.propagated else (0, 0, 0)
+        measured |= _decomposition(landed, parts, received)
+    unasked = torch.full_like(measured["delta_l2"], torch.nan if unit.is_floor(m) else 0.0)
+    if "replay" in record:
+        measured["replay_l2"] = unasked + norms(unit.arm(m, "replay") - unit.x)
+    if "own" in record:
+        added = landed[k] - landed[at[role.propagated]] if role.propagated else torch.zeros_like(unit.x)
+        measured["own_injected_l2"] = unasked + norms(added)
+    if "transport" in record:
+        measured["transport_l2"] = unasked + norms(unit.tangents.get(m, torch.zeros_like(unit.x)))
+    return measured
 
 
 def _write(unit: Unit, i: int, values: dict[str, list[Tensor]], x0: Tensor, buffer: Any) -> None:
@@ -243,12 +225,13 @@ def _errors(after: Tensor, clean: Tensor, d_eps: Tensor, d_x0: Tensor) -> dict[s
     }
 
 
-def _injection(landed: Tensor, move: Move, x0: Tensor, at_clean: int) -> dict[str, Tensor]:
+def _injection(shown: Shown, at_clean: int) -> dict[str, Tensor]:
     """What masking adds at the clean state, G(x) - F(x): the vector and its norms [sample]. Lane 0 is F(x).
 
     Its variance part comes from a changed learned variance under the same noise.
     """
-    injected, mean_part = landed[at_clean] - landed[0], move.mean[at_clean] - move.mean[0]
+    landed, mean, x0 = shown.landed, shown.mean, shown.x0
+    injected, mean_part = landed[at_clean] - landed[0], mean[at_clean] - mean[0]
     return {
         "injected": injected,
         "injected_l2": norms(injected),
@@ -308,26 +291,73 @@ def _linear_gains(
         unit.evaluation.take()  # what the seam recorded of these passes belongs to no arm
 
 
-def _record_null(unit: Unit, k: int, contributions: dict[int, Tensor], buffer: Any) -> None:
-    """Add step k's null contributions d_k = D(x' + injected) - D(x'), known one step later.
+def _record_sums(unit: Unit, k: int, contributions: Mapping[int, Mapping[str, Tensor]], buffer: Any) -> None:
+    """Add step k's contributions, known one step later, to the sums over all steps.
 
+    The null's are d_k = D(x' + injected) - D(x'), the own-path sums' d*_k = D(G(y)) - D(F(y)), for y and for w.
     Source: docs/science.md, "The additive null".
     """
-    if k < 0:
+    names = [name for name, record in SUMS.items() if record in unit.plan.record]
+    if k < 0 or not names:
         return
-    sizes = torch.zeros(len(unit.plan.arms), len(unit.samples), dtype=unit.x.dtype)
-    for m, contribution in contributions.items():
-        unit.null_sum[m] = unit.null_sum.get(m, torch.zeros_like(contribution)) + contribution
-        sizes[m] = norms(contribution).cpu()
-    buffer.step(k, {"metrics/null_l2": _numpy(sizes)})
+    for name in names:
+        size = torch.zeros(len(unit.plan.arms), len(unit.samples), dtype=unit.x.dtype)
+        so_far = unit.sums.setdefault(name, {})
+        for m in range(len(unit.plan.arms)):
+            contribution = contributions.get(m, {}).get(name)
+            if contribution is not None:
+                so_far[m] = so_far.get(m, torch.zeros_like(contribution)) + contribution
+                size[m] = norms(contribution).cpu()
+            elif name != "null" and unit.is_floor(m):
+                size[m] = torch.nan
+        if name in unit.plan.record:
+            buffer.step(k, {f"metrics/{name}_l2": _numpy(size)})
 
 
-def _finish_null(unit: Unit, buffer: Any) -> None:
-    """At the last level the prediction is the state itself, so the last contribution is the last injection."""
-    _record_null(unit, unit.plan.schedule.steps - 1, unit.pushes, buffer)
-    zero = torch.zeros_like(unit.x)
-    total = torch.stack([unit.null_sum.get(m, zero) for m in range(len(unit.plan.arms))])
-    buffer.final({"decomposition/null_sum": _numpy(total)})
+def _finish_sums(unit: Unit, buffer: Any) -> None:
+    """At the last level the prediction is the state itself, so the last contributions are differences of states."""
+    last = {
+        m: {
+            name: unit.pushes[m] if name == "null" else unit.state(a.state) - unit.state(b.state)
+            for name, (a, b) in role.sums.items()
+        }
+        for m, role in roles_of_step(unit.plan, unit.plan.schedule.steps).items()
+    }
+    _record_sums(unit, unit.plan.schedule.steps - 1, last, buffer)
+    for name, sums in unit.sums.items():
+        empty = torch.zeros_like(unit.x)
+        total = [sums.get(m, empty if name == "null" else unit.nothing(m)) for m in range(len(unit.plan.arms))]
+        buffer.final({f"decomposition/{name}_sum": _numpy(torch.stack(total))})
+
+
+def _finals(unit: Unit) -> Iterator[tuple[str, list[Tensor]]]:
+    """Path -> what every arm ends with, minus the clean final state where it is a state."""
+    record, arms = unit.plan.record, range(len(unit.plan.arms))
+    if "finals" in record:
+        yield "trajectory/final_delta", [unit.arm(m) - unit.x for m in arms]
+    if "replay" in record:
+        yield "trajectory/final_replay", [unit.arm(m, "replay") - unit.x + unit.nothing(m) for m in arms]
+    if "transport" in record:
+        yield "decomposition/transport_final", [unit.tangents.get(m, unit.nothing(m)) for m in arms]
+
+
+def _images(unit: Unit) -> dict[str, np.ndarray]:
+    """The pictures of all arms, and of their replays; a replay that is the arm itself is decoded once."""
+    arms, decode = range(len(unit.plan.arms)), unit.plan.denoiser.decode
+    images = [decode(unit.arm(m)) for m in arms]
+    pictures = {"images/image": np.stack(images)}
+    if "replay" in unit.plan.record:
+        pictures["images/replay"] = np.stack(
+            [
+                np.zeros_like(images[m])
+                if unit.is_floor(m)
+                else images[m]
+                if unit.arm(m, "replay") is unit.arm(m)
+                else decode(unit.arm(m, "replay"))
+                for m in arms
+            ]
+        )
+    return pictures
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -36,7 +36,10 @@ class DeviceError(InputError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One trajectory's identity: its position in the run, the seed of its noise, and what it shows."""
+    """One trajectory's identity: its position in the run, the seed and path of its noise, and what it shows.
+
+    Samples of one `start` share x_T and what they show; `path` tells apart the noise of their steps.
+    """
 
     index: int
     seed: int
@@ -44,6 +47,8 @@ class Sample:
     class_name: str | None = None
     prompt: str | None = None
     tag: str | None = None
+    start: int | None = None
+    path: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ TOKEN_KINDS = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
 
 _STEP = ("arm", "sample", "step")
 _STATE = ("channel", "y", "x")
+_PICTURE = ("arm", "sample", "image_y", "image_x", "rgb")
 _HEAD = (*_STEP, "layer", "head")
 _GROUPS = ("metrics", "trajectory", "decomposition", "attention", "interventions", "images")
 
@@ -38,6 +39,11 @@ class Record:
 def _per_step(name: str, text: str, before: float | None = 0.0) -> Variable:
     """A number per arm, sample and step; `before` is its value before the arm departs from the clean one."""
     return Variable(f"metrics/{name}", _STEP, long_name=text, before=before)
+
+
+def _per_arm(path: str, text: str) -> Variable:
+    """A final state per arm and sample; 0 for an arm that never departs."""
+    return Variable(path, ("arm", "sample", *_STATE), long_name=text, before=0.0)
 
 
 def _mass(name: str, dims: tuple[str, ...], averaged: str) -> Variable:
@@ -184,6 +190,45 @@ _CATALOGUE = (
         brings=("injected",),
     ),
     Record(
+        "replay",
+        "the clean path's injections played through the clean network, for feedback",
+        (
+            _per_step("replay_l2", "norm of replayed minus clean state after the step, |w - x|"),
+            _per_arm("trajectory/final_replay", "replayed minus clean state after the last step"),
+            Variable("images/replay", _PICTURE, "uint8", "decoded result of the replay", fill=0, beside="images"),
+        ),
+        brings=("injected",),
+    ),
+    Record(
+        "own",
+        "what each path's own injections shift the result by, for scatter; samplers that draw noise",
+        (
+            _per_step("own_l2", "norm of the contribution d*_k of the step to the own-path sum, |D(G(y)) - D(F(y))|"),
+            _per_step("own_injected_l2", "norm of what masking adds at the masked state, |G(y) - F(y)|"),
+            _per_arm(
+                "decomposition/own_sum",
+                "sum over steps of the contributions d*_k of the masked path's own injections, at the final state",
+            ),
+            _per_arm(
+                "decomposition/replay_own_sum",
+                "the same sum for the replayed path: D(w') - D(F(w)), at the final state",
+            ),
+        ),
+        brings=("injected", "replay", "null", "finals"),
+    ),
+    Record(
+        "transport",
+        "injections carried on by the clean steps' linear maps; samplers without noise",
+        (
+            _per_step("transport_l2", "norm of the injections carried by the clean steps' linear maps, |tau|"),
+            _per_arm(
+                "decomposition/transport_final",
+                "injections of all steps carried to the end by the clean steps' linear maps, tau",
+            ),
+        ),
+        brings=("injected", "replay"),
+    ),
+    Record(
         "tangent",
         "gain of the clean step along the error, infinitesimal",
         (_per_step("tangent_gain", "gain of the clean step at the clean state along the error, |J u|", None),),
@@ -205,7 +250,7 @@ _CATALOGUE = (
         (
             Variable(
                 "images/image",
-                ("arm", "sample", "image_y", "image_x", "rgb"),
+                _PICTURE,
                 "uint8",
                 "decoded result of the trajectory",
                 fill=0,

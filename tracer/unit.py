@@ -1,0 +1,136 @@
+"""The states of one unit of samples while it runs, and the network calls that move them.
+
+A unit holds the clean state, the states of every arm's paths, and what a sampler reads of earlier steps. What the
+states mean and where they go is `tracer.trajectory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interventions.spec import Full, KeyRemoval
+from tracer.denoisers.base import Evaluation, Moment, Sample
+from tracer.lanes import Lane
+from tracer.plan import Plan
+from tracer.samplers.advance import advance
+from tracer.samplers.base import Earlier, Level, Move, Prediction
+
+ROWS = {"cpu": 128, "cuda": 512}
+"""How many rows (lanes x samples) go through the network in one call."""
+
+
+@dataclass
+class Unit:
+    """The states of one unit of samples while it runs.
+
+    `x`: the clean state [sample, channel, y, x]. `states`: what the other lanes of the next step read, by the names of
+    `lanes.Lane`. `pushes`: every arm's last injection. `sums`: sum -> arm -> contributions so far. `tangents`: the
+    injections carried by the clean step's linear map; `reaches`: how many of them the lanes "ahead" and "behind" are
+    away from the clean state. `past`: for every path what its earlier steps predicted, the
+    latest first, as far back as the sampler reads.
+    """
+
+    plan: Plan
+    samples: Sequence[Sample]
+    evaluation: Evaluation
+    x: Tensor
+
+    def __post_init__(self) -> None:
+        self.states: dict[Any, Tensor] = {}
+        self.pushes: dict[int, Tensor] = {}
+        self.sums: dict[str, dict[int, Tensor]] = {}
+        self.tangents: dict[int, Tensor] = {}
+        self.reaches: dict[int, Tensor] = {}
+        self.past: dict[Any, list[Earlier]] = {"clean": []}
+
+    def state(self, name: Any) -> Tensor:
+        """The state of this name, "clean" or (kind, arm)."""
+        return self.x if name == "clean" else self.states[name]
+
+    def arm(self, m: int, kind: str = "arm") -> Tensor:
+        """Where arm m stands on this path; the clean state where it has not departed."""
+        return self.states.get((kind, m), self.x)
+
+    def is_floor(self, m: int) -> bool:
+        """Whether arm m is the numerical floor, of which nothing but its error is asked."""
+        return isinstance(self.plan.arms[m].spec, Full)
+
+    def nothing(self, m: int) -> Tensor:
+        """What an arm that never departed has of a sum or a path: 0, and NaN for the floor, which was not asked."""
+        return torch.full_like(self.x, torch.nan if self.is_floor(m) else 0.0)
+
+    def history(self, lanes: Sequence[Lane]) -> list[Earlier]:
+        """What the sampler may read of earlier steps, [lane, sample, ...] each; a pushed state has the clean path's."""
+        paths = [self.past[lane.state if lane.state in self.past else "clean"] for lane in lanes]
+        return [Earlier(*map(torch.stack, zip(*step, strict=True))) for step in zip(*paths, strict=True)]
+
+    def remember(self, latest: Mapping[Any, tuple[Any, Earlier]]) -> None:
+        """Add what the step predicted to the history of every path: path -> (the path it was on, its prediction)."""
+        if depth := self.plan.sampler.history:
+            self.past = {path: [earlier, *self.past[before]][:depth] for path, (before, earlier) in latest.items()}
+
+    def step(self, i: int, lanes: Sequence[Lane]) -> tuple[Tensor, Prediction, Move, dict[str, Tensor]]:
+        """States and first predictions [lane, sample, ...] of these lanes, where they lead, what the seam recorded.
+
+        What is recorded of attention is that of the first evaluation, at the level where the step starts.
+        """
+        states = torch.stack([self.state(lane.state) for lane in lanes])
+        recorded: list[dict[str, Tensor]] = []
+
+        def predict(x: Tensor, level: Level) -> Prediction:
+            prediction, taken = self.evaluate(i, lanes, x, level)
+            recorded.append(taken)
+            return prediction
+
+        prediction, move = advance(self.plan.sampler, self.plan.schedule, i, states, predict, self.history(lanes))
+        return states, prediction, move, recorded[0]
+
+    def evaluate(
+        self, i: int, lanes: Sequence[Lane], states: Tensor, level: Level
+    ) -> tuple[Prediction, dict[str, Tensor]]:
+        """Predictions [lane, sample, ...] of these lanes at these states, and what the seam recorded."""
+        moment = Moment(i, self.plan.schedule.steps, *level)
+        at_once = max(1, ROWS.get(states.device.type, 128) // len(self.samples))
+        predictions, taken = [], []
+        for group in _groups(lanes, at_once):
+            predictions.append(self.evaluation.predict(states[group], moment, [lanes[g].spec for g in group]))
+            taken.append(self._take())
+            if len(predictions) > 1 and group[0] == 0:  # the clean lane was only there to be read
+                drop = predictions[-1]
+                predictions[-1] = Prediction(drop.value[1:], None if drop.variance is None else drop.variance[1:])
+                taken[-1] = {key: value[1:] for key, value in taken[-1].items()}
+        value = torch.cat([p.value for p in predictions])
+        learned = [p.variance for p in predictions if p.variance is not None]
+        variance = torch.cat(learned) if learned else None
+        recorded = {key: torch.cat([part[key] for part in taken]) for key in taken[0]}
+        return Prediction(value, variance), recorded
+
+    def _take(self) -> dict[str, Tensor]:
+        """What the seam recorded; removed tokens padded to the largest number that any arm removes."""
+        width = most_removed(self.plan)
+        taken = self.evaluation.take()
+        for key in taken.keys() & {"removed_token", "removed_mass"}:
+            fill = float("nan") if taken[key].is_floating_point() else -1
+            taken[key] = torch.nn.functional.pad(taken[key], (0, width - taken[key].shape[-1]), value=fill)
+        return taken
+
+
+def most_removed(plan: Plan) -> int:
+    """Keys removed by the arm that removes most; at least 1, the size of the stored dimension."""
+    return max([arm.spec.count for arm in plan.arms if isinstance(arm.spec, KeyRemoval)] + [1])
+
+
+def _groups(lanes: Sequence[Lane], at_once: int) -> list[list[int]]:
+    """Lane indices of each call. Where a lane looks at the clean one (`source=clean`), every call carries it first."""
+    if len(lanes) <= at_once:
+        return [list(range(len(lanes)))]
+    needs_clean = any(lane.spec.scope.source == "clean" for lane in lanes)
+    size = max(1, at_once - needs_clean)
+    if not needs_clean:
+        return [list(range(k, min(k + size, len(lanes)))) for k in range(0, len(lanes), size)]
+    return [[0, *range(k, min(k + size, len(lanes)))] for k in range(1, len(lanes), size)]

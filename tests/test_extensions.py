@@ -1,12 +1,13 @@
 """What another distribution adds, one file each and no edit here, is used from the command line.
 
 `tests/plugins` holds an installed distribution as pip leaves it: a package and its entry points. It brings a mask
-family `C2`, a model `gaussian`, a sampler `heun`, a measure `spread` and a metric `brightness`.
+family `C2`, a model `gaussian`, a sampler `heun`, a measure `halfway` and a metric `brightness`.
 """
 
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -88,10 +89,13 @@ def test_the_store_says_what_the_arm_is(run):
 
 
 def test_a_measure_prints_draws_and_writes(run, extended, place):
-    printed = extended("analyze", "spread", "run")
+    printed = extended("analyze", "halfway", "run")
     assert "C2" in printed
-    assert (place / "run" / "spread.png").read_bytes().startswith(b"\x89PNG")
-    assert (place / "run" / "spread.csv").stat().st_size > 0
+    assert (place / "run" / "halfway.png").read_bytes().startswith(b"\x89PNG")
+    error = run["metrics/delta_l2"].sel(arm="C2").values  # [sample, step]
+    first = [next(i for i, size in enumerate(row) if size >= row[-1] / 2) for row in error]
+    written = pd.read_csv(place / "run" / "halfway.csv").set_index("arm")
+    assert written["median share"]["C2"] == pytest.approx(np.median(first) / 4 + 1 / 4)  # of 4 steps
 
 
 def test_a_metric_scores_the_pictures(run, extended, place):
@@ -108,7 +112,7 @@ def test_a_metric_scores_the_pictures(run, extended, place):
     [
         (("models",), "gaussian"),
         (("run", "--help"), "heun"),
-        (("analyze", "--help"), "spread"),
+        (("analyze", "--help"), "halfway"),
         (("score", "--list"), "brightness"),
     ],
 )
@@ -131,7 +135,7 @@ def test_a_wrong_spec_is_answered_with_the_family_that_was_added(place):
         ("mask", "C2"),
         ("run", "--model", "gaussian", "--mask", "R4S32"),
         ("run", "--sampler", "heun", "--mask", "R4S32"),
-        ("analyze", "spread"),
+        ("analyze", "halfway"),
     ],
 )
 def test_without_the_distribution_nothing_of_it_is_known(place, words):

@@ -22,6 +22,7 @@ from .samplers.base import Schedule as Schedule
 from .samplers.registry import SAMPLERS as SAMPLERS
 from .store import RunError as RunError
 from .store import open_run as open_run
+from .store import open_sweep as open_sweep
 
 __all__ = [
     "MODELS",
@@ -47,5 +48,6 @@ __all__ = [
     "Schedule",
     "load",
     "open_run",
+    "open_sweep",
     "trace",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ import numpy as np
 from interventions import Intervention
 from interventions.spec import Clean
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
+from tracer.noise import check_coupled
 from tracer.prompts import Prompt
 from tracer.prompts import load as load_prompts
 from tracer.recording import check_names, resolve
-from tracer.request import PlanError, Request
+from tracer.request import NOISES, PlanError, Request
 from tracer.samplers.base import Sampler, SamplerError, Schedule
 from tracer.samplers.registry import SAMPLERS, fitting, noise_levels
 
@@ -68,8 +69,9 @@ class Plan:
 
     @property
     def unit(self) -> int:
-        """Samples that are run and committed together."""
-        return self.request.batch_size
+        """Samples that are run and committed together: whole starts, where all paths of one fit into a batch."""
+        size, paths = self.request.batch_size, self.request.paths
+        return size // paths * paths or size
 
     @property
     def units(self) -> int:
@@ -102,7 +104,8 @@ def plan(request: Request) -> Plan:
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
     arms = _arms(denoiser, specs, steps)
     recorded = resolve(request.record, denoiser, sampler)
-    samples = _samples(denoiser, request, prompts)
+    _check_noise(denoiser, request, sampler, levels)
+    samples = _with_paths(_starts(denoiser, request, prompts), request.paths)
     resolved = {
         "model": denoiser.name,
         "checkpoint": dict(denoiser.checkpoint),
@@ -120,9 +123,13 @@ def plan(request: Request) -> Plan:
 
 
 def _check_numbers(request: Request) -> None:
-    if request.samples < 1 or request.batch_size < 1:
-        asked = f"--samples {request.samples}, --batch-size {request.batch_size}"
-        raise PlanError(f"{asked}: both must be at least 1")
+    for flag, number in (
+        ("--samples", request.samples),
+        ("--batch-size", request.batch_size),
+        ("--paths", request.paths),
+    ):
+        if number < 1:
+            raise PlanError(f"{flag} {number}: it must be at least 1")
     if request.guidance is not None and not np.isfinite(request.guidance):
         raise PlanError(f"--guidance {request.guidance}: a finite number is needed; 1 means no guidance")
 
@@ -154,7 +161,7 @@ def _prompts(request: Request, denoiser: Denoiser) -> list[Prompt] | None:
     return chosen
 
 
-def _samples(denoiser: Denoiser, request: Request, prompts: Sequence[Prompt] | None) -> tuple[Sample, ...]:
+def _starts(denoiser: Denoiser, request: Request, prompts: Sequence[Prompt] | None) -> tuple[Sample, ...]:
     count, seed, names = request.samples, request.seed, optional_parts(denoiser).classes
     if request.classes is not None and not names:
         raise PlanError(f"--classes: {denoiser.name} is not class-conditional")
@@ -166,6 +173,26 @@ def _samples(denoiser: Denoiser, request: Request, prompts: Sequence[Prompt] | N
         chosen = [labels[i % len(labels)] for i in range(count)]
         return tuple(Sample(i, seed + i, class_label=c, class_name=names[c]) for i, c in enumerate(chosen))
     return tuple(Sample(i, seed + i) for i in range(count))
+
+
+def _with_paths(starts: Sequence[Sample], paths: int) -> tuple[Sample, ...]:
+    """All paths of every start, ordered by start, then path."""
+    each = ((start, path) for start in starts for path in range(paths))
+    return tuple(replace(start, index=i, start=start.index, path=path) for i, (start, path) in enumerate(each))
+
+
+def _check_noise(denoiser: Denoiser, request: Request, sampler: Sampler, levels: Schedule) -> None:
+    if request.paths > 1 and not sampler.stochastic:
+        raise PlanError(
+            f"--paths {request.paths}: sampler {sampler.name!r} draws no noise, so all paths of a start would be the "
+            "same; leave it out, or use --sampler ddpm"
+        )
+    if request.noise not in NOISES:
+        raise PlanError(f"--noise {request.noise}: it is one of {', '.join(NOISES)}")
+    if request.noise == "coupled" and sampler.stochastic:
+        check_coupled(levels, denoiser.scheduler)
+    if not 0 <= request.fork <= levels.steps:
+        raise PlanError(f"fork {request.fork}: a step from 0 to {levels.steps}")
 
 
 def _class_index(asked: str | int, names: Sequence[str]) -> int:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tracer.denoisers.base import Denoiser
     from tracer.prompts import Prompt
 
+NOISES = ("independent", "coupled")
+"""How the noise of the steps may be drawn (`tracer.noise`)."""
 Progress = Callable[[int, int], None]
 """Called after every step with (steps done, steps to do), counted over all units."""
 P = ParamSpec("P")
@@ -43,7 +45,7 @@ class Parameter:
     value. choices: gives the names that are allowed, or may stand in the list; called only when help is shown or an
     error explained, since it may import. multiple: the flag may be repeated. many: one string holds several, by comma.
     stored: key of the stored configuration, which `--resume` compares; None: it does not change a number. default: that
-    of the field.
+    of the field. later: left out of the stored configuration at its default, so that runs older than it can go on.
     """
 
     help: str
@@ -55,6 +57,7 @@ class Parameter:
     many: bool = False
     stored: str | None = None
     default: Any = None
+    later: bool = False
 
 
 def _typed(help: str, flag: str | None = None, **how: Any) -> dict[str, Parameter]:
@@ -114,7 +117,7 @@ class Request:
         ),
     )
     samples: int = field(
-        default=12, metadata=_typed("Trajectories, one per seed.", "--samples", metavar="N", type=int, stored="samples")
+        default=12, metadata=_typed("Starts, one per seed.", "--samples", metavar="N", type=int, stored="samples")
     )
     steps: int | None = field(
         default=None,
@@ -136,6 +139,31 @@ class Request:
     )
     seed: int = field(
         default=0, metadata=_typed("Sample i has seed SEED + i.", "--seed", metavar="SEED", type=int, stored="seed")
+    )
+    paths: int = field(
+        default=1,
+        metadata=_typed(
+            "Noise paths from every start; samples are starts x paths.",
+            "--paths",
+            metavar="M",
+            type=int,
+            stored="paths",
+            later=True,
+        ),
+    )
+    noise: str = field(
+        default=NOISES[0],
+        metadata=_typed(
+            "Noise of the steps: coupled, it is that of one Brownian path at every number of steps.",
+            "--noise",
+            choices=lambda: NOISES,
+            stored="noise",
+            later=True,
+        ),
+    )
+    fork: int = field(
+        default=0,
+        metadata=_typed("Before this step the paths of a start share their noise.", stored="fork", later=True),
     )
     mask_seed: int = field(
         default=0,
@@ -231,8 +259,12 @@ class Request:
         return (Clean(), *(arm for arm in dict.fromkeys([*specs, *floor]) if not isinstance(arm, Clean)))
 
     def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
-        """The stored configuration: every stored key, from `resolved` where the plan had to fill it in."""
-        own = {how.stored: getattr(self, name) for name, how in parameters().items() if how.stored}
+        """The stored configuration: the stored keys, from `resolved` where the plan had to fill them in."""
+        own = {
+            how.stored: getattr(self, name)
+            for name, how in parameters().items()
+            if how.stored and not (how.later and getattr(self, name) == how.default)
+        }
         return own | dict(resolved)
 
     def load(self) -> Denoiser:

@@ -23,6 +23,7 @@ from tracer.denoisers.base import optional_parts
 from tracer.lanes import evaluations_of_step, lanes_of_step
 from tracer.noise import sample_noise
 from tracer.plan import Plan, PlanError, plan
+from tracer.recording import resolve
 from tracer.request import Progress, Request, with_parameters_of
 from tracer.samplers.base import PREDICTIONS
 from tracer.trajectory import run_unit
@@ -162,6 +163,8 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         "arm": (("arm",), np.array([arm.name for arm in plan.arms]), {"long_name": "experimental condition"}),
         "sample": (("sample",), np.arange(len(samples)), {"long_name": "sample"}),
         "seed": (("sample",), np.array([s.seed for s in samples]), {"long_name": "seed of the sample's noise"}),
+        "start": (("sample",), np.array([s.start for s in samples]), {"long_name": "start: x_T and what is shown"}),
+        "path": (("sample",), np.array([s.path for s in samples]), {"long_name": "path of noise from that start"}),
         "step": (("step",), np.arange(levels.steps), {"long_name": "sampling step"}),
     }
     coords |= _arm_coordinates(plan)
@@ -243,6 +246,27 @@ def describe(plan: Plan) -> list[str]:
     return [
         f"checkpoint  {checkpoint['id']}" + (f"  ({corrections})" if corrections else ""),
         f"arms        clean + {len(masked)}: {', '.join(masked[:6])}" + (" …" if len(masked) > 6 else ""),
-        f"sampling    {config['samples']} samples x {config['steps']} {config['sampler']} steps, guidance "
+        f"sampling    {config['samples']} {_paths(plan)} x {config['steps']} {config['sampler']} steps, guidance "
         f"{config['guidance']:g}, predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",
+        *_price_of_replay(plan),
+    ]
+
+
+def _paths(plan: Plan) -> str:
+    return "samples" if plan.request.paths == 1 else f"starts x {plan.request.paths} paths"
+
+
+def _price_of_replay(plan: Plan) -> list[str]:
+    """What the replay costs, where it was asked for by its own name, and how to leave it out."""
+    asked = tuple(plan.request.record)
+    others = [name for name in asked if name != "replay"]
+    if len(others) == len(asked) or "replay" in (rest := resolve(others, plan.denoiser, plan.sampler)):
+        return []
+    per_step, without = (
+        sum(evaluations_of_step(each, i) for i in range(plan.schedule.steps)) / plan.schedule.steps
+        for each in (plan, replace(plan, record=rest))
+    )
+    return [
+        f"replay      answers whether masks feed on their own error, for {per_step:.1f} evaluations a step instead of "
+        f"{without:.1f}; leave it out with --record {','.join(others) or 'norms'}"
     ]

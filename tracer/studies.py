@@ -1,7 +1,8 @@
 """Counterfactual studies: which arms, or which runs, answer a question that one masked trajectory cannot.
 
 A study turns masks into the arms of one run (impulses, windows, all but one window, prefixes, doses) or into several
-runs that differ in one setting (number of steps, sampler, guidance). It runs nothing: `trace counterfactual` does.
+runs that differ in one setting (number of steps, step of the fork, sampler, guidance). It runs nothing:
+`trace counterfactual` does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from interventions import Intervention
 from tracer.request import Request
@@ -18,11 +21,16 @@ from tracer.samplers.registry import SAMPLERS
 STEP_COUNTS = (50, 100, 250, 500, 1000)
 DOSES = (0.01, 0.1, 0.3, 1.0)
 PREFIXES = 10
+FORKS, FORK_PATHS = 8, 32
+"""`renoise`: forks spread over the run, and fresh noises of each where no number of paths is named."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a study starts from: masks, and the run it varies. `every`: steps of an impulse; `counts`: for `steps`."""
+    """What a study starts from: masks, and the run it varies.
+
+    every: steps of an impulse. counts: numbers of steps, for `steps`. forks, paths: for `renoise`.
+    """
 
     masks: tuple[Intervention, ...]
     steps: int
@@ -30,6 +38,8 @@ class Setting:
     guidance: float
     every: int = 1
     counts: tuple[int, ...] = STEP_COUNTS
+    forks: int = FORKS
+    paths: int = 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,9 @@ class Variant:
     steps: int | None = None
     sampler: str | None = None
     guidance: float | None = None
+    paths: int | None = None
+    noise: str | None = None
+    fork: int = 0
 
     def request(self, base: Request, out: Path, *, resume: bool) -> Request:
         """The run itself: `base` with this variant's arms, records and settings."""
@@ -52,6 +65,9 @@ class Variant:
             steps=base.steps if self.steps is None else self.steps,
             sampler=base.sampler if self.sampler is None else self.sampler,
             guidance=base.guidance if self.guidance is None else self.guidance,
+            paths=base.paths if self.paths is None else self.paths,
+            noise=base.noise if self.noise is None else self.noise,
+            fork=self.fork,
             out=out,
             resume=resume,
         )
@@ -95,7 +111,7 @@ def prefix(setting: Setting) -> Iterator[Variant]:
 def dose(setting: Setting) -> Iterator[Variant]:
     """Each mask at strength .01, .1, .3 and 1."""
     doses = (mask.at(strength=strength) for mask in setting.masks for strength in DOSES)
-    yield Variant("dose", tuple(doses), ("latents", *_for_the_null(setting.sampler), "images"))
+    yield Variant("dose", tuple(doses), ("latents", "verdict", *_for_the_null(setting.sampler), "images"))
 
 
 def one_pass(setting: Setting) -> Iterator[Variant]:
@@ -104,15 +120,27 @@ def one_pass(setting: Setting) -> Iterator[Variant]:
 
 
 def step_counts(setting: Setting) -> Iterator[Variant]:
-    """The same masks at several numbers of steps, null recomputed for each."""
+    """The same masks at several numbers of steps; noise, where there is any, is that of one Brownian path."""
+    noise = "coupled" if setting.sampler.stochastic else None
+    record = ("verdict", *_for_the_null(setting.sampler))
     for count in setting.counts:
-        yield Variant(f"T{count:04d}", setting.masks, _for_the_null(setting.sampler), steps=count)
+        yield Variant(f"T{count:04d}", setting.masks, record, steps=count, noise=noise)
+
+
+def renoise(setting: Setting) -> Iterator[Variant]:
+    """Each mask at one step alone, at steps spread over the run; then every path goes on with noise of its own."""
+    paths = setting.paths if setting.paths > 1 else FORK_PATHS
+    middles = (np.arange(setting.forks) + 0.5) / setting.forks
+    for k in dict.fromkeys((middles * setting.steps).astype(int).tolist()):
+        arms = tuple(mask.at(steps=(k, k + 1)) for mask in setting.masks)
+        yield Variant(f"fork{k:04d}", arms, ("finals", "null"), paths=paths, fork=k + 1)
 
 
 def samplers(setting: Setting) -> Iterator[Variant]:
     """DDPM against DDIM with the same weights and starting noise."""
     for name in ("ddpm", "ddim"):
-        yield Variant(name, setting.masks, _everything(SAMPLERS[name]), sampler=name)
+        paths = None if SAMPLERS[name].stochastic else 1
+        yield Variant(name, setting.masks, _everything(SAMPLERS[name]), sampler=name, paths=paths)
 
 
 def guidance(setting: Setting) -> Iterator[Variant]:
@@ -147,6 +175,7 @@ STUDIES = {
     "dose": Study("Does the damage saturate with the strength of the mask?", dose, "counterfactual"),
     "one-pass": Study("How wrong is one masked pass at every noise level?", one_pass, "growth"),
     "steps": Study("Does amplification grow with the number of steps?", step_counts, "verdict"),
+    "renoise": Study("Does an injection end, on average over fresh noise, where its null says?", renoise, "renoise"),
     "sampler": Study("Does fresh noise (DDPM) heal what the ODE (DDIM) keeps?", samplers, "compare"),
     "guidance": Study("Does guidance amplify?", guidance, "compare"),
 }

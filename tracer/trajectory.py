@@ -25,11 +25,11 @@ from tracer import gains as jacobian
 from tracer.denoisers.base import Moment, Sample
 from tracer.gains import norms
 from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, replay_is_own, roles_of_step
-from tracer.noise import sample_noise
+from tracer.noise import coupled_noise, sample_noise
 from tracer.plan import Plan
 from tracer.recording import ATTENTION
 from tracer.samplers.advance import advance
-from tracer.samplers.base import Earlier, Level, Prediction, epsilon_and_x0
+from tracer.samplers.base import Earlier, Level, Prediction, epsilon_and_x0, kept_signal
 from tracer.unit import Unit
 
 SUMS = {"null": "null", "own": "own", "replay_own": "own"}
@@ -68,15 +68,24 @@ def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callab
     with torch.no_grad(), opened as evaluation:
         unit = Unit(plan, samples, evaluation, x)
         for i in range(levels.steps):
-            spread = plan.sampler.stochastic and i + 1 < levels.steps
-            noise = sample_noise(samples, i, denoiser.shape, like) if spread else None
-            _step(unit, i, noise, buffer)
+            _step(unit, i, _noise(plan, samples, i, like), buffer)
             if on_step:
                 on_step(i)
         _finish_sums(unit, buffer)
         buffer.final({path: _numpy(torch.stack(values)) for path, values in _finals(unit)})
     if "images" in plan.record:
         buffer.final(_images(unit))
+
+
+def _noise(plan: Plan, samples: Sequence[Sample], i: int, like: Tensor) -> Tensor | None:
+    """The noise of step i; none in the last step, and in a sampler that draws none."""
+    if not plan.sampler.stochastic or i + 1 == plan.schedule.steps:
+        return None
+    shape, fork = plan.denoiser.shape, plan.request.fork
+    if plan.request.noise == "coupled":
+        kept = kept_signal(plan.denoiser.scheduler)
+        return coupled_noise(samples, i, shape, like, schedule=plan.schedule, kept=kept, fork=fork)
+    return sample_noise(samples, i, shape, like, fork)
 
 
 def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:

@@ -55,7 +55,7 @@ def test_scores_are_the_judges_and_shifts_are_against_the_clean_pictures(tmp_pat
     expected = ((255 - flat) ** 2).sum(1) / ((flat - flat.mean(0)) ** 2).sum(1).mean()
     np.testing.assert_allclose(found["pixel_fvu"].values[1], expected, rtol=1e-5)
     assert found["mmd2_real"].values[1] > 3 * found["mmd2_real"].values[0]
-    assert found["density"].values[1] == pytest.approx(0.2568, abs=1e-4)  # FACTS' table says 25.7%
+    assert found["density"].values[1] == pytest.approx(0.2568, abs=1e-4)  # the masking paper's table says 25.7%
     assert len(classes) == 12
 
 

@@ -1,12 +1,16 @@
 """Claims about a metric of another distribution: one file and one entry point are enough to score and analyse by it."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 import analysis
+import tracer
 from classify_clip import METRICS, ScoreError, score
 from tests.builders.pictures import picture_run
 from tests.plugins import installed
+from tracer.cli.main import main
 
 
 def grey(*levels):
@@ -30,3 +34,25 @@ def test_it_is_listed_last_scored_by_name_or_by_default_and_read_by_analysis():
 def test_without_the_distribution_it_is_unknown():
     with pytest.raises(ScoreError, match="--metric brightness: no such metric"):
         score(picture_run({"clean": grey(0, 1, 2)}), "brightness")
+
+
+def test_the_command_line_lists_scores_and_analyses_by_it(tmp_path):
+    path = tmp_path / "run"
+    tracer.trace("dit", "R4S0", samples=3, steps=2, record=("norms", "images"), out=path)
+    with installed(METRICS):
+        listed, scored, analysed = (
+            CliRunner().invoke(main, words)
+            for words in (
+                ["score", "--list"],
+                ["score", str(path), "--metric", "brightness"],
+                ["analyze", "quality", str(path), "--metric", "brightness"],
+            )
+        )
+    assert "brightness" in listed.output
+    assert scored.exit_code == 0, scored.output
+    assert (path / "scores" / "brightness.nc").is_file()
+    assert analysed.exit_code == 0, analysed.output
+    rows = pd.read_csv(path / "quality.csv").set_index("arm")
+    pictures = tracer.open_run(path)["images/image"]
+    for arm in ("R4S0", "full"):  # of the pictures themselves
+        assert rows.loc[arm, "value"] == pytest.approx(float(pictures.sel(arm=arm).mean()) / 255)

@@ -28,6 +28,7 @@ def inputs(tmp_path):
 
 
 def test_cells_are_clean_then_specs_then_families_and_a_graph_without_chance_has_one_seed():
+    assert [cell.spec for cell in cells.cells(LAYOUT, masks="R1S2")] == ["clean", "R1S2"]  # one mask may be plain text
     made = cells.cells(LAYOUT, masks=["full", "R1S2"], densities=[0.5], families=["local", "random"], mask_seeds=(0, 1))
     listed = [(cell.family, cell.mask_seed) for cell in made]
     assert listed == [("clean", 0), ("full", 0), ("small-world", 0), ("small-world", 1), ("local", 0), ("random", 0),

@@ -10,6 +10,7 @@ import torch
 
 import tracer
 from analysis.answer import amplification
+from analysis.common import runs
 from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
 from tests.ground_truth.test_gaussian import TABLE
@@ -191,6 +192,6 @@ def test_feedback_s_is_that_of_paper(tmp_path):
     impulses = (gaussian.final_gain(schedule, LAM)[:, None] * injected).sum(0)
     want = norm(followed(schedule, injected)[-1]) / norm(impulses)
     sums = amplification.impulse_sums(run)["R4S32"].values
-    whole = norm(modes(amplification.final_delta(run).sel(arm="R4S32")))
+    whole = norm(modes(runs.final_delta(run).sel(arm="R4S32")))
     np.testing.assert_allclose(whole / sums, want, rtol=EXACT)
     assert (want < 0.99).all()

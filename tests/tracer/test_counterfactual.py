@@ -5,8 +5,7 @@ import pytest
 
 from interventions import parse
 from tests.tracer.test_trajectory import system
-from tracer.cli.reproduce import STUDIES as RECIPES
-from tracer.cli.reproduce import commands
+from tracer.cli.reproduce import commands, recipes
 from tracer.lanes import lanes_of_step
 from tracer.plan import plan
 from tracer.request import Request
@@ -50,22 +49,9 @@ def test_an_ode_study_records_every_injection_because_its_null_is_transported():
 
 
 def test_a_rehearsal_has_few_samples_a_tenth_of_the_steps_and_reads_the_runs_it_made(tmp_path):
-    lines = [" ".join(words) for words in commands("findings", tmp_path, small=True)]
+    lines = [" ".join(words) for words in commands(recipes()["findings"], tmp_path, small=True)]
     assert "--samples 4 --counts 5,10,25 " in lines[0]
     made = {f"T{count:04d}" for count in (5, 10, 25, 50, 100)}
     verdict = next(line for line in lines if line.startswith("analyze verdict"))
     assert {Path(word).name for word in verdict.split() if "/T" in word} == made
     assert all("--samples 4 " in line for line in lines if not line.startswith("analyze"))
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_reproduced_study_types_commands_that_exist(name, tmp_path):
-    from click import Context
-
-    from tracer.cli.main import main
-
-    for words in commands(name, tmp_path):
-        command = main.get_command(Context(main), words[0])
-        assert command is not None, words
-        if words[0] != "sweep":
-            command.make_parser(Context(command)).parse_args(list(words[1:]))

@@ -35,7 +35,7 @@ def test_every_field_says_how_it_is_typed_and_has_a_default():
     flags = [how.flag for how in parameters().values() if how.flag]
     assert len(flags) == len(set(flags))
     python_only = {name for name, how in parameters().items() if how.flag is None}
-    assert python_only == {"options", "progress"}
+    assert python_only == {"options", "progress", "fork"}
 
 
 def test_the_command_line_has_an_option_for_every_flag_of_the_request():
@@ -55,7 +55,9 @@ def test_the_stored_configuration_has_the_keys_that_runs_of_before_have():
         "record", "prediction", "scheduler", "dtype", "conditions",
     }  # fmt: skip
     checked = plan(Request(system(), "R1S0", record="latents", seed=3, batch_size=2, samples=4, steps=5, floor=False))
-    assert set(checked.config) == keys == {*stored_keys(), "prediction", "scheduler"}
+    later = {"paths", "noise", "fork"}  # stored where they are used
+    assert set(checked.config) == keys
+    assert keys | later == {*stored_keys(), "prediction", "scheduler"}
     assert json.loads(json.dumps(dict(checked.config))) == {
         "model": "analytic", "checkpoint": {"id": "analytic"}, "arms": ["clean", "R1S0"], "samples": 4, "steps": 5,
         "sampler": "ddpm", "guidance": 1.0, "seed": 3, "mask_seed": 0, "batch_size": 2,

@@ -30,6 +30,7 @@ from tests.builders.runs_by_hand import (
 )
 from tracer import store
 from tracer.store import records, schema
+from tracer.store.arms import ARM_COORDINATES as ARM_TABLE
 
 ARM_COORDS = {name: (("arm",), values, {}) for name, values in {"arm": ARMS, **ARM_COORDINATES}.items()}
 
@@ -329,3 +330,35 @@ def test_the_schema_page_lists_every_variable_as_it_is():
     documented = {(path, dims, dtype) for path, dims, dtype in rows if "/" in path}
     everything = records.variables(records.RECORDS, SIZES)
     assert documented == {(v.path, ", ".join(v.dims), v.dtype) for v in everything}
+
+
+def test_the_schema_page_names_every_coordinate_record_and_version():
+    page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text()
+    rows = [line.split("|")[1:4] for line in page.splitlines() if line.startswith("| `arm_")]
+    kinds = {name.strip(" `"): kind.strip() for names, kind, _ in rows for name in names.split(",")}
+    types = {"text": str, "bool": bool, "int": int, "float": float}
+    assert {name: types[kind] for name, kind in kinds.items()} == {n: kind for n, (kind, _) in ARM_TABLE.items()}
+    recorded = {line.split("|")[4].split(";")[0].strip() for line in page.splitlines() if line.count("|") == 5}
+    assert {word.strip(",") for text in recorded for word in text.split()} >= set(records.RECORDS) - {"norms"}
+    assert f"schema version {schema.RUN.version} of both" in page
+    assert schema.SWEEP.version == schema.RUN.version
+
+
+def test_records_that_have_arrays_of_attention_are_those_of_the_seam():
+    from interventions.records import RECORDS as SEEN
+
+    looking = {name for name, record in records.RECORDS.items() if any(a.group == "attention" for a in record.arrays)}
+    assert looking == set(SEEN)
+
+
+def test_the_catalogue_is_read_without_zarr_and_the_store_without_torch():
+    script = (
+        "import sys, tracer.store.records as records\n"
+        "assert records.RECORDS['norms'].help\n"
+        "assert not {'zarr', 'xarray', 'dask', 'torch'} & set(sys.modules)\n"
+        "from tracer import store\n"
+        "[getattr(store, name) for name in store.__all__]\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr

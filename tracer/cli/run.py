@@ -48,7 +48,8 @@ def run(**typed: Any) -> None:
 @request_options("record")
 @click.option("--every", type=int, default=1, show_default=True, help="impulse: one impulse every this many steps.")
 @click.option("--counts", metavar="LIST", help="steps: the numbers of steps; default 50,100,250,500,1000.")
-def counterfactual(study: str, every: int, counts: str | None, **typed: Any) -> None:
+@click.option("--forks", type=int, default=8, show_default=True, help="renoise: forks, spread over the run.")
+def counterfactual(study: str, every: int, counts: str | None, forks: int, **typed: Any) -> None:
     """Run a counterfactual study of one or more masks.
 
     \b
@@ -56,7 +57,7 @@ def counterfactual(study: str, every: int, counts: str | None, **typed: Any) -> 
     all-but    everywhere but one third                        prefix    the first k steps, then clean
     dose       strength .01, .1, .3, 1                         one-pass  teacher-forced, at every level
     steps      several numbers of steps (for the verdict)      sampler   DDPM against DDIM
-    guidance   guidance 1 against the one given
+    guidance   guidance 1 against the one given                renoise   fresh noises after a single step
 
     \b
     trace counterfactual steps --mask R4S32 --guidance 1
@@ -64,7 +65,7 @@ def counterfactual(study: str, every: int, counts: str | None, **typed: Any) -> 
     with answered():
         from tracer.store import free_folder, latest_folder
 
-        request, variants = _study(study, every, counts, typed)
+        request, variants = _study(study, every, counts, forks, typed)
         numbered = Path("runs") / f"{request.denoiser}-{study}"
         root = Path(request.out or (request.resume and latest_folder(numbered)) or free_folder(numbered))
     paths = []
@@ -80,7 +81,9 @@ def counterfactual(study: str, every: int, counts: str | None, **typed: Any) -> 
     click.echo(f"{STUDIES[study].question}\nnext: trace analyze {STUDIES[study].analysis} {shown}")
 
 
-def _study(study: str, every: int, counts: str | None, typed: dict[str, Any]) -> tuple[Request, list[Variant]]:
+def _study(
+    study: str, every: int, counts: str | None, forks: int, typed: dict[str, Any]
+) -> tuple[Request, list[Variant]]:
     """The request and the runs of a study; what is wrong with any of it is raised here."""
     from interventions import parse
     from tracer.plan import plan
@@ -91,13 +94,14 @@ def _study(study: str, every: int, counts: str | None, typed: dict[str, Any]) ->
         raise click.UsageError(f"no study {study!r}: choose one of {', '.join(STUDIES)}")
     if not typed["arms"]:
         raise click.UsageError(f"name at least one --mask, for example: trace counterfactual {study} --mask R4S32")
-    if every < 1:
-        raise click.UsageError(f"--every {every}: at least 1")
+    for flag, number in (("--every", every), ("--forks", forks)):
+        if number < 1:
+            raise click.UsageError(f"{flag} {number}: at least 1")
     numbers = tuple(whole_numbers(counts, "--counts")) if counts else STEP_COUNTS
     request = Request(**typed)
     base = plan(replace(request, record="norms"))
     masks = tuple(parse(text) for text in typed["arms"])
-    setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers)
+    setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths)
     return request, list(STUDIES[study].variants(setting))
 
 

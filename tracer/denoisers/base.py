@@ -47,7 +47,7 @@ class Sample:
     class_name: str | None = None
     prompt: str | None = None
     tag: str | None = None
-    start: int | None = None
+    start: int = 0
     path: int = 0
 
 

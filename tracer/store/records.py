@@ -26,14 +26,13 @@ _GROUPS = ("metrics", "trajectory", "decomposition", "attention", "interventions
 class Record:
     """Something a run may record: its name, one line of help, its arrays.
 
-    brings: records that are always taken with it. attention: whether the seam has to look at attention for it.
+    brings: records that are always taken with it.
     """
 
     name: str
     help: str
     arrays: tuple[Variable, ...]
     brings: tuple[str, ...] = ()
-    attention: bool = False
 
 
 def _per_step(name: str, text: str, before: float | None = 0.0) -> Variable:
@@ -101,9 +100,12 @@ _CATALOGUE = (
         "mass",
         "attention each key receives, mean over heads",
         (_mass("mass_layer", (*_STEP, "layer"), " and heads"),),
-        attention=True,
     ),
-    Record("mass-per-head", "the same for every head; large", (_mass("mass", _HEAD, ""),), attention=True),
+    Record(
+        "mass-per-head",
+        "the same for every head; large",
+        (_mass("mass", _HEAD, ""),),
+    ),
     Record(
         "entropy",
         "entropy of attention for every head",
@@ -115,7 +117,6 @@ _CATALOGUE = (
                 units="nat",
             ),
         ),
-        attention=True,
     ),
     Record(
         "sinks",
@@ -139,7 +140,6 @@ _CATALOGUE = (
                 where_sized=True,
             ),
         ),
-        attention=True,
     ),
     Record(
         "injected",

@@ -1,6 +1,6 @@
 from .answer.amplification import amplification as amplification
 from .answer.null import null as null
-from .answer.rule import Verdict as Verdict
+from .answer.rule import Answers as Answers
 from .answer.rule import decide as decide
 from .answer.verdict import verdict as verdict
 from .measure import MEASURES as MEASURES
@@ -23,9 +23,9 @@ from .page import report as report
 
 __all__ = [
     "MEASURES",
+    "Answers",
     "Measure",
     "Option",
-    "Verdict",
     "amplification",
     "bands",
     "compare",

@@ -123,7 +123,7 @@ def decide(
     how = _How(resamples, seed)
     logs, system = _values("log_feedback", log_feedback), _values("log_systematic", log_systematic, missing=True)
     group = _group(starts, logs, system)
-    sums = None if gram is None else _gram(gram, group)
+    sums = None if gram is None or not group.size else _gram(gram, group)
     calibration, slope = _calibration(sums, group, how)
     known = calibration not in (NO_PATHS, BLIND)
     judged = {
@@ -380,12 +380,13 @@ def _group(starts: ArrayLike | None, *measured: np.ndarray | None) -> np.ndarray
     if len(sizes) > 1:
         raise ValueError(f"log_feedback and log_systematic are of the same samples; got {sorted(sizes)} values")
     size = next(iter(sizes), 0)
-    if starts is None:
+    if starts is None or not size:
         return np.arange(size)
     names = np.asarray(starts)
     if names.shape != (size,):
         raise ValueError(f"starts names the start of each of {size} samples; got shape {names.shape}")
-    return np.unique(names, return_inverse=True)[1]
+    _, first, number = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number]  # in the order of their first samples, whatever they are called
 
 
 def _gram(gram: ArrayLike, group: np.ndarray) -> np.ndarray:

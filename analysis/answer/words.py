@@ -94,7 +94,9 @@ def saturation(spreads: float) -> str:
     if not np.isfinite(spreads):
         return ""
     text = f"the final error is {number(spreads)} spreads"
-    return text + (" and near the ceiling of 1.41, so growth could not show" if spreads > SATURATED else "")
+    if spreads <= SATURATED:
+        return text
+    return text + ", above half of what two unrelated pictures differ by (1.41): saturated, growth may not show"
 
 
 def claim(answers: dict[float, str]) -> str:

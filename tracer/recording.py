@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from interventions import records
 from tracer.denoisers.base import Denoiser, optional_parts
 from tracer.request import PlanError
 from tracer.samplers.base import Sampler
 from tracer.samplers.registry import SAMPLERS, fitting
 from tracer.store.records import RECORDS, with_brought
 
-ATTENTION = frozenset(name for name, record in RECORDS.items() if record.attention)
+ATTENTION = frozenset(records.RECORDS)
+"""Records that the seam measures."""
+
 Preset = Callable[[Denoiser, Sampler], Iterable[str]]
 
 

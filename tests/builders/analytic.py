@@ -66,3 +66,8 @@ class Analytic:
 
     def decode(self, x0):
         return to_uint8(x0[:, :1])
+
+
+def exact(system, sampler="ddpm", **settings):
+    """An `ExactSystem` of `tests.ground_truth.constructed` as a denoiser for the tracer."""
+    return Analytic(system.clean, system.masked, prediction="flow" if sampler == "flow" else "epsilon", **settings)

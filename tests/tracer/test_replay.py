@@ -7,6 +7,7 @@ import torch
 import tracer
 from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
+from tests.oracles.three_paths import norm, three_paths
 from tests.plugins import installed
 from tracer.lanes import lanes_of_step
 from tracer.noise import sample_noise
@@ -70,42 +71,16 @@ def test_a_shift_has_no_feedback_in_a_sampler_of_two_evaluations(tmp_path):
     np.testing.assert_allclose(feedback(run, "R1S0")[1], 1, rtol=EXACT)
 
 
-def by_hand(run, sampler, exact, masked, steps, window=None, samples=3):
-    """x, y, w after every step [step, sample, ...] and the sums N, N*, N*_w, in numpy from the run's own noise."""
+def by_hand(run, sampler, exact, masked, window=None, fractions=(0.0, 0.0)):
+    """`three_paths` of a run, from the run's own levels and noise."""
     coords = run["metrics"].ds.coords
     levels = [coords[name].values for name in ("alpha", "sigma", "alpha_after", "sigma_after")]
     schedule = gaussian.Schedule(sampler, coords["timestep"].values, *levels)
+    identities = zip(run["seed"].values, run["path"].values, strict=True)
+    samples = [tracer.Sample(i, int(seed), path=int(path)) for i, (seed, path) in enumerate(identities)]
     like = torch.empty(0, dtype=torch.float64)
-    noise = [
-        sample_noise([tracer.Sample(i, i) for i in range(samples)], k, (1, 8, 8), like).numpy()
-        for k in range(-1, steps)
-    ]
-    x = y = w = noise[0]
-    sums, rows = np.zeros((3, *x.shape)), []
-
-    def predicted(state, k):
-        """D of level k; at the last level the state itself."""
-        return state if k == steps else exact(state, schedule.alpha[k], schedule.sigma[k])
-
-    for k in range(steps):
-        acts = window is None or k in window
-
-        def step(state, on, k=k, acts=acts):
-            D = (masked if on and acts else exact)(state, schedule.alpha[k], schedule.sigma[k])
-            fraction = (0.6 if on and acts else 0.4) if sampler == "ddpm" else 0.0
-            return gaussian.advance(schedule, k, state, D, noise[k + 1], fraction)
-
-        F_x, G_x, F_y, G_y, F_w = step(x, 0), step(x, 1), step(y, 0), step(y, 1), step(w, 0)
-        inj = G_x - F_x
-        pairs = (F_x + inj, F_x), (G_y, F_y), (F_w + inj, F_w)
-        sums = sums + [predicted(one, k + 1) - predicted(other, k + 1) for one, other in pairs]
-        x, y, w = F_x, G_y, F_w + inj
-        rows.append((x, y, w, np.broadcast_to(G_y - F_y, x.shape)))
-    return [np.stack(row) for row in zip(*rows, strict=True)], sums
-
-
-def norm(values):
-    return np.linalg.norm(values.reshape(*values.shape[:-3], -1), axis=-1)
+    start, *noise = (sample_noise(samples, k, (1, 8, 8), like).numpy() for k in range(-1, schedule.steps))
+    return three_paths(schedule, exact, masked, start, noise, window, fractions)
 
 
 @pytest.mark.parametrize("arm", ["R1S0", "R1S0@steps=5:6", "R1S0@steps=3:20", "R1S0@pause=4:25"])
@@ -119,7 +94,8 @@ def test_the_replay_is_that_of_an_independent_loop(tmp_path, sampler, arm):
         return 1.2 * bimodal(x, alpha, sigma) + SHIFT
 
     run = run_of(tmp_path, sampler, masked, arm, exact=bimodal, record="replay,latents,finals")
-    (x, y, w, _), _ = by_hand(run, sampler, bimodal, masked, 30, window)
+    paths = by_hand(run, sampler, bimodal, masked, window, (0.4, 0.6) if sampler == "ddpm" else (0.0, 0.0))
+    x, y, w = paths.x, paths.y, paths.w
     got = run["metrics"].replay_l2.sel(arm=arm).values.T
     np.testing.assert_allclose(got, norm(w - x), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(run["trajectory"].final_replay.sel(arm=arm), (w - x)[-1], atol=1e-10)

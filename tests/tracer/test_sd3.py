@@ -333,7 +333,7 @@ def test_a_run_is_analysed_with_its_padding_and_its_matched_control(traced):
 
     found = sinks(store.open_run(traced))
     assert float(found["kind_count"].sel(kind="padding")) == pytest.approx((11 + 10) / 2 / 270)
-    np.testing.assert_allclose(found["kind_mass"].sel(bound="mean").sum("kind"), 1, rtol=1e-2)  # mass has 10 bits
+    np.testing.assert_allclose(found["kind_mass"].sel(bound="estimate").sum("kind"), 1, rtol=1e-2)  # mass has 10 bits
     assert list(found["pair"].values) == ["sink-k2 - random-k2"]
     removed = found["removed_share"]
     for kind in ("image", "text", "padding"):  # the control is matched in words and padding too

@@ -13,10 +13,13 @@ from .measures.counterfactual import counterfactual as counterfactual
 from .measures.curves import curves as curves
 from .measures.decompose import decompose as decompose
 from .measures.depth import depth as depth
+from .measures.feedback import feedback as feedback
 from .measures.growth import growth as growth
 from .measures.impulse import impulse as impulse
 from .measures.matched import matched as matched
+from .measures.paths import paths as paths
 from .measures.quality import quality as quality
+from .measures.renoise import renoise as renoise
 from .measures.sinks import sinks as sinks
 from .measures.steps import steps as steps
 from .page import report as report
@@ -34,12 +37,15 @@ __all__ = [
     "decide",
     "decompose",
     "depth",
+    "feedback",
     "growth",
     "impulse",
     "matched",
     "measure",
     "null",
+    "paths",
     "quality",
+    "renoise",
     "report",
     "sinks",
     "steps",

@@ -24,6 +24,7 @@ from analysis.answer.verdict_figure import figure
 from analysis.common import pairing, runs, statistics
 from analysis.common.resampling import resample
 from analysis.measure import Option, measure
+from analysis.measures.steps import title
 
 REFERENCE_STEPS = 250
 SHARES = {"scatter": ("scatter_energy", "error_energy"), "replay_scatter": ("replay_scatter_energy", "replay_energy")}
@@ -93,7 +94,7 @@ def verdict(
     result = _corrected(result)
     result["claim"] = "cell", _claims(result)
     result.attrs = {
-        "title": _title(trees[0]),
+        "title": title(trees[0]),
         "steps": counts,
         "at": at,
         "primary": fixed or "",
@@ -217,14 +218,6 @@ def _claims(result: xr.Dataset) -> list[str]:
     return [
         judged[str(mask)][float(dose)] for mask, dose in zip(result["mask"].values, result["dose"].values, strict=True)
     ]
-
-
-def _title(run: xr.DataTree) -> str:
-    """Model, sampler and guidance."""
-    config = runs.configuration(run)
-    guidance = config.get("guidance")
-    told = [str(config.get("model", "model")), str(config["sampler"]).upper()]
-    return ", ".join(told + ([f"guidance {guidance:g}"] if isinstance(guidance, int | float) else []))
 
 
 # --- presentation ---

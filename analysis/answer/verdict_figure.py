@@ -132,7 +132,9 @@ def rows_of(axes: Axes, dataset: xr.Dataset, name: str, *, labelled: bool = True
     if ratio:
         axes.set_xscale("log")
         figures.log_axis(axes, "x")
-    axes.set_yticks(range(len(cells)), [_short(dataset, cell) for cell in cells] if labelled else [""] * len(cells))
+    axes.set_yticks(
+        range(len(cells)), [words.named(dataset.sel(cell=cell)) for cell in cells] if labelled else [""] * len(cells)
+    )
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
@@ -162,18 +164,12 @@ def _look(dataset: xr.Dataset, cell: str) -> tuple[str, str, bool]:
     return figures.colour(str(view["mask"].item()), masks), marker, not float(view["saturation"]) > SATURATED
 
 
-def _short(dataset: xr.Dataset, cell: str) -> str:
-    view = dataset.sel(cell=cell)
-    dose = float(view["dose"])
-    return f"{view['mask'].item()}{'' if dose == 1 else f' × {dose:g}'}"
-
-
 def _legend(axes: Axes, dataset: xr.Dataset) -> None:
     """One entry per mask and dose."""
     for cell in dataset["cell"].values:
         color, marker, filled = _look(dataset, str(cell))
         role = " (primary)" if bool(dataset["primary"].sel(cell=cell)) else ""
-        label = f"{_short(dataset, str(cell))}{role}"
+        label = f"{words.named(dataset.sel(cell=cell))}{role}"
         face = color if filled else "white"
         axes.add_line(
             Line2D([], [], color=color, marker=marker, markerfacecolor=face, markersize=5, linewidth=0, label=label)

@@ -89,6 +89,12 @@ def dose(strength: float) -> str:
     return "full dose" if strength == 1 else f"dose {strength:g}"
 
 
+def named(view: xr.Dataset) -> str:
+    """A mask with its dose, from the coordinates `mask` and `dose`: "R4S32", "R4S32 x 0.1"."""
+    strength = float(view["dose"])
+    return str(view["mask"].item()) + ("" if strength == 1 else f" × {strength:g}")
+
+
 def saturation(spreads: float) -> str:
     """The final error in spreads, with a warning where it cannot show growth; "" where it is not known."""
     if not np.isfinite(spreads):

@@ -14,7 +14,7 @@ from analysis.page import report
 from interventions.errors import InputError
 from tests.builders import synthetic
 from tests.plugins import installed
-from tracer.store.schema import RECORDS
+from tracer.store.records import RECORDS
 
 READ_BY = {"run": "run", "runs": "several", "sweeps": "sweeps", "depth": "measured"}
 

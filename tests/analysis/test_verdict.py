@@ -15,7 +15,7 @@ L = math.log(1.25)
 
 def test_the_margins_are_those_fixed_beforehand():
     assert (margins.MARGIN, margins.SLOPE_MARGIN, margins.WORDS_MARGIN) == (1.25, 0.10, 1.1)
-    assert margins.LOG_MARGIN == pytest.approx(0.2231436, abs=1e-7)
+    assert pytest.approx(0.2231436, abs=1e-7) == margins.LOG_MARGIN
     assert margins.CALIBRATION == (0.9, 1.1)
 
 

@@ -52,9 +52,10 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
 
     Raises PlanError for what this model or sampler cannot record.
     """
-    named = {"norms"}
+    names, named = list(names), {"norms"}
     for name in names:
-        named |= set(PRESETS[name](denoiser, sampler)) if name in PRESETS else {name}
+        alone = name not in RECORDS or len(names) == 1  # `sinks` beside other records is the record of that name
+        named |= set(PRESETS[name](denoiser, sampler)) if name in PRESETS and alone else {name}
     recorded = with_brought(named)
     _check(denoiser, sampler, recorded)
     return recorded

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from tracer.cli.main import main
-from tracer.cli.reproduce import RECIPES, braces, commands, read, recipes, rehearsal
+from tracer.cli.reproduce import RECIPES, braces, commands, matches, read, recipes, rehearsal
 
 ALL = recipes()
 
@@ -14,6 +14,13 @@ ALL = recipes()
 def test_braces_are_a_shells():
     assert braces("a/T{0050,0100}/b") == ["a/T0050/b", "a/T0100/b"]
     assert braces("--mask") == ["--mask"]
+
+
+def test_a_star_stands_for_what_is_there_when_the_command_runs(tmp_path):
+    for name in ("fork0009", "fork0003"):
+        (tmp_path / name).mkdir()
+    assert matches(f"{tmp_path}/fork*") == [f"{tmp_path}/fork0003", f"{tmp_path}/fork0009"]
+    assert matches("R4S32") == ["R4S32"]
 
 
 def test_comments_and_empty_lines_are_no_commands(tmp_path):

@@ -7,6 +7,7 @@ it stopped.
 
 from __future__ import annotations
 
+import glob
 import re
 import shlex
 import tomllib
@@ -58,6 +59,11 @@ def braces(word: str) -> list[str]:
     return [f"{before}{part}{after}" for part in middle.split(",")]
 
 
+def matches(word: str) -> list[str]:
+    """`runs/fork*` -> what exists under these names now; a word without a star, or that nothing fits, is itself."""
+    return sorted(glob.glob(word)) or [word] if "*" in word else [word]
+
+
 def commands(recipe: Recipe, out: Path, *, small: bool = False) -> list[list[str]]:
     """What is typed after `trace`; runs that exist are resumed, not repeated. `small` is a rehearsal."""
     return [_resumed(rehearsal(line) if small else line) for line in recipe.lines(out)]
@@ -106,6 +112,7 @@ def reproduce(ctx: click.Context, name: str | None, out: Path | None, small: boo
         raise click.UsageError(f"{what}; there are\n{table}")
     folder = out or Path("runs") / (f"{name}-small" if small else name)
     trace = ctx.find_root().command
-    for line in commands(known[name], folder, small=small):
+    for template in commands(known[name], folder, small=small):
+        line = list(chain.from_iterable(map(matches, template)))
         click.secho(f"\n$ trace {shlex.join(line)}", bold=True)
         trace.main(args=line, prog_name="trace", standalone_mode=False)

@@ -18,8 +18,8 @@ CALIBRATION = (0.9, 1.1)
 """A calibration slope in here is that of a posterior mean."""
 SATURATED = math.sqrt(2) / 2
 """In spreads: half of the distance of two unrelated pictures; an error beyond it cannot show growth."""
-LINEAR = 0.1
-"""Doses up to here are the linear regime."""
+LINEAR = (0.1, 0.01)
+"""The doses of the linear regime."""
 CONFIDENCE = (0.90, 0.95)
 """90% intervals are two one-sided tests at 5%, for equivalence; 95% for differences."""
 LEVEL = 0.05

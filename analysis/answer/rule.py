@@ -124,7 +124,7 @@ def decide(
     logs, system = _values("log_feedback", log_feedback), _values("log_systematic", log_systematic, missing=True)
     group = _group(starts, logs, system)
     sums = None if gram is None or not group.size else _gram(gram, group)
-    calibration, slope = _calibration(sums, group, how)
+    calibration, slope = _slope_on_own(sums, group, how)
     known = calibration not in (NO_PATHS, BLIND)
     judged = {
         "feedback": _ratio("feedback", logs, group, how),
@@ -154,15 +154,13 @@ def decide(
 def claims(along: Mapping[float, str]) -> dict[float, str]:
     """Whether the paper's claim holds at each dose of a cell, from the answers `along` by dose.
 
-    "supported" where `along` is amplified. "refuted" where it is additive or contracted at full dose and at every dose
-    of the linear regime (.1 and below) that was measured, at least one. "open" otherwise.
+    "supported" where `along` is amplified. "refuted" where it is additive or contracted at full dose and at both doses
+    of the linear regime, .1 and .01. "open" otherwise.
     """
-    linear = [dose for dose in along if dose <= LINEAR]
-    _, *no_growth = LABELS["along"]
-    settled = 1.0 in along and bool(linear) and all(along[dose] in no_growth for dose in (1.0, *linear))
+    amplified, *no_growth = LABELS["along"]
+    settled = all(along.get(dose) in no_growth for dose in (1.0, *LINEAR))
     return {
-        dose: "supported" if label == LABELS["along"][0] else "refuted" if settled else "open"
-        for dose, label in along.items()
+        dose: "supported" if label == amplified else "refuted" if settled else "open" for dose, label in along.items()
     }
 
 
@@ -219,7 +217,7 @@ def _ratio(
     logs, group = logs[measured], group[measured]
     gram = None if gram is None else gram[:, measured]
     value, rms = (
-        _resampled(_by_start(logs, group, within), statistic, how, _sums(gram, group))
+        _resampled(_by_start(logs, group, within), statistic, how, None if gram is None else _sums(gram, group))
         for within, statistic in ((np.mean, np.mean), (log_rms, log_rms))
     )
     judged = _judge(question, value, np.unique(group).size, LOG_MARGIN)
@@ -283,14 +281,24 @@ def starts_needed(value: Resampled, units: int, margin: float) -> str:
     return f"about {max(needed, units + 1):,} starts would settle it if estimate and spread hold"
 
 
-def _calibration(gram: np.ndarray | None, group: np.ndarray, how: _How) -> tuple[str, Resampled | None]:
-    """What is known of the slope of delta on N* across the paths of a start, and the slope where there is one.
+def calibration(
+    gram: ArrayLike, starts: ArrayLike, *, resamples: int = statistics.RESAMPLES, seed: int = 0
+) -> tuple[str, xr.DataArray]:
+    """What is known of the slope of delta on N* across the paths of a start, and its interval (confidence, bound).
 
-    Both Gram sums must have a jackknife lower limit (95%) above 0; else x_T predicts no part of the error.
+    Arguments as in `decide`. Both Gram sums must have a jackknife lower limit (95%) above 0, else x_T predicts no part
+    of the error and the interval is NaN. Source: docs/science.md, "Propagation: the own-path sum".
     """
-    sums = _sums(gram, group)
-    if sums is None:
+    group = _group(starts, np.asarray(gram, dtype=np.float64)[0])
+    state, value = _slope_on_own(_gram(gram, group), group, _How(resamples, seed))
+    return state, _limits(value)
+
+
+def _slope_on_own(gram: np.ndarray | None, group: np.ndarray, how: _How) -> tuple[str, Resampled | None]:
+    """State and slope, resampled over the starts that have several paths."""
+    if gram is None or not (paired := np.isfinite(gram).all(axis=0)).any():
         return NO_PATHS, None
+    sums = _sums(gram[:, paired], group[paired])
     starts = sums.shape[1]
     if starts < statistics.FEWEST_SAMPLES:
         return BLIND, None
@@ -324,8 +332,13 @@ def _mean(values: np.ndarray, how: _How) -> Resampled:
 
 
 def _quotient(sums: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Slope from the Gram sums [2, start] of the drawn starts [..., start]; `SMALLEST` where it does not exist."""
+    """Slope from the Gram sums [2, start] of the drawn starts [..., start].
+
+    `SMALLEST` where it does not exist; that of all starts where no start with several paths was drawn.
+    """
     top, bottom = sums[0][drawn].sum(-1), sums[1][drawn].sum(-1)
+    nothing = ~(sums[1] != 0)[drawn].any(-1)
+    top, bottom = np.where(nothing, sums[0].sum(), top), np.where(nothing, sums[1].sum(), bottom)
     return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), SMALLEST)
 
 
@@ -335,26 +348,41 @@ def _by_start(values: np.ndarray, group: np.ndarray, within: Callable[..., np.nd
                      if (chosen := (group == start) & np.isfinite(values)).any()])  # fmt: skip
 
 
-def _sums(gram: np.ndarray | None, group: np.ndarray) -> np.ndarray | None:
-    """Gram sums [2, start]; None without two paths of a start. A start without several paths counts as 0."""
-    if gram is None or not np.isfinite(gram).any():
-        return None
+def _sums(gram: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Gram sums [2, start]; a start without several paths counts as 0."""
     return np.stack([np.nansum(gram[:, group == start], axis=1) for start in np.unique(group)], axis=1)
 
 
 def _intervals(values: Mapping[str, Resampled | None]) -> xr.DataArray:
     """(quantity, confidence, bound): ratios as ratios, slopes as they are."""
-    limits = np.full((len(QUANTITIES), len(CONFIDENCE), len(statistics.BOUNDS)), np.nan)
-    for row, name in enumerate(QUANTITIES):
-        if (value := values[name]) is None:
-            continue
-        for column, level in enumerate(CONFIDENCE):
+    found = xr.Dataset({name: _limits(values[name]) for name in QUANTITIES})
+    for name in RATIOS:
+        found[name] = xr.apply_ufunc(np.exp, found[name])
+    return found.to_dataarray("quantity")
+
+
+def _limits(value: Resampled | None) -> xr.DataArray:
+    """(confidence, bound) on the scale that is judged; NaN for what is not known."""
+    limits = np.full((len(CONFIDENCE), len(statistics.BOUNDS)), np.nan)
+    if value is not None:
+        for row, level in enumerate(CONFIDENCE):
             low, high = value.interval(level)
-            limits[row, column] = low, value.estimate, high
-        if name in RATIOS:
-            limits[row] = np.exp(limits[row])
-    coords = {"quantity": list(QUANTITIES), "confidence": list(CONFIDENCE), "bound": list(statistics.BOUNDS)}
-    return xr.DataArray(limits, dims=("quantity", "confidence", "bound"), coords=coords)
+            limits[row] = low, value.estimate, high
+    coords = {"confidence": list(CONFIDENCE), "bound": list(statistics.BOUNDS)}
+    return xr.DataArray(limits, dims=("confidence", "bound"), coords=coords)
+
+
+def share(part: ArrayLike, whole: ArrayLike, starts: ArrayLike, *, seed: int = 0) -> xr.DataArray:
+    """Sum of a part over that of the whole, both [sample], with limits over starts: (confidence, bound).
+
+    Samples that lack either (NaN) are left out; NaN limits for fewer than 3 starts, all NaN where nothing is left.
+    """
+    pairs = np.stack([np.asarray(part, np.float64), np.asarray(whole, np.float64)])
+    known = np.isfinite(pairs).all(axis=0)
+    if not known.any() or not pairs[1, known].sum() > 0:
+        return _limits(None)
+    sums = _sums(pairs[:, known], _group(np.asarray(starts)[known], pairs[0, known]))
+    return _limits(resample(lambda drawn: sums[0][drawn].sum(-1) / sums[1][drawn].sum(-1), sums.shape[1], seed=seed))
 
 
 def _values(name: str, values: ArrayLike | None, *, missing: bool = False) -> np.ndarray | None:

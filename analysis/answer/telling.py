@@ -122,8 +122,8 @@ def _open(views: list[xr.Dataset]) -> str:
     doses = [float(view["dose"]) for view in views]
     if not np.isfinite(views[0]["along_interval"]).any():
         return ", for amplification along the trajectory was not measured"
-    if 1.0 not in doses or min(doses) > LINEAR:
-        return ", for it needs an answer at full dose and at a small one"
+    if not {1.0, *LINEAR} <= set(doses) and not any(view["along"].item() == UNDECIDED for view in views):
+        return ", for refuting it needs answers at full dose and at doses 0.1 and 0.01"
     undecided = [words.dose(float(view["dose"])) for view in views if view["along"].item() == UNDECIDED]
     return f", for amplification along the trajectory is undecided at {' and '.join(undecided)}" if undecided else ""
 
@@ -145,15 +145,16 @@ def _missing(dataset: xr.Dataset) -> list[str]:
             f"again with `--steps N` for N in {counts}, then `trace analyze verdict RUN RUN ...`"
         )
     masks = dict.fromkeys(str(mask) for mask in dataset["mask"].values)
-    small = {str(mask) for mask in dataset["mask"].values[dataset["dose"].values <= LINEAR]}
-    if lacking := [mask for mask in masks if mask not in small]:
-        doses = " ".join(f"--mask {_dosed(lacking[0], dose)}" for dose in ("0.1", "0.01"))
-        texts.append(f"The linear regime was not measured for {', '.join(lacking)}: {doses}")
+    for mask in masks:
+        measured = dataset["dose"].values[dataset["mask"].values == mask]
+        if missing := [dose for dose in LINEAR if dose not in measured]:
+            options = " ".join(f"--mask {_dosed(mask, dose)}" for dose in missing)
+            texts.append(f"The linear regime of {mask} lacks {' and '.join(map(words.dose, missing))}: {options}")
     return [f"{text}." for text in texts]
 
 
-def _dosed(mask: str, dose: str) -> str:
-    return f"{mask}{';' if '@' in mask else '@'}strength={dose}"
+def _dosed(mask: str, dose: float) -> str:
+    return f"{mask}{';' if '@' in mask else '@'}strength={dose:g}"
 
 
 def _limits(dataset: xr.Dataset) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.answer import margins, rule, words
-from analysis.answer.margins import CONFIDENCE, LABELS, LEVEL, UNDECIDED
+from analysis.answer.margins import LABELS, LEVEL, UNDECIDED
 from analysis.answer.martingale import in_words
 from analysis.answer.measured import measured
 from analysis.answer.null import KIND_OPTION
@@ -22,7 +22,6 @@ from analysis.answer.primary import primary_cell
 from analysis.answer.telling import told
 from analysis.answer.verdict_figure import figure
 from analysis.common import pairing, runs, statistics
-from analysis.common.resampling import resample
 from analysis.measure import Option, measure
 from analysis.measures.steps import title
 
@@ -145,26 +144,16 @@ def _judge(rows: pd.DataFrame, at: int, seed: int, *, posterior_mean: bool) -> x
 
 def _described(used: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Scatter shares with intervals over starts, saturation, and the geometric means of what only describes."""
-    values: dict[str, Any] = {name: _share(used, *columns, seed) for name, columns in SHARES.items()}
-    values = {f"{name}_interval": value for name, value in values.items()}
+    start = used["start"].to_numpy(str)
+    values: dict[str, Any] = {
+        f"{name}_interval": rule.share(used[part], used[whole], start, seed=seed)
+        for name, (part, whole) in SHARES.items()
+    }
     squares = used["error_spreads"].dropna().to_numpy() ** 2
     values["saturation"] = float(np.sqrt(squares.mean())) if squares.size else np.nan
     for name, column in GEOMETRIC.items():
         values[name] = float(np.exp(used[column].mean()))
     return values | {"stretch": float(np.exp(np.log(used["stretch"]).mean()))}
-
-
-def _share(used: pd.DataFrame, part: str, whole: str, seed: int) -> xr.DataArray:
-    """Energy of a part over that of the whole, both summed over samples, with BCa limits over starts."""
-    limits = np.full((len(CONFIDENCE), len(statistics.BOUNDS)), np.nan)
-    sums = used[[part, whole, "start"]].dropna().groupby("start", sort=False).sum().to_numpy().T
-    if sums.size and sums[1].sum() > 0:
-        drawn = resample(lambda index: sums[0][index].sum(-1) / sums[1][index].sum(-1), sums.shape[1], seed=seed)
-        for row, level in enumerate(CONFIDENCE):
-            low, high = drawn.interval(level)
-            limits[row] = low, drawn.estimate, high
-    coords = {"confidence": list(CONFIDENCE), "bound": list(statistics.BOUNDS)}
-    return xr.DataArray(limits, dims=("confidence", "bound"), coords=coords)
 
 
 def _slopes(rows: pd.DataFrame, column: str) -> np.ndarray | None:

@@ -68,12 +68,12 @@ def feedback(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr
 
 def _geometric(values: xr.DataArray, start: list[str], confidence: float, seed: int) -> xr.DataArray:
     """Geometric mean over starts of those over their paths, with BCa limits along `bound`."""
-    logs = np.log(values.where(values > 0)).reset_coords(drop=True)
+    logs = xr.apply_ufunc(np.log, values.where(values > 0)).reset_coords(drop=True)
     grouped = logs.groupby(xr.DataArray(start, dims="sample", name="start")).mean()
     interval = statistics.intervals(
         grouped, dim="start", confidence=(confidence,), seed=seed, resamples=runs.BAND_RESAMPLES
     )
-    return np.exp(interval.squeeze("confidence", drop=True))
+    return xr.apply_ufunc(np.exp, interval.squeeze("confidence", drop=True))
 
 
 def _pictures(run: xr.DataTree, arm: str) -> xr.DataArray:

@@ -101,9 +101,13 @@ def test_doses_are_judged_each_by_itself_and_the_claim_by_all():
     assert "R4S32, primary mask, full dose, 24 samples: the final error is 0.97 spreads" in text
     assert "saturated, growth may not show" in text
     assert "open at full dose, open at dose 0.1, supported at dose 0.01" in text
-    both = verdict(answered({name: arms[name] for name in list(arms)[:2]}, samples=24))
-    assert both["claim"].values.tolist() == ["refuted", "refuted"]
-    assert "is refuted at every dose measured" in verdict.sentence(both)
+    small = arms["R4S32@strength=0.1"]
+    three = verdict(answered(arms | {"R4S32@strength=0.01": small}, samples=24))
+    assert three["claim"].values.tolist() == ["refuted"] * 3
+    assert "is refuted at every dose measured" in verdict.sentence(three)
+    two = verdict.sentence(verdict(answered({name: arms[name] for name in list(arms)[:2]}, samples=24)))
+    assert "for refuting it needs answers at full dose and at doses 0.1 and 0.01" in two
+    assert "The linear regime of R4S32 lacks dose 0.01: --mask R4S32@strength=0.01" in two
 
 
 def test_every_dose_has_its_own_slope_over_steps():
@@ -236,6 +240,17 @@ def test_paths_are_nested_in_their_starts_and_measure_the_slope():
     assert found["calibration_state"].item() == "as of a posterior mean"
     assert "36 samples from 12 starts" in verdict.sentence(verdict(run))
     assert measured([run])["start"].nunique() == 12
+
+
+def test_more_starts_without_paths_may_stand_beside_starts_with_several():
+    """Sixteen starts of one path and, of the first six, eight paths in another run: the first path is counted once."""
+    masked = {"R4S32": lambda x, a, s: CLEAN(x, a, s) + 0.05}
+    several = replayed_run(CLEAN, masked, starts=6, paths=8, steps=20, seed=1)
+    found = row(verdict([replayed_run(CLEAN, masked, starts=16, steps=20), several]))
+    assert (found["samples"].item(), found["starts"].item(), found["along_starts"].item()) == (16 + 6 * 7, 16, 16)
+    assert found["calibration_state"].item() == "as of a posterior mean"
+    np.testing.assert_allclose(found["calibration_interval"], 1, rtol=1e-9)
+    np.testing.assert_allclose(found["along_interval"], 1, rtol=1e-9)
 
 
 def test_a_guided_prediction_needs_the_slope():

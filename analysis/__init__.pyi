@@ -1,6 +1,6 @@
 from .answer.amplification import amplification as amplification
 from .answer.null import null as null
-from .answer.rule import Verdict as Verdict
+from .answer.rule import Answers as Answers
 from .answer.rule import decide as decide
 from .answer.verdict import verdict as verdict
 from .measure import MEASURES as MEASURES
@@ -13,19 +13,22 @@ from .measures.counterfactual import counterfactual as counterfactual
 from .measures.curves import curves as curves
 from .measures.decompose import decompose as decompose
 from .measures.depth import depth as depth
+from .measures.feedback import feedback as feedback
 from .measures.growth import growth as growth
 from .measures.impulse import impulse as impulse
 from .measures.matched import matched as matched
+from .measures.paths import paths as paths
 from .measures.quality import quality as quality
+from .measures.renoise import renoise as renoise
 from .measures.sinks import sinks as sinks
 from .measures.steps import steps as steps
 from .page import report as report
 
 __all__ = [
     "MEASURES",
+    "Answers",
     "Measure",
     "Option",
-    "Verdict",
     "amplification",
     "bands",
     "compare",
@@ -34,12 +37,15 @@ __all__ = [
     "decide",
     "decompose",
     "depth",
+    "feedback",
     "growth",
     "impulse",
     "matched",
     "measure",
     "null",
+    "paths",
     "quality",
+    "renoise",
     "report",
     "sinks",
     "steps",

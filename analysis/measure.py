@@ -134,6 +134,7 @@ MEASURES: Registry[Measure[...]] = Registry(
     "measure",
     {
         "verdict": "analysis.answer.verdict:verdict",
+        "feedback": "analysis.measures.feedback:feedback",
         "growth": "analysis.measures.growth:growth",
         "decompose": "analysis.measures.decompose:decompose",
         "impulse": "analysis.measures.impulse:impulse",
@@ -141,6 +142,8 @@ MEASURES: Registry[Measure[...]] = Registry(
         "bands": "analysis.measures.bands:bands",
         "sinks": "analysis.measures.sinks:sinks",
         "steps": "analysis.measures.steps:steps",
+        "paths": "analysis.measures.paths:paths",
+        "renoise": "analysis.measures.renoise:renoise",
         "compare": "analysis.measures.compare:compare",
         "null": "analysis.answer.null:null",
         "quality": "analysis.measures.quality:quality",

@@ -1,7 +1,7 @@
-"""How much larger the final error is than addition alone would make it: A, its factors S and R, and the coherence.
+"""How much longer the final error is than its additive null: A, and the coherence of the null. A description.
 
-From a run to numbers per arm and sample (docs/science.md, "The additive null"). It does no inference: `steps` follows A
-over the number of steps and `verdict` judges it.
+From a run to numbers per arm and sample (docs/science.md, "The additive null"). A holds scatter as well as
+amplification, so nothing is judged by it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from analysis.answer import null
 from analysis.common import runs, spectrum
 from analysis.common.pairing import identities
 from analysis.common.runs import FLOOR_FACTOR
-from analysis.measures import impulse
 
 RECORD = "decomposition,null"
 
@@ -54,19 +53,3 @@ def amplification(run: xr.DataTree, kind: str | None = None) -> xr.Dataset:
     result = runs.with_arms(result, run).assign_coords(pair=("sample", identities(run)))
     result.attrs = {"steps": run["metrics"].sizes["step"], "title": runs.title(run)}
     return result
-
-
-def impulse_sums(run: xr.DataTree) -> dict[str, xr.DataArray]:
-    """|sum of impulses| (sample) of every mask whose one-step (or short-window) impulses the run holds, by its name.
-
-    A mask counts when its windowed copies (`R4S32@steps=3:4`) cover every step of the run exactly once. Windows of
-    more than one step leave the feedback inside a window in the sum. Source: docs/science.md, "Counterfactual runs".
-    """
-    run = runs.complete(run)
-    steps = run["metrics"].sizes["step"]
-    sums = {}
-    for mask, windows in impulse.window_sets(runs.arms(run), steps).items():
-        if sorted(step for window in windows for step in window) == list(range(steps)):
-            total = spectrum.norm(runs.final_delta(run).sel(arm=list(windows.values())).sum("arm")).compute()
-            sums[mask] = total.assign_coords(pair=("sample", identities(run)))
-    return sums

@@ -10,6 +10,9 @@ import xarray as xr
 
 from analysis.common import runs, spectrum
 
+LARGEST_ERROR = 0.1
+"""Slopes of a larger standard error are not told."""
+
 
 def martingale(run: xr.DataTree) -> xr.Dataset:
     """Is the clean run's prediction a martingale, as the model-free null assumes? Slopes that should be 1, per step.
@@ -42,6 +45,35 @@ def martingale(run: xr.DataTree) -> xr.Dataset:
     slope = _slope(final, predicted, by=predicted)
     result = result.assign(prediction=slope["slope"], prediction_error=slope["error"])
     return result.assign_attrs(note="slopes of 1: the clean prediction is a martingale, as the model-free null assumes")
+
+
+def in_words(run: xr.DataTree) -> str:
+    """What `martingale` says about the model of a run, in a few words; "" where it could not be checked."""
+    try:
+        check = martingale(run)
+    except runs.RunError:
+        return ""
+    for name, meaning in (("prediction", "final images on clean predictions"), ("state", "states on final images")):
+        values, errors = check[name].values, check[f"{name}_error"].values
+        known = values[errors < LARGEST_ERROR]  # early on the signal is too faint for a slope
+        if known.size:
+            return (
+                f"slope of {meaning} {np.median(known):.3f} in the median step, from {known.min():.3f} to "
+                f"{known.max():.3f} in the {known.size} of {values.size} steps with a standard error below "
+                f"{LARGEST_ERROR:g} (1 is exact){_weighted_slope(run, values) if name == 'prediction' else ''}"
+            )
+    return str(check.attrs["note"])
+
+
+def _weighted_slope(run: xr.DataTree, slopes: np.ndarray) -> str:
+    """The mean slope over steps, each by its share of the null.
+
+    The contribution of step k is read off the prediction of step k + 1, that of the last step off the image itself.
+    """
+    if not runs.has(run, "metrics/null_l2"):
+        return ""
+    share = run["metrics"].to_dataset()["null_l2"].sel(arm=runs.names(run)).mean(("arm", "sample")).values
+    return f"; {np.average(np.append(slopes[1:], 1.0), weights=share):.3f} with every step weighted by its null"
 
 
 def _slope(values: xr.DataArray, other: xr.DataArray, by: xr.DataArray) -> xr.Dataset:

@@ -1,197 +1,198 @@
-"""The preregistered rule: from log A and the slope p, one value per sample, to a claim and a mechanism.
+"""The rule: from one value per sample to three answers, on feedback, on propagation along the path, and on steps.
 
-The margins stand here and nowhere else. The rule reads numbers, not runs (see `verdict.py` for those), and it does not
-know which answer anybody hopes for. Rule and margins: docs/science.md, "The rule and its margins".
+It reads numbers, not runs (`verdict` does that), and does not know which answer anybody hopes for. The margins stand in
+`margins`. Source: docs/science.md, "The rule and its margins".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
+from scipy import stats
 from scipy.special import logsumexp
 
+from analysis.answer import words
+from analysis.answer.margins import (
+    CALIBRATION,
+    CONFIDENCE,
+    INTERMITTENCY_LEVEL,
+    LABELS,
+    LEVEL,
+    LINEAR,
+    LOG_MARGIN,
+    SLOPE_MARGIN,
+    UNDECIDED,
+)
 from analysis.common import statistics
+from analysis.common.resampling import Resampled, resample
 
-# Fixed before any run was analysed. Change them and every verdict changes.
-LOG_AMPLIFICATION_MARGIN = math.log(1.5)  # on log A: less than a factor of 1.5 either way counts as no amplification
-SLOPE_MARGIN = 0.10  # on p: A may grow by at most 7% per doubling of the number of steps
-
-CONFIDENCE = (0.90, 0.95)  # 90% intervals are two one-sided tests at 5%, for equivalence; 95% for differences
-QUANTITIES = ("log_amplification", "log_rms_amplification", "step_slope")
-INTERMITTENCY_LEVEL = 0.01
-ROUGH_SAMPLES = 10  # below, BCa intervals of a mean cover clearly less than they say; the answer carries a warning
-MOST_SAMPLES = 100_000
-CLAIM = "masking error compounds over the steps"
+QUANTITIES = ("feedback", "feedback_rms", "systematic", "calibration", "along", "steps_answer", "error_slope")
+RATIOS = ("feedback", "feedback_rms", "systematic", "along")
+"""The quantities that are ratios: judged by their logarithm, told as they are."""
+SMALLEST = 1e-6  # stands for a calibration slope that is not positive
+MOST_STARTS = 100_000
+ROUGH_STARTS = 10  # below, BCa intervals of a mean cover clearly less than they say; the answer carries a warning
+NO_PATHS, BLIND, KEPT, UNCERTAIN, DEPARTS = (
+    "not measured", "no part predictable from x_T", "as of a posterior mean", "not shown", "no posterior mean",
+)  # fmt: skip
+"""What can be said of the calibration slope."""
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
-    """What the rule answers. `sentence` says all of it in words.
+class Answers:
+    """What the rule answers for one cell at one dose; `sentence` says all of it in words.
 
-    `intervals` has dims (quantity, confidence, bound): quantities log_amplification (the mean of log A, whose
-    exponential is the geometric mean of A), log_rms_amplification and step_slope; bounds low, estimate, high.
-    A comes from `samples` samples, p from `slopes` of them.
-    `geometric_label` and `rms_label` are what rules 1 to 4 give with either of the two, `low_dose_label` with the low
-    dose; `label` is withheld ("inconclusive") when they disagree, and `reasons` says why anything was withheld.
+    feedback, along, steps_answer: the answers, each "undecided" if nothing else. intervals: (quantity, confidence,
+    bound), with ratios as ratios and slopes as slopes; NaN for what was not measured. p: of each answer, the level at
+    which its interval would just reach it (NaN if undecided); what Holm's correction needs. starts: how many
+    independent starts each answer rests on. calibration: what is known of the slope on N*. reasons: question -> why an
+    answer was withheld or what weakens it.
     """
 
-    claim: str
-    label: str
+    feedback: str
+    along: str
+    steps_answer: str
     intervals: xr.DataArray
-    samples: int
-    slopes: int
-    geometric_label: str
-    rms_label: str
-    low_dose_label: str | None = None
-    reasons: tuple[str, ...] = ()
-    note: str = field(default="", repr=False)
+    p: Mapping[str, float]
+    starts: Mapping[str, int]
+    calibration: str
+    reasons: Mapping[str, tuple[str, ...]]
 
     @property
     def sentence(self) -> str:
-        """Claim, mechanism, numbers, sample size and the power note, in plain words."""
-        claim = {
-            "supported": f'The claim "{CLAIM}" is supported',
-            "rejected": f'The claim "{CLAIM}" is rejected',
-            "inconclusive": f'INCONCLUSIVE: the claim "{CLAIM}" is neither supported nor rejected',
-        }[self.claim]
-        label = "INCONCLUSIVE" if self.label == "inconclusive" else self.label
-        reasons = "".join(f" {reason[0].upper()}{reason[1:]}." for reason in self.reasons)
-        return f"{claim}; the mechanism is {label} ({self.numbers}).{reasons}{' ' + self.note if self.note else ''}"
+        """Every answer with its estimate, interval and reasons."""
+        told = [
+            words.answer(question, getattr(self, question), self.intervals.sel(quantity=question, drop=True))
+            + "".join(f" ({reason})" for reason in self.reasons[question])
+            for question in LABELS
+        ]
+        return ". ".join(text[0].upper() + text[1:] for text in told) + "."
 
-    @property
-    def numbers(self) -> str:
-        """The estimates with their 95% intervals and the number of samples."""
-        rms = math.exp(float(self.intervals.sel(quantity="log_rms_amplification", confidence=0.95, bound="estimate")))
-        amplification = _quote(self.intervals.sel(quantity="log_amplification", confidence=0.95), np.exp)
-        slope = _quote(self.intervals.sel(quantity="step_slope", confidence=0.95), lambda value: value)
-        plural = "sample" if self.samples == 1 else "samples"
-        fewer = f", {self.slopes} of them for p" if 0 < self.slopes < self.samples else ""
-        return f"A = {amplification}, RMS {rms:.3g}; slope p = {slope}; n = {self.samples} {plural}{fewer}"
+
+@dataclass(frozen=True)
+class _How:
+    """The bootstrap's settings."""
+
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """One quantity, on the scale that is judged, and its answer."""
+
+    label: str
+    value: Resampled | None = None
+    rms: Resampled | None = None
+    p: float = math.nan
+    units: int = 0
+    reasons: tuple[str, ...] = ()
 
 
 def decide(
-    log_amplification: ArrayLike,
-    step_slope: ArrayLike | None,
+    log_feedback: ArrayLike | None,
+    log_systematic: ArrayLike | None = None,
+    feedback_slope: ArrayLike | None = None,
     *,
-    low_dose: ArrayLike | None = None,
+    error_slope: ArrayLike | None = None,
+    gram: ArrayLike | None = None,
+    starts: ArrayLike | None = None,
+    posterior_mean: bool = True,
     resamples: int = statistics.RESAMPLES,
     seed: int = 0,
-) -> Verdict:
-    """Apply the rule to log A [sample] and the slope p of log A on log(number of steps) [sample].
+) -> Answers:
+    """Apply the rule to the measures of one cell at one dose; None for what was not measured.
 
-    `step_slope` None means that it was not measured, which leaves claim and mechanism inconclusive. `low_dose`
-    [low-dose sample] is log A at dose 0.01: the mechanism is withheld if it gets another label than dose 1, both with
-    the same slope.
-    The same holds if RMS and geometric mean of A give different labels *and* that excess of the RMS is beyond what
-    a log-normal spread of the same size explains (`intermittency_p` < 0.01): with between-sample sd .5 or 1 of log A,
-    the RMS of a purely additive system lies above the geometric mean by itself.
-    The slope may come from fewer samples than A, where not all were run at every number of steps.
-    Fewer than 3 samples are inconclusive. Raises ValueError for arrays that are not one value per sample, are empty,
-    have more slopes than amplifications, or hold NaN or infinite values (which are never dropped silently).
+    log_feedback [sample]: log S, S = |y - x| / |w - x| at the end. log_systematic [sample]: log(|N*| / |N|) of a
+    stochastic sampler, log(S |w - x| / |tau|) of an ODE sampler; NaN in samples for which it was not measured.
+    gram [2, sample]: <delta_i, sum of N*_j> and <N*_i, sum of N*_j> over the other paths j of the same start, NaN where
+    there is none; the ratio of their sums is the calibration slope, which multiplies the systematic amplification.
+    feedback_slope, error_slope [start]: slopes p_S and p_e over the number of steps (`step_slope`).
+    starts [sample]: which start a sample belongs to; left out, each sample is a start of its own. Starts are resampled
+    with all their paths. posterior_mean: whether the slope may be taken as 1 where it was not measured or no part of
+    the error is predictable from x_T; False (guided predictions, for instance) leaves `along` undecided there.
+    Raises ValueError for arrays that are not one value per sample, are empty, or hold NaN or infinite values elsewhere.
     Source: docs/science.md, "The rule and its margins"; intervals BCa (Efron 1987), equivalence by 90% interval
     inclusion (Schuirmann 1987).
     """
-    log_a = _samples("log_amplification", log_amplification)
-    slope = None if step_slope is None else _samples("step_slope", step_slope)
-    low = None if low_dose is None else _samples("low_dose", low_dose)
-    if slope is not None and slope.size > log_a.size:
-        raise ValueError(f"at most one slope per sample: {log_a.size} log_amplification, {slope.size} step_slope")
-    intervals = _intervals(log_a, slope, resamples, seed)
-    geometric, rms = label_of(intervals, "log_amplification"), label_of(intervals, "log_rms_amplification")
-    reasons: list[str] = []
-    fewest = log_a.size if slope is None else slope.size
-    if fewest < statistics.FEWEST_SAMPLES:
-        reasons.append(f"n = {fewest}: an interval over samples needs at least {statistics.FEWEST_SAMPLES}")
-    elif fewest < ROUGH_SAMPLES:
-        reasons.append(f"with n = {fewest} bootstrap intervals are too narrow: take no answer here for settled")
-    if slope is None:
-        reasons.append("the slope p was not measured: it needs runs with several numbers of steps, paired by sample")
-    label, intermittent = geometric, rms != geometric and intermittency_p(log_a) < INTERMITTENCY_LEVEL
-    if intermittent:
-        label = "inconclusive"
-        reasons.append(
-            f"the geometric mean of A gives {geometric} but its RMS gives {rms}: rare samples amplify strongly, "
-            "which no single label describes"
-        )
-    low_label = None
-    if low is not None:
-        low_label = label_of(_intervals(low, slope, resamples, seed), "log_amplification")
-        if low_label != geometric:
-            label = "inconclusive"
-            reasons.append(f"dose 0.01 gives {low_label} and dose 1 gives {geometric}: the response is not linear")
-    note = power_note(log_a, slope) if "inconclusive" in (geometric, claim_of(intervals)) and not intermittent else ""
-    slopes = 0 if slope is None else slope.size
-    claim = claim_of(intervals)
-    return Verdict(claim, label, intervals, log_a.size, slopes, geometric, rms, low_label, tuple(reasons), note)
+    how = _How(resamples, seed)
+    logs, system = _values("log_feedback", log_feedback), _values("log_systematic", log_systematic, missing=True)
+    group = _group(starts, logs, system)
+    sums = None if gram is None or not group.size else _gram(gram, group)
+    calibration, slope = _slope_on_own(sums, group, how)
+    known = calibration not in (NO_PATHS, BLIND)
+    judged = {
+        "feedback": _ratio("feedback", logs, group, how),
+        "along": _ratio("along", system, group, how, sums if known else None),
+        "steps_answer": _slope(_values("feedback_slope", feedback_slope), how),
+    }
+    if system is not None and not known and not posterior_mean:
+        reason = f"the slope on N* is needed, for this prediction is no posterior mean, and it has {calibration}"
+        judged["along"] = replace(judged["along"], label=UNDECIDED, p=math.nan, reasons=(reason,))
+    errors = _values("error_slope", error_slope)
+    values = {question: one.value for question, one in judged.items()} | {
+        "feedback_rms": judged["feedback"].rms,
+        "systematic": None if system is None else _mean(_by_start(system, group, np.mean), how),
+        "calibration": slope,
+        "error_slope": None if errors is None else _mean(errors, how),
+    }
+    return Answers(
+        **{question: one.label for question, one in judged.items()},
+        intervals=_intervals(values),
+        p={question: one.p for question, one in judged.items()},
+        starts={question: one.units for question, one in judged.items()},
+        calibration=calibration,
+        reasons={question: one.reasons for question, one in judged.items()},
+    )
 
 
-def label_of(intervals: xr.DataArray, amplification: str = "log_amplification") -> str:
-    """Rules 1 to 4 for `Verdict.intervals`, with the mean log A or "log_rms_amplification" as the amplification.
+def claims(along: Mapping[float, str]) -> dict[float, str]:
+    """Whether the paper's claim holds at each dose of a cell, from the answers `along` by dose.
 
-    A NaN limit fails every comparison and so ends in rule 5, "inconclusive".
+    "supported" where `along` is amplified. "refuted" where it is additive or contracted at full dose and at both doses
+    of the linear regime, .1 and .01. "open" otherwise.
     """
-    low90, high90, low95, high95 = _bounds(intervals, amplification)
-    _, slope_high90, slope_low95, _ = _bounds(intervals, "step_slope")
-    margin = LOG_AMPLIFICATION_MARGIN
-    flat = slope_high90 < SLOPE_MARGIN
-    if low95 > margin and slope_low95 > SLOPE_MARGIN:
-        return "multiplicative"
-    if low95 > margin and flat:
-        return "amplifying"
-    if low90 > -margin and high90 < margin and flat:
-        return "additive"
-    if high95 < -margin and flat:
-        return "contractive"
-    return "inconclusive"
+    amplified, *no_growth = LABELS["along"]
+    settled = all(along.get(dose) in no_growth for dose in (1.0, *LINEAR))
+    return {
+        dose: "supported" if label == amplified else "refuted" if settled else "open" for dose, label in along.items()
+    }
 
 
-def claim_of(intervals: xr.DataArray) -> str:
-    """Supported, rejected or inconclusive, for `Verdict.intervals`; always inconclusive without a slope."""
-    _, _, low95, high95 = _bounds(intervals, "log_amplification")
-    _, _, slope_low95, slope_high95 = _bounds(intervals, "step_slope")
-    if math.isnan(slope_low95):
-        return "inconclusive"
-    if low95 > LOG_AMPLIFICATION_MARGIN and slope_low95 > SLOPE_MARGIN:
-        return "supported"
-    if slope_high95 < SLOPE_MARGIN or high95 < LOG_AMPLIFICATION_MARGIN:
-        return "rejected"
-    return "inconclusive"
-
-
-def step_slope(log_amplification: ArrayLike, steps: Sequence[int]) -> np.ndarray:
-    """Slope p [sample] of log A [sample, count] on log(number of steps) [count], by least squares, sample by sample.
+def step_slope(values: ArrayLike, steps: Sequence[int]) -> np.ndarray:
+    """Slope [sample] of log values [sample, count] on log(number of steps) [count], by least squares, each its own.
 
     A sample that lacks a count (NaN) gets NaN. Raises ValueError for fewer than two different counts, counts below 1,
     or a last axis that does not match `steps`.
     """
-    values = np.asarray(log_amplification, dtype=np.float64)
+    logs = np.asarray(values, dtype=np.float64)
     counts = np.asarray(steps, dtype=np.float64)
     if counts.ndim != 1 or np.unique(counts).size < 2 or (counts < 1).any():
         raise ValueError(f"a slope needs at least two different numbers of steps, for example [50, 250]; got {steps}")
-    if values.ndim == 0 or values.shape[-1] != counts.size:
-        raise ValueError(f"log_amplification is [sample, count] with {counts.size} counts; got shape {values.shape}")
+    if logs.ndim == 0 or logs.shape[-1] != counts.size:
+        raise ValueError(f"values are [sample, count] with {counts.size} counts; got shape {logs.shape}")
     x = np.log(counts)
     x = x - x.mean()
-    return (values * x).sum(axis=-1) / (x**2).sum()
+    return (logs * x).sum(axis=-1) / (x**2).sum()
 
 
-def log_rms(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Log of the root mean square of A, from log A [..., sample]; does not overflow."""
-    return 0.5 * (logsumexp(2 * values, axis=axis) - math.log(values.shape[axis]))
+def log_rms(logs: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Log of the root mean square, from logs [..., sample]; does not overflow."""
+    return 0.5 * (logsumexp(2 * logs, axis=axis) - math.log(logs.shape[axis]))
 
 
-def intermittency_p(log_amplification: ArrayLike, draws: int = 1999) -> float:
-    """How often a log-normal A with the same mean, sd and n has an RMS that exceeds its expectation by as much.
+def intermittency_p(logs: ArrayLike, draws: int = 1999) -> float:
+    """How often log-normal values of the same mean, sd and n have an RMS that exceeds its expectation by as much.
 
-    For log-normal A, log RMS = mean + variance of log A; rare large values push the RMS further out. Parametric
-    bootstrap [sample] -> p in (0, 1], seed fixed. Constant or fewer than 3 samples give 1.
+    For log-normal values, log RMS = mean + variance of the logs; rare large values push the RMS further out.
+    Parametric bootstrap [sample] -> p in (0, 1], seed fixed. Constant or fewer than 3 samples give 1.
     """
-    values = np.asarray(log_amplification, dtype=np.float64)
+    values = np.asarray(logs, dtype=np.float64)
     if values.size < statistics.FEWEST_SAMPLES or values.std() < 1e-12:
         return 1.0
     reference = np.random.default_rng(0).normal(0, values.std(ddof=1), (draws, values.size))
@@ -199,111 +200,225 @@ def intermittency_p(log_amplification: ArrayLike, draws: int = 1999) -> float:
     return float((1 + (expected >= excess).sum()) / (1 + draws))
 
 
-def p_values(log_amplification: ArrayLike, step_slope: ArrayLike) -> dict[str, float]:
-    """A p-value for each claim and label of the rule, small where the data speak for it; for Holm over cells.
+# --- the three answers ---
 
-    t tests instead of the rule's BCa limits, at the same error rates: answers that the rule reads off 95% intervals
-    have their one-sided p doubled; where all conditions must hold the largest p counts, where one suffices the least.
-    Both arguments [sample], at least 2 samples.
+
+def _ratio(
+    question: str, logs: np.ndarray | None, group: np.ndarray, how: _How, gram: np.ndarray | None = None
+) -> _Judged:
+    """A question about a ratio: its geometric mean over starts, times the calibration slope where there is one.
+
+    The answer is withheld where the RMS gives another one *and* lies above the geometric mean by more than a log-normal
+    spread explains. Paths of one start count as independent for that.
     """
-    log_a, slope = np.asarray(log_amplification, dtype=np.float64), np.asarray(step_slope, dtype=np.float64)
-    margin = LOG_AMPLIFICATION_MARGIN
-    high = 2 * float(statistics.p_above(log_a, margin))
-    steep = 2 * float(statistics.p_above(slope, SLOPE_MARGIN))
-    flat = float(statistics.p_below(slope, SLOPE_MARGIN))
-    not_high = 2 * float(statistics.p_below(log_a, margin))
-    p_of = {
-        "supported": max(high, steep),
-        "rejected": min(2 * flat, not_high),
-        "multiplicative": max(high, steep),
-        "amplifying": max(high, flat),
-        "additive": max(float(statistics.tost(log_a, margin).p), flat),
-        "contractive": max(2 * float(statistics.p_below(log_a, -margin)), flat),
-    }
-    return {name: min(p, 1.0) for name, p in p_of.items()}
-
-
-def undecided(reason: str) -> Verdict:
-    """The verdict on no samples at all."""
-    nothing = _intervals(np.array([np.nan]), None, 1, 0)
-    return Verdict("inconclusive", "inconclusive", nothing, 0, 0, "inconclusive", "inconclusive", reasons=(reason,))
-
-
-def power_note(log_amplification: ArrayLike, step_slope: ArrayLike | None) -> str:
-    """How many samples would settle the mechanism with 90% power, if the present estimates and sds are right."""
-    log_a = np.asarray(log_amplification, dtype=np.float64)
-    if step_slope is None or log_a.size < statistics.FEWEST_SAMPLES:
-        return ""
-    slope = np.asarray(step_slope, dtype=np.float64)
-    needed = _samples_needed(log_a.mean(), log_a.std(ddof=1), slope.mean(), slope.std(ddof=1))
-    if needed is None:
-        return (
-            "With estimates like these, more samples would reject the claim but could not name a mechanism: A below "
-            "the margin with p above it is outside the rule."
+    if logs is None:
+        return _Judged(UNDECIDED)
+    measured = np.isfinite(logs)
+    logs, group = logs[measured], group[measured]
+    gram = None if gram is None else gram[:, measured]
+    value, rms = (
+        _resampled(_by_start(logs, group, within), statistic, how, None if gram is None else _sums(gram, group))
+        for within, statistic in ((np.mean, np.mean), (log_rms, log_rms))
+    )
+    judged = _judge(question, value, np.unique(group).size, LOG_MARGIN)
+    judged = replace(judged, rms=rms)
+    other = _label(question, rms, LOG_MARGIN)
+    if other != judged.label and intermittency_p(logs) < INTERMITTENCY_LEVEL:
+        reason = (
+            f"withheld: the geometric mean gives {judged.label} and the RMS of {math.exp(rms.estimate):.3g} gives "
+            f"{other}; rare samples amplify strongly, which no single label describes"
         )
-    if needed > MOST_SAMPLES:
-        return f"The estimates lie on a margin: even {MOST_SAMPLES:,} samples would not settle it."
-    if needed <= min(log_a.size, slope.size):
-        return (
-            f"Estimates like these are settled by about {needed} samples in nine studies of ten; these {slope.size} "
-            "were not enough, so enlarge the study."
-        )
-    return f"About {needed:,} samples would settle it with 90% power if these estimates and spreads hold."
+        return replace(judged, label=UNDECIDED, p=math.nan, reasons=(reason,))
+    return judged
 
 
-def _samples_needed(log_a: float, log_a_sd: float, slope: float, slope_sd: float) -> float | None:
-    """Samples for the label that the estimates point to; None if the rule has no label there; inf on a margin."""
-
-    def bound(sd: float, distance: float, alpha: float, power: float = 0.90) -> float:
-        return math.inf if distance <= 0 else statistics.samples_for_bound(sd, distance, power, alpha)
-
-    margin = LOG_AMPLIFICATION_MARGIN
-    if slope > SLOPE_MARGIN:
-        if log_a < margin:
-            return None
-        return max(bound(log_a_sd, log_a - margin, 0.025), bound(slope_sd, slope - SLOPE_MARGIN, 0.025))
-    flat = bound(slope_sd, SLOPE_MARGIN - slope, 0.05)
-    if abs(log_a) <= margin:  # both ends of the interval must fit: the beta of an equivalence test is split
-        return max(flat, bound(log_a_sd, margin - abs(log_a), 0.05, power=0.95))
-    return max(flat, bound(log_a_sd, abs(log_a) - margin, 0.025))
+def _slope(slopes: np.ndarray | None, how: _How) -> _Judged:
+    if slopes is None:
+        return _Judged(UNDECIDED)
+    return _judge("steps_answer", _mean(slopes, how), slopes.size, SLOPE_MARGIN)
 
 
-def _samples(name: str, values: ArrayLike) -> np.ndarray:
+def _judge(question: str, value: Resampled, units: int, margin: float) -> _Judged:
+    label = _label(question, value, margin)
+    above, inside, below = LABELS[question]
+    p = {
+        above: 2 * value.p_above(margin) if value.replicates.size else math.nan,
+        inside: max(value.p_above(-margin), value.p_below(margin)) if value.replicates.size else math.nan,
+        below: 2 * value.p_below(-margin) if value.replicates.size else math.nan,
+    }.get(label, math.nan)
+    reasons = []
+    if units < statistics.FEWEST_SAMPLES:
+        reasons.append(f"n = {units}: an interval needs at least {statistics.FEWEST_SAMPLES} starts")
+    elif units < ROUGH_STARTS:
+        reasons.append(f"with {units} starts bootstrap intervals are too narrow: take no answer here for settled")
+    elif label == UNDECIDED:
+        reasons.append(starts_needed(value, units, margin))
+    return _Judged(label, value, p=min(p, LEVEL), units=units, reasons=tuple(reasons))
+
+
+def _label(question: str, value: Resampled, margin: float) -> str:
+    """Which side of the margins a quantity is on; a NaN limit fails every comparison and so leaves it undecided."""
+    above, inside, below = LABELS[question]
+    (low90, high90), (low95, high95) = (value.interval(level) for level in CONFIDENCE)
+    if low95 > margin:
+        return above
+    if high95 < -margin:
+        return below
+    return inside if low90 > -margin and high90 < margin else UNDECIDED
+
+
+def starts_needed(value: Resampled, units: int, margin: float) -> str:
+    """How many starts would settle an answer with 90% power, if its estimate and spread are right, in words."""
+    spread, outside = float(value.replicates.std()) * math.sqrt(units), abs(value.estimate) - margin
+    if abs(outside) < 1e-12:
+        return "the estimate lies on the margin"
+    if outside > 0:
+        needed = statistics.samples_for_bound(spread, outside, alpha=0.025)
+    else:  # both ends of the interval must fit: the beta of an equivalence test is split
+        needed = statistics.samples_for_bound(spread, -outside, power=0.95, alpha=0.05)
+    if needed > MOST_STARTS:
+        return f"so near the margin that {MOST_STARTS:,} starts would not settle it"
+    return f"about {max(needed, units + 1):,} starts would settle it if estimate and spread hold"
+
+
+def calibration(
+    gram: ArrayLike, starts: ArrayLike, *, resamples: int = statistics.RESAMPLES, seed: int = 0
+) -> tuple[str, xr.DataArray]:
+    """What is known of the slope of delta on N* across the paths of a start, and its interval (confidence, bound).
+
+    Arguments as in `decide`. Both Gram sums must have a jackknife lower limit (95%) above 0, else x_T predicts no part
+    of the error and the interval is NaN. Source: docs/science.md, "Propagation: the own-path sum".
+    """
+    group = _group(starts, np.asarray(gram, dtype=np.float64)[0])
+    state, value = _slope_on_own(_gram(gram, group), group, _How(resamples, seed))
+    return state, _limits(value)
+
+
+def _slope_on_own(gram: np.ndarray | None, group: np.ndarray, how: _How) -> tuple[str, Resampled | None]:
+    """State and slope, resampled over the starts that have several paths."""
+    if gram is None or not (paired := np.isfinite(gram).all(axis=0)).any():
+        return NO_PATHS, None
+    sums = _sums(gram[:, paired], group[paired])
+    starts = sums.shape[1]
+    if starts < statistics.FEWEST_SAMPLES:
+        return BLIND, None
+    error = sums.std(axis=1, ddof=1) / math.sqrt(starts)  # the jackknife's of a mean
+    if (sums.mean(axis=1) <= stats.t.ppf(0.975, starts - 1) * error).any():
+        return BLIND, None
+    value = resample(lambda drawn: _quotient(sums, drawn), starts, resamples=how.resamples, seed=how.seed)
+    low, high = value.interval(0.95)
+    if low > CALIBRATION[0] and high < CALIBRATION[1]:
+        return KEPT, value
+    return (DEPARTS if low > CALIBRATION[1] or high < CALIBRATION[0] else UNCERTAIN), value
+
+
+# --- units and resampling ---
+
+
+def _resampled(
+    values: np.ndarray, statistic: Callable[..., np.ndarray], how: _How, sums: np.ndarray | None = None
+) -> Resampled:
+    """A statistic of values [start], plus the log of the calibration slope of the same resampled starts."""
+
+    def of(drawn: np.ndarray) -> np.ndarray:
+        value = statistic(values[drawn], axis=-1)
+        return value if sums is None else value + np.log(np.maximum(_quotient(sums, drawn), SMALLEST))
+
+    return resample(of, values.size, resamples=how.resamples, seed=how.seed)
+
+
+def _mean(values: np.ndarray, how: _How) -> Resampled:
+    return _resampled(values, np.mean, how)
+
+
+def _quotient(sums: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Slope from the Gram sums [2, start] of the drawn starts [..., start].
+
+    `SMALLEST` where it does not exist; that of all starts where no start with several paths was drawn.
+    """
+    top, bottom = sums[0][drawn].sum(-1), sums[1][drawn].sum(-1)
+    nothing = ~(sums[1] != 0)[drawn].any(-1)
+    top, bottom = np.where(nothing, sums[0].sum(), top), np.where(nothing, sums[1].sum(), bottom)
+    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), SMALLEST)
+
+
+def _by_start(values: np.ndarray, group: np.ndarray, within: Callable[..., np.ndarray]) -> np.ndarray:
+    """A statistic of the finite values of every start, [start]; starts without any are left out."""
+    return np.array([within(values[chosen]) for start in np.unique(group)
+                     if (chosen := (group == start) & np.isfinite(values)).any()])  # fmt: skip
+
+
+def _sums(gram: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Gram sums [2, start]; a start without several paths counts as 0."""
+    return np.stack([np.nansum(gram[:, group == start], axis=1) for start in np.unique(group)], axis=1)
+
+
+def _intervals(values: Mapping[str, Resampled | None]) -> xr.DataArray:
+    """(quantity, confidence, bound): ratios as ratios, slopes as they are."""
+    found = xr.Dataset({name: _limits(values[name]) for name in QUANTITIES})
+    for name in RATIOS:
+        found[name] = xr.apply_ufunc(np.exp, found[name])
+    return found.to_dataarray("quantity")
+
+
+def _limits(value: Resampled | None) -> xr.DataArray:
+    """(confidence, bound) on the scale that is judged; NaN for what is not known."""
+    limits = np.full((len(CONFIDENCE), len(statistics.BOUNDS)), np.nan)
+    if value is not None:
+        for row, level in enumerate(CONFIDENCE):
+            low, high = value.interval(level)
+            limits[row] = low, value.estimate, high
+    coords = {"confidence": list(CONFIDENCE), "bound": list(statistics.BOUNDS)}
+    return xr.DataArray(limits, dims=("confidence", "bound"), coords=coords)
+
+
+def share(part: ArrayLike, whole: ArrayLike, starts: ArrayLike, *, seed: int = 0) -> xr.DataArray:
+    """Sum of a part over that of the whole, both [sample], with limits over starts: (confidence, bound).
+
+    Samples that lack either (NaN) are left out; NaN limits for fewer than 3 starts, all NaN where nothing is left.
+    """
+    pairs = np.stack([np.asarray(part, np.float64), np.asarray(whole, np.float64)])
+    known = np.isfinite(pairs).all(axis=0)
+    if not known.any() or not pairs[1, known].sum() > 0:
+        return _limits(None)
+    sums = _sums(pairs[:, known], _group(np.asarray(starts)[known], pairs[0, known]))
+    return _limits(resample(lambda drawn: sums[0][drawn].sum(-1) / sums[1][drawn].sum(-1), sums.shape[1], seed=seed))
+
+
+def _values(name: str, values: ArrayLike | None, *, missing: bool = False) -> np.ndarray | None:
+    if values is None:
+        return None
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
-        hint = "; reduce [sample, count] with step_slope(log_amplification, steps)" if array.ndim == 2 else ""
+        hint = "; reduce [sample, count] with step_slope(values, steps)" if array.ndim == 2 else ""
         raise ValueError(f"{name} is one value per sample, a non-empty one-dimensional array; got {array.shape}{hint}")
-    bad = np.flatnonzero(~np.isfinite(array))
+    bad = np.flatnonzero(np.isinf(array) if missing else ~np.isfinite(array))
     if bad.size:
-        hint = "; pass None if the slope was not measured" if name == "step_slope" else ""
         which = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         raise ValueError(
             f"{bad.size} of {array.size} values of {name} are NaN or infinite (samples {which}): leave those samples "
-            f"out of every argument and say so{hint}"
+            "out of every argument and say so; pass None for what was not measured"
         )
+    return None if np.isnan(array).all() else array
+
+
+def _group(starts: ArrayLike | None, *measured: np.ndarray | None) -> np.ndarray:
+    """Number of the start of each sample; one start a sample where `starts` is None."""
+    sizes = {each.size for each in measured if each is not None}
+    if len(sizes) > 1:
+        raise ValueError(f"log_feedback and log_systematic are of the same samples; got {sorted(sizes)} values")
+    size = next(iter(sizes), 0)
+    if starts is None or not size:
+        return np.arange(size)
+    names = np.asarray(starts)
+    if names.shape != (size,):
+        raise ValueError(f"starts names the start of each of {size} samples; got shape {names.shape}")
+    _, first, number = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number]  # in the order of their first samples, whatever they are called
+
+
+def _gram(gram: ArrayLike, group: np.ndarray) -> np.ndarray:
+    array = np.asarray(gram, dtype=np.float64)
+    if array.shape != (2, group.size):
+        raise ValueError(f"gram is [2, sample] with {group.size} samples; got shape {array.shape}")
     return array
-
-
-def _intervals(log_a: np.ndarray, slope: np.ndarray | None, resamples: int, seed: int) -> xr.DataArray:
-    """Intervals [quantity, confidence, bound] of mean log A, log RMS A and mean p."""
-    missing = np.full(log_a.size, np.nan)
-    limits = np.empty((len(QUANTITIES), len(CONFIDENCE), len(statistics.BOUNDS)))
-    sources: tuple[tuple[np.ndarray, Callable], ...]
-    sources = ((log_a, np.mean), (log_a, log_rms), (missing if slope is None else slope, np.mean))
-    for row, (values, statistic) in enumerate(sources):
-        interval = statistics.bca(values, statistic, confidence=CONFIDENCE, resamples=resamples, seed=seed)
-        limits[row] = np.stack([interval.low, np.full(len(CONFIDENCE), interval.estimate), interval.high], axis=-1)
-    coords = {"quantity": list(QUANTITIES), "confidence": list(CONFIDENCE), "bound": list(statistics.BOUNDS)}
-    return xr.DataArray(limits, dims=("quantity", "confidence", "bound"), coords=coords)
-
-
-def _bounds(intervals: xr.DataArray, quantity: str) -> list[float]:
-    """Low and high of the 90%, then of the 95% interval."""
-    return intervals.values[QUANTITIES.index(quantity)][:, [0, 2]].ravel().tolist()
-
-
-def _quote(interval: xr.DataArray, scale) -> str:
-    low, estimate, high = (float(scale(interval.sel(bound=bound))) for bound in statistics.BOUNDS)
-    if math.isnan(estimate):
-        return "not measured"
-    return f"{estimate:.3g}" + ("" if math.isnan(low) else f" (95% CI {low:.3g} to {high:.3g})")

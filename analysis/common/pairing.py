@@ -27,11 +27,18 @@ def as_list(several: Runs) -> list[xr.DataTree]:
     return trees
 
 
-def identities(run: xr.DataTree) -> list[str]:
-    """What pairs a sample with itself in another run: its seed and its class or prompt."""
+def identities(run: xr.DataTree, *, paths: bool = True) -> list[str]:
+    """What pairs a sample with itself in another run: its seed, its class or prompt, and its noise path unless that is
+    the first. `paths` False leaves the path out: what tells the starts apart.
+    """
     coords = run["metrics"].ds.coords if "seed" in run["metrics"].ds.coords else run.ds.coords
     names = [name for name in ("seed", "class_label", "prompt") if name in coords] or ["sample"]
-    return [" ".join(str(value) for value in values) for values in zip(*(coords[n].values for n in names), strict=True)]
+    start = [
+        " ".join(str(value) for value in values) for values in zip(*(coords[n].values for n in names), strict=True)
+    ]
+    if not paths or "path" not in coords:
+        return start
+    return [f"{name} path {path}" if path else name for name, path in zip(start, coords["path"].values, strict=True)]
 
 
 def shared(trees: list[xr.DataTree]) -> list[xr.DataTree]:

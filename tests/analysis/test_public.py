@@ -19,7 +19,17 @@ PARAMETERS = {
     "compare": ["several", "confidence", "seed"],
     "counterfactual": ["run", "confidence", "seed"],
     "curves": ["sweeps", "resamples", "seed"],
-    "decide": ["log_amplification", "step_slope", "low_dose", "resamples", "seed"],
+    "decide": [
+        "log_feedback",
+        "log_systematic",
+        "feedback_slope",
+        "error_slope",
+        "gram",
+        "starts",
+        "posterior_mean",
+        "resamples",
+        "seed",
+    ],
     "decompose": ["run", "confidence", "seed"],
     "depth": ["measured"],
     "growth": ["run", "statistic", "confidence", "seed"],
@@ -33,7 +43,7 @@ PARAMETERS = {
     "steps": ["several", "kind"],
     "verdict": ["several", "primary", "at", "kind", "seed"],
 }
-VALUES = ["MEASURES", "Measure", "Option", "Verdict"]
+VALUES = ["Answers", "MEASURES", "Measure", "Option"]
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip", "tracer", "classify_clip"}
 GROWTH = """
 import sys

@@ -47,7 +47,8 @@ def recorded(
     per_step = coords | {"step": np.arange(steps)} | {name: ("step", values) for name, values in levels.items()}
     per_step |= stored.step_factors(schedule)
     one = np.full((len(arms), samples, steps), 1 / steps)
-    metrics = {"delta_l2": one, "injected_l2": 5 * one, **({"null_l2": 4 * one} if kept_null else {})}
+    sizes = np.stack([np.broadcast_to(actual[arm], samples) for arm in arms])[..., None] * np.ones(steps)
+    metrics = {"delta_l2": sizes, "injected_l2": 5 * one, **({"null_l2": 4 * one} if kept_null else {})}
     latent = np.random.default_rng(0).normal(size=(samples, steps, 1, 4, 4))
     trajectory = {"latent": (("sample", "step", *STATE), latent), "delta": (("arm", "sample", "step", *STATE), delta)}
     tree = {

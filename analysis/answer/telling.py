@@ -1,0 +1,199 @@
+"""A verdict in plain sentences: per mask, dose and question, with every estimate, its interval and what limits it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import xarray as xr
+
+from analysis.answer import rule, words
+from analysis.answer.margins import LABELS, LINEAR, UNDECIDED
+from analysis.common.runs import FLOOR_FACTOR
+
+FEWEST_STEPS, MOST_STEPS = 50, 1000
+INTERVALS = {"feedback": "feedback_interval", "along": "along_interval", "steps_answer": "steps_interval"}
+
+
+def told(dataset: xr.Dataset) -> str:
+    """All of it: the primary mask first, then the others, then what was not measured and what would measure it."""
+    counts = dataset.attrs["steps"]
+    several = (
+        f"{dataset.attrs['at']} of {', '.join(map(str, counts))} steps" if len(counts) > 1 else f"{counts[0]} steps"
+    )
+    parts = [f"{dataset.attrs['title']}, {several}; brackets are 95% intervals over starts."]
+    masks = list(dict.fromkeys(str(mask) for mask in dataset["mask"].values))
+    primary = dataset.attrs["primary"]
+    if not primary:
+        parts.append("The primary mask fixed beforehand (small-world at 25% density) is not in this run.")
+    for mask in sorted(masks, key=lambda name: name != primary):
+        parts += _mask(dataset, mask)
+    secondary = len(masks) - bool(primary)
+    if secondary and len(dataset["cell"]) > 1:
+        rows = int((~dataset["primary"]).sum())
+        parts.append(f"Answers of the {secondary} other masks are those left by Holm's correction over {rows} rows.")
+    return " ".join([*parts, *_missing(dataset), *_limits(dataset)])
+
+
+def _mask(dataset: xr.Dataset, mask: str) -> list[str]:
+    """One mask: a passage for each dose, and what they say of the claim."""
+    rows = dataset.isel(cell=np.flatnonzero(dataset["mask"].values == mask))
+    rows = rows.isel(cell=np.argsort(-rows["dose"].values, kind="stable"))
+    views = [rows.isel(cell=index) for index in range(rows.sizes["cell"])]
+    parts = [_row(view, mask, dataset) for view in views]
+    claim = words.claim({float(view["dose"]): str(view["claim"].item()) for view in views})
+    open_because = _open(views)
+    return [*parts, f"{claim}{open_because}."]
+
+
+def _row(view: xr.Dataset, mask: str, dataset: xr.Dataset) -> str:
+    role = ", primary mask" if view["primary"].item() else ""
+    size = f"{int(view['samples'])} samples"
+    if int(view["starts"]) < int(view["samples"]):
+        size += f" from {int(view['starts'])} starts"
+    head = f"{mask}{role}, {words.dose(float(view['dose']))}, {size}"
+    if int(view["steps_at"]) != dataset.attrs["at"]:
+        head += f" at {int(view['steps_at'])} steps"
+    if not int(view["samples"]):
+        return f"{head}: no sample has a measurable error above {FLOOR_FACTOR:g} x the numerical floor."
+    texts = [_capital(text) for question in LABELS if (text := _answer(view, question))]
+    texts += [_capital(text) for text in (_scatter(view), _excluded(view)) if text]
+    saturation = words.saturation(float(view["saturation"]))
+    return f"{head}{f': {saturation}' if saturation else ''}. {'. '.join(texts)}."
+
+
+def _answer(view: xr.Dataset, question: str) -> str:
+    """One answer with its reasons; "" for what was not measured."""
+    interval = view[INTERVALS[question]]
+    if not np.isfinite(words.limits(interval)[1]):
+        return ""
+    alone, label = view[f"{question}_alone"].item(), view[question].item()
+    text = words.answer(question, alone, interval)
+    if question == "feedback":
+        text += _rms(view)
+    if question == "along":
+        text += _factors(view)
+    if question == "steps_answer" and np.isfinite(words.limits(view["error_slope_interval"])[1]):
+        text += f" (that of the error itself, p_e, is {words.quoted(view['error_slope_interval'])})"
+    if alone != label:
+        p = float(view[f"{question}_p_holm"])
+        text += f"; as one of several masks this counts as {UNDECIDED}, for the corrected p is {p:.2g}"
+    reasons = [reason for reason in view[f"{question}_reasons"].item().split(" | ") if reason]
+    return text + "".join(f" ({reason})" for reason in reasons)
+
+
+def _rms(view: xr.Dataset) -> str:
+    middle, rms = (words.limits(view[name])[1] for name in ("feedback_interval", "feedback_rms_interval"))
+    return f", RMS {words.number(rms)}" if rms > 1.1 * middle else ""
+
+
+def _factors(view: xr.Dataset) -> str:
+    """What the amplification is made of, where a slope on N* was measured."""
+    if view["calibration_state"].item() in (rule.NO_PATHS, rule.BLIND):
+        return ""
+    systematic, slope = (words.quoted(view[f"{name}_interval"]) for name in ("systematic", "calibration"))
+    return f", made of |N*|/|N| {systematic} and a slope on N* of {slope}"
+
+
+def _scatter(view: xr.Dataset) -> str:
+    if not np.isfinite(words.limits(view["scatter_interval"])[1]):
+        return ""
+    text = f"{_percent(view['scatter_interval'])} of the error's energy is scatter about its own-path sum N*"
+    if np.isfinite(words.limits(view["replay_scatter_interval"])[1]):
+        text += f" (of the replay's own error {_percent(view['replay_scatter_interval'])})"
+    return text
+
+
+def _percent(interval: xr.DataArray) -> str:
+    low, share, high = words.limits(interval)
+    return f"{share:.0%}" + (f" [{low:.0%}, {high:.0%}]" if np.isfinite(low) else "")
+
+
+def _excluded(view: xr.Dataset) -> str:
+    if not (left := int(view["excluded"])):
+        return ""
+    return f"{left} of {left + int(view['samples'])} samples are left out, below {FLOOR_FACTOR:g} x the numerical floor"
+
+
+def _open(views: list[xr.Dataset]) -> str:
+    """Why a claim is open, in a clause; "" where it is not."""
+    if all(view["claim"].item() != "open" for view in views):
+        return ""
+    doses = [float(view["dose"]) for view in views]
+    if not np.isfinite(views[0]["along_interval"]).any():
+        return ", for amplification along the trajectory was not measured"
+    if not {1.0, *LINEAR} <= set(doses) and not any(view["along"].item() == UNDECIDED for view in views):
+        return ", for refuting it needs answers at full dose and at doses 0.1 and 0.01"
+    undecided = [words.dose(float(view["dose"])) for view in views if view["along"].item() == UNDECIDED]
+    return f", for amplification along the trajectory is undecided at {' and '.join(undecided)}" if undecided else ""
+
+
+def _missing(dataset: xr.Dataset) -> list[str]:
+    """What was not measured at all, and what to type for it."""
+    known = {name: bool(np.isfinite(dataset[name]).any()) for name in INTERVALS.values()}
+    stochastic = bool(dataset.attrs["stochastic"])
+    texts = []
+    if not known["feedback_interval"]:
+        texts.append("Feedback needs the replay: `--record replay`")
+    if not known["along_interval"]:
+        what = "the own-path sum" if stochastic else "the transport of the injections"
+        texts.append(f"Amplification along the trajectory needs {what}: `--record verdict`")
+    if not known["steps_interval"]:
+        counts = " ".join(str(count) for count in (50, 100, 250, 500, 1000) if count not in dataset.attrs["steps"])
+        texts.append(
+            "The question of steps needs runs of several numbers of steps: `trace counterfactual steps`, or this run "
+            f"again with `--steps N` for N in {counts}, then `trace analyze verdict RUN RUN ...`"
+        )
+    masks = dict.fromkeys(str(mask) for mask in dataset["mask"].values)
+    for mask in masks:
+        measured = dataset["dose"].values[dataset["mask"].values == mask]
+        if missing := [dose for dose in LINEAR if dose not in measured]:
+            options = " ".join(f"--mask {_dosed(mask, dose)}" for dose in missing)
+            texts.append(f"The linear regime of {mask} lacks {' and '.join(map(words.dose, missing))}: {options}")
+    return [f"{text}." for text in texts]
+
+
+def _dosed(mask: str, dose: float) -> str:
+    return f"{mask}{';' if '@' in mask else '@'}strength={dose:g}"
+
+
+def _limits(dataset: xr.Dataset) -> list[str]:
+    """What weakens every answer: the slope on N*, steps outside the range, the martingale."""
+    texts = (
+        [_slope_on_own(dataset)] if dataset.attrs["stochastic"] and np.isfinite(dataset["along_interval"]).any() else []
+    )
+    counts = sorted({count for text in dataset["counts"].values for count in json.loads(str(text))})
+    outside = [count for count in counts if not FEWEST_STEPS <= count <= MOST_STEPS]
+    if outside and len(counts) > 1:
+        texts.append(
+            f"{', '.join(map(str, outside))} steps lie outside the {FEWEST_STEPS} to {MOST_STEPS} that the slopes were "
+            "fixed for beforehand"
+        )
+    if dataset.attrs["stochastic"] and dataset.attrs["martingale"]:
+        texts.append(f"Martingale check of the model: {dataset.attrs['martingale'].rstrip('.')}")
+    return [f"{text}." for text in texts if text]
+
+
+def _slope_on_own(dataset: xr.Dataset) -> str:
+    """What is known of the calibration of the clean network, cell by cell where they differ."""
+    states: dict[str, list[str]] = {}
+    for cell in dataset["cell"].values:
+        view = dataset.sel(cell=cell)
+        states.setdefault(str(view["calibration_state"].item()), []).append(str(cell))
+    meaning = {
+        rule.NO_PATHS: "the slope on N* was not measured (`--paths 8`) and "
+        + ("leaves the amplification open, for a guided prediction is no posterior mean" if dataset.attrs["guided"]
+           else "is taken as 1, as of a posterior mean"),
+        rule.BLIND: "no part of the error is predictable from x_T, so paths cannot measure the slope on N*"
+        + ("" if dataset.attrs["guided"] else "; it is taken as 1"),
+        rule.KEPT: "the slope on N* is that of a posterior mean",
+        rule.UNCERTAIN: "the slope on N* is not shown to lie within 0.9 and 1.1, as that of a posterior mean does",
+        rule.DEPARTS: "the clean network is no posterior mean: its slope on N* lies outside of 0.9 to 1.1",
+    }  # fmt: skip
+    if len(states) == 1:
+        return _capital(meaning[next(iter(states))])
+    return "; ".join(f"{', '.join(cells)}: {meaning[state]}" for state, cells in states.items())
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

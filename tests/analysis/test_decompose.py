@@ -100,7 +100,7 @@ def test_linear_gains_are_compared_with_those_of_gaussian_data(exact):
     np.testing.assert_allclose(tangent[1:], 1, rtol=1e-10)
     np.testing.assert_allclose(found["direction"], 2, rtol=1e-10)
     assert {"excess gain, tangent", "worst direction"} <= set(analysis.decompose.table(found))
-    labels = [text.get_text() for text in analysis.decompose.figure(found).legends[0].get_texts()]
+    labels = [text.get_text() for text in analysis.decompose.figure(found).axes[-1].get_legend().get_texts()]
     assert "median, worst direction" in labels
 
 

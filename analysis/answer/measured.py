@@ -163,6 +163,12 @@ def gram(error: np.ndarray, own: np.ndarray, start: np.ndarray) -> np.ndarray:
     return sums
 
 
+def off_diagonal(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean of <one_i, other_j> over i != j, both [path, element]: the product of their means, without bias."""
+    count = len(one)
+    return float((one.sum(0) @ other.sum(0) - (one * other).sum()) / (count * (count - 1)))
+
+
 def _described(run: xr.DataTree, names: list[str], kind: str | None) -> dict[str, xr.DataArray]:
     """The old measures, where their null was recorded: they describe and judge nothing."""
     try:

@@ -13,12 +13,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy import stats
 from scipy.special import logsumexp
 
 from analysis.answer import words
+from analysis.answer.calibration import (
+    BLIND,
+    NO_PATHS,
+    SMALLEST,
+    How,
+    group_of,
+    limits,
+    quotient,
+    slope_on_own,
+    start_sums,
+)
 from analysis.answer.margins import (
-    CALIBRATION,
     CONFIDENCE,
     INTERMITTENCY_LEVEL,
     LABELS,
@@ -34,13 +43,8 @@ from analysis.common.resampling import Resampled, resample
 QUANTITIES = ("feedback", "feedback_rms", "systematic", "calibration", "along", "steps_answer", "error_slope")
 RATIOS = ("feedback", "feedback_rms", "systematic", "along")
 """The quantities that are ratios: judged by their logarithm, told as they are."""
-SMALLEST = 1e-6  # stands for a calibration slope that is not positive
 MOST_STARTS = 100_000
 ROUGH_STARTS = 10  # below, BCa intervals of a mean cover clearly less than they say; the answer carries a warning
-NO_PATHS, BLIND, KEPT, UNCERTAIN, DEPARTS = (
-    "not measured", "no part predictable from x_T", "as of a posterior mean", "not shown", "no posterior mean",
-)  # fmt: skip
-"""What can be said of the calibration slope."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +76,6 @@ class Answers:
             for question in LABELS
         ]
         return ". ".join(text[0].upper() + text[1:] for text in told) + "."
-
-
-@dataclass(frozen=True)
-class _How:
-    """The bootstrap's settings."""
-
-    resamples: int
-    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +116,11 @@ def decide(
     Source: docs/science.md, "The rule and its margins"; intervals BCa (Efron 1987), equivalence by 90% interval
     inclusion (Schuirmann 1987).
     """
-    how = _How(resamples, seed)
+    how = How(resamples, seed)
     logs, system = _values("log_feedback", log_feedback), _values("log_systematic", log_systematic, missing=True)
-    group = _group(starts, logs, system)
+    group = group_of(starts, logs, system)
     sums = None if gram is None or not group.size else _gram(gram, group)
-    calibration, slope = _slope_on_own(sums, group, how)
+    calibration, slope = slope_on_own(sums, group, how)
     known = calibration not in (NO_PATHS, BLIND)
     judged = {
         "feedback": _ratio("feedback", logs, group, how),
@@ -204,7 +200,7 @@ def intermittency_p(logs: ArrayLike, draws: int = 1999) -> float:
 
 
 def _ratio(
-    question: str, logs: np.ndarray | None, group: np.ndarray, how: _How, gram: np.ndarray | None = None
+    question: str, logs: np.ndarray | None, group: np.ndarray, how: How, gram: np.ndarray | None = None
 ) -> _Judged:
     """A question about a ratio: its geometric mean over starts, times the calibration slope where there is one.
 
@@ -217,7 +213,7 @@ def _ratio(
     logs, group = logs[measured], group[measured]
     gram = None if gram is None else gram[:, measured]
     value, rms = (
-        _resampled(_by_start(logs, group, within), statistic, how, None if gram is None else _sums(gram, group))
+        _resampled(_by_start(logs, group, within), statistic, how, None if gram is None else start_sums(gram, group))
         for within, statistic in ((np.mean, np.mean), (log_rms, log_rms))
     )
     judged = _judge(question, value, np.unique(group).size, LOG_MARGIN)
@@ -232,7 +228,7 @@ def _ratio(
     return judged
 
 
-def _slope(slopes: np.ndarray | None, how: _How) -> _Judged:
+def _slope(slopes: np.ndarray | None, how: How) -> _Judged:
     if slopes is None:
         return _Judged(UNDECIDED)
     return _judge("steps_answer", _mean(slopes, how), slopes.size, SLOPE_MARGIN)
@@ -281,65 +277,23 @@ def starts_needed(value: Resampled, units: int, margin: float) -> str:
     return f"about {max(needed, units + 1):,} starts would settle it if estimate and spread hold"
 
 
-def calibration(
-    gram: ArrayLike, starts: ArrayLike, *, resamples: int = statistics.RESAMPLES, seed: int = 0
-) -> tuple[str, xr.DataArray]:
-    """What is known of the slope of delta on N* across the paths of a start, and its interval (confidence, bound).
-
-    Arguments as in `decide`. Both Gram sums must have a jackknife lower limit (95%) above 0, else x_T predicts no part
-    of the error and the interval is NaN. Source: docs/science.md, "Propagation: the own-path sum".
-    """
-    group = _group(starts, np.asarray(gram, dtype=np.float64)[0])
-    state, value = _slope_on_own(_gram(gram, group), group, _How(resamples, seed))
-    return state, _limits(value)
-
-
-def _slope_on_own(gram: np.ndarray | None, group: np.ndarray, how: _How) -> tuple[str, Resampled | None]:
-    """State and slope, resampled over the starts that have several paths."""
-    if gram is None or not (paired := np.isfinite(gram).all(axis=0)).any():
-        return NO_PATHS, None
-    sums = _sums(gram[:, paired], group[paired])
-    starts = sums.shape[1]
-    if starts < statistics.FEWEST_SAMPLES:
-        return BLIND, None
-    error = sums.std(axis=1, ddof=1) / math.sqrt(starts)  # the jackknife's of a mean
-    if (sums.mean(axis=1) <= stats.t.ppf(0.975, starts - 1) * error).any():
-        return BLIND, None
-    value = resample(lambda drawn: _quotient(sums, drawn), starts, resamples=how.resamples, seed=how.seed)
-    low, high = value.interval(0.95)
-    if low > CALIBRATION[0] and high < CALIBRATION[1]:
-        return KEPT, value
-    return (DEPARTS if low > CALIBRATION[1] or high < CALIBRATION[0] else UNCERTAIN), value
-
-
 # --- units and resampling ---
 
 
 def _resampled(
-    values: np.ndarray, statistic: Callable[..., np.ndarray], how: _How, sums: np.ndarray | None = None
+    values: np.ndarray, statistic: Callable[..., np.ndarray], how: How, sums: np.ndarray | None = None
 ) -> Resampled:
     """A statistic of values [start], plus the log of the calibration slope of the same resampled starts."""
 
     def of(drawn: np.ndarray) -> np.ndarray:
         value = statistic(values[drawn], axis=-1)
-        return value if sums is None else value + np.log(np.maximum(_quotient(sums, drawn), SMALLEST))
+        return value if sums is None else value + np.log(np.maximum(quotient(sums, drawn), SMALLEST))
 
     return resample(of, values.size, resamples=how.resamples, seed=how.seed)
 
 
-def _mean(values: np.ndarray, how: _How) -> Resampled:
+def _mean(values: np.ndarray, how: How) -> Resampled:
     return _resampled(values, np.mean, how)
-
-
-def _quotient(sums: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Slope from the Gram sums [2, start] of the drawn starts [..., start].
-
-    `SMALLEST` where it does not exist; that of all starts where no start with several paths was drawn.
-    """
-    top, bottom = sums[0][drawn].sum(-1), sums[1][drawn].sum(-1)
-    nothing = ~(sums[1] != 0)[drawn].any(-1)
-    top, bottom = np.where(nothing, sums[0].sum(), top), np.where(nothing, sums[1].sum(), bottom)
-    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), SMALLEST)
 
 
 def _by_start(values: np.ndarray, group: np.ndarray, within: Callable[..., np.ndarray]) -> np.ndarray:
@@ -348,41 +302,12 @@ def _by_start(values: np.ndarray, group: np.ndarray, within: Callable[..., np.nd
                      if (chosen := (group == start) & np.isfinite(values)).any()])  # fmt: skip
 
 
-def _sums(gram: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Gram sums [2, start]; a start without several paths counts as 0."""
-    return np.stack([np.nansum(gram[:, group == start], axis=1) for start in np.unique(group)], axis=1)
-
-
 def _intervals(values: Mapping[str, Resampled | None]) -> xr.DataArray:
     """(quantity, confidence, bound): ratios as ratios, slopes as they are."""
-    found = xr.Dataset({name: _limits(values[name]) for name in QUANTITIES})
+    found = xr.Dataset({name: limits(values[name]) for name in QUANTITIES})
     for name in RATIOS:
         found[name] = xr.apply_ufunc(np.exp, found[name])
     return found.to_dataarray("quantity")
-
-
-def _limits(value: Resampled | None) -> xr.DataArray:
-    """(confidence, bound) on the scale that is judged; NaN for what is not known."""
-    limits = np.full((len(CONFIDENCE), len(statistics.BOUNDS)), np.nan)
-    if value is not None:
-        for row, level in enumerate(CONFIDENCE):
-            low, high = value.interval(level)
-            limits[row] = low, value.estimate, high
-    coords = {"confidence": list(CONFIDENCE), "bound": list(statistics.BOUNDS)}
-    return xr.DataArray(limits, dims=("confidence", "bound"), coords=coords)
-
-
-def share(part: ArrayLike, whole: ArrayLike, starts: ArrayLike, *, seed: int = 0) -> xr.DataArray:
-    """Sum of a part over that of the whole, both [sample], with limits over starts: (confidence, bound).
-
-    Samples that lack either (NaN) are left out; NaN limits for fewer than 3 starts, all NaN where nothing is left.
-    """
-    pairs = np.stack([np.asarray(part, np.float64), np.asarray(whole, np.float64)])
-    known = np.isfinite(pairs).all(axis=0)
-    if not known.any() or not pairs[1, known].sum() > 0:
-        return _limits(None)
-    sums = _sums(pairs[:, known], _group(np.asarray(starts)[known], pairs[0, known]))
-    return _limits(resample(lambda drawn: sums[0][drawn].sum(-1) / sums[1][drawn].sum(-1), sums.shape[1], seed=seed))
 
 
 def _values(name: str, values: ArrayLike | None, *, missing: bool = False) -> np.ndarray | None:
@@ -400,21 +325,6 @@ def _values(name: str, values: ArrayLike | None, *, missing: bool = False) -> np
             "out of every argument and say so; pass None for what was not measured"
         )
     return None if np.isnan(array).all() else array
-
-
-def _group(starts: ArrayLike | None, *measured: np.ndarray | None) -> np.ndarray:
-    """Number of the start of each sample; one start a sample where `starts` is None."""
-    sizes = {each.size for each in measured if each is not None}
-    if len(sizes) > 1:
-        raise ValueError(f"log_feedback and log_systematic are of the same samples; got {sorted(sizes)} values")
-    size = next(iter(sizes), 0)
-    if starts is None or not size:
-        return np.arange(size)
-    names = np.asarray(starts)
-    if names.shape != (size,):
-        raise ValueError(f"starts names the start of each of {size} samples; got shape {names.shape}")
-    _, first, number = np.unique(names, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[number]  # in the order of their first samples, whatever they are called
 
 
 def _gram(gram: ArrayLike, group: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import xarray as xr
 
-from analysis.answer import rule, words
+from analysis.answer import calibration, words
 from analysis.answer.margins import LABELS, LINEAR, UNDECIDED
 from analysis.common.runs import FLOOR_FACTOR
 
@@ -89,7 +89,7 @@ def _rms(view: xr.Dataset) -> str:
 
 def _factors(view: xr.Dataset) -> str:
     """What the amplification is made of, where a slope on N* was measured."""
-    if view["calibration_state"].item() in (rule.NO_PATHS, rule.BLIND):
+    if view["calibration_state"].item() in (calibration.NO_PATHS, calibration.BLIND):
         return ""
     systematic, slope = (words.quoted(view[f"{name}_interval"]) for name in ("systematic", "calibration"))
     return f", made of |N*|/|N| {systematic} and a slope on N* of {slope}"
@@ -98,15 +98,10 @@ def _factors(view: xr.Dataset) -> str:
 def _scatter(view: xr.Dataset) -> str:
     if not np.isfinite(words.limits(view["scatter_interval"])[1]):
         return ""
-    text = f"{_percent(view['scatter_interval'])} of the error's energy is scatter about its own-path sum N*"
+    text = f"{words.percent(view['scatter_interval'])} of the error's energy is scatter about its own-path sum N*"
     if np.isfinite(words.limits(view["replay_scatter_interval"])[1]):
-        text += f" (of the replay's own error {_percent(view['replay_scatter_interval'])})"
+        text += f" (of the replay's own error {words.percent(view['replay_scatter_interval'])})"
     return text
-
-
-def _percent(interval: xr.DataArray) -> str:
-    low, share, high = words.limits(interval)
-    return f"{share:.0%}" + (f" [{low:.0%}, {high:.0%}]" if np.isfinite(low) else "")
 
 
 def _excluded(view: xr.Dataset) -> str:
@@ -181,14 +176,14 @@ def _slope_on_own(dataset: xr.Dataset) -> str:
         view = dataset.sel(cell=cell)
         states.setdefault(str(view["calibration_state"].item()), []).append(str(cell))
     meaning = {
-        rule.NO_PATHS: "the slope on N* was not measured (`--paths 8`) and "
+        calibration.NO_PATHS: "the slope on N* was not measured (`--paths 8`) and "
         + ("leaves the amplification open, for a guided prediction is no posterior mean" if dataset.attrs["guided"]
            else "is taken as 1, as of a posterior mean"),
-        rule.BLIND: "no part of the error is predictable from x_T, so paths cannot measure the slope on N*"
+        calibration.BLIND: "no part of the error is predictable from x_T, so paths cannot measure the slope on N*"
         + ("" if dataset.attrs["guided"] else "; it is taken as 1"),
-        rule.KEPT: "the slope on N* is that of a posterior mean",
-        rule.UNCERTAIN: "the slope on N* is not shown to lie within 0.9 and 1.1, as that of a posterior mean does",
-        rule.DEPARTS: "the clean network is no posterior mean: its slope on N* lies outside of 0.9 to 1.1",
+        calibration.KEPT: "the slope on N* is that of a posterior mean",
+        calibration.UNCERTAIN: "the slope on N* is not shown to lie between 0.9 and 1.1, where a posterior mean has it",
+        calibration.DEPARTS: "the clean network is no posterior mean: its slope on N* lies outside of 0.9 to 1.1",
     }  # fmt: skip
     if len(states) == 1:
         return _capital(meaning[next(iter(states))])

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.answer import margins, rule, words
+from analysis.answer import calibration, margins, rule, words
 from analysis.answer.margins import LABELS, LEVEL, UNDECIDED
 from analysis.answer.martingale import in_words
 from analysis.answer.measured import measured
@@ -146,7 +146,7 @@ def _described(used: pd.DataFrame, seed: int) -> dict[str, Any]:
     """Scatter shares with intervals over starts, saturation, and the geometric means of what only describes."""
     start = used["start"].to_numpy(str)
     values: dict[str, Any] = {
-        f"{name}_interval": rule.share(used[part], used[whole], start, seed=seed)
+        f"{name}_interval": calibration.share(used[part], used[whole], start, seed=seed)
         for name, (part, whole) in SHARES.items()
     }
     squares = used["error_spreads"].dropna().to_numpy() ** 2

@@ -48,6 +48,14 @@ def quoted(interval: xr.DataArray) -> str:
     return number(estimate) + ("" if math.isnan(low) else f" [{number(low)}, {number(high)}]")
 
 
+def percent(interval: xr.DataArray) -> str:
+    """A share with its 95% interval: "69% [67%, 70%]"."""
+    low, value, high = limits(interval)
+    if math.isnan(value):
+        return "not measured"
+    return f"{value:.0%}" + ("" if math.isnan(low) else f" [{low:.0%}, {high:.0%}]")
+
+
 def number(value: float) -> str:
     """Three digits, two decimals from .1 up to 10, and no negative zero."""
     if 0.1 <= abs(value) < 10:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.answer import margins, rule
+from analysis.answer import calibration, margins, rule
 from analysis.answer.rule import claims, decide
 from analysis.common.resampling import resample
 
@@ -120,12 +120,17 @@ def test_the_slope_on_the_own_path_sum_multiplies_the_systematic_amplification()
     np.testing.assert_allclose(answers.intervals.sel(quantity="along"), 1.65, rtol=1e-12)
     np.testing.assert_allclose(answers.intervals.sel(quantity="calibration"), 1.5, rtol=1e-12)
     np.testing.assert_allclose(answers.intervals.sel(quantity="systematic"), 1.1, rtol=1e-12)
-    assert answers.calibration == rule.DEPARTS
+    assert answers.calibration == calibration.DEPARTS
 
 
 @pytest.mark.parametrize(
     ("slope", "spread", "verdict"),
-    [(1.0, 0.2, rule.KEPT), (1.3, 0.2, rule.DEPARTS), (0.7, 0.2, rule.DEPARTS), (1.05, 6.0, rule.UNCERTAIN)],
+    [
+        (1.0, 0.2, calibration.KEPT),
+        (1.3, 0.2, calibration.DEPARTS),
+        (0.7, 0.2, calibration.DEPARTS),
+        (1.05, 6.0, calibration.UNCERTAIN),
+    ],
 )
 def test_the_slope_is_a_posterior_means_only_if_its_interval_lies_within_a_tenth(slope, spread, verdict):
     gram, starts = grams(slope, spread=spread)

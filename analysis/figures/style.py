@@ -147,6 +147,12 @@ def look(arm: str, arms: Sequence[str], *, every: float | None = 0.16) -> dict[s
     return {"color": colour(arm, arms), "marker": SYMBOLS[place], "markersize": 3.5, "markevery": apart}
 
 
+def family_look(family: str) -> dict[str, Any]:
+    """Colour and symbol of a mask family."""
+    place = list(FAMILIES).index(family) if family in FAMILIES else len(FAMILIES)
+    return {"color": FAMILIES.get(family, FLOOR), "marker": SYMBOLS[place], "markersize": 3.5}
+
+
 def left_out(total: int, drawn: int) -> str:
     """Small print about arms that are not drawn; empty when all are."""
     return f" {total - drawn} of {total} arms are not drawn; the table has them." if drawn < total else ""
@@ -207,6 +213,19 @@ def progress_axis(axes: Axes, steps: int, *, cells: bool = False) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
+def share_limits(row: np.ndarray, *, log: bool = False) -> None:
+    """One pair of y limits for a row of panels, labelled at the first."""
+    for ax in row:
+        ax.set_yscale("log" if log else "linear")
+    low, high = zip(*(ax.get_ylim() for ax in row), strict=True)
+    for ax in row:
+        ax.set_ylim(min(low), max(high))
+        if log:
+            log_axis(ax)
+    for ax in row[1:]:
+        ax.tick_params(labelleft=False)
+
+
 def letters(axes: np.ndarray) -> None:
     """Prefix the titles of the visible panels with a, b, c, ... and break them where a panel ends.
 
@@ -249,9 +268,9 @@ def legend_above(figure: Figure, *axes: Axes, heading: str, note: str = "") -> N
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             own.setdefault(label, []).append(handle)
         entries |= {label: several for label, several in own.items() if label not in entries}
-    handles = [several[0] if len(several) == 1 else tuple(several) for several in entries.values()]
+    handles: list[Any] = [several[0] if len(several) == 1 else tuple(several) for several in entries.values()]
     width, height = figure.get_size_inches()
-    heading, note = fill(heading, int(width * 15)), fill(note.strip(), int(width * 18.5))
+    heading, note = fill(heading, int(width * 15)), fill(note.strip(), int(width * 17))
     columns = _columns(list(entries), width)
     legend = figure.legend(
         handles, list(entries), loc="outside upper left", ncols=columns, title=heading, alignment="left",
@@ -272,7 +291,9 @@ def legend_beside(row: np.ndarray) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             drawn = handle.get_color() if hasattr(handle, "get_color") else handle.get_facecolor()
             entries.setdefault(label, {}).setdefault(str(drawn), handle)
-    handles = [tuple(several.values()) for several in reversed(entries.values())]  # upwards, as areas are stacked
+    handles: list[Any] = [
+        tuple(several.values()) for several in reversed(entries.values())
+    ]  # upwards, as areas are stacked
     row[-1].legend(
         handles, list(reversed(entries)), loc="center left", bbox_to_anchor=(1.02, 0.5), borderaxespad=0,
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0.15)},
@@ -312,7 +333,8 @@ def floor_line(axes: Axes, x: ArrayLike, floor: ArrayLike, *, lowest: float, nam
     floor = np.asarray(floor, dtype=float)
     if not np.isfinite(floor).any():
         return
-    highest, look = np.nanmax(floor), {"color": FLOOR, "linestyle": ":", "linewidth": 1}
+    highest = np.nanmax(floor)
+    look: dict[str, Any] = {"color": FLOOR, "linestyle": ":", "linewidth": 1}
     if highest > lowest / 30:
         axes.plot(x, floor, label="numerical floor (full)" if named else None, **look)
     elif named:

@@ -7,6 +7,8 @@ with that of Gaussian data. It describes single steps; whether the error compoun
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -237,7 +239,13 @@ def _cosine(ax: Axes, at: xr.Dataset, color: str) -> None:
 def _excess(ax: Axes, at: xr.Dataset, color: str) -> None:
     x, critical = np.arange(at.sizes["step"]), np.flatnonzero(at["critical"].values)
     if critical.size:
-        window = {"facecolor": figures.WINDOW, "edgecolor": "#d9c48a", "hatch": "....", "linewidth": 0, "zorder": 0}
+        window: dict[str, Any] = {
+            "facecolor": figures.WINDOW,
+            "edgecolor": "#d9c48a",
+            "hatch": "....",
+            "linewidth": 0,
+            "zorder": 0,
+        }
         ax.axvspan(critical.min() - 0.5, critical.max() + 0.5, label="critical window", **window)
     if "direction" in at:
         direction = runs.bounds(at["direction"])[1]

@@ -245,7 +245,7 @@ def _panel(ax: Axes, at: xr.Dataset, arms: list[str], palette: list[str]) -> Non
         ax.axvspan(low, high, color=figures.FLOOR, alpha=0.12, linewidth=0, zorder=0, label="clean, interval")
         ax.axvline(point, color=figures.FLOOR, linewidth=1, linestyle=figures.DASHES, zorder=1, label="clean")
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(figures.wrapped(at["title"].item(), 42), fontsize=7)
+    ax.set_xlabel(figures.wrapped(at["title"].item(), 31), fontsize=7)
     better = "higher" if bool(at["higher_is_better"]) else "lower"
     ax.set_title(f"{at['metric'].item()} ({better} better)", loc="left")
     ax.xaxis.set_major_locator(MaxNLocator(5))

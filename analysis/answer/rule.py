@@ -219,10 +219,10 @@ def _ratio(
     judged = _judge(question, value, np.unique(group).size, LOG_MARGIN)
     judged = replace(judged, rms=rms)
     other = _label(question, rms, LOG_MARGIN)
-    if other != judged.label and intermittency_p(logs) < INTERMITTENCY_LEVEL:
+    if judged.label not in (UNDECIDED, other) and intermittency_p(logs) < INTERMITTENCY_LEVEL:
         reason = (
-            f"withheld: the geometric mean gives {judged.label} and the RMS of {math.exp(rms.estimate):.3g} gives "
-            f"{other}; rare samples amplify strongly, which no single label describes"
+            f"withheld: the geometric mean gives {judged.label}, but by the RMS of {math.exp(rms.estimate):.3g} it is "
+            f"{other}; rare samples lie further out than a log-normal spread, which no single label describes"
         )
         return replace(judged, label=UNDECIDED, p=math.nan, reasons=(reason,))
     return judged

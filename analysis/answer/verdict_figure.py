@@ -64,12 +64,12 @@ def plane(axes: Axes, dataset: xr.Dataset) -> None:
     axes.axhspan(1 / MARGIN, MARGIN, color=BAND, zorder=0)
     axes.axvline(1, color=figures.NULL, linewidth=0.7)
     axes.axhline(1, color=figures.NULL, linewidth=0.7)
-    reach = [np.array([0.6, 1.9])]
+    reach = [np.full((2, 1), 0.65), np.full((2, 1), 1.7)]
     for cell in dataset["cell"].values:
         reach.append(_cell(axes, dataset.sel(cell=cell), *_look(dataset, str(cell))))
-    every = np.concatenate([values[np.isfinite(values)] for values in reach])
-    axes.set_xlim(every.min() / 1.1, every.max() * 1.1)
-    axes.set_ylim(every.min() / 1.1, every.max() * 1.1)
+    (left, bottom), (right, top) = np.nanmin(np.hstack(reach), axis=1), np.nanmax(np.hstack(reach), axis=1)
+    axes.set_xlim(left / 1.1, right * 1.1)
+    axes.set_ylim(bottom / 1.15, top * 1.2)
     for which in ("x", "y"):
         figures.log_axis(axes, which)
     for text, x, y, side in (
@@ -94,7 +94,7 @@ def plane(axes: Axes, dataset: xr.Dataset) -> None:
 
 
 def _cell(axes: Axes, view: xr.Dataset, color: str, marker: str, filled: bool) -> np.ndarray:
-    """One mask at one dose; returns the values that must be in view."""
+    """One mask at one dose; returns the values [2, point] that must be in view."""
     slope = words.limits(view["along_interval"])[1] / words.limits(view["systematic_interval"])[1]
     values = np.stack([view["log_feedback"].values, view["log_systematic"].values + np.log(slope)])
     both = values[:, np.isfinite(values).all(axis=0)]
@@ -109,8 +109,8 @@ def _cell(axes: Axes, view: xr.Dataset, color: str, marker: str, filled: bool) -
     axes.plot([x_low, x_high], [y, y], color=color, linewidth=1.2, zorder=4)
     axes.plot([x, x], [y_low, y_high], color=color, linewidth=1.2, zorder=4)
     axes.plot(x, y, marker, color=color, markersize=5, markerfacecolor=color if filled else "white", zorder=5)
-    cloud = np.quantile(np.exp(both), (0.02, 0.98), axis=1).ravel() if both.size else np.empty(0)
-    return np.array([x_low, x, x_high, y_low, y, y_high, *cloud])
+    cloud = np.quantile(np.exp(both), (0.02, 0.98), axis=1).T if both.size else np.full((2, 2), np.nan)
+    return np.hstack([np.array([[x_low, x, x_high], [y_low, y, y_high]]), cloud])
 
 
 def rows_of(axes: Axes, dataset: xr.Dataset, name: str, *, labelled: bool = True) -> None:

@@ -163,7 +163,8 @@ def _energies(axes: Axes, dataset: xr.Dataset, arms: list[str]) -> None:
     for arm in arms:
         at = dataset.sel(arm=arm)
         x, y = at["systematic_energy"].values, at["scatter_energy"].values
-        axes.plot(x, y, ".", color=_colour(dataset, arm), alpha=0.45, markersize=4, label=words.named(at))
+        axes.plot(x, y, ".", color=_colour(dataset, arm), alpha=0.45, markersize=4)
+        axes.plot([], [], "o", color=_colour(dataset, arm), markersize=5, label=words.named(at))
         every += [x[x > 0], y[y > 0]]
     values = np.concatenate(every)
     axes.set_xscale("log")

@@ -198,7 +198,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     note = (
         "d: shift of the clean prediction that the injection makes. Dashed: carried on as by a posterior mean. In b, "
         "filled circles: systematic energy |E δ|² by off-diagonal sums over noises; open squares: mean energy of "
-        "single paths; between them lies the scatter. Bars: 95% intervals over starts."
+        "single paths; between them lies the scatter (what is below 0 stands in the table). Bars: 95% intervals."
     )
     heading = f"{dataset.attrs['title']} · {dataset.attrs['starts']} starts × {dataset.attrs['paths']} fresh noises"
     figures.legend_above(canvas, left, heading=heading, note=note)

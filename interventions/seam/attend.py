@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from interventions.families import Intervention
 from interventions.layout import TokenLayout
 from interventions.records import TOP
+from interventions.seam import kernels
 from interventions.seam.actions import pieces
 from interventions.seam.calls import Call
 from interventions.seam.lanes import Lanes, as_lanes
@@ -151,9 +152,9 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
     for rows, lane in lanes.segments(call.batch, acting):
         part = call.rows(rows)
         answered = part.whole(part) if lane is None else pieces(lanes, seen, site, call, rows, lane)
-        seen.measure(site, call, rows, answered)
-        for queries, piece in answered:
-            answer = piece.run()
+        answers = [kernels.run(piece) if seen.record else (piece.run(), None) for _, piece in answered]
+        seen.measure(site, call, rows, answered, [lse for _, lse in answers])
+        for (queries, piece), (answer, _) in zip(answered, answers, strict=True):
             if piece.share == 1 and answer.shape[:3] == call.query.shape[:3]:
                 return answer
             if output is None:

@@ -42,18 +42,22 @@ class Measurements:
         """Forget what was seen."""
         self.values.clear()
 
-    def measure(self, site: Site, call: Call, rows: slice, pieces: Pieces) -> None:
-        """Compute and keep what `record` names, for some rows of a call that is answered by these pieces."""
+    def measure(self, site: Site, call: Call, rows: slice, pieces: Pieces, lses: Sequence[torch.Tensor | None]) -> None:
+        """Compute and keep what `record` names, for some rows of a call that is answered by these pieces.
+
+        `lses`: the log-sum-exp of each piece's scores, where the kernel that ran it gave one.
+        """
         if not self.record:
             return
         _, keys = call_layouts(self.layout, site, call)
         total, weighted = None, None
-        for _, piece in pieces:
+        for (_, piece), lse in zip(pieces, lses, strict=True):
             share = piece.share * piece.lengths[0] / call.lengths[0]
             mass, entropy = attention_statistics(
-                piece.query, piece.key, piece.bias(), piece.scale, entropy="entropy" in self.record
+                piece.query, piece.key, piece.bias(), piece.scale, entropy="entropy" in self.record, lse=lse
             )
-            total = mass * share if total is None else total + mass * share
+            mass = mass if share == 1 else mass * share
+            total = mass if total is None else total + mass
             if entropy is not None:  # unknown for a mixture of two softmaxes
                 entropy = entropy * share if piece.share == 1 else torch.full_like(entropy, float("nan"))
                 weighted = entropy if weighted is None else weighted + entropy
@@ -82,6 +86,9 @@ class Measurements:
     def keep(self, site: Site, batch: int, rows: slice, name: str, value: torch.Tensor) -> None:
         """Keep a value [rows, ...] of some rows of a batch; the other rows are missing until they are kept too."""
         values = self.values.setdefault(site.index, {})
+        if name not in values and rows == slice(0, batch):
+            values[name] = value
+            return
         before = values.get(name, value[:0])
         shape = (batch, *map(max, before.shape[1:], value.shape[1:]))
         values[name] = _padded(before, shape)
@@ -100,7 +107,7 @@ class Measurements:
 
     def _tokens(self, indices: torch.Tensor, keys: TokenLayout) -> torch.Tensor:
         """Token numbers of the model's layout for key indices of a call."""
-        return positions(keys, self.layout).to(indices.device)[indices]
+        return indices if keys == self.layout else positions(keys, self.layout, indices.device)[indices]
 
 
 def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor:

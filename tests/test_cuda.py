@@ -9,14 +9,14 @@ import torch.nn.functional as F
 
 import tracer
 from interventions import attend, parse
-from interventions.calls import Call, additive
-from interventions.kernels import run
-from interventions.mass import attention_statistics
-from interventions.sinks import candidates, choose
+from interventions.seam.calls import Call, additive
+from interventions.seam.kernels import run
+from interventions.seam.mass import attention_statistics
+from interventions.seam.sinks import candidates, choose
 from tests.interventions import models
 from tests.oracles import dense
 from tracer.denoisers import Sample
-from tracer.trajectory import sample_noise
+from tracer.noise import sample_noise
 
 GPU = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -192,7 +192,7 @@ def test_a_run_on_cuda_is_the_run_on_the_cpu_within_rounding(model, steps, tmp_p
         denoiser = tracer.load(model, device=device)
         prompts = None if model == "dit" else _prompts(2)
         tracer.trace(
-            denoiser, ["full", "R4S32", "sink-k2"], samples=2, steps=steps, prompts=prompts, out=out,
+            denoiser, ["R4S32", "sink-k2"], samples=2, steps=steps, prompts=prompts, out=out,
             record=["norms", "latents", "mass", "entropy", "sinks"],
         )  # fmt: skip
         runs[name] = tracer.open_run(out)

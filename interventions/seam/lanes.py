@@ -97,7 +97,7 @@ class Lanes:
         return self.kept(("seeds", numbers, device), lambda: torch.tensor(numbers, dtype=torch.int64, device=device))
 
     def kept(self, key: tuple, build: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """A tensor that is the same in every layer and step, built once: a copy to a GPU would wait for it each time."""
+        """A tensor that stays the same from layer to layer, built once: a copy to a GPU would wait for it."""
         if key not in self.fixed:
             self.fixed[key] = build()
         return self.fixed[key]

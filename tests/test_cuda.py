@@ -13,7 +13,7 @@ from interventions.seam.calls import Call, additive
 from interventions.seam.kernels import run
 from interventions.seam.mass import attention_statistics
 from interventions.seam.sinks import candidates, choose
-from tests.interventions import models
+from tests.builders import models
 from tests.oracles import dense
 from tracer.denoisers import Sample
 from tracer.noise import sample_noise

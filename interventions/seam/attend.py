@@ -41,6 +41,7 @@ def attend(
     record: Sequence[str] = (),
     top: int = TOP,
     padding: torch.Tensor | None = None,
+    half: int | None = None,
     watch: Callable[[Site, Call], None] | None = None,
 ) -> Iterator[Recorder]:
     """Run `model` under interventions, one per lane, inside this context; yields the `Recorder`.
@@ -54,7 +55,8 @@ def attend(
     (1 - strength) and the row renormalised, exactly, by the logit bias log(1 - strength). `Full` is an all-true mask on
     every call. A lane that is clean or not acting makes exactly the stock call on its rows.
 
-    `record` names what is measured: "mass", "mass-per-head", "entropy", "sinks" (the `top` keys of most mass).
+    `record` names what is measured: "mass", "mass-per-head", "entropy", "sinks" (the `top` keys of most mass). `half`:
+    in one half of a guided batch only, 0 or -1 for the first or the last, which takes half the time; None: in all.
 
     `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
     batch. A random control then replaces words by words and padding by padding; without it all are text.
@@ -70,8 +72,8 @@ def attend(
     if not modules:
         raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
     numbers = None if samples is None else tuple(int(sample) for sample in samples)
-    lanes = Lanes(modules, layout, as_lanes(interventions), seed, numbers, padding)
-    recorder = Recorder(lanes, Measurements(modules, layout, tuple(record), top), watch)
+    lanes = Lanes(modules, layout, as_lanes(interventions), seed, numbers, padding, half)
+    recorder = Recorder(lanes, Measurements(modules, layout, tuple(record), top, lanes.measured), watch)
     with contextlib.ExitStack() as wrapped:
         wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
         for site in modules:

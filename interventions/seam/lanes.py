@@ -27,6 +27,7 @@ class Lanes:
     seed: int = 0
     samples: tuple[int, ...] | None = None
     padding: torch.Tensor | None = field(default=None, repr=False)  # bool [half, sample, text token]
+    half: int | None = None  # the one that is measured
     step: int | None = None
     steps: int | None = None
     nested: bool = False
@@ -56,6 +57,14 @@ class Lanes:
             samples = "" if self.samples is None else f" x {len(self.samples)} samples"
             raise ValueError(f"a batch of {batch} rows is not a multiple of {len(self)} lanes{samples}")
         return block
+
+    def measured(self, batch: int) -> slice:
+        """The rows that are measured."""
+        if self.half is None:
+            return slice(0, batch)
+        rows = self.block(batch) * len(self)
+        start = self.half % (batch // rows) * rows
+        return slice(start, start + rows)
 
     def segments(self, batch: int, acting: Sequence[bool]) -> list[tuple[slice, int | None]]:
         """Contiguous rows and the lane that acts on them (None: the stock call); equal neighbours are one block."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,7 +59,8 @@ def losses(denoiser, data: Emoji, split: str, most: int = 512, batch: int = 64) 
         x0 = data.images(part)
         t = torch.randint(0, dit.STEPS, (len(part),), generator=generator)
         eps = torch.randn(x0.shape, generator=generator)
-        output = denoiser.model(diffusion.noised(x0, eps, t), timestep=t, class_labels=data.label[part]).sample
+        noisy, at, label = (y.to(denoiser.device) for y in (diffusion.noised(x0, eps, t), t, data.label[part]))
+        output = denoiser.model(noisy, timestep=at, class_labels=label).sample.cpu()
         total.append(float(diffusion.loss(output, eps, t)) * len(part))
     return sum(total) / len(rows)
 
@@ -99,6 +101,8 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--count", type=int, default=96)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--states", help="keep the samples of each in FOLDER/<this name>.npy, or read them from there")
     parser.add_argument("--grid", help="write the samples of each, one class a column, into FOLDER/<this name>")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -112,9 +116,16 @@ def main() -> None:
     else:
         judge, classes = load_judge()
     for checkpoint in args.checkpoints or [None]:
-        denoiser = load_dit(checkpoint, device=torch.device("cpu"), time_embedding="diffusers")
+        denoiser = load_dit(checkpoint, device=torch.device(args.device), time_embedding="diffusers")
         samples = [Sample(i, i, class_label=i % len(classes)) for i in range(args.count)]
-        states = sampled(denoiser, samples, args.steps, args.guidance)
+        file = Path(checkpoint or ".") / f"{args.states}.npy"
+        if args.states and file.is_file():
+            states = torch.from_numpy(np.load(file)).float()
+        else:
+            states = sampled(denoiser, samples, args.steps, args.guidance)
+        if args.states and not file.is_file():
+            np.save(file, states.half().numpy())
+        states = states[: args.count]
         with torch.no_grad():
             right = judge(states).argmax(1) == torch.arange(args.count) % len(classes)
         each = {name: int(right[i :: len(classes)].sum()) for i, name in enumerate(classes)}

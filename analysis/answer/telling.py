@@ -119,6 +119,9 @@ def _open(views: list[xr.Dataset]) -> str:
     doses = [float(view["dose"]) for view in views]
     if not np.isfinite(views[0]["along_interval"]).any():
         return ", for amplification along the trajectory was not measured"
+    states = {view["calibration_state"].item() for view in views}
+    if states == {calibration.NO_PATHS} and np.isfinite(views[0]["replay_scatter_interval"]).any():  # own-path sums
+        return ", for the slope on N* was not measured (`--paths 8`)"
     if not {1.0, *LINEAR} <= set(doses) and not any(view["along"].item() == UNDECIDED for view in views):
         return ", for refuting it needs answers at full dose and at doses 0.1 and 0.01"
     undecided = [words.dose(float(view["dose"])) for view in views if view["along"].item() == UNDECIDED]

@@ -96,7 +96,6 @@ def verdict(
     for name in ("feedback", "along"):
         result[f"{name}_extrapolated_interval"] = result[f"{name}_interval"] ** (1 / result["dose"])
     result = _corrected(result)
-    result["claim"] = "cell", _claims(result)
     result.attrs = {
         "title": title(trees[0]),
         "steps": counts,
@@ -108,6 +107,7 @@ def verdict(
         "margin": margins.MARGIN,
         "slope_margin": margins.SLOPE_MARGIN,
     }
+    result["claim"] = "cell", _claims(result)
     return result
 
 
@@ -204,11 +204,16 @@ def _corrected(result: xr.Dataset) -> xr.Dataset:
 
 
 def _claims(result: xr.Dataset) -> list[str]:
-    """What the answers `along` of a mask at all its doses say of the claim, for every cell."""
+    """What the answers `along` of a mask at all its doses say of the claim, for every cell.
+
+    Where a stochastic sampler's slope on N* was not measured, |N*| / |N| is half an answer and no claim rests on it.
+    """
+    assumed = result["calibration_state"].values == calibration.NO_PATHS
+    along = np.where(assumed & bool(result.attrs["stochastic"]), UNDECIDED, result["along"].values)
     by_mask: dict[str, dict[float, str]] = {}
-    for mask, dose, along in zip(result["mask"].values, result["dose"].values, result["along"].values, strict=True):
-        by_mask.setdefault(str(mask), {})[float(dose)] = str(along)
-    judged = {mask: rule.claims(along) for mask, along in by_mask.items()}
+    for mask, dose, label in zip(result["mask"].values, result["dose"].values, along, strict=True):
+        by_mask.setdefault(str(mask), {})[float(dose)] = str(label)
+    judged = {mask: rule.claims(labels) for mask, labels in by_mask.items()}
     return [
         judged[str(mask)][float(dose)] for mask, dose in zip(result["mask"].values, result["dose"].values, strict=True)
     ]

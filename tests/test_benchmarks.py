@@ -78,7 +78,9 @@ def sides(tmp_path):
         root.create_array("metrics/delta", data=np.array([0.25, np.nan, 3], np.float32))
         (folder / "tables/sinks.csv").write_text("arm,A\nR4S32,1.25\n")
         (folder / "tables/growth.csv").write_text("arm,A\nR4S32,1.25\n")
-        (folder / "text/run.txt").write_text(f"error 0.25 of 3\noutput  runs/a: about {second} s on cpu\nexit 0\n")
+        (folder / "text/run.txt").write_text(
+            f"error 0.25 of 3\noutput  runs/a: at most 3 MB, about {second} s on cpu\nexit 0\n"
+        )
         (folder / "tables/page.html").write_text(f"<style>p {{}}</style><p>1.25 at 2026-01-0{second % 9}T10:00:00</p>")
     return tmp_path / "old", tmp_path / "new"
 
@@ -118,13 +120,23 @@ def test_rounding_is_allowed_only_where_it_is_named(sides, capsys, file, status)
     assert compared(sides, capsys)[0] == 1
 
 
+@pytest.mark.parametrize(("run", "status"), [("few", 0), ("many", 1)])
+def test_limits_of_few_samples_may_jump_and_of_many_may_not(sides, capsys, run, status):
+    for side, low in zip(sides, ("1.0", "1.05"), strict=True):
+        (side / "runs" / run).mkdir()
+        (side / "runs" / run / "bands.csv").write_text(f"arm,A,A low\nR4S32,1.25,{low}\n")
+    assert compared(sides, capsys)[0] == status
+    (sides[1] / "runs" / run / "bands.csv").write_text("arm,A,A low\nR4S32,1.26,1.0\n")
+    assert compared(sides, capsys)[0] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "state", "status"),
     [
-        ("error 0.25\noutput runs/a: about 1 s on cpu\nexit 0\n", "differs", 1),  # a number is gone
-        ("error 0.26 of 3\noutput runs/a: about 1 s on cpu\nexit 0\n", "differs", 1),
-        ("the error is 0.25 of 3\noutput: about 1 s on cpu\nexit 0\n", "reworded", 0),
-        ("error 0.25 of 3\n7 more\noutput runs/a: about 1 s on cpu\nexit 0\n", "extended", 0),
+        ("error 0.25\noutput runs/a: at most 9 MB, about 1 s on cpu\nexit 0\n", "differs", 1),  # a number is gone
+        ("error 0.26 of 3\noutput runs/a: at most 9 MB, about 1 s on cpu\nexit 0\n", "differs", 1),
+        ("the error is 0.25 of 3\noutput: at most 9 MB, about 1 s on cpu\nexit 0\n", "reworded", 0),
+        ("error 0.25 of 3\n7 more\noutput runs/a: at most 9 MB, about 1 s on cpu\nexit 0\n", "extended", 0),
     ],
 )
 def test_words_may_change_and_numbers_may_not(sides, capsys, text, state, status):

@@ -110,13 +110,13 @@ def default_path(plan: Plan, root: str | Path = "runs", *, resume: bool = False)
     masked = next((arm.name for arm in plan.arms[1:] if not isinstance(arm.spec, Full | Clean)), plan.arms[-1].name)
     stem = f"{plan.denoiser.name}-{masked}".replace("/", "_").replace("@", "-at-").replace(";", "-").replace(":", "_")
     stem = stem[:80].rstrip("-")
-    candidates = [Path(root) / stem, *(Path(root) / f"{stem}-{n}" for n in range(2, 10_000))]
-    free = next(k for k, path in enumerate(candidates) if not path.exists())
+    numbered = Path(root) / stem
     if not resume:
-        return candidates[free]
-    if free == 0:
-        raise PlanError(f"--resume: there is no run at {candidates[0]}; name it with --out")
-    return candidates[free - 1]
+        return store.free_folder(numbered)
+    latest = store.latest_folder(numbered)
+    if latest is None:
+        raise PlanError(f"--resume: there is no run at {numbered}; name it with --out")
+    return latest
 
 
 def hardware(plan: Plan) -> dict[str, Any]:
@@ -188,8 +188,7 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
     layout = plan.denoiser.layout
     if layout is not None:
         token_y, token_x = layout.coordinates()
-        flags = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
-        coords["token_kind"] = (("token",), layout.kinds(), {"long_name": "kind of token", **flags})
+        coords["token_kind"] = (("token",), layout.kinds(), {"long_name": "kind of token", **store.TOKEN_KINDS})
         coords["token_y"] = (("token",), token_y, {"long_name": "token row, -1 off the image"})
         coords["token_x"] = (("token",), token_x, {"long_name": "token column, -1 off the image"})
         coords["layer_name"] = (("layer",), np.array(plan.denoiser.sites), {"long_name": "block, or its attention"})

@@ -115,8 +115,7 @@ def null_norms(run: xr.DataTree, kind: str | None = None, transport: str = "samp
             runs.need(run, "metrics/null_l2", "decomposition,null").astype(np.float64).assign_attrs(kind="model-free")
         )
     injected = runs.need(run, "decomposition/injected", "latents,injected")
-    gain = final_gain(run, spectrum.data_variance(run), transport)
-    norms = (spectrum.ring_energy(injected) * gain**2).sum("ring") ** 0.5
+    norms = (spectrum.ring_energy(injected) * _known_gain(run, transport) ** 2).sum("ring") ** 0.5
     return norms.rename("null_l2").assign_attrs(kind="gaussian", transport=transport)
 
 
@@ -139,7 +138,8 @@ def null_gain(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.DataArray
     lam = spectrum.data_variance(run) if lam is None else lam
     before = spectrum.ring_energy(delta).shift(step=1, fill_value=0.0)
     total = before.sum("ring")
-    gain = ((before * spectrum.step_gain(run, lam) ** 2).sum("ring") / total.where(total > 0)) ** 0.5
+    after = (before * spectrum.step_gain(run, lam) ** 2).sum("ring", skipna=False)  # a gain that is NaN is no gain of 0
+    gain = (after / total.where(total > 0)) ** 0.5
     return gain.rename("null_gain")
 
 
@@ -179,14 +179,20 @@ def transported(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.Dataset
     return xr.Dataset({"state": energy.isel(part=0), "prediction": energy.isel(part=1)})
 
 
-def _gain_per_mode(run: xr.DataTree, field: xr.DataArray, transport: str) -> np.ndarray:
-    """`final_gain` of every mode of a field: [step, y, x]. Raises runs.RunError where the sampler has no such gain."""
-    gain = final_gain(run, spectrum.data_variance(run), transport).transpose("step", "ring")
+def _known_gain(run: xr.DataTree, transport: str) -> xr.DataArray:
+    """`final_gain` of the rings, (step, ring). Raises runs.RunError where the sampler states no such gain."""
+    gain = final_gain(run, spectrum.data_variance(run), transport)
     if gain.isnull().any():
         raise runs.RunError(
             f"the steps of {runs.sampler(run)} are not linear in state and prediction, so there is no Gaussian null: "
             "use a sampler that states its factors, such as --sampler ddim"
         )
+    return gain
+
+
+def _gain_per_mode(run: xr.DataTree, field: xr.DataArray, transport: str) -> np.ndarray:
+    """`final_gain` of every mode of a field: [step, y, x]."""
+    gain = _known_gain(run, transport).transpose("step", "ring")
     return spectrum.per_mode(gain.values, field.sizes["y"], field.sizes["x"])
 
 

@@ -6,9 +6,12 @@ states in the same band, so bands can be compared; a verdict per band is not giv
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.answer import null
@@ -118,36 +121,50 @@ def figure(dataset: xr.Dataset) -> Figure:
     """Per arm: error by step and band as a map, and the final error per band beside its additive null."""
     arms = runs.to_draw(dataset, MOST_ARMS)
     maps = [name for name in ("injected", "error") if name in dataset]
-    canvas, axes = figures.panels(len(arms), len(maps) + 1, width=3.0 * (len(maps) + 1), height=2.4)
-    titles = {"injected": "Injected in the step", "error": "Error after the step"}
-    for row, arm in enumerate(arms):
-        at = dataset.sel(arm=arm)
-        for ax, name in zip(axes[row], maps, strict=False):
-            typical = ((at[name] ** 2).mean("sample") ** 0.5).transpose("band", "step")
-            figures.band_map(canvas, ax, typical.values, list(dataset["band"].values), label="relative size")
+    rows, columns = len(arms), len(maps) + 1
+    canvas, axes = figures.panels(rows, columns, width=3.0 * columns, height=2.2, sharex="col", sharey="col")
+    titles = {"injected": "Injected", "error": "Error"}
+    for column, name in enumerate(maps):
+        typical = ((dataset[name].sel(arm=arms) ** 2).mean("sample") ** 0.5).transpose("arm", "band", "step")
+        limits = figures.map_limits([typical.values])
+        for ax, arm in zip(axes[:, column], arms, strict=True):
+            values, names = typical.sel(arm=arm).values, list(dataset["band"].values)
+            figures.band_map(canvas, ax, values, names, label="size (sd)", limits=limits)
             ax.set_title(f"{titles[name]}, {arm}", loc="left")
-            figures.progress_axis(ax, dataset.sizes["step"])
-        _final(axes[row, -1], at, figures.colour(arm, arms))
+            figures.progress_axis(ax, dataset.sizes["step"], cells=True)
+    for ax, arm in zip(axes[:, -1], arms, strict=True):
+        _final(ax, dataset.sel(arm=arm), figures.look(arm, figures.palette(dataset), every=None))
+        ax.set_ylabel("final error (sd)")
+    figures.log_axis(axes[0, -1])
+    for ax in axes[:-1].ravel():
+        ax.set_xlabel("")
     figures.letters(axes)
-    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples"
+    samples = dataset.attrs["samples"]
+    heading = (
+        f"{dataset.attrs['title']} · {samples} samples · geometric mean, {dataset.attrs['confidence']:.0%} BCa bars"
+    )
     note = (
-        "Sizes are relative to the spread of clean states in the same band; bands are octaves of half cycles per image."
+        "Sizes are in standard deviations of clean states in the same band; bands are octaves of radial frequency, in "
+        "half cycles per image. Maps: what a step injects and the error after it, RMS over samples, one colour "
+        "scale a column; white: nothing."
     )
-    figures.legend_above(
-        canvas, *axes[:, -1], heading=heading, note=note + figures.left_out(dataset.sizes["arm"], len(arms))
-    )
+    note += figures.few(samples) + figures.left_out(dataset.sizes["arm"], len(arms))
+    figures.legend_above(canvas, *axes[:, -1], heading=heading, note=note)
     return canvas
 
 
-def _final(ax, at: xr.Dataset, color: str) -> None:
+def _final(ax: Axes, at: xr.Dataset, look: dict[str, Any]) -> None:
+    """The final error of an arm per band, beside its null."""
     x = np.arange(at.sizes["band"])
-    for name, look in (("null", {"color": figures.NULL, "marker": "s"}), ("final", {"color": color, "marker": "o"})):
+    null_look = {"color": figures.NULL, "marker": "x", "linestyle": figures.DASHES}
+    for name, style in (("null", null_look), ("final", {"marker": "o"} | look)):
         if name in at:
             low, middle, high = (bound.values for bound in runs.bounds(at[f"{name}_interval"]))
             label = "additive Gaussian null" if name == "null" else str(at["arm"].values)
             errors = np.maximum(np.stack([middle - low, high - middle]), 0)
-            ax.errorbar(x, middle, errors, label=label, markersize=4, linewidth=1.2, capsize=2, **look)
+            bars = {"markersize": 4, "linewidth": 1.2, "capsize": 2} | style | {"markevery": None}
+            ax.errorbar(x, middle, errors, label=label, **bars)
+    ax.set_yscale("log")
     ax.set_xticks(x, at["band"].values, rotation=35, ha="right", rotation_mode="anchor")
     ax.set_xlabel("band")
     ax.set_title("Final error", loc="left")
-    figures.log_axis(ax)

@@ -26,6 +26,11 @@ QUANTITIES = {
     "amplification": "amplification A",
     "coherence": "coherence",
 }
+MEANINGS = {
+    "final_error": " Final error: in units of the spread of clean images.",
+    "amplification": " A: final error over its additive null, 1 (dashed) where errors only add up.",
+    "coherence": " Coherence: the null over the sum of the sizes of its steps.",
+}
 
 
 @measure(
@@ -164,33 +169,34 @@ def figure(dataset: xr.Dataset) -> Figure:
         for name, label in QUANTITIES.items()
         if np.isfinite(runs.bounds(dataset[f"{name}_interval"])[1]).any()
     }
-    canvas, axes = figures.panels(1, len(shown), width=2.6 * len(shown) + 0.6, height=2.9)
+    canvas, axes = figures.panels(1, len(shown), width=max(4.2, 2.6 * len(shown) + 0.6), height=2.9)
+    arms = runs.to_draw(dataset, MOST_ARMS)
     for ax, (name, label) in zip(axes[0], shown.items(), strict=True):
-        _panel(ax, dataset, name, label)
+        _panel(ax, dataset, name, label, arms)
     figures.letters(axes)
-    heading = (
-        f"{dataset.attrs['title']} · {dataset.attrs['samples']} paired samples · geometric mean, "
-        f"{dataset.attrs['confidence']:.0%} BCa"
-    )
-    figures.legend_above(canvas, *axes[0], heading=heading)
+    samples = dataset.attrs["samples"]
+    heading = f"{dataset.attrs['title']} · {samples} paired samples · geometric mean, "
+    heading += f"{dataset.attrs['confidence']:.0%} BCa bars"
+    note = "Thin lines join the values of one sample." + "".join(MEANINGS[name] for name in shown)
+    note += figures.few(samples) + figures.left_out(dataset.sizes["arm"], len(arms))
+    figures.legend_above(canvas, axes[0, 0], heading=heading, note=note)
     return canvas
 
 
-def _panel(ax: Axes, dataset: xr.Dataset, name: str, label: str) -> None:
-    arms = [str(arm) for arm in dataset["arm"].values]
+def _panel(ax: Axes, dataset: xr.Dataset, name: str, label: str, arms: list[str]) -> None:
     place = np.arange(dataset.sizes["run"], dtype=float)
-    for index, arm in enumerate(runs.to_draw(dataset, MOST_ARMS)):
-        at, color = dataset.sel(arm=arm), figures.colour(arm, arms)
-        x = place + 0.12 * (index - (min(len(arms), MOST_ARMS) - 1) / 2)
-        ax.plot(x, at[name].transpose("run", "sample").values, color=color, alpha=0.15, linewidth=0.5)
+    for index, arm in enumerate(arms):
+        at, look = dataset.sel(arm=arm), {"marker": "o"} | figures.look(arm, figures.palette(dataset), every=None)
+        x = place + 0.12 * (index - (len(arms) - 1) / 2)
+        samples = at[name].transpose("run", "sample").values
+        ax.plot(x, samples, color=look["color"], alpha=0.2, linewidth=0.5)
         low, middle, high = (bound.transpose("run").values for bound in runs.bounds(at[f"{name}_interval"]))
-        ax.errorbar(
-            x, middle, [middle - low, high - middle], fmt="o", color=color, markersize=4, capsize=2, label=arm, zorder=3
-        )
+        bars = look | {"linestyle": "none", "markersize": 4, "capsize": 2, "markevery": None}
+        ax.errorbar(x, middle, [middle - low, high - middle], label=arm, zorder=3, **bars)
     if name == "amplification":
-        ax.axhline(1, color=figures.NULL, linewidth=0.9, linestyle=(0, (4, 2)))
-    labels = [str(run) for run in dataset["run"].values]
-    crowded = sum(map(len, labels)) > 24
+        ax.axhline(1, color=figures.NULL, linewidth=0.9, linestyle=figures.DASHES)
+    labels = [figures.wrapped(str(run), 14) for run in dataset["run"].values]
+    crowded = sum(max(map(len, text.split("\n"))) for text in labels) > 24
     ax.set_xticks(place, labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
     ax.set_xlim(-0.5, len(place) - 0.5)
     ax.set_title(label[0].upper() + label[1:], loc="left")

@@ -14,11 +14,13 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
 from analysis.measure import measure
 
+FINAL = "final error (sd of clean images)"
 KINDS = ("whole", "prefix", "suffix", "window", "all but", "dose")
 
 
@@ -214,15 +216,31 @@ def figure(dataset: xr.Dataset) -> Figure:
     draw += [_all_but] if "all but" in kinds else []
     draw += [_prefixes] if growing else []
     draw += [_doses] if "dose" in kinds else []
-    canvas, axes = figures.panels(1, len(draw), width=max(4.6, 3.6 * len(draw)), height=3.0)
-    masks = list(dict.fromkeys(dataset["mask"].values))
+    canvas, axes = figures.panels(1, len(draw), width=max(5.0, 3.6 * len(draw)), height=3.0)
+    masks = list(dict.fromkeys([*dataset["mask"].values[dataset["kind"].values == "whole"], *dataset["mask"].values]))
     for ax, panel in zip(axes[0], draw, strict=True):
         panel(ax, dataset, masks)
+    _share_error(axes[0])
     figures.letters(axes)
-    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · median, "
-    heading += f"{dataset.attrs['confidence']:.0%} BCa"
-    figures.legend_above(canvas, *axes[0], heading=heading)
+    samples = dataset.attrs["samples"]
+    heading = f"{dataset.attrs['title']} · {samples} samples · median, {dataset.attrs['confidence']:.0%} BCa interval"
+    note = "Final error: root mean square over the picture, in standard deviations of clean images." + (
+        " A bar spans the masked (or spared) steps at the error they leave, its box the interval."
+        if {_windows, _all_but} & set(draw)
+        else ""
+    )
+    note += figures.few(samples)
+    figures.legend_above(canvas, *axes[0], heading=heading, note=note)
     return canvas
+
+
+def _share_error(axes: np.ndarray) -> None:
+    """One scale for all panels that show the final error."""
+    same = [ax for ax in axes if ax.get_ylabel() == FINAL]
+    low, high = (pick(ax.get_ylim()[end] for ax in same) for end, pick in ((0, min), (1, max))) if same else (0, 1)
+    for ax in same:
+        ax.set_ylim(low, high)
+        figures.log_axis(ax)
 
 
 def _windows(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
@@ -241,17 +259,22 @@ def _spans(ax: Axes, dataset: xr.Dataset, parts: xr.Dataset, masks: list[str]) -
     """The final error of each of these arms over its window, beside that of the whole mask."""
     for arm in range(parts.sizes["arm"]):
         at = parts.isel(arm=arm)
-        color = figures.colour(str(at["mask"].values), masks)
-        span = [float(at["start"]), float(at["stop"])]
+        mask = str(at["mask"].values)
+        color, span = figures.colour(mask, masks), [float(at["start"]), float(at["stop"])]
         low, middle, high = ([float(bound)] * 2 for bound in runs.bounds(at["final_interval"]))
-        ax.fill_between(span, low, high, color=color, alpha=0.15)
-        ax.plot(span, middle, color=color, linewidth=2, solid_capstyle="butt")
+        ax.fill_between(span, low, high, color=color, alpha=0.18, linewidth=0)
+        label = f"{mask}, in part" if mask not in parts["mask"].values[:arm] else None
+        ax.plot(span, middle, color=color, linewidth=2, solid_capstyle="butt", label=label)
     for mask in masks:
         is_whole = (dataset["mask"].values == mask) & (dataset["kind"].values == "whole")
         for value in _estimate(dataset, "final").values[is_whole]:
             color = figures.colour(mask, masks)
-            ax.axhline(value, color=color, linestyle=(0, (4, 2)), linewidth=1, label=f"{mask}, whole run")
-    ax.set_ylabel(r"final error $|\delta|\,/\,\sqrt{d\,\lambda}$")
+            ax.axhline(value, color=color, linestyle=figures.DASHES, linewidth=1, label=f"{mask}, whole run")
+            ax.annotate(mask, (1, value), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+                        ha="right", fontsize=6, color=color)  # fmt: skip
+    ax.set_xlim(0, dataset.attrs["steps"])
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_ylabel(FINAL)
     figures.log_axis(ax)
 
 
@@ -261,15 +284,12 @@ def _prefixes(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
         mask = str(at["mask"].values[0])
         values = [np.concatenate([[0.0], bound.values]) for bound in runs.bounds(at["along_interval"])]
         x = np.concatenate([[0], at["stop"].values])
-        look: dict[str, Any] = {
-            "color": figures.colour(mask, masks),
-            "label": f"{mask}, first steps only",
-            "marker": "o",
-        }
-        figures.band(ax, x, *values, markersize=3, **look)
+        look: dict[str, Any] = {"marker": "o", "markersize": 3} | figures.look(mask, masks, every=None)
+        figures.band(ax, x, *values, label=f"{mask}, first steps only", **look)
     ax.axhline(1, color="black", linewidth=0.7)
     ax.set_title("Masked from the start, then clean", loc="left")
     ax.set_xlabel("number of masked steps")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_ylabel("part of the whole error")
 
 
@@ -278,10 +298,11 @@ def _doses(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
         at = dataset.isel(arm=chosen)
         mask, x = str(at["mask"].values[0]), at["strength"].values
         values = [bound.values for bound in runs.bounds(at["final_interval"])]
-        figures.band(ax, x, *values, color=figures.colour(mask, masks), label=f"{mask}, dose", marker="o", markersize=3)
+        look: dict[str, Any] = {"marker": "o", "markersize": 3} | figures.look(mask, masks, every=None)
+        figures.band(ax, x, *values, label=f"{mask}, dose", **look)
         ax.plot(x, values[1][0] * x / x[0], color="black", linewidth=0.7, linestyle=":")
     ax.set_title("Dose of the mask (dotted: linear)", loc="left")
     ax.set_xlabel("strength")
-    ax.set_ylabel(r"final error $|\delta|\,/\,\sqrt{d\,\lambda}$")
+    ax.set_ylabel(FINAL)
     figures.log_axis(ax, "x")
     figures.log_axis(ax)

@@ -8,22 +8,26 @@ MMD of each model's own features stand beside them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from scipy import stats
 
 from analysis.common.statistics import BOUNDS, holm
 from analysis.figures import style as figures
 from analysis.figures.style import FAMILIES
-from analysis.measure import measure
+from analysis.measure import Option, measure
 
 RESAMPLES = 2000
+DODGE = 0.012
+"""Between the symbols of two families at one density, in units of the density."""
 METRICS = {
     "classify": "top-1 accuracy",
     "retrieve": "R@1, mean of both directions, full gallery",
@@ -54,19 +58,29 @@ class Hits:
     queries: np.ndarray
 
 
-@measure(question="Metric against density, one curve per mask family", reads="sweeps")
-def curves(*sweeps: xr.Dataset, resamples: int = RESAMPLES, seed: int = 0) -> xr.Dataset:
+PUBLISHED_OPTION = Option(
+    "--published", "published", "Draw the masking paper's values beside ours: its models, its pictures.", type=bool
+)
+
+
+@measure(
+    question="Metric against density, one curve per mask family",
+    reads="sweeps",
+    options=(PUBLISHED_OPTION,),
+)
+def curves(*sweeps: xr.Dataset, published: bool = False, resamples: int = RESAMPLES, seed: int = 0) -> xr.Dataset:
     """One row per model and spec, mask seeds averaged: metric, change, shift, MMD; dims (row, bound).
 
     `value`, `change` (value minus clean) and `shift` have 95% intervals along `bound` (low, estimate, high).
-    sweeps: what `open_sweep` or `score_runs` gave. Intervals are percentile bootstrap over samples (retrieval: over
+    sweeps: what `open_sweep` or `score_runs` gave. `published`: whether the figure shows the masking paper's values,
+    which are of other models and pictures. Intervals are percentile bootstrap over samples (retrieval: over
     groups of an image and its texts), paired with clean, the gallery held fixed. `p` is McNemar's exact test against
     clean, the largest over mask seeds; `p_holm` corrects it over the rows of a sweep. Raises ValueError for a sweep
     without a clean cell.
     """
     parts = [_curve(data, resamples, seed) for data in sweeps]
     joined = xr.concat(parts, dim="row", join="outer", data_vars="all", coords="different", compat="equals")
-    joined.attrs["resamples"] = resamples
+    joined.attrs |= {"resamples": resamples, "published": int(published)}
     return joined
 
 
@@ -78,7 +92,7 @@ def _curve(data: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
     if "clean" not in specs:
         raise ValueError(f"the {task} sweep of {model} has no complete clean cell to compare with; resume it first")
     rows = [np.flatnonzero(data["spec"].values == spec) for spec in specs]
-    weights = _weights(kinds[0].right.shape[1], resamples, seed)
+    weights = resampled(kinds[0].right.shape[1], resamples, seed)
     clean = _metric(kinds, rows[specs.index("clean")], weights)
     columns: dict[str, list] = {}
 
@@ -126,7 +140,7 @@ def _interval(draws: np.ndarray) -> list[float]:
     return [low, draws[0], high]
 
 
-def _weights(units: int, resamples: int, seed: int) -> np.ndarray:
+def resampled(units: int, resamples: int, seed: int) -> np.ndarray:
     """How often each unit is drawn; the first row is the data itself: [1 + resamples, units]."""
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(units, np.full(units, 1 / units), size=resamples)
@@ -175,7 +189,7 @@ def _extras(data: xr.Dataset, task: str, cells: np.ndarray) -> dict[str, float]:
 def _shift(data: xr.Dataset, cells: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """Root mean squared shift of the features in standard deviations, with limits, and the squared MMD to clean."""
     fvu = data["feature_fvu"].values[cells].astype(float).mean(0)
-    drawn = weights if weights.shape[1] == len(fvu) else _weights(len(fvu), len(weights) - 1, 0)
+    drawn = weights if weights.shape[1] == len(fvu) else resampled(len(fvu), len(weights) - 1, 0)
     root = np.sqrt(drawn @ fvu / drawn.sum(1))
     return {"shift": _interval(root), "mmd2": float(data["mmd2"].values[cells].mean())}
 
@@ -265,112 +279,108 @@ def _in_words(row: pd.Series) -> str:
 def figure(dataset: xr.Dataset) -> Figure:
     """Top: each model's own metric relative to clean. Bottom: shift of its features in standard deviations.
 
-    Hollow marks are the masking paper's values (their models and data), where its metric is a ratio like ours.
+    Hollow marks are the masking paper's values (their models and data), where its metric is a ratio like ours and they
+    were asked for.
     """
-    frame = frame_of(dataset)
+    frame, published = frame_of(dataset), bool(dataset.attrs.get("published", False))
     models = list(frame.groupby(["task", "model"], sort=False).groups)
     galleries = [name for name in frame.columns if name.startswith("gallery")]
     columns = len(models) + bool(galleries)
-    drawn, axes = figures.panels(2, columns, width=1.2 + 2.5 * columns, height=2.5)
+    canvas, axes = figures.panels(2, columns, width=max(4.6, 1.2 + 2.3 * columns), height=2.3)
     for column, (task, model) in enumerate(models):
         rows = frame[(frame["task"] == task) & (frame["model"] == model)]
-        _panel(axes[0, column], rows, task)
+        _panel(axes[0, column], rows)
+        if published:
+            _published(axes[0, column], task)
         _shifts(axes[1, column], rows)
         clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
-        axes[0, column].set_title(f"{model}\n{_short(task)}, clean {clean:.3f}")
+        axes[0, column].set_title(f"{model}\n{_short(task)}, clean {clean:.3f}", loc="left")
+        axes[1, column].set_title("Shift of features", loc="left")
         axes[1, column].set_xlabel("density of image pairs")
     axes[0, 0].set_ylabel("metric, share of clean")
     axes[1, 0].set_ylabel("feature shift (sd)")
-    if frame.groupby(["task", "model"])["shift"].max().gt(0).all():
-        for axis in axes[1, : len(models)]:
-            axis.set_yscale("log")
-    for row in axes[:, : len(models)]:
-        _share(row)
-    axes[0, 0].set_ylim(bottom=0)
-    for axis in axes[0, 1 : len(models)]:
-        axis.set_ylim(axes[0, 0].get_ylim())
+    positive = frame.groupby(["task", "model"])["shift"].max().gt(0).all()
+    figures.share_limits(axes[0, : len(models)])
+    for ax in axes[0, : len(models)]:
+        ax.set_ylim(0, max(ax.get_ylim()[1], 1.1))
+    figures.share_limits(axes[1, : len(models)], log=positive)
+    for ax in axes[:, : len(models)].ravel():
+        ax.set_xlim(0, 1)
     if galleries:
-        _galleries(axes[0, -1], frame[frame["task"] == "retrieve"], galleries)
+        _galleries(axes[0, -1], frame[frame["task"] == "retrieve"], galleries, published)
         axes[1, -1].set_visible(False)
-    handles: dict[str, Any] = {}
-    for axis in axes.ravel():
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    order = sorted(handles, key=lambda label: [*FAMILIES, label].index(label))
-    if order:
-        drawn.legend(
-            [handles[name] for name in order], order, loc="outside lower center", ncols=min(2 * len(models), 6)
-        )
-    return drawn
+    figures.letters(axes)
+    note = "Top row: symbols of one density stand side by side. Bars and bands: 95% percentile bootstrap over samples."
+    if galleries:
+        note += " Gallery panel: grey, from the worst to the best mask at about 25% density."
+    if published:
+        axes[1, 0].plot([], [], "o", color=figures.NULL, markerfacecolor="none", label="published (masking paper)")
+        note += " Hollow: the masking paper's models on its own pictures, in the colour of the family."
+    most = max(axes[0, : len(models)], key=lambda ax: len(ax.get_legend_handles_labels()[1]))
+    figures.legend_above(canvas, most, axes[1, 0], heading="every model under the same families of masks", note=note)
+    return canvas
 
 
-def _share(row: np.ndarray) -> None:
-    """One pair of limits for a row of panels."""
-    low, high = zip(*(axis.get_ylim() for axis in row), strict=True)
-    for axis in row:
-        axis.set_ylim(min(low), max(high))
-        axis.set_xlim(0, 1)
-    for axis in row[1:]:
-        axis.tick_params(labelleft=False)
-
-
-def _galleries(axis, rows: pd.DataFrame, galleries: Sequence[str]) -> None:
-    """R@1 against the size of the gallery it is ranked in: clean, and the family members nearest to 25% density."""
-    sizes = [int(name.removeprefix("gallery")) for name in galleries]
+def _galleries(axis: Axes, rows: pd.DataFrame, galleries: Sequence[str], published: bool) -> None:
+    """R@1 against the size of the gallery it is ranked in: clean, and the range of the masks nearest to 25%."""
+    sizes = np.array([int(name.removeprefix("gallery")) for name in galleries])
     order = np.argsort(sizes)
     masked = rows[~rows["family"].isin(["clean", "full"])]
     near = masked.loc[(masked["density"] - 0.25).abs().groupby(masked["family"]).idxmin()]
-    for _, row in [*rows[rows["family"] == "clean"].iterrows(), *near.iterrows()]:
-        values = row[galleries].to_numpy(float)[order]
-        colour = FAMILIES.get(row["family"], figures.FLOOR)
-        axis.plot(np.array(sizes)[order], values, color=colour, marker="o", markersize=3)
-    axis.axhline(PUBLISHED_CLEAN["retrieve"], color=figures.NULL, linewidth=0.8, linestyle="--")
-    axis.annotate(
-        "masking paper, clean", (min(sizes), PUBLISHED_CLEAN["retrieve"]), va="bottom", fontsize=7, color=figures.NULL
-    )
+    values, clean = near[galleries].to_numpy(float)[:, order], rows[rows["family"] == "clean"].iloc[0]
+    if len(values):
+        axis.fill_between(sizes[order], values.min(0), values.max(0), color=figures.NULL, alpha=0.4, linewidth=0.8)
+    axis.plot(sizes[order], clean[galleries].to_numpy(float)[order], color=figures.FLOOR, marker="o", markersize=3)
+    if published:
+        level = PUBLISHED_CLEAN["retrieve"]
+        axis.axhline(level, color=figures.NULL, linewidth=0.8, linestyle=figures.DASHES)
+        place = (sizes.min(), level)
+        axis.annotate("masking paper, clean", place, (0, 2), textcoords="offset points", fontsize=7, color="#555555")
     axis.set_xscale("log", base=2)
-    axis.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)], minor=False)
+    axis.set_xticks(sizes[order], [str(size) for size in sizes[order]])
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.set_ylim(0, 1.02)
     axis.set_xlabel("pairs in the gallery")
-    axis.set_title("R@1 and gallery size\nclean, and about 25%")
+    axis.set_title("R@1 and gallery size\nclean; masks in grey", loc="left")
 
 
 def _short(task: str) -> str:
     return {"classify": "top-1", "retrieve": "R@1", "generate": "judge"}[task]
 
 
-def _panel(axis, rows: pd.DataFrame, task: str) -> None:
+def _panel(axis: Axes, rows: pd.DataFrame) -> None:
+    """A model's metric as a share of clean, families side by side at every density."""
     clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
     axis.axhline(1, color=figures.FLOOR, linewidth=0.7)
-    for family, line in _lines(rows):
-        style = {"color": FAMILIES.get(family, figures.FLOOR), "label": family, "marker": "o", "markersize": 3.5}
+    lines = list(_lines(rows))
+    for place, (family, line) in enumerate(lines):
+        beside = DODGE * (place - (len(lines) - 1) / 2)
         low, middle, high = (1 + line[name] / clean for name in ("change_low", "change", "change_high"))
         error = [(middle - low).clip(lower=0), (high - middle).clip(lower=0)]
-        axis.errorbar(line["density"], middle, yerr=error, linewidth=1.3, elinewidth=0.7, **style)
-    if task == "generate":
-        return
+        look = figures.family_look(family)
+        axis.errorbar(line["density"] + beside, middle, yerr=error, linewidth=1, elinewidth=0.8, label=family, **look)
+
+
+def _published(axis: Axes, task: str) -> None:
+    """The masking paper's values for a task whose metric is a ratio like ours."""
+    points: list[tuple[float, str, float]] = []
     for (known, density), row in PUBLISHED.items():
-        for family, (value, _) in row.items() if known == task else ():
-            _hollow(axis, density, value / PUBLISHED_CLEAN[task], family)
-    for family, value in PUBLISHED_ABLATION.items() if task == "classify" else ():
-        _hollow(axis, 0.13, value / PUBLISHED_CLEAN[task], family)
+        if known == task != "generate":
+            points += [(density, family, value) for family, (value, _) in row.items()]
+    points += [(0.13, family, value) for family, value in PUBLISHED_ABLATION.items() if task == "classify"]
+    for density, family, value in points:
+        look = figures.family_look(family) | {"markersize": 6, "markerfacecolor": "none", "linestyle": "none"}
+        axis.plot(density, value / PUBLISHED_CLEAN[task], **look)
 
 
-def _hollow(axis, density: float, value: float, family: str) -> None:
-    label = "published (masking paper)" if family == "small-world" else None
-    axis.plot(density, value, "D", mfc="none", mec=FAMILIES[family], markersize=5, label=label)
-
-
-def _shifts(axis, rows: pd.DataFrame) -> None:
+def _shifts(axis: Axes, rows: pd.DataFrame) -> None:
     for family, line in _lines(rows):
-        colour = FAMILIES.get(family, figures.FLOOR)
-        figures.band(
-            axis, line["density"], line["shift_low"], line["shift"], line["shift_high"], color=colour, label=family
-        )
-        axis.plot(line["density"], line["shift"], "o", color=colour, markersize=3.5)
+        bounds = (line["shift_low"], line["shift"], line["shift_high"])
+        figures.band(axis, line["density"], *bounds, label=family, **figures.family_look(family))
 
 
-def _lines(rows: pd.DataFrame):
+def _lines(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Families with their rows by density, in the order in which they are listed everywhere."""
     masked = rows[~rows["family"].isin(["clean", "full"])]
     for family in sorted(masked["family"].unique(), key=lambda name: [*FAMILIES, name].index(name)):
         yield family, masked[masked["family"] == family].sort_values("density")

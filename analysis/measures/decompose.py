@@ -7,9 +7,12 @@ with that of Gaussian data. It describes single steps; whether the error compoun
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.answer import null
@@ -39,7 +42,7 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
     `critical` marks the stretch of steps where the lower limits of the RMS excess have their largest product, if it
     exceeds 1.5. `closure` is |delta' - sum of parts| / |delta'|. Raises runs.RunError without the record
     `decomposition`. Source: docs/science.md, "Decomposition".
-    With the records `tangent` and `worst` also `tangent_excess` (arm, sample, step), the gain of an infinitely small
+    With the records `tangent` and `worst` also `tangent_excess` (arm, sample, step), the gain of an infinitesimal
     error in the same direction over the same null, and `worst_direction` (sample, step), the Jacobian's largest
     singular value over that of Gaussian data; `tangent` and `direction` are their medians. Summaries over samples have
     the dimension `bound` (low, estimate, high; BCa), `worst` excepted.
@@ -186,60 +189,72 @@ def sentence(dataset: xr.Dataset) -> str:
 def figure(dataset: xr.Dataset) -> Figure:
     """Stacked energies, their cosine, and the excess gain, one column per arm."""
     arms, steps = runs.to_draw(dataset, MOST_ARMS), dataset.sizes["step"]
-    canvas, axes = figures.panels(3, len(arms), width=max(4.6, 3.7 * len(arms)), height=2.0, sharex=True, sharey="row")
+    width = max(5.4, 2.7 * len(arms) + 1.9)
+    canvas, axes = figures.panels(3, len(arms), width=width, height=1.8, sharex=True, sharey="row")
     for column, arm in enumerate(arms):
-        _energies(axes[0, column], dataset.sel(arm=arm))
-        _cosine(axes[1, column], dataset.sel(arm=arm), figures.colour(arm, arms))
-        _excess(axes[2, column], dataset.sel(arm=arm), figures.colour(arm, arms))
-        axes[0, column].set_title(arm, loc="left")
-        for ax in axes[:, column]:
+        at, color = dataset.sel(arm=arm), figures.colour(arm, figures.palette(dataset))
+        _energies(axes[0, column], at)
+        _cosine(axes[1, column], at, color)
+        _excess(axes[2, column], at, color)
+        for ax, title in zip(axes[:, column], (arm, "Alignment", "Excess gain"), strict=True):
+            ax.set_title(title, loc="left")
             figures.progress_axis(ax, steps)
-        axes[0, column].set_xlabel("")
-        axes[1, column].set_xlabel("")
-    figures.letters(axes[:1])
-    axes[0, 0].set_ylabel("share of energy")
-    axes[1, 0].set_ylabel("cosine\n(injected, propagated)")
-    axes[2, 0].set_ylabel("excess gain\n(gain / Gaussian gain)")
-    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · "
-    heading += f"{dataset.attrs['confidence']:.0%} BCa bands"
+            ax.set_xlabel("")
+        axes[2, column].set_xlabel("step (noise → image)")
+    figures.letters(axes)
+    for ax, label in zip(axes[:, 0], ("share of energy", "cosine", "gain / Gaussian gain"), strict=True):
+        ax.set_ylabel(label)
+    for row in axes[::2]:
+        figures.legend_beside(row)
+    samples = dataset.attrs["samples"]
+    heading = f"{dataset.attrs['title']} · {samples} samples · bands: {dataset.attrs['confidence']:.0%} BCa"
     note = (
-        f"Parts close to {dataset.attrs['largest_closure']:.0e} of the error. Shaded: critical window, where the lower "
-        f"limits of the RMS excess gain multiply to more than {TOTAL_EXCESS}. Such a product is no growth factor of "
-        "any one perturbation; impulse runs measure that."
+        "Top row: energy after a step, as shares of what was passed on, added new, and both at once; the parts close "
+        f"to {dataset.attrs['largest_closure']:.0e} of the error. Middle row: cosine between what is new and what was "
+        "passed on. Bottom row: the clean step's gain on the error over that on Gaussian data. Hatched: critical "
+        f"window, where the lower limits of the RMS excess gain multiply to more than {TOTAL_EXCESS}. Such a product "
+        "is no growth factor of any one perturbation; impulse runs measure that."
     )
-    figures.legend_above(
-        canvas, axes[0, 0], axes[2, 0], heading=heading, note=note + figures.left_out(dataset.sizes["arm"], len(arms))
-    )
+    note += figures.few(samples) + figures.left_out(dataset.sizes["arm"], len(arms))
+    figures.legend_above(canvas, heading=heading, note=note)
     return canvas
 
 
-def _energies(ax, at: xr.Dataset) -> None:
+def _energies(ax: Axes, at: xr.Dataset) -> None:
     x, bottom = np.arange(at.sizes["step"]), np.zeros(at.sizes["step"])
     for part in ("propagated", "injected", "interaction"):
         top = bottom + at["mean_share"].sel(part=part).fillna(0).values
-        ax.fill_between(x, bottom, top, color=figures.PARTS[part], label=part, linewidth=0, alpha=0.85)
+        ax.fill_between(x, bottom, top, facecolor=figures.PARTS[part], edgecolor="white", linewidth=0.6, label=part)
         bottom = top
     ax.set_ylim(0, 1)
 
 
-def _cosine(ax, at: xr.Dataset, color: str) -> None:
+def _cosine(ax: Axes, at: xr.Dataset, color: str) -> None:
     x = np.arange(at.sizes["step"])
     figures.band(ax, x, *runs.bounds(at["mean_cosine"]), color=color, label="")
     ax.axhline(0, color="black", linewidth=0.7)
     ax.set_ylim(-1, 1)
 
 
-def _excess(ax, at: xr.Dataset, color: str) -> None:
-    x = np.arange(at.sizes["step"])
-    for start in np.flatnonzero(at["critical"].values):
-        ax.axvspan(start - 0.5, start + 0.5, color=figures.WINDOW, linewidth=0, zorder=0)
-    figures.band(ax, x, *runs.bounds(at["median"]), color=color, label="median")
-    figures.band(ax, x, *runs.bounds(at["rms"]), color="#333333", label="RMS", linewidth=1.1)
-    ax.plot(x, at["worst"], color="#333333", linestyle=":", linewidth=1, label="worst sample")
+def _excess(ax: Axes, at: xr.Dataset, color: str) -> None:
+    x, critical = np.arange(at.sizes["step"]), np.flatnonzero(at["critical"].values)
+    if critical.size:
+        window: dict[str, Any] = {
+            "facecolor": figures.WINDOW,
+            "edgecolor": "#d9c48a",
+            "hatch": "....",
+            "linewidth": 0,
+            "zorder": 0,
+        }
+        ax.axvspan(critical.min() - 0.5, critical.max() + 0.5, label="critical window", **window)
+    if "direction" in at:
+        direction = runs.bounds(at["direction"])[1]
+        ax.plot(x, direction, color=figures.NULL, linewidth=1.1, label="median, worst direction")
     if "tangent" in at:
         tangent = runs.bounds(at["tangent"])[1]
-        ax.plot(x, tangent, color=color, linestyle=(0, (1, 1)), linewidth=1.1, label="median, infinitesimal error")
-    if "direction" in at:
-        ax.plot(x, runs.bounds(at["direction"])[1], color=figures.NULL, linewidth=1.1, label="median, worst direction")
+        ax.plot(x, tangent, color=color, linestyle=(0, (1, 1)), linewidth=1.3, label="median, infinitesimal error")
+    figures.band(ax, x, *runs.bounds(at["median"]), color=color, label="median")
+    figures.band(ax, x, *runs.bounds(at["rms"]), color="#333333", label="RMS", linewidth=1.1, linestyle=figures.DASHES)
+    ax.plot(x, at["worst"], color="#333333", linestyle=":", linewidth=1, label="worst sample")
     ax.axhline(1, color="black", linewidth=0.7)
     figures.log_axis(ax)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.common.statistics import BOUNDS, bca
 from analysis.figures import style as figures
@@ -78,32 +81,44 @@ def sentence(dataset: xr.Dataset) -> str:
 def figure(dataset: xr.Dataset) -> Figure:
     """One column per mask: FVU after each block above, the clean block's gain on the error it is handed below."""
     specs = dataset["spec"].values.tolist()
-    drawn, axes = figures.panels(2, len(specs), width=1.4 + 2.6 * len(specs), height=2.4, sharex=True, sharey="row")
-    levels = sorted({int(t) for t in dataset["timestep"].values if t >= 0})
+    width = max(4.6, 1.4 + 2.6 * len(specs))
+    canvas, axes = figures.panels(2, len(specs), width=width, height=2.2, sharex=True, sharey="row")
+    looks = _looks(dataset)
+    block = dataset["block"].values + 1
     for column, spec in enumerate(specs):
         for index, name in enumerate(labels(dataset)):
             one = dataset.sel(spec=spec).isel({"pass": index})
-            model, timestep = str(one["model"].item()), int(one["timestep"])
-            shade = 0.35 + 0.6 * levels.index(timestep) / max(len(levels) - 1, 1) if timestep >= 0 else 0
-            colour = COLOURS.get(model) or _orange(shade)
             for row, variable in enumerate(("fvu", "gain")):
-                low, middle, high = one[variable].transpose("bound", "block").values
-                block = one["block"].values + 1
-                figures.band(axes[row, column], block, low, middle, high, color=colour, label=name, marker="o", ms=3)
-        axes[0, column].set_yscale("log")
-        axes[0, column].set_title(spec)
+                bounds = one[variable].transpose("bound", "block").values
+                figures.band(axes[row, column], block, *bounds, label=name, markersize=3.5, **looks[index])
+        axes[0, column].set_title(str(spec), loc="left")
+        axes[1, column].set_title("Gain of the clean block", loc="left")
         axes[1, column].axhline(1, color=figures.FLOOR, linewidth=0.7)
         axes[1, column].set_xlabel("block")
-        axes[1, column].set_xticks(dataset["block"].values + 1)
-    axes[0, 0].set_ylabel("unexplained variance")
-    axes[1, 0].set_ylabel("gain of the clean block")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    drawn.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5))
-    return drawn
+        axes[1, column].xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    figures.log_axis(axes[0, 0])
+    for ax, label in zip(axes[:, 0], ("unexplained variance", "gain on the error"), strict=True):
+        ax.set_ylabel(label)
+    figures.letters(axes)
+    note = (
+        "Top row: share of the variance of the residual stream after a block that the mask leaves unexplained. Bottom "
+        "row: how much the clean block changes the size of the error that it is handed."
+    )
+    heading = "one forward pass · mean over samples, 95% BCa bands"
+    figures.legend_above(canvas, axes[0, 0], heading=heading, note=note)
+    return canvas
+
+
+def _looks(dataset: xr.Dataset) -> list[dict[str, str]]:
+    """Colour and symbol of each pass: a colour a model, noise levels of a denoiser from light to dark."""
+    levels = sorted({int(t) for t in dataset["timestep"].values if t >= 0})
+    looks = []
+    for index, (model, timestep) in enumerate(zip(dataset["model"].values, dataset["timestep"].values, strict=True)):
+        shade = 0.35 + 0.6 * levels.index(int(timestep)) / max(len(levels) - 1, 1) if timestep >= 0 else 0
+        symbol = figures.SYMBOLS[index % len(figures.SYMBOLS)]
+        looks.append({"color": COLOURS.get(str(model)) or _orange(shade), "marker": symbol})
+    return looks
 
 
 def _orange(shade: float) -> str:
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
     return to_hex(colormaps["Oranges"](shade))

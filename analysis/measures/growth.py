@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.answer import null
@@ -19,9 +20,9 @@ from analysis.measure import measure
 
 COORDINATES = ("raw", "x0", "whitened")
 LABELS = {
-    "raw": ("State error", r"$|\delta|\,/\,\sqrt{d\,v_t}$"),
-    "x0": ("Predicted-image error", r"$|\Delta D|\,/\,\sqrt{d\,\lambda}$"),
-    "whitened": ("Whitened error", r"$|V_t^{-1/2}\delta|\,/\,\sqrt{d}$"),
+    "raw": ("State error", "error (sd of clean states)"),
+    "x0": ("Predicted-image error", "error (sd of clean images)"),
+    "whitened": ("Whitened error", "error (sd, ring by ring)"),
 }
 MOST_ARMS = 8  # drawn
 INJECTED_NULL = "injected"
@@ -37,6 +38,14 @@ NOTES = {
         "record decomposition for the null itself."
     ),
 }
+NULL_LABELS = {
+    INJECTED_NULL: "if errors only added up (additive Gaussian null)",
+    SHAPE_NULL: "shape of errors that only add up",
+}
+MEANING = (
+    "Error: masked minus clean, root mean square over the picture, in units of the standard deviation of clean states "
+    "(a), of clean images (b), of clean states in each ring of spatial frequency (c); log scale."
+)
 
 
 @measure(question="How far the masked trajectory drifts", needs=("norms", "latents"), on_page=True)
@@ -112,8 +121,8 @@ def _relative(energy: xr.DataArray, prediction: xr.DataArray, scale: dict[str, x
     """Energies (per ring, of the state; total, of the prediction) as relative errors along `coordinate`."""
     count = scale["count"]
     resolved = energy.sizes["ring"] == scale["ring"].sizes["ring"]
-    raw = (energy.sum("ring") / (count * scale["state"])) ** 0.5
-    whitened = ((energy / scale["ring"]).sum("ring") / count) ** 0.5 if resolved else raw * np.nan
+    raw = (energy.sum("ring", skipna=False) / (count * scale["state"])) ** 0.5
+    whitened = ((energy / scale["ring"]).sum("ring", skipna=False) / count) ** 0.5 if resolved else raw * np.nan
     x0 = (prediction / (count * scale["mean_variance"])) ** 0.5
     joined = xr.concat(
         [raw, x0, whitened], dim=xr.Variable("coordinate", list(COORDINATES)), coords="minimal", compat="override"
@@ -124,7 +133,7 @@ def _relative(energy: xr.DataArray, prediction: xr.DataArray, scale: dict[str, x
 def _injected_null(run: xr.DataTree, masked: xr.DataArray, scale: dict[str, xr.DataArray]) -> xr.DataArray:
     """The relative error of a Gaussian system under this run's own injections, with the dimensions of `masked`."""
     path = null.transported(run, scale["lam"]).sel(arm=masked["arm"]).compute().reset_coords(drop=True)
-    return _relative(path["state"], path["prediction"].sum("ring"), scale)
+    return _relative(path["state"], path["prediction"].sum("ring", skipna=False), scale)
 
 
 def _shape_band(
@@ -213,31 +222,35 @@ def sentence(dataset: xr.Dataset) -> str:
 def figure(dataset: xr.Dataset) -> Figure:
     """The same run in raw, x0 and whitened coordinates, with the additive Gaussian null."""
     arms, steps = runs.to_draw(dataset, MOST_ARMS), dataset.sizes["step"]
-    canvas, axes = figures.panels(1, 3, width=7.6, height=3.0)
-    x = np.arange(steps)
+    canvas, axes = figures.panels(1, 3, width=7.6, height=3.1)
     for ax, coordinate in zip(axes[0], COORDINATES, strict=True):
-        view = dataset.sel(coordinate=coordinate)
-        for arm in arms:
-            figures.arm_null(ax, x, *runs.bounds(view["null_interval"].sel(arm=arm)), color=figures.colour(arm, arms))
-        for arm in arms:
-            error = view["error_interval"].sel(arm=arm)
-            figures.band(ax, x, *runs.bounds(error), color=figures.colour(arm, arms), label=arm)
+        _panel(ax, dataset.sel(coordinate=coordinate), arms)
         if coordinate == "x0" and "one_pass_interval" in dataset:
             for arm in arms:
                 once = runs.bounds(dataset["one_pass_interval"].sel(arm=arm))[1]
-                figures.one_pass(ax, x, once, color=figures.colour(arm, arms))
-        typical = runs.bounds(view["error_interval"].sel(arm=arms))[1]
-        figures.floor_line(ax, x, view["floor"], lowest=float(typical.where(typical > 0).min()))
-        name, formula = LABELS[coordinate]
+                figures.one_pass(ax, np.arange(steps), once, color=figures.colour(arm, figures.palette(dataset)))
+        name, unit = LABELS[coordinate]
         ax.set_title(name, loc="left")
-        ax.set_ylabel(formula)
+        ax.set_ylabel(unit)
         figures.log_axis(ax)
         figures.progress_axis(ax, steps)
     figures.letters(axes)
-    kind = dataset.attrs["null"]
+    kind, samples = dataset.attrs["null"], dataset.attrs["samples"]
     statistic = f"{dataset.attrs['statistic']}, {dataset.attrs['confidence']:.0%} BCa bands"
-    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples · {statistic}"
-    label = "additive Gaussian null" if kind == INJECTED_NULL else "shape of an additive null"
-    note = NOTES[kind] + figures.left_out(dataset.sizes["arm"], len(arms))
-    figures.legend_above(canvas, axes[0, 0], axes[0, 1], heading=heading, null=label, note=note)
+    heading = f"{dataset.attrs['title']} · {samples} samples · {statistic}"
+    note = f"{MEANING} {NOTES[kind]}{figures.few(samples)}{figures.left_out(dataset.sizes['arm'], len(arms))}"
+    figures.legend_above(canvas, axes[0, 0], axes[0, 1], heading=heading, note=note)
     return canvas
+
+
+def _panel(ax: Axes, view: xr.Dataset, arms: list[str]) -> None:
+    """The arms' nulls, errors and the floor in one coordinate."""
+    x, every, label = np.arange(view.sizes["step"]), figures.palette(view), NULL_LABELS[view.attrs["null"]]
+    for arm in arms:
+        figures.band(ax, x, *runs.bounds(view["error_interval"].sel(arm=arm)), label=arm, **figures.look(arm, every))
+    for arm in arms:
+        edges = runs.bounds(view["null_interval"].sel(arm=arm))
+        figures.arm_null(ax, x, *edges, color=figures.colour(arm, every), label=label)
+    typical = runs.bounds(view["error_interval"].sel(arm=arms))[1]
+    lowest, first = float(typical.where(typical > 0).min()), str(view["coordinate"].values) == COORDINATES[0]
+    figures.floor_line(ax, x, view["floor"], lowest=lowest, named=first)

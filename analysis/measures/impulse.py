@@ -21,6 +21,7 @@ from analysis.measure import measure
 from analysis.measures.bands import to_bands
 
 MOST_MASKS = 4  # drawn
+RMS = "RMS over samples"
 
 
 @measure(question="What one masked step does", needs=("norms", "latents"), on_page=True)
@@ -56,7 +57,7 @@ def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
     free = all(_model_free(run, list(windows)) for windows in sets.values())
     result.attrs = {
         "title": runs.title(run), "samples": result.sizes["sample"], "steps": steps, "confidence": confidence,
-        "null": "model-free" if free else "gaussian",
+        "null": "model-free" if free else "gaussian", "arms": [arm.name for arm in runs.arms(run) if arm.whole],
     }  # fmt: skip
     return result
 
@@ -226,34 +227,46 @@ def sentence(dataset: xr.Dataset) -> str:
 def figure(dataset: xr.Dataset) -> Figure:
     """Step of the mask x band of the final error, with the excess of every impulse below."""
     masks = [str(mask) for mask in dataset["mask"].values[:MOST_MASKS]]
-    canvas, axes = figures.panels(2, len(masks), width=max(4.6, 3.9 * len(masks)), height=2.2, sharex=True)
-    null_name = {"gaussian": "Gaussian null", "model-free": "model-free null"}[dataset.attrs["null"]]
-    for column, mask in enumerate(masks):
-        at, color = dataset.sel(mask=mask), figures.colour(mask, masks)
-        at = at.isel(window=np.flatnonzero(at["final_l2"].notnull().any("sample").values))
-        edges = _edges(at)
-        typical = at["map"].transpose("band", "window").values
-        figures.band_map(canvas, axes[0, column], typical, list(at["band"].values), label="final error", edges=edges)
-        single = bool((at["stop"] - at["window"] == 1).all())
-        axes[0, column].set_title(f"Masked at one {'step' if single else 'window'} only, {mask}", loc="left")
-        lower, x = axes[1, column], (edges[:-1] + edges[1:]) / 2
-        figures.band(lower, x, *runs.bounds(at["excess_interval"]), color=color, label=mask)
-        lower.plot(x, at["excess_rms"], color="#333333", linewidth=1, label="RMS over samples")
+    views = {mask: _present(dataset.sel(mask=mask)) for mask in masks}
+    width = max(5.0, 3.6 * len(masks))
+    canvas, axes = figures.panels(2, len(masks), width=width, height=2.2, sharex=True, sharey="row")
+    limits = figures.map_limits([view["map"].values for view in views.values()])
+    palette = list(dict.fromkeys([*np.atleast_1d(dataset.attrs.get("arms", [])), *dataset["mask"].values]))
+    for column, (mask, at) in enumerate(views.items()):
+        upper, lower = axes[:, column]
+        edges, single = _edges(at), bool((at["stop"] - at["window"] == 1).all())
+        values, names = at["map"].transpose("band", "window").values, list(at["band"].values)
+        figures.band_map(canvas, upper, values, names, label="final error (sd)", edges=edges, limits=limits)
+        upper.set_title(f"Masked at one {'step' if single else 'window'} only, {mask}", loc="left")
+        x = (edges[:-1] + edges[1:]) / 2
+        figures.band(lower, x, *runs.bounds(at["excess_interval"]), color=figures.colour(mask, palette), label=mask)
+        lower.plot(x, at["excess_rms"], color="#333333", linewidth=1, linestyle=figures.DASHES, label=RMS)
         lower.axhline(1, color="black", linewidth=0.7)
-        lower.set_ylabel(f"final error / {null_name}")
         lower.set_xlabel(f"masked {'step' if single else 'window'} (noise → image)")
         lower.set_title("Excess cumulative gain", loc="left")
         figures.log_axis(lower)
+    for ax, label in zip(axes[:, 0], ("band", "error / null"), strict=True):
+        ax.set_ylabel(label)
+    for ax in axes[0, 1:]:
+        ax.set_ylabel("")
     figures.letters(axes)
-    heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples"
+    samples = dataset.attrs["samples"]
+    heading = (
+        f"{dataset.attrs['title']} · {samples} samples · geometric mean, {dataset.attrs['confidence']:.0%} BCa bands"
+    )
+    null_name = {"gaussian": "additive Gaussian null", "model-free": "model-free null"}[dataset.attrs["null"]]
     note = (
-        "Final error per band is relative to the spread of clean images in that band, RMS over samples; bands in half "
-        "cycles per image."
+        "Top row: final error per band, RMS over samples, in standard deviations of clean images in that band; bands "
+        f"in half cycles per image. Bottom row: final error over its {null_name}; 1 is what addition alone gives."
     )
-    figures.legend_above(
-        canvas, *axes[1], heading=heading, note=note + figures.left_out(dataset.sizes["mask"], len(masks))
-    )
+    note += figures.few(samples) + figures.left_out(dataset.sizes["mask"], len(masks))
+    figures.legend_above(canvas, *axes[1], heading=heading, note=note)
     return canvas
+
+
+def _present(at: xr.Dataset) -> xr.Dataset:
+    """The windows that a mask has."""
+    return at.isel(window=np.flatnonzero(at["final_l2"].notnull().any("sample").values))
 
 
 def _edges(at: xr.Dataset) -> np.ndarray:

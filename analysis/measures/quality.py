@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from analysis.common import runs, set_distances, statistics
@@ -55,6 +57,8 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
     dataset = dataset.assign_coords(
         {key: ("metric", [about[name][key] for name in chosen]) for key in ("title", "kind", "higher_is_better")}
     )
+    if "metrics" in run.children:
+        dataset = runs.with_arms(dataset, run)
     dataset.attrs = {
         "title": runs.title(run),
         "samples": dataset.sizes["sample"],
@@ -212,28 +216,36 @@ def figure(dataset: xr.Dataset) -> Figure:
     arms = [str(arm) for arm in dataset["arm"].values if arm != runs.CLEAN]
     columns = min(len(metrics), 3)
     rows = -(-len(metrics) // columns)
-    canvas, axes = figures.panels(rows, columns, width=max(3.6, 2.9 * columns), height=0.9 + 0.26 * len(arms))
-    for position, ax in enumerate(axes.ravel()):
-        if position >= len(metrics):
-            ax.set_visible(False)
-            continue
-        at = dataset.sel(metric=metrics[position])
-        for row, arm in enumerate(arms):
-            low, point, high = at["value"].sel(arm=arm).values
-            color = figures.colour(arm, arms)
-            if np.isfinite(low):
-                ax.plot([low, high], [row, row], color=color, linewidth=1.6, solid_capstyle="butt")
-            ax.plot(point, row, "o", color=color, markersize=4.5)
-        if str(at["kind"].values) == "score":
-            low, point, high = at["value"].sel(arm=runs.CLEAN).values
-            ax.axvspan(low, high, color=figures.FLOOR, alpha=0.12, linewidth=0)
-            ax.axvline(point, color=figures.FLOOR, linewidth=1, label="clean, 95% interval")
-        ax.set_yticks(range(len(arms)), arms if position % columns == 0 else [""] * len(arms))
-        ax.set_ylim(len(arms) - 0.5, -0.5)
-        ax.set_xlabel(at["title"].item(), fontsize=7)
-        better = "higher" if bool(at["higher_is_better"]) else "lower"
-        ax.set_title(f"{metrics[position]} ({better} is better)")
-    figures.legend_above(
-        canvas, *axes.ravel(), heading=f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples"
-    )
+    height = 0.9 + 0.28 * len(arms)
+    canvas, axes = figures.panels(rows, columns, width=max(4.4, 2.7 * columns + 0.8), height=height, sharey=True)
+    for ax in axes.ravel()[len(metrics) :]:
+        ax.set_visible(False)
+    for ax, metric in zip(axes.ravel(), metrics, strict=False):
+        _panel(ax, dataset.sel(metric=metric), arms, figures.palette(dataset))
+    axes[0, 0].set_yticks(range(len(arms)), [figures.wrapped(arm, 18) for arm in arms])
+    axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
+    figures.letters(axes)
+    samples = dataset.attrs["samples"]
+    heading = f"{dataset.attrs['title']} · {samples} samples · symbol and bar: value and 95% BCa interval"
+    note = "No bar: no interval, or one without width." + figures.few(samples)
+    figures.legend_above(canvas, *axes.ravel(), heading=heading, note=note)
     return canvas
+
+
+def _panel(ax: Axes, at: xr.Dataset, arms: list[str], palette: list[str]) -> None:
+    """One metric: a row per arm, the clean value as a line where the metric gives it one."""
+    for row, arm in enumerate(arms):
+        low, point, high = at["value"].sel(arm=arm).values
+        look = {"marker": "o"} | figures.look(arm, palette, every=None) | {"markersize": 4.5, "markevery": None}
+        if np.isfinite(low):
+            ax.plot([low, high], [row, row], color=look["color"], linewidth=1.6, solid_capstyle="butt")
+        ax.plot(point, row, linestyle="none", **look)
+    if str(at["kind"].values) == "score":
+        low, point, high = at["value"].sel(arm=runs.CLEAN).values
+        ax.axvspan(low, high, color=figures.FLOOR, alpha=0.12, linewidth=0, zorder=0, label="clean, interval")
+        ax.axvline(point, color=figures.FLOOR, linewidth=1, linestyle=figures.DASHES, zorder=1, label="clean")
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(figures.wrapped(at["title"].item(), 31), fontsize=7)
+    better = "higher" if bool(at["higher_is_better"]) else "lower"
+    ax.set_title(f"{at['metric'].item()} ({better} better)", loc="left")
+    ax.xaxis.set_major_locator(MaxNLocator(5))

@@ -57,4 +57,4 @@ def test_relative_size_divides_by_the_spread_of_the_band():
 def test_the_figure_shows_injection_error_and_final_state_of_every_arm():
     figure = analysis.bands.figure(analysis.bands(synthetic.gaussian_run()))
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
-    assert titles == ["a  Injected in the step, R4S32", "b  Error after the step, R4S32", "c  Final error"]
+    assert titles == ["a  Injected, R4S32", "b  Error, R4S32", "c  Final error"]

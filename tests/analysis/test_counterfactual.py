@@ -102,3 +102,16 @@ def test_the_figure_has_a_panel_for_each_kind_there_is(windows, titles):
     dataset = analysis.counterfactual(synthetic.gaussian_run(masks, steps=STEPS))
     assert [axes.get_title(loc="left") for axes in analysis.counterfactual.figure(dataset).axes] == titles
     assert len(analysis.counterfactual.table(dataset)) == 4
+
+
+def test_the_heading_says_the_confidence_that_was_asked_for():
+    run = synthetic.gaussian_run(arms([(0, 4)], shift=0.1), steps=STEPS)
+    figure = analysis.counterfactual.figure(analysis.counterfactual(run, confidence=0.5))
+    assert figure.legends[0].get_title().get_text().endswith("median, 50% BCa")
+
+
+def test_an_arm_with_a_window_and_a_pause_is_described_by_its_pause():
+    masks = arms([], shift=0.1) | {"R4S32@steps=2:9;pause=4:6": {"shift": 0.1, "window": [2, 3, 6, 7, 8]}}
+    dataset = analysis.counterfactual(synthetic.gaussian_run(masks, steps=STEPS)).isel(arm=1)
+    assert (dataset["kind"].item(), dataset["start"].item(), dataset["stop"].item()) == ("all but", 4, 6)
+    assert dataset["mask"].item() == "R4S32"

@@ -127,7 +127,18 @@ def test_table_sentence_and_figure_show_every_row():
     assert "under R4S3" in curves.sentence(found)
     figure = curves.figure(found)
     shown = [axis.get_title(loc="left") for axis in figure.axes if axis.get_visible()]
-    assert [title.split("\n")[0] for title in shown if title] == ["vit", "clip", "R@1 and gallery size"]
+    names = ["a  vit", "b  clip", "c  R@1 and gallery size", "d  Shift of features", "e  Shift of features"]
+    assert [title.split("\n")[0] for title in shown if title] == names
+
+
+def test_published_values_of_other_pictures_are_drawn_only_when_asked_for():
+    sweep = classify(np.ones((2, 9), bool), ["clean", "R4S32"])
+    drawn = {asked: curves.curves.figure(curves.curves(sweep, published=asked)) for asked in (False, True)}
+    legends = {asked: [text.get_text() for text in each.legends[0].get_texts()] for asked, each in drawn.items()}
+    assert legends == {False: ["small-world"], True: ["small-world", "published (masking paper)"]}
+    extra = [line.get_ydata()[0] for line in drawn[True].axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert sorted(extra)[0] == pytest.approx(0.091 / 0.85)  # random at 13%, as printed
+    assert not [line for line in drawn[False].axes[0].lines if line.get_markerfacecolor() == "none"]
 
 
 def test_a_spec_without_a_fixed_density_is_told_without_one():

@@ -100,5 +100,10 @@ def test_linear_gains_are_compared_with_those_of_gaussian_data(exact):
     np.testing.assert_allclose(tangent[1:], 1, rtol=1e-10)
     np.testing.assert_allclose(found["direction"], 2, rtol=1e-10)
     assert {"excess gain, tangent", "worst direction"} <= set(analysis.decompose.table(found))
-    labels = [text.get_text() for text in analysis.decompose.figure(found).legends[0].get_texts()]
+    labels = [text.get_text() for text in analysis.decompose.figure(found).axes[-1].get_legend().get_texts()]
     assert "median, worst direction" in labels
+
+
+def test_the_heading_says_the_confidence_that_was_asked_for():
+    figure = analysis.decompose.figure(analysis.decompose(synthetic.gaussian_run(), confidence=0.8))
+    assert figure.legends[0].get_title().get_text().endswith("80% BCa bands")

@@ -105,3 +105,17 @@ def test_the_table_has_a_row_per_window_and_the_figure_a_column_per_mask():
     dataset = analysis.impulse(synthetic.gaussian_run(impulses(shift=0.2), steps=STEPS))
     assert len(analysis.impulse.table(dataset)) == STEPS
     assert analysis.impulse.figure(dataset).axes[0].get_title(loc="left") == "a  Masked at one step only, R4S32"
+
+
+def test_windows_at_another_dose_are_of_the_mask_at_that_dose():
+    dose = [f"R4S32@steps={k}:{k + 1};strength=0.1" for k in range(2)]
+    arms = ["R4S32", "R4S32@steps=0:1", "R4S32@steps=1:2", *dose]
+    alone = window_sets(runs.arms(synthetic.gaussian_run({arm: {} for arm in arms}, samples=1)), 12)
+    assert set(alone) == {"R4S32", "R4S32, dose 0.1"}
+    with_whole = runs.arms(synthetic.gaussian_run({arm: {} for arm in [*arms, "R4S32@strength=0.1"]}, samples=1))
+    assert set(window_sets(with_whole, 12)) == {"R4S32", "R4S32@strength=0.1"}
+
+
+def test_an_arm_with_a_pause_is_no_window():
+    arms = ["R4S32@pause=0:1", "R4S32@pause=1:2", "R4S32@steps=0:2;pause=0:1"]
+    assert window_sets(runs.arms(synthetic.gaussian_run({arm: {} for arm in arms}, samples=1)), 12) == {}

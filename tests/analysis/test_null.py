@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import analysis
 from analysis.answer import null
 from analysis.answer.martingale import martingale
 from analysis.common import runs, spectrum
@@ -119,3 +120,54 @@ def test_transport_of_a_lazy_run_equals_that_of_a_loaded_one():
     run = synthetic.gaussian_run(sampler="ddim")
     lazy = run.chunk({"sample": 3})
     xr.testing.assert_allclose(null.null_sum(run), null.null_sum(lazy).compute(), rtol=1e-12)
+
+
+def test_the_measure_gives_size_steps_and_coherence_of_the_null(exact):
+    """In a Gaussian world the null of a pure shift is the final error itself, and all its steps point one way."""
+    run = synthetic.gaussian_run({"R4S32": {"shift": 0.1}}, sampler="ddim", steps=40)
+    found = analysis.null(run)
+    actual = run["metrics"]["delta_l2"].sel(arm="R4S32").isel(step=-1)
+    np.testing.assert_allclose(found["size"].sel(arm="R4S32"), actual, rtol=1e-10)
+    np.testing.assert_allclose(found["step_size"].sum("step"), found["path"])
+    np.testing.assert_allclose(found["coherence"], found["size"] / found["path"])
+    assert found.attrs["kind"] == "gaussian"
+    assert list(found["arm"].values) == ["R4S32"]  # neither clean nor the floor
+    table = analysis.null.table(found)
+    assert table["null"].tolist() == pytest.approx([float(np.exp(np.log(actual).mean()))])
+    assert "gaussian null. R4S32: addition alone gives" in analysis.null.sentence(found)
+    assert len(analysis.null.figure(found).axes[0].lines) == 1
+
+
+def test_the_measure_takes_the_null_that_is_asked_for():
+    run = synthetic.gaussian_run(sampler="ddpm")
+    assert analysis.null(run).attrs["kind"] == "model-free"
+    assert analysis.null(run, "gaussian").attrs["kind"] == "gaussian"
+    with pytest.raises(ValueError, match="choose model-free or gaussian"):
+        analysis.null(run, "other")
+
+
+def test_without_the_norms_of_its_steps_the_null_still_has_its_size():
+    run = synthetic.gaussian_run(sampler="ddpm")
+    run["metrics"] = run["metrics"].to_dataset().drop_vars("null_l2")
+    found = analysis.null(run)
+    assert "path" not in found
+    np.testing.assert_allclose(found["size"], analysis.amplification(synthetic.gaussian_run())["null_sum"])
+    assert "of the sum of its steps" not in analysis.null.sentence(found)
+    assert "path" not in analysis.null.table(found)
+    analysis.null.figure(found)
+
+
+def test_a_sampler_that_states_no_factors_has_no_gaussian_null():
+    run = synthetic.gaussian_run(sampler="ddim")
+    for group in ("metrics", "trajectory", "decomposition"):
+        data = run[group].to_dataset()
+        run[group] = data.assign_coords(state_factor=data["state_factor"] * np.nan)
+    with pytest.raises(runs.RunError, match="no Gaussian null"):
+        null.null_sum(run)
+    with pytest.raises(runs.RunError, match="no Gaussian null"):
+        null.null_norms(run)
+    assert null.null_gain(run).isnull().all()
+    assert analysis.decompose(run)["excess"].isnull().all()
+    dataset = analysis.growth(run)
+    assert dataset["null_interval"].isel(step=slice(1, None)).isnull().all()
+    assert dataset["error_interval"].notnull().all()

@@ -1,7 +1,6 @@
 """Where sinks sit, how they move, and what removing them does, on runs whose answers are known by construction."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -12,59 +11,7 @@ from analysis import sinks
 from analysis.common import runs, statistics
 from analysis.measures import concentration, removal
 from tests.builders import stored
-
-ARMS = ["clean", "sink-k1", "random-k1", "sink-k5", "random-k5@draw=fresh"]
-SAMPLES, STEPS, LAYERS, HEADS, GRID, TEXT = 12, 6, 4, 2, 4, 5
-TOKENS = GRID**2 + TEXT
-SINK, PADDED = 7, 2  # the token that holds 0.5 of all attention in the clean arm; padding tokens per sample
-
-
-def mass(rng) -> np.ndarray:
-    values = rng.dirichlet(np.full(TOKENS, 5.0), (len(ARMS), SAMPLES, STEPS, LAYERS))
-    values *= 0.5
-    values[..., SINK] += 0.5
-    return values
-
-
-def made(*, padding=True, recorded=True, images=False) -> xr.DataTree:
-    rng = np.random.default_rng(0)
-    lead = ("arm", "sample", "step", "layer")
-    base = rng.uniform(0.2, 0.4, SAMPLES)
-    noise = rng.normal(0, 0.1, SAMPLES)
-    shift = np.stack([0 * base, base + 0.1, base, 2 * base, 2 * base + noise - noise.mean()])
-    coords = {
-        "arm": ARMS,
-        "sample": np.arange(SAMPLES),
-        "step": np.arange(STEPS),
-        "sigma": ("step", np.linspace(1, 0.1, STEPS)),
-    }
-    rel = np.linspace(0.1, 1, STEPS) * shift[:, :, None]
-    tree = {"metrics": xr.Dataset({"delta_rel": (("arm", "sample", "step"), rel)}, coords=coords)}
-    if recorded:
-        kind = np.repeat([0, 1], [GRID**2, TEXT]).astype(np.int8)
-        y, x = (np.append(side.ravel(), [-1] * TEXT) for side in np.indices((GRID, GRID)))
-        chosen = np.full((len(ARMS), SAMPLES, STEPS, LAYERS, HEADS, 5), -1, np.int16)
-        chosen[1, :, :, 1, :, 0] = SINK  # layer 1 only
-        chosen[2, :, :, 1, :, 0] = 3
-        chosen[3, :, :, 1] = [SINK, 0, 1, GRID**2, TOKENS - 1]
-        chosen[4, :, :, 1] = [2, 3, 4, GRID**2 + 1, TOKENS - 2]
-        token = {"token_kind": ("token", kind), "token_y": ("token", y), "token_x": ("token", x)}
-        extra = {"token_padding": (("sample", "token"), np.tile(np.arange(TOKENS) >= TOKENS - PADDED, (SAMPLES, 1)))}
-        attention = {
-            "mass_layer": ((*lead, "token"), mass(rng).astype(np.float32)),
-            "removed_token": ((*lead, "head", "removed"), chosen),
-        }
-        tree["attention"] = xr.Dataset(attention, coords=coords | token | (extra if padding else {}))
-    if images:
-        picture = np.full((len(ARMS), SAMPLES, 8, 8, 3), 100, np.uint8)
-        picture[1:] += np.array([51, 0, 51, 0], np.uint8)[:, None, None, None, None]
-        tree["images"] = xr.Dataset(
-            {"image": (("arm", "sample", "image_y", "image_x", "rgb"), picture)}, coords={"arm": ARMS}
-        )
-    tree = stored.described(xr.DataTree.from_dict(tree), STEPS)
-    tree.attrs |= stored.facts("flow")
-    tree.attrs["config"] = json.dumps({"model": "sd3", "sampler": "flow", "steps": STEPS, "guidance": 3.0})
-    return tree
+from tests.builders.removals import ARMS, GRID, PADDED, SAMPLES, SINK, TEXT, TOKENS, made
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +186,19 @@ def test_figure_and_table_show_every_arm_and_pair(found):
     assert "top_mass" not in effect_only
     assert len(sinks.figure(effect_only).axes) == 1
     assert set(sinks.table(effect_only)["measure"]) == {"state shift", "state difference", "state ratio"}
+
+
+def test_the_sets_hold_as_many_keys_as_the_run_ranked():
+    run = made()
+    attention = run["attention"].to_dataset()
+    ranked = attention["mass_layer"].argsort(axis=-1)[..., ::-1].isel(token=slice(3)).rename(token="rank")
+    run["attention"] = attention.assign(sink_token=ranked.drop_vars([*ranked.coords]))
+    found = sinks(run)
+    assert found.attrs["top"] == 3
+    assert found["top"].values.tolist() == [1, 3]
+    largest = np.sort(run["attention"]["mass_layer"].values.astype(float), axis=-1)[..., -3:].sum(-1)
+    np.testing.assert_allclose(
+        found["top_mass"].sel(top=3, bound="estimate"), largest.mean(axis=1).transpose(0, 2, 1), rtol=1e-6
+    )
+    assert "the top 3" in sinks.sentence(found)
+    assert "mass of the top 3" in set(sinks.table(found)["measure"])

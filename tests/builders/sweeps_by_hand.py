@@ -8,8 +8,8 @@ import zarr
 
 from tracer import store
 
-SIZES = {"cell": 16, "sample": 4000, "rank": 3}
-SPECS = ["clean", "R1S0", "R1S2", "R1S2", "sink-k1é", "full", *(f"R2S{shortcuts}" for shortcuts in range(10))]
+SIZES = {"cell": 40, "sample": 4000, "rank": 3}
+SPECS = ["clean", "R1S0", "R1S2", "R1S2", "sink-k1é", "full", *(f"R2S{shortcuts}" for shortcuts in range(34))]
 CONFIG = {"task": "classify", "model": "vit", "cells": SPECS, "source": {"sha256": "ab"}}
 VARIABLES = [
     store.Variable("prediction", ("cell", "sample", "rank"), "int32", "predicted classes"),
@@ -29,7 +29,7 @@ def truth(name: str) -> np.ndarray:
 def create(path: Path, **attrs: object) -> Path:
     coords = {
         "spec": (("cell",), SPECS, {"long_name": "spec string"}),
-        "density": (("cell",), np.linspace(0, 1, 16), {}),
+        "density": (("cell",), np.linspace(0, 1, 40), {}),
         "sample": (("sample",), [f"picture {n} ☃" for n in range(SIZES["sample"])], {}),
         "label": (("sample",), np.arange(SIZES["sample"]) % 5, {"class_names": list("abcde")}),
     }

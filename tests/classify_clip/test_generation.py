@@ -59,6 +59,32 @@ def test_scores_are_the_judges_and_shifts_are_against_the_clean_pictures(tmp_pat
     assert len(classes) == 12
 
 
+def test_scoring_that_was_interrupted_goes_on_and_other_cells_are_refused(tmp_path, monkeypatch):
+    clean = drawings()
+    runs = [run(np.stack([clean, 255 - clean]), ["clean", "R4S32"])]
+    whole = store.open_sweep(generation.score_runs(runs, tmp_path / "whole"))
+    shift, shifts = generation.distances.shift, []
+
+    def stop_at_second(*pair):
+        shifts.append(pair)
+        if len(shifts) == 3:  # two of a cell
+            raise KeyboardInterrupt
+        return shift(*pair)
+
+    monkeypatch.setattr(generation.distances, "shift", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        generation.score_runs(runs, tmp_path / "part")
+    assert store.open_sweep(tmp_path / "part")["spec"].values.tolist() == ["clean"]
+    with pytest.raises(store.RunError, match="exists; continue it with --resume"):
+        generation.score_runs(runs, tmp_path / "part")
+    other = [run(np.stack([clean, clean]), ["clean", "R4S16"])]
+    with pytest.raises(store.RunError, match=r"cells: .*R4S32 seed 0.* -> .*R4S16 seed 0"):
+        generation.score_runs(other, tmp_path / "part", resume=True)
+    resumed = store.open_sweep(generation.score_runs(runs, tmp_path / "part", resume=True))
+    assert len(shifts) == 3 + 2
+    xr.testing.assert_identical(resumed.drop_attrs(), whole.drop_attrs())
+
+
 def test_the_reference_has_as_many_drawings_of_every_class():
     reference = generation.balanced_reference()
     assert len(reference) == 12 * 22  # the rarest class, heart, has 22 held-out drawings

@@ -73,9 +73,9 @@ def test_feedback_of_a_linear_system_is_that_of_paper(tmp_path, name, sampler):
 def test_rows_of_linear_systems(tmp_path, name):
     """Nothing scatters and nothing but feedback amplifies, so A = S = |N*| / |N|; near the printed figures.
 
-    Those were printed for other noise: 1% apart where the ratio hardly depends on it, 8% under the bumps.
+    Those were printed for other noise: 1.5% apart where the ratio hardly depends on it, 8% under the bumps.
     """
-    close = 0.08 if "bump" in name else 0.01
+    close = 0.08 if "bump" in name else 0.015
     for steps, row in SYSTEMS[name].table.items():
         a, s, systematic, share = measures(run_of(tmp_path, name, steps))
         assert geometric(a) == pytest.approx(row.amplification, rel=close)

@@ -61,10 +61,10 @@ def test_the_study_is_typed_and_names_what_reads_it(tmp_path):
         "counterfactual", "renoise", "--mask", "R4S32", "--forks", "2", "--paths", "3", "--samples", "2", "--steps",
         "4", "--no-floor", "--out", "study", folder=tmp_path,
     )  # fmt: skip
-    assert done.exit_code == 0, done.output
+    assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "study").iterdir() if path.is_dir()) == ["fork0001", "fork0003"]
-    assert "2 starts x 3 paths x 4 ddpm steps" in done.output
-    assert "next: trace analyze renoise" in done.output
+    assert "2 starts x 3 paths x 4 ddpm steps" in done.stdout
+    assert "next: trace analyze renoise" in done.stdout
     run = tracer.open_run(tmp_path / "study" / "fork0001")
     assert run.sizes["sample"] == 6
 

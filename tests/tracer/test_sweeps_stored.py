@@ -131,11 +131,11 @@ def test_a_committed_cell_that_is_not_whole_is_noticed_left_out_and_made_again(f
     whole = shard.read_bytes()
     shard.write_bytes(damage)
     with pytest.warns(UserWarning, match=r"unit 2 .* damaged"):
-        assert store.open_sweep(finished).sizes["cell"] == 15
+        assert store.open_sweep(finished).sizes["cell"] == 39
     report = store.finalize(finished)
     assert (report.missing, list(report.damaged)) == ((2,), [2])
-    assert "15 of 16 cells complete" in str(report)
-    assert flagged(finished).tolist() == [0, 1, *range(3, 16)]
+    assert "39 of 40 cells complete" in str(report)
+    assert flagged(finished).tolist() == [0, 1, *range(3, 40)]
     run_units(finished)
     assert shard.read_bytes() == whole
     assert lies(finished) == []
@@ -167,7 +167,7 @@ def test_sweeps_and_runs_are_listed_and_opened_apart(tmp_path, monkeypatch):
     runs_by_hand.create(Path("runs/c"), created_at="2026-01-01T00:00:00")
     run_units(Path("runs/b"), [0, 1])
     assert [(s.name, s.task, s.model, s.complete, s.cells) for s in store.list_sweeps()] == [
-        ("b", "classify", "vit", 2, 16), ("a", "classify", "vit", 0, 16),
+        ("b", "classify", "vit", 2, 40), ("a", "classify", "vit", 0, 40),
     ]  # fmt: skip
     assert [run.name for run in store.list_runs()] == ["c"]
     assert (store.latest_sweep(), store.latest_run()) == (Path("runs/a"), Path("runs/c"))

@@ -79,6 +79,7 @@ class MeasureCommand(click.Command):
         except click.NoSuchOption as error:
             flag = error.option_name
             owners = [name for name in MEASURES if flag in {option.flag for option in MEASURES[name].options}]
+            owners = [name for name in owners if MEASURES[name].reads != "sweeps"]
             if not owners:
                 raise
             raise click.UsageError(f"{flag} belongs to `trace analyze {owners[0]}`, not to {self.name}", ctx) from None
@@ -115,6 +116,8 @@ def takes_several(measure: Measure[...]) -> bool:
 
 def _option(option: Option) -> click.Option:
     how: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "multiple": option.several}
+    if option.type is bool:
+        return click.Option([option.flag, option.parameter], is_flag=True, help=option.help)
     how["type"] = click.Choice(option.choices) if option.choices else option.type
     return click.Option([option.flag, option.parameter], **how)
 

@@ -40,7 +40,7 @@ def draw(measured: Measured, out: Path, say: Callable[[str], None] = lambda line
         blocks = analysis.depth(measured.depth)
         analysis.depth.figure(blocks).savefig(out / "depth.png", dpi=180, bbox_inches="tight")
         analysis.depth.table(blocks).to_csv(out / "depth.csv", index=False)
-    curves = analysis.curves(*measured.tasks)
+    curves = analysis.curves(*measured.tasks, published=True)
     analysis.curves.figure(curves).savefig(out / "figure1.png", dpi=180, bbox_inches="tight")
     table1(curves).to_csv(out / "table1.csv", index=False)
     analysis.curves.records(curves).to_csv(out / "curves.csv", index=False)

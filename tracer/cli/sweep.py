@@ -61,6 +61,7 @@ def shared_options(command: Callable) -> Callable:
         click.option("--device", metavar="DEVICE", help="Default: cuda where there is one, else cpu."),
         click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/<task>-<model>."),
         click.option("--resume", is_flag=True, help="Compute only the cells that are missing."),
+        click.option("--published", is_flag=True, help="Draw the masking paper's values beside ours."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -148,6 +149,7 @@ def figure1(out: Path, densities: tuple[float, ...], families: tuple[str, ...], 
 
 
 def _run(task: str, mask_seeds: int, options: dict[str, Any]) -> None:
+    published = options.pop("published")
     with answered():
         import classify_clip
         from analysis import curves
@@ -160,4 +162,4 @@ def _run(task: str, mask_seeds: int, options: dict[str, Any]) -> None:
         config = json.loads(data.attrs["config"])
         click.echo(f"{config['model']} ({config['source']}), {config['images']} images of {config['data']}")
         click.echo(f"store: {path}")
-        show(curves, curves(data), path)
+        show(curves, curves(data, published=published), path)

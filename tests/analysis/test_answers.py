@@ -11,9 +11,12 @@ import pytest
 
 from analysis import verdict
 from analysis.answer.rule import claims, decide, step_slope
+from benchmarks.operating_characteristics import SCENARIOS as POPULATIONS
+from benchmarks.operating_characteristics import rates
 from tests.builders.replayed import bimodal, replayed_run
 from tests.ground_truth import constructed
 
+SCENARIOS = {scenario.name: scenario for scenario in POPULATIONS}
 SYSTEMS = {system.name: system for system in constructed.SYSTEMS}
 EXACT = {system.name: system for system in constructed.EXACT_SYSTEMS}
 ANSWERS = {  # written down here once more: feedback, along, steps
@@ -220,3 +223,35 @@ def test_feedback_in_an_ode_sampler_is_found_against_the_clean_networks_own_tran
     found = judged("Gaussian, 4 bump", sampler)
     assert (found["feedback"].item(), found["along"].item()) == ("amplifying", "amplified")
     np.testing.assert_allclose(found["R"], 1, rtol=1e-6)  # a linear clean map has no nonlinearity
+
+
+# --- operating characteristics: a hundred studies of each; the full table is in benchmarks ---
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "least"),
+    [
+        ("no feedback, sd .3", "none", 0.9),
+        ("S 1.5, sd .2", "amplifying", 0.95),
+        ("additive, 8 paths", "additive", 0.9),
+        ("slope 1.5, own sum as the null", "amplified", 0.9),
+        ("slope 1, own sum 1.5 nulls", "amplified", 0.95),
+        ("flat, sd .1", "flat", 0.95),
+    ],
+)
+def test_the_truth_is_found(name, answer, least):
+    assert rates(SCENARIOS[name], replicates=60, resamples=299).get(answer, 0) >= least
+
+
+@pytest.mark.parametrize(
+    ("name", "false", "most"),
+    [
+        ("on the margin, S 1.25, sd .2", "amplifying", 0.09),  # nominally .025
+        ("on the margin, S 1.25, sd .2", "none", 0.13),  # nominally .05
+        ("on the margin: own sum 1.25 nulls", "amplified", 0.09),
+        ("on the margin, p .10, sd .1", "grows", 0.09),
+        ("10% of samples at S 5, the rest 1", "none", 0.35),
+    ],
+)
+def test_a_population_on_the_margin_is_seldom_answered(name, false, most):
+    assert rates(SCENARIOS[name], replicates=100, resamples=299).get(false, 0) <= most

@@ -28,20 +28,29 @@ class Outcome:
     def log_amplification(self) -> np.ndarray:
         return np.log(self.actual / self.null_sum)
 
+    @property
+    def log_feedback(self) -> np.ndarray:
+        return np.log(self.actual / self.impulse_sum)
+
 
 @dataclass(frozen=True)
 class System:
-    """A system, and what the rule must answer for it. `simulate(steps, samples, seed)` -> Outcome."""
+    """A system, and what the rule must answer for it. `simulate(steps, samples, seed)` -> Outcome.
+
+    The maps are linear, so the sum of impulses is the replay; the null is neutral transport, known on paper.
+    """
 
     name: str
-    label: str
-    claim: str
+    feedback: str
+    along: str
+    steps_answer: str
     simulate: Callable[[int, int, int], Outcome]
 
-    def study(self, samples: int = 64, seed: int = 0, counts=COUNTS, at: int = 250) -> tuple[np.ndarray, np.ndarray]:
-        """log A [sample] at `at` steps, and the slope p [sample] over `counts` by numpy's own least squares."""
-        log_a = np.stack([self.simulate(steps, samples, seed).log_amplification for steps in counts])
-        return log_a[counts.index(at)], np.polyfit(np.log(counts), log_a, 1)[0]
+    def study(self, samples: int = 64, seed: int = 0, counts=COUNTS, at: int = 250) -> tuple[np.ndarray, ...]:
+        """log S and log A [sample] at `at` steps, and the slope of log S [sample] over `counts` by numpy."""
+        outcomes = {steps: self.simulate(steps, samples, seed) for steps in counts}
+        logs = np.stack([each.log_feedback for each in outcomes.values()])
+        return outcomes[at].log_feedback, outcomes[at].log_amplification, np.polyfit(np.log(counts), logs, 1)[0]
 
 
 def iterate(clean_gain, masked_gain, push: float, steps: int, samples: int, seed: int, size: int = 16) -> Outcome:
@@ -172,20 +181,21 @@ def _gaussian(sampler, strength=0.05):
     return lambda steps, samples, seed: gaussian(sampler, strength, steps, samples, seed)
 
 
-BARELY = 0.76267  # solves (exp(c) - 1) / c = 1.5
+BARELY = 0.43084  # solves (exp(c) - 1) / c = 1.25
 
 SYSTEMS = (
-    System("iterated gain 1.01", "multiplicative", "supported", _iterated(1.01)),
-    System("neutral clean map, masked map +1% per step", "multiplicative", "supported", _iterated(1.0, 1.01)),
-    System("neutral, coherent injection", "additive", "rejected", _iterated(1.0, push=3.0)),
-    System("neutral, incoherent injection", "additive", "rejected", _iterated(1.0, push=0.0)),
-    System("gain .98", "contractive", "rejected", _iterated(0.98)),
-    System("memoryless", "contractive", "rejected", _iterated(0.0, push=0.0)),
-    System("gain exp(2/N)", "amplifying", "rejected", _iterated(lambda steps: np.exp(2 / steps))),
-    System("amplification 1.5", "inconclusive", "rejected", _iterated(lambda steps: np.exp(BARELY / steps))),
-    System("Gaussian DDPM, affine mask", "additive", "rejected", _gaussian("ddpm")),
-    System("Gaussian DDIM, affine mask", "additive", "rejected", _gaussian("ddim")),
-    System("Gaussian flow, affine mask", "additive", "rejected", _gaussian("flow")),
+    System("iterated gain 1.01", "none", "amplified", "flat", _iterated(1.01)),
+    System("neutral clean map, masked map +1% per step", "amplifying", "amplified", "grows", _iterated(1.0, 1.01)),
+    System("neutral, coherent injection", "none", "additive", "flat", _iterated(1.0, push=3.0)),
+    System("neutral, incoherent injection", "none", "additive", "flat", _iterated(1.0, push=0.0)),
+    System("gain .98", "none", "contracted", "flat", _iterated(0.98)),
+    System("memoryless", "none", "contracted", "flat", _iterated(0.0, push=0.0)),
+    System("gain exp(2/N)", "none", "amplified", "flat", _iterated(lambda steps: np.exp(2 / steps))),
+    System("masked gain exp(2/N)", "amplifying", "amplified", "flat", _iterated(1.0, lambda steps: np.exp(2 / steps))),
+    System("amplification 1.25", "none", "undecided", "flat", _iterated(lambda steps: np.exp(BARELY / steps))),
+    System("Gaussian DDPM, affine mask", "none", "additive", "flat", _gaussian("ddpm")),
+    System("Gaussian DDIM, affine mask", "none", "additive", "flat", _gaussian("ddim")),
+    System("Gaussian flow, affine mask", "none", "additive", "flat", _gaussian("flow")),
 )
 
 

@@ -226,7 +226,22 @@ verdict.presents("figure")(figure)
 
 @verdict.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per mask and dose: the answers, their estimates with 95% limits, saturation, scatter, descriptions."""
+    """One row per mask and dose: the answers that were asked, with estimates and 95% intervals; the CSV says more."""
+    rows = []
+    for cell in dataset["cell"].values:
+        view = dataset.sel(cell=cell)
+        row: dict[str, object] = {"mask": str(view["mask"].item()), "dose": float(view["dose"])}
+        for question, symbol in (("feedback", "S"), ("along", "amplification"), ("steps_answer", "p_S")):
+            if np.isfinite(dataset[_interval(question)]).any():
+                row |= {symbol: words.quoted(view[_interval(question)]), question: view[question].item()}
+        row["error, spreads"] = float(view["saturation"])
+        rows.append(row | {"claim": view["claim"].item(), "starts": int(view["starts"])})
+    return pd.DataFrame(rows)
+
+
+@verdict.presents("records")
+def records(dataset: xr.Dataset) -> pd.DataFrame:
+    """The table with every limit as a number, calibration, scatter, extrapolation, descriptions and exclusions."""
     rows = []
     for cell in dataset["cell"].values:
         view = dataset.sel(cell=cell)

@@ -11,8 +11,8 @@ import pytest
 
 from analysis import verdict
 from analysis.answer.rule import claims, decide, step_slope
-from benchmarks.operating_characteristics import SCENARIOS as POPULATIONS
-from benchmarks.operating_characteristics import rates
+from benchmarks.rule_on_populations import SCENARIOS as POPULATIONS
+from benchmarks.rule_on_populations import rates
 from tests.builders.replayed import bimodal, replayed_run
 from tests.ground_truth import constructed
 

@@ -175,7 +175,7 @@ def test_a_cell_without_measurable_error_is_undecided_and_does_not_fail():
     found = verdict(answered({"R4S32": {"S": 1.0, "error": 1e-9}}, floor=1.0))
     assert (found["feedback"].item(), found["samples"].item()) == ("undecided", 0)
     assert "no sample has a measurable error" in verdict.sentence(found)
-    assert verdict.table(found)["samples"].tolist() == [0]
+    assert verdict.records(found)["samples"].tolist() == [0]
     verdict.figure(found)
 
 
@@ -303,9 +303,13 @@ def test_step_counts_outside_the_range_of_the_slopes_are_named():
 
 def test_the_table_has_a_row_per_mask_and_dose():
     found = verdict(answered({"R4S32": {"S": spread(0.0)}, "R4S32@strength=0.1": {"S": spread(0.0)}}, samples=24))
-    rows = verdict.table(found)
+    rows = verdict.records(found)
     assert rows[["mask", "dose"]].values.tolist() == [["R4S32", 1.0], ["R4S32", 0.1]]
     assert rows["S"].tolist() == pytest.approx([1, 1])
+    shown = verdict.table(found)
+    assert shown["feedback"].tolist() == ["none", "none"]
+    assert shown["S"].str.match(r"1.00 \[0.9\d, 1.0\d\]").all()
+    assert "along" not in shown  # was not asked
 
 
 def test_the_figure_places_every_cell_where_the_table_says():
@@ -314,7 +318,7 @@ def test_the_figure_places_every_cell_where_the_table_says():
         "K64": {"S": spread(0.0), "systematic": 1.0},
     }
     found = verdict(study(arms))
-    rows = verdict.table(found).set_index("mask")
+    rows = verdict.records(found).set_index("mask")
     plane, slopes = verdict.figure(found).axes
     marks = [line.get_xydata()[0] for line in plane.get_lines() if line.get_marker() == "o" and len(line.get_xydata())]
     for mask, mark in zip(("R4S32", "K64"), marks, strict=True):

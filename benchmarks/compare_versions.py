@@ -100,11 +100,18 @@ GAUSSIAN = "(growth|decompose|impulse|counterfactual|bands|compare|steps|verdict
 
 ROUNDING = "gains come from the factors in the store: rounding only"
 TIES = "limits of 3 samples: a resample that only permutes them ties with the estimate, and rounding breaks the tie"
+COUPLED = "the noise of `counterfactual steps` is one Brownian path over all numbers of steps"
+REPLACED = "three questions replaced A and p as judges"
+ANSWER = "(verdict|steps)"
 ALLOWED: tuple[tuple[str, float, str], ...] = (
     (rf".*/{GAUSSIAN}\.csv/.*", 1e-12, ROUNDING),
     (rf"(?!.*/many/).*/{GAUSSIAN}\.csv/.*(low|high)", 0.25, TIES),
     (rf"text/{GAUSSIAN}-(?!many).*", 0.25, f"{TIES} (in full in the CSV)"),
     (r"tables/(?!many).*\.html", 0.25, f"{TIES} (in full in the CSV)"),
+    (r"runs/steps/.*", math.inf, COUPLED),
+    (r"runs/(steps|sd3-steps|dose)/.*config/record", math.inf, "these studies record the replay"),
+    (rf".*/{ANSWER}\.csv/.*|text/{ANSWER}-.*|tables/.*\.html", math.inf, REPLACED),
+    (r"text/.*(steps|compare).*", math.inf, COUPLED),
 )
 """(pattern of items, largest relative difference, why). Everything else that differs is an error.
 
@@ -196,7 +203,7 @@ class Finding:
     def reason(self) -> str:
         """Why it may differ, from `ALLOWED`; empty when nothing says so."""
         for pattern, most, reason in ALLOWED:
-            if self.state == "differs" and self.difference <= most and re.fullmatch(pattern, self.item):
+            if self.state in ("differs", "missing") and self.difference <= most and re.fullmatch(pattern, self.item):
                 return reason
         return ""
 

@@ -1,15 +1,18 @@
 """What masks, mass and the seam cost on a GPU at the real sizes, beside plain fused attention and a naive baseline.
 
-    python -m benchmarks.gpu --out gpu.json       # a CUDA machine, about 20 GB of its memory, a few minutes
+    python -m benchmarks.gpu --out gpu.json       # a CUDA machine, 20 GB of its memory (FLUX.1: 50), five minutes
     python -m benchmarks.gpu --smoke              # any CPU, seconds: shows that everything runs; its times mean nothing
 
-Three parts: the mass kernel against float64 (exit 1 when it is off); the kernel's time and memory over plain fused
-attention; one evaluation of DiT-XL/2 and SD3-medium with random weights, stock, under the seam, and naive.
+The mass kernel against float64 (exit 1 when it is off); its time and memory over plain fused attention, also at other
+block sizes; one evaluation of DiT-XL/2, SD3-medium and FLUX.1 with random weights, stock, under the seam, and naive;
+whole recorded runs beside bare loops. Every group is printed and saved when it is done.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from benchmarks.measure import Opened, Row, Work, compare, machine, report
-from benchmarks.models import NaiveAttention, Subject, dit, sd3
+from benchmarks.models import NaiveAttention, Subject, dit, flux, sd3
+from benchmarks.runs import dit_case, print_runs, run_rows, sd3_case
 from interventions import attend, parse
+from interventions.seam.calls import Call, additive
+from interventions.seam.kernels import run
 from interventions.seam.mass import attention_statistics
 
 LANES = 2  # clean and one arm
@@ -85,35 +90,91 @@ def errors(device: torch.device, smoke: bool) -> list[Error]:
     return found
 
 
+SIZES = {"DiT-XL/2, 64 rows": (64, 16, 256, 72), "SD3, 2 rows": (2, 24, 4429, 64), "FLUX.1, 2 rows": (2, 24, 4608, 128)}
+"""Rows, heads, tokens and channels of an attention call."""
+
+TILES = [(64, 64, 4, 3), (64, 128, 4, 2), (64, 64, 4, 2), (64, 128, 4, 3), (128, 64, 4, 3), (64, 64, 4, 4),
+         (64, 32, 4, 3), (128, 128, 8, 3)]  # fmt: skip
+"""Queries, keys, warps and loads in flight; in the sweeps over both kernels they are those of the log-sum-exp."""
+
+
+def _qkv(size: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Query, key, value as models hand them over: heads cut out of the channels."""
+    rows, heads, tokens, width = size
+    return [torch.randn(rows, tokens, heads, width, device=device, dtype=dtype).transpose(1, 2) for _ in range(3)]
+
+
+def _graph_bias(tokens: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """A random mask of a quarter of the entries, stored as the seam stores it."""
+    allowed = torch.rand(tokens, tokens, device=device) < 0.25
+    return additive(allowed.fill_diagonal_(True), dtype)
+
+
 def mass_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: int) -> list[Row]:
-    """Mass and entropy beside one fused attention call, at DiT's and SD3's sizes."""
+    """Mass and entropy beside one fused attention call, at the sizes of real models."""
     rows = []
-    sizes = (
-        {"tiny": (2, 2, 33, 8)} if smoke else {"DiT-XL/2, 8 rows": (8, 16, 256, 72), "SD3, 2 rows": (2, 24, 4429, 64)}
-    )
-    for name, (batch, heads, tokens, width) in sizes.items():
-        query, key, value = (torch.randn(batch, heads, tokens, width, device=device, dtype=dtype) for _ in range(3))
-        allowed = torch.rand(tokens, tokens, device=device) < 0.25
-        allowed.fill_diagonal_(True)
-        bias = torch.zeros(tokens, tokens, device=device, dtype=dtype).masked_fill(~allowed, -torch.inf)
+    for name, size in ({"tiny": (2, 2, 33, 8)} if smoke else SIZES).items():
+        query, key, value = _qkv(size, device, dtype)
+        bias = _graph_bias(size[2], device, dtype)
+        plain, masked = Call(query, key, value), Call(query, key, value, bias)
+        lse, masked_lse = run(plain)[1], run(masked)[1]
         naive = NaiveAttention(mass=True)
 
         def materialised(query=query, key=key, value=value, naive=naive) -> None:
             naive.masses.clear()
             naive.attention(query, key, value)
 
+        def mass(bias=None, lse=None, entropy=False, q=query, k=key) -> Work:
+            return lambda: attention_statistics(q, k, bias, entropy=entropy, lse=lse)
+
         works: dict[str, Work] = {
-            "fused attention": lambda q=query, k=key, v=value: F.scaled_dot_product_attention(q, k, v),
-            "fused attention, masked": lambda q=query, k=key, v=value, b=bias: F.scaled_dot_product_attention(
-                q, k, v, b
-            ),
-            "mass": lambda q=query, k=key: attention_statistics(q, k, entropy=False),
-            "mass and entropy": lambda q=query, k=key: attention_statistics(q, k),
-            "mass under a mask": lambda q=query, k=key, b=bias: attention_statistics(q, k, b, entropy=False),
+            "fused attention": plain.run,
+            "fused attention, asked for its log-sum-exp": lambda call=plain: run(call),
+            "mass": mass(),
+            "mass, log-sum-exp known": mass(lse=lse),
+            "mass and entropy": mass(entropy=True),
+            "mass and entropy, log-sum-exp known": mass(lse=lse, entropy=True),
+            "fused attention, masked": masked.run,
+            "mass under a mask": mass(bias),
+            "mass under a mask, log-sum-exp known": mass(bias, masked_lse),
             "naive attention with mass (N x N held)": materialised,
         }
         opened = {name: _plain(work) for name, work in works.items()}
         rows += compare(f"attention alone: {name}", opened, "fused attention", device, **options)
+    return rows
+
+
+def tile_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: int) -> list[Row]:
+    """Other block sizes of the kernels, beside those in use; CUDA only."""
+    if smoke:
+        return []
+    from interventions.seam.mass_triton import Tile, statistics
+
+    def named(tile: Tile) -> str:
+        return f"{tile.queries} x {tile.keys}, {tile.warps} warps, {tile.stages} stages"
+
+    rows = []
+    for name, size in SIZES.items():
+        query, key, value = _qkv(size, device, dtype)
+        for masked in (False, True):
+            bias = _graph_bias(size[2], device, dtype)[None, None] if masked else None
+            lse = run(Call(query, key, value, bias))[1]
+            tiles = [Tile(*tile) for tile in TILES[: 5 if masked or size[3] != 64 else len(TILES)]]
+            mass_tile = Tile(64, 64, 4, 3) if masked else Tile(64, 128, 4, 3)
+
+            def tiled(first, second, known, q=query, k=key, b=bias) -> Work:
+                return lambda: statistics(q, k, b, q.shape[3] ** -0.5, False, known, (first, second))
+
+            for sweeps, known in (("one sweep", lse), ("both sweeps", None)):
+                works: dict[str, Work] = {
+                    "in use": lambda q=query, k=key, b=bias, e=known: attention_statistics(
+                        q, k, b, entropy=False, lse=e
+                    )
+                }
+                for tile in tiles:
+                    works[named(tile)] = tiled(tile, mass_tile if known is None else tile, known)
+                title = f"{sweeps} of mass{' under a mask' if masked else ''}, {name}"
+                rows += compare(title, {n: _plain(w) for n, w in works.items()}, "in use", device, **options)
     return rows
 
 
@@ -125,9 +186,9 @@ def _plain(work: Work) -> Opened:
     return opened
 
 
-def model_rows(subject: Subject, device: torch.device, samples: int, **options: int) -> list[Row]:
-    """One guided evaluation of clean and one arm (2 lanes x samples x 2 halves), every way it can be made."""
-    rows = LANES * samples * 2
+def model_rows(subject: Subject, device: torch.device, samples: int, halves: int = 2, **options: int) -> list[Row]:
+    """One guided evaluation of clean and one arm (2 lanes x samples x halves), every way it can be made."""
+    rows = LANES * samples * halves
     inputs = subject.inputs(rows)
     graph, clean = parse(subject.mask), parse("clean")
     allowed = torch.from_numpy(graph.mask(subject.layout)).to(device)
@@ -183,20 +244,49 @@ def model_rows(subject: Subject, device: torch.device, samples: int, **options: 
         "naive attention, masked": naive(allowed=allowed),
         "naive attention, masked, mass recorded": naive(allowed=allowed, mass=True),
     }
-    title = f"{subject.name}, {subject.layout.size} tokens, {rows} rows ({LANES} lanes x {samples} samples x 2 halves)"
+    made_of = f"{LANES} lanes x {samples} samples x {halves} halves"
+    title = f"{subject.name}, {subject.layout.size} tokens, {rows} rows ({made_of})"
     return compare(title, works, "stock", device, **options)
+
+
+GROUPS = ("correctness", "mass", "tiles", "dit", "dit-run", "sd3", "sd3-run", "flux")
+RUNS = {
+    "clean alone, norms": ((), ("norms",)),
+    "clean alone, latents, mass and sinks": ((), ("norms", "latents", "mass", "sinks")),
+}
+"""Work of a recorded run: its arms beside the clean one, and what is recorded."""
+
+
+def model_group(group: str, options: argparse.Namespace, device: torch.device, dtype: torch.dtype, pace: dict) -> Any:
+    """The rows of one network: single evaluations, or whole runs for the groups named `-run`."""
+    build = {"dit": dit, "sd3": sd3, "flux": flux}[group.removesuffix("-run")]
+    subject = build(device, dtype, tiny=options.smoke)
+    if group == "flux":  # guidance is distilled into it: one half
+        return model_rows(subject, device, 1, 1, **pace)
+    if group in ("dit", "sd3"):
+        return model_rows(subject, device, options.samples if group == "dit" else 1, **pace)
+    mask = subject.mask
+    works = RUNS | {f"clean + {mask}, latents, mass and sinks": ((mask,), ("norms", "latents", "mass", "sinks"))}
+    if group == "dit-run":
+        case = dit_case(subject, 2 if options.smoke else 32, 4 if options.smoke else options.run_steps, 250)
+    else:
+        case = sd3_case(subject, 1, 4 if options.smoke else 28, 28)
+    rows = run_rows(case, works, pace["rounds"])
+    print_runs(rows, case.whole)
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when the mass kernel is off."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU; times mean nothing")
-    parser.add_argument("--out", type=Path, help="write everything as JSON")
+    parser.add_argument("--out", type=Path, help="write everything as JSON, anew after every group")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=10, help="timed calls per round")
-    parser.add_argument("--samples", type=int, default=4, help="samples of a DiT batch; SD3 takes 1")
-    parser.add_argument("--only", choices=["correctness", "mass", "dit", "sd3"], action="append")
+    parser.add_argument("--calls", type=int, default=5, help="timed calls per round")
+    parser.add_argument("--samples", type=int, default=8, help="samples of a DiT batch; SD3 and FLUX.1 take 1")
+    parser.add_argument("--run-steps", type=int, default=50, help="steps of a recorded DiT run")
+    parser.add_argument("--only", choices=GROUPS, action="append")
     options = parser.parse_args(arguments)
     if not options.smoke and not torch.cuda.is_available():
         parser.error("no CUDA device here; `--smoke` shows on a CPU that everything runs")
@@ -205,24 +295,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pace = (
         {"rounds": 1, "calls": 1, "warmup": 1} if options.smoke else {"rounds": options.rounds, "calls": options.calls}
     )
-    wanted = options.only or ["correctness", "mass", "dit", "sd3"]
     print(machine(device))
-    found, rows = [], []
-    with torch.no_grad():
-        if "correctness" in wanted:
-            found = errors(device, options.smoke)
-            kernel = "the CPU path, not the Triton kernel" if device.type == "cpu" else "the Triton kernel"
-            print(f"\nmass against float64 ({kernel}); relative error of mass, error of entropy in nat")
-            for e in found:
-                verdict = "good" if e.good else "OFF"
-                print(f"  {e.dtype:<9}{e.mask:<9}{e.queries:>5} x {e.keys:<5} {e.mass:.2e}  {e.entropy:.2e}  {verdict}")
-        if "mass" in wanted:
-            rows += mass_rows(device, dtype, options.smoke, **pace)
-        for name, build, samples in (("dit", dit, options.samples), ("sd3", sd3, 1)):
-            if name in wanted:
-                rows += model_rows(build(device, dtype, tiny=options.smoke), device, samples, **pace)
-    report(rows, device, options.out, dtype=str(dtype), smoke=options.smoke, errors=[asdict(e) for e in found])
+    found: list[Error] = []
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for group in GROUPS:
+        if options.only and group not in options.only:
+            continue
+        with torch.no_grad():
+            if group == "correctness":
+                found = errors(device, options.smoke)
+                print_errors(found, device)
+                rows: list[Any] = list(found)
+            elif group in ("mass", "tiles"):
+                rows = (mass_rows if group == "mass" else tile_rows)(device, dtype, options.smoke, **pace)
+            else:
+                rows = model_group(group, options, device, dtype, pace)
+        if group != "correctness" and not group.endswith("-run"):
+            report(rows, device, None)
+        groups[group] = [asdict(row) for row in rows]
+        if options.out is not None:
+            content = {"machine": machine(device), "dtype": str(dtype), "smoke": options.smoke, "groups": groups}
+            options.out.write_text(json.dumps(content, indent=2) + "\n")
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     return int(not all(e.good for e in found))
+
+
+def print_errors(found: Sequence[Error], device: torch.device) -> None:
+    """The table of the comparison with float64."""
+    kernel = "the CPU path, not the Triton kernel" if device.type == "cpu" else "the Triton kernel"
+    print(f"\nmass against float64 ({kernel}); relative error of mass, error of entropy in nat")
+    for e in found:
+        verdict = "good" if e.good else "OFF"
+        print(f"  {e.dtype:<9}{e.mask:<9}{e.queries:>5} x {e.keys:<5} {e.mass:.2e}  {e.entropy:.2e}  {verdict}")
 
 
 if __name__ == "__main__":

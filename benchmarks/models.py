@@ -82,6 +82,47 @@ def sd3(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Subj
     return Subject("SD3-medium" if not tiny else "tiny SD3", model, layout, "R1S2" if tiny else "R16S570", inputs)
 
 
+def flux(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Subject:
+    """FLUX.1 at 1024 px: 19 + 38 layers, width 3072, 24 heads, 512 text and 4096 image tokens; `tiny` to smoke-test.
+
+    Its text comes first. A layout has text last, so it is laid out as prefix tokens here: masks and mass are where they
+    belong, only the kind of token is called by another name.
+    """
+    from diffusers import FluxTransformer2DModel
+
+    sizes = (1, 1, 2, 16, 5, 8, 16, 8) if tiny else (19, 38, 24, 128, 512, 64, 4096, 768)
+    double, single, heads, width, words, side, joint, pooled = sizes
+    rotary = (4, 6, 6) if tiny else (16, 56, 56)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # 12 billion weights never exist in float32
+    try:
+        with torch.device(device):
+            model = FluxTransformer2DModel(
+                patch_size=1, in_channels=64, num_layers=double, num_single_layers=single, num_attention_heads=heads,
+                attention_head_dim=width, joint_attention_dim=joint, pooled_projection_dim=pooled,
+                guidance_embeds=True, axes_dims_rope=rotary,
+            )  # fmt: skip
+    finally:
+        torch.set_default_dtype(before)
+    model = model.eval().requires_grad_(False)
+    grid = torch.zeros(side, side, 3, device=device)
+    grid[..., 1], grid[..., 2] = torch.arange(side, device=device)[:, None], torch.arange(side, device=device)
+
+    def inputs(rows: int) -> dict[str, Any]:
+        return {
+            "hidden_states": torch.randn(rows, side**2, 64, device=device, dtype=dtype),
+            "encoder_hidden_states": torch.randn(rows, words, joint, device=device, dtype=dtype),
+            "pooled_projections": torch.randn(rows, pooled, device=device, dtype=dtype),
+            "timestep": torch.full((rows,), 0.5, device=device, dtype=dtype),
+            "guidance": torch.full((rows,), 3.5, device=device, dtype=torch.float32),
+            "img_ids": grid.view(-1, 3),
+            "txt_ids": torch.zeros(words, 3, device=device),
+        }
+
+    layout = TokenLayout((side, side), prefix=words)
+    return Subject("FLUX.1" if not tiny else "tiny FLUX", model, layout, "R1S2" if tiny else "R16S570", inputs)
+
+
 class NaiveAttention(TorchFunctionMode):
     """Attention that holds every tokens x tokens x heads matrix: what reading the probabilities costs without a seam.
 

@@ -3,6 +3,7 @@ comparison of versions notices a number that moved.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,14 @@ import torch
 import torch.nn.functional as F
 import zarr
 
+import tracer
 from benchmarks import compare_versions, gpu
 from benchmarks.measure import compare
-from benchmarks.models import NaiveAttention
+from benchmarks.models import NaiveAttention, sd3
+from benchmarks.runs import sd3_case
+from tracer.denoisers import Sample
+from tracer.noise import sample_noise
+from tracer.samplers import SAMPLERS, noise_levels
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -41,9 +47,40 @@ def test_gpu_benchmark_runs_on_a_cpu_in_smoke_mode(tmp_path, capsys):
     assert gpu.main(["--smoke", "--only", "correctness", "--only", "sd3", "--out", str(out)]) == 0
     content = json.loads(out.read_text())
     assert content["smoke"] is True
-    assert {row["baseline"] for row in content["rows"]} == {"stock"}
-    assert next(row for row in content["rows"] if row["work"] == "stock")["ratio"] == 1
+    assert list(content["groups"]) == ["correctness", "sd3"]
+    assert {row["baseline"] for row in content["groups"]["sd3"]} == {"stock"}
+    assert next(row for row in content["groups"]["sd3"] if row["work"] == "stock")["ratio"] == 1
     assert "naive attention, masked, mass recorded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("group", ["dit-run", "sd3-run"])
+def test_whole_recorded_runs_are_compared_with_as_many_bare_loops_as_lanes(group, tmp_path, capsys):
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--smoke", "--only", group, "--out", str(out)]) == 0
+    bare, *recorded = json.loads(out.read_text())["groups"][group]
+    assert [row["lanes"] for row in recorded] == [1, 1, 2]
+    for row in recorded:
+        assert row["ratio"] == pytest.approx(row["milliseconds"] / bare["milliseconds"] / row["lanes"])
+        assert row["whole_ratio"] > row["ratio"] or row["fixed_seconds"] <= 0
+    assert "bare loop" in capsys.readouterr().out
+
+
+def test_the_bare_loop_takes_the_steps_that_a_recorded_run_takes(tmp_path):
+    """From the same noise and conditions both end in the same state."""
+    subject = sd3(torch.device("cpu"), torch.float32, tiny=True)
+    case = sd3_case(subject, 2, 4, 4)
+    samples = [Sample(0, 0, prompt="a prompt"), Sample(1, 1, prompt="a prompt")]
+    x = sample_noise(samples, -1, case.denoiser.shape, torch.empty(0))
+    given, pooled = case.denoiser.conditions.batch(["", "", "a prompt", "a prompt"], torch.device("cpu"), torch.float32)
+    case = replace(case, bare=sd3_case(replace(subject, inputs=lambda rows: subject.inputs(rows) | {
+        "encoder_hidden_states": given, "pooled_projections": pooled}), 2, 4, 4).bare)  # fmt: skip
+    tracer.trace(case.denoiser, [], floor=False, samples=2, steps=4, batch_size=2, out=tmp_path / "run", **case.options)
+    levels = noise_levels(SAMPLERS["flow"], 4, "flow", case.denoiser.scheduler)
+    with torch.no_grad():
+        for i in range(4):
+            x = case.bare(x, i, levels)
+    latent = tracer.open_run(tmp_path / "run")["trajectory/latent"].values
+    assert np.allclose(latent[:, -1], x.numpy(), atol=1e-5)
 
 
 def test_work_that_runs_out_of_memory_is_reported_and_the_rest_goes_on():

@@ -203,7 +203,8 @@ def test_the_readme_has_two_commands_for_a_fresh_machine():
 
 SCIENCE = ROOT / "docs" / "science.md"
 SECTIONS = (
-    "The trap", "Notation and steps", "Decomposition", "Coordinates and closed forms", "The additive null", "Gains",
+    "The trap", "Notation and steps", "Decomposition", "Coordinates and closed forms", "The additive null",
+    "Feedback: the replay", "Propagation: the own-path sum", "Gains",
     "Counterfactual runs", "Rival explanations", "The rule and its margins", "Statistics", "The two papers",
 )  # fmt: skip
 

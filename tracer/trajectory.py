@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callab
     with torch.no_grad(), opened as evaluation:
         unit = Unit(plan, samples, evaluation, x)
         for i in range(levels.steps):
-            _step(unit, i, _noise(plan, samples, i, like), buffer)
+            _step(unit, i, partial(_noise, plan, samples, i, like), buffer)
             if on_step:
                 on_step(i)
         _finish_sums(unit, buffer)
@@ -88,11 +89,12 @@ def _noise(plan: Plan, samples: Sequence[Sample], i: int, like: Tensor) -> Tenso
     return sample_noise(samples, i, shape, like, fork)
 
 
-def _step(unit: Unit, i: int, noise: Tensor | None, buffer: Any) -> None:
-    """Evaluate all lanes of step i, advance every state, record."""
+def _step(unit: Unit, i: int, draw: Callable[[], Tensor | None], buffer: Any) -> None:
+    """Evaluate all lanes of step i, advance every state, record. Noise is drawn, on the CPU, while a GPU evaluates."""
     plan = unit.plan
     roles, lanes = roles_of_step(plan, i), lanes_of_step(plan, i)
     states, prediction, move, recorded = unit.step(i, lanes)
+    noise = draw()
     eps, x0 = epsilon_and_x0(plan.schedule, i, states, prediction.value)
     shown = Shown({lane: k for k, lane in enumerate(lanes)}, eps, x0, move.land(noise), move.mean)
     at = shown.at

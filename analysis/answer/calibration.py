@@ -75,15 +75,17 @@ def _jackknife_low(sums: np.ndarray) -> np.ndarray:
 # --- units ---
 
 
-def limits(value: Resampled | None) -> xr.DataArray:
-    """(confidence, bound) on the scale that is judged; NaN for what is not known."""
-    limits = np.full((len(CONFIDENCE), len(statistics.BOUNDS)), np.nan)
-    if value is not None:
-        for row, level in enumerate(CONFIDENCE):
-            low, high = value.interval(level)
-            limits[row] = low, value.estimate, high
+def limits(value: Resampled | None) -> np.ndarray:
+    """[confidence, bound] on the scale that is judged; NaN for what is not known."""
+    if value is None:
+        return np.full((len(CONFIDENCE), len(statistics.BOUNDS)), np.nan)
+    return np.array([[low, value.estimate, high] for low, high in map(value.interval, CONFIDENCE)])
+
+
+def labelled(bounds: np.ndarray) -> xr.DataArray:
+    """Limits [confidence, bound] with their coordinates."""
     coords = {"confidence": list(CONFIDENCE), "bound": list(statistics.BOUNDS)}
-    return xr.DataArray(limits, dims=("confidence", "bound"), coords=coords)
+    return xr.DataArray(bounds, dims=("confidence", "bound"), coords=coords)
 
 
 def share(part: ArrayLike, whole: ArrayLike, starts: ArrayLike, *, seed: int = 0) -> xr.DataArray:
@@ -94,9 +96,10 @@ def share(part: ArrayLike, whole: ArrayLike, starts: ArrayLike, *, seed: int = 0
     pairs = np.stack([np.asarray(part, np.float64), np.asarray(whole, np.float64)])
     known = np.isfinite(pairs).all(axis=0)
     if not known.any() or not pairs[1, known].sum() > 0:
-        return limits(None)
+        return labelled(limits(None))
     sums = start_sums(pairs[:, known], group_of(np.asarray(starts)[known], pairs[0, known]))
-    return limits(resample(lambda drawn: sums[0][drawn].sum(-1) / sums[1][drawn].sum(-1), sums.shape[1], seed=seed))
+    value = resample(lambda drawn: sums[0][drawn].sum(-1) / sums[1][drawn].sum(-1), sums.shape[1], seed=seed)
+    return labelled(limits(value))
 
 
 def group_of(starts: ArrayLike | None, *measured: np.ndarray | None) -> np.ndarray:

@@ -96,9 +96,9 @@ def final_spread(run: xr.DataTree) -> float:
     Where no clean final state was recorded it is their root mean square about 0, which is not smaller.
     """
     try:
-        final = runs.clean_final(run).astype(np.float64)
+        final = runs.clean_final(run).astype(np.float64).compute()
         if final.sizes["sample"] > 1:
-            return float(np.sqrt(final.var("sample", ddof=1).sum(spectrum.STATE).compute()))
+            return float(np.sqrt(final.var("sample", ddof=1).sum(spectrum.STATE)))
     except runs.RunError:
         pass
     last = run["metrics"].to_dataset()[["delta_l2", "delta_rel"]].isel(step=-1).sel(arm=runs.names(run)).compute()

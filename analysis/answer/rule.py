@@ -304,10 +304,9 @@ def _by_start(values: np.ndarray, group: np.ndarray, within: Callable[..., np.nd
 
 def _intervals(values: Mapping[str, Resampled | None]) -> xr.DataArray:
     """(quantity, confidence, bound): ratios as ratios, slopes as they are."""
-    found = xr.Dataset({name: limits(values[name]) for name in QUANTITIES})
-    for name in RATIOS:
-        found[name] = xr.apply_ufunc(np.exp, found[name])
-    return found.to_dataarray("quantity")
+    bounds = np.stack([np.exp(limits(values[name])) if name in RATIOS else limits(values[name]) for name in QUANTITIES])
+    coords = {"quantity": list(QUANTITIES), "confidence": list(CONFIDENCE), "bound": list(statistics.BOUNDS)}
+    return xr.DataArray(bounds, dims=("quantity", "confidence", "bound"), coords=coords)
 
 
 def _values(name: str, values: ArrayLike | None, *, missing: bool = False) -> np.ndarray | None:

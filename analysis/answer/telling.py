@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from analysis.answer import calibration, words
-from analysis.answer.margins import LABELS, LINEAR, UNDECIDED
+from analysis.answer.margins import LABELS, LINEAR, MARGIN, SATURATED, UNDECIDED
 from analysis.common.runs import FLOOR_FACTOR
 
 FEWEST_STEPS, MOST_STEPS = 50, 1000
@@ -42,8 +42,7 @@ def _mask(dataset: xr.Dataset, mask: str) -> list[str]:
     views = [rows.isel(cell=index) for index in range(rows.sizes["cell"])]
     parts = [_row(view, mask, dataset) for view in views]
     claim = words.claim({float(view["dose"]): str(view["claim"].item()) for view in views})
-    open_because = _open(views)
-    return [*parts, f"{claim}{open_because}."]
+    return [*parts, f"{claim}{_open(views)}{_hidden(views)}."]
 
 
 def _row(view: xr.Dataset, mask: str, dataset: xr.Dataset) -> str:
@@ -71,6 +70,9 @@ def _answer(view: xr.Dataset, question: str) -> str:
     text = words.answer(question, alone, interval)
     if question == "feedback":
         text += _rms(view)
+    if question != "steps_answer" and float(view["dose"]) < 1:
+        extrapolated = words.quoted(view[f"{question}_extrapolated_interval"])
+        text += f"; to the power 1/dose, its size at full dose if nothing saturated, {extrapolated}"
     if question == "along":
         text += _factors(view)
     if question == "steps_answer" and np.isfinite(words.limits(view["error_slope_interval"])[1]):
@@ -117,10 +119,27 @@ def _open(views: list[xr.Dataset]) -> str:
     doses = [float(view["dose"]) for view in views]
     if not np.isfinite(views[0]["along_interval"]).any():
         return ", for amplification along the trajectory was not measured"
+    states = {view["calibration_state"].item() for view in views}
+    if states == {calibration.NO_PATHS} and np.isfinite(views[0]["replay_scatter_interval"]).any():  # own-path sums
+        return ", for the slope on N* was not measured (`--paths 8`)"
     if not {1.0, *LINEAR} <= set(doses) and not any(view["along"].item() == UNDECIDED for view in views):
         return ", for refuting it needs answers at full dose and at doses 0.1 and 0.01"
     undecided = [words.dose(float(view["dose"])) for view in views if view["along"].item() == UNDECIDED]
     return f", for amplification along the trajectory is undecided at {' and '.join(undecided)}" if undecided else ""
+
+
+def _hidden(views: list[xr.Dataset]) -> str:
+    """What a refuted claim does not exclude: growth that saturation hides at full dose and the dose at small ones."""
+    if all(view["claim"].item() != "refuted" for view in views):
+        return ""
+    small = [view for view in views if float(view["dose"]) < 1]
+    high = max(words.limits(view["along_extrapolated_interval"])[2] for view in small)
+    if high <= MARGIN or not float(views[0]["saturation"]) > SATURATED:
+        return ""
+    return (
+        f"; but full dose is saturated, and small doses to the power 1/dose reach up to {words.number(high)}: what "
+        "saturation hides is not refuted"
+    )
 
 
 def _missing(dataset: xr.Dataset) -> list[str]:

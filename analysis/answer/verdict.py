@@ -57,7 +57,8 @@ def verdict(
     Per `cell` (the arm's spec; coordinates `mask` and `dose`): `feedback`, `along` and `steps_answer` with
     `feedback_interval`, `along_interval`, `steps_interval` (confidence, bound); `claim` ("supported", "refuted",
     "open"); `calibration_state`. Beside them intervals of RMS S, |N*| / |N| (`systematic`), the slope on N*
-    (`calibration`), p_e (`error_slope`), the `scatter` share of the masked and of the replayed path; `saturation`, the
+    (`calibration`), p_e (`error_slope`), the `scatter` share of the masked and of the replayed path; of feedback and
+    along, what a small dose `extrapolated` to full dose comes to, its power 1 / dose; `saturation`, the
     RMS final error in spreads; per sample log S and what else was measured; A, R, coherence and stretch as
     descriptions. Answers of secondary masks are those left by Holm's correction over all their doses, question by
     question, of p-values that invert the very intervals; `*_alone` is the rule's own and `*_p_holm` the corrected p.
@@ -85,13 +86,16 @@ def verdict(
     stochastic = runs.stochastic(trees[0])
     guided = runs.configuration(trees[0]).get("guidance", 1) not in (1, None)
     parts = [_judge(table.loc[cell], at, seed, posterior_mean=not (stochastic and guided)) for cell in cells]
-    result = xr.concat(parts, dim=pd.Index(cells, name="cell"), join="outer", combine_attrs="drop")
+    result = xr.concat(parts, dim="cell", join="outer", combine_attrs="drop")
     result = result.assign_coords(
-        mask=("cell", [arms[cell].mask for cell in cells]), dose=("cell", [arms[cell].strength for cell in cells])
+        cell=np.array(cells, str),
+        mask=("cell", [arms[cell].mask for cell in cells]),
+        dose=("cell", [arms[cell].strength for cell in cells]),
     )
     result["primary"] = "cell", [arms[cell].mask == fixed for cell in cells]
+    for name in ("feedback", "along"):
+        result[f"{name}_extrapolated_interval"] = result[f"{name}_interval"] ** (1 / result["dose"])
     result = _corrected(result)
-    result["claim"] = "cell", _claims(result)
     result.attrs = {
         "title": title(trees[0]),
         "steps": counts,
@@ -103,6 +107,7 @@ def verdict(
         "margin": margins.MARGIN,
         "slope_margin": margins.SLOPE_MARGIN,
     }
+    result["claim"] = "cell", _claims(result)
     return result
 
 
@@ -199,11 +204,16 @@ def _corrected(result: xr.Dataset) -> xr.Dataset:
 
 
 def _claims(result: xr.Dataset) -> list[str]:
-    """What the answers `along` of a mask at all its doses say of the claim, for every cell."""
+    """What the answers `along` of a mask at all its doses say of the claim, for every cell.
+
+    Where a stochastic sampler's slope on N* was not measured, |N*| / |N| is half an answer and no claim rests on it.
+    """
+    assumed = result["calibration_state"].values == calibration.NO_PATHS
+    along = np.where(assumed & bool(result.attrs["stochastic"]), UNDECIDED, result["along"].values)
     by_mask: dict[str, dict[float, str]] = {}
-    for mask, dose, along in zip(result["mask"].values, result["dose"].values, result["along"].values, strict=True):
-        by_mask.setdefault(str(mask), {})[float(dose)] = str(along)
-    judged = {mask: rule.claims(along) for mask, along in by_mask.items()}
+    for mask, dose, label in zip(result["mask"].values, result["dose"].values, along, strict=True):
+        by_mask.setdefault(str(mask), {})[float(dose)] = str(label)
+    judged = {mask: rule.claims(labels) for mask, labels in by_mask.items()}
     return [
         judged[str(mask)][float(dose)] for mask, dose in zip(result["mask"].values, result["dose"].values, strict=True)
     ]
@@ -216,7 +226,22 @@ verdict.presents("figure")(figure)
 
 @verdict.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per mask and dose: the answers, their estimates with 95% limits, saturation, scatter, descriptions."""
+    """One row per mask and dose: the answers that were asked, with estimates and 95% intervals; the CSV says more."""
+    rows = []
+    for cell in dataset["cell"].values:
+        view = dataset.sel(cell=cell)
+        row: dict[str, object] = {"mask": str(view["mask"].item()), "dose": float(view["dose"])}
+        for question, symbol in (("feedback", "S"), ("along", "amplification"), ("steps_answer", "p_S")):
+            if np.isfinite(dataset[_interval(question)]).any():
+                row |= {symbol: words.quoted(view[_interval(question)]), question: view[question].item()}
+        row["error, spreads"] = float(view["saturation"])
+        rows.append(row | {"claim": view["claim"].item(), "starts": int(view["starts"])})
+    return pd.DataFrame(rows)
+
+
+@verdict.presents("records")
+def records(dataset: xr.Dataset) -> pd.DataFrame:
+    """The table with every limit as a number, calibration, scatter, extrapolation, descriptions and exclusions."""
     rows = []
     for cell in dataset["cell"].values:
         view = dataset.sel(cell=cell)
@@ -227,6 +252,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
         ):  # fmt: skip
             low, estimate, high = words.limits(view[_interval(question)])
             row |= {label: view[question].item(), name: estimate, f"{name} low": low, f"{name} high": high}
+        row["S^(1/dose)"] = words.limits(view["feedback_extrapolated_interval"])[1]
         row["S RMS"] = words.limits(view["feedback_rms_interval"])[1]
         for label, name in (
             ("|N*|/|N|", "systematic"), ("slope on N*", "calibration"), ("p_e", "error_slope"),

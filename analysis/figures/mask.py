@@ -108,7 +108,7 @@ def _in_degree(axes: Axes, graph: np.ndarray, grid: tuple[int, int]) -> None:
     image = axes.imshow(degree.reshape(grid), cmap="cividis", interpolation="nearest")
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.72, pad=0.03)
     bar.outline.set_visible(False)
-    bar.ax.set_title("queries", fontsize=7)
+    bar.set_label("queries that read the token", fontsize=7)
     axes.grid(False)
     _grid_axes(axes, grid, "in-degree")
 

@@ -30,6 +30,8 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "text.parse_math": False,
+    "text.hinting": "none",  # glyphs keep their widths at every resolution
+    "text.hinting_factor": 1,
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.titlesize": 9,
@@ -89,13 +91,27 @@ class StyledFigure(Figure):
     """A figure that is drawn and saved in the project's style, whoever does it and whatever the user's settings are."""
 
     def draw(self, renderer: RendererBase) -> None:
-        """Draw it; tick labels and fonts are made only now."""
+        """Draw it; tick labels and fonts are made only now, and the layout is repeated until it settles."""
         with matplotlib.rc_context(STYLE):
             for ax in self.axes:
                 for which, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
                     if isinstance(axis.get_major_formatter(), LogFormatter) and axis.get_scale() == "log":
                         log_axis(ax, which)
+            self._settle()
             super().draw(renderer)
+
+    def _settle(self) -> None:
+        """Lay out until no panel moves: panels of fixed aspect and their colour bars need a few passes."""
+        engine = self.get_layout_engine()
+        if engine is None:
+            return
+        before = None
+        for _ in range(6):
+            engine.execute(self)
+            places = np.array([ax.get_position().bounds for ax in self.axes])
+            if before is not None and np.allclose(places, before, atol=5e-4):
+                break
+            before = places
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save it; SVG and PDF hold text as text."""
@@ -303,7 +319,7 @@ def legend_beside(row: np.ndarray) -> None:
 def _columns(labels: list[str], width: float) -> int:
     """As many columns as fit a legend of these labels into a figure `width` inches wide, at most 4."""
     size = float(STYLE["legend.fontsize"])
-    widths = [TextPath((0, 0), label, size=size).get_extents().width + 4.2 * size for label in labels if label]
+    widths = [TextPath((0, 0), label, size=size).get_extents().width * 1.08 + 4.2 * size for label in labels if label]
     for columns in range(min(4, len(widths)), 1, -1):
         rows = -(-len(widths) // columns)
         if sum(max(widths[start : start + rows]) for start in range(0, len(widths), rows)) <= 72 * width:

@@ -28,7 +28,9 @@ RATIOS = {
 """Ratio -> the norms (top, bottom) that it is made of."""
 
 
-@measure(question="Do masked steps inject more because of the error that they find?", needs=("norms", "replay"))
+@measure(
+    question="Do masked steps inject more because of the error that they find?", needs=("norms", "replay"), on_page=True
+)
 def feedback(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """S = |y - x| / |w - x| after every step and at the end, for every intervened arm and sample.
 

@@ -44,9 +44,11 @@ def paths(run: xr.DataTree, *, seed: int = 0) -> xr.Dataset:
     arms = {arm.name: arm for arm in runs.arms(run)}
     names = [str(name) for name in rows.index.unique("arm")]
     parts = [_of_arm(rows.loc[name], seed) for name in names]
-    result = xr.concat(parts, dim=pd.Index(names, name="arm"), combine_attrs="drop")
+    result = xr.concat(parts, dim="arm", combine_attrs="drop")
     result = result.assign_coords(
-        mask=("arm", [arms[name].mask for name in names]), dose=("arm", [arms[name].strength for name in names])
+        arm=np.array(names, str),
+        mask=("arm", [arms[name].mask for name in names]),
+        dose=("arm", [arms[name].strength for name in names]),
     )
     first = rows.loc[names[0]]
     result.attrs = {

@@ -216,13 +216,14 @@ def figure(dataset: xr.Dataset) -> Figure:
     arms = [str(arm) for arm in dataset["arm"].values if arm != runs.CLEAN]
     columns = min(len(metrics), 3)
     rows = -(-len(metrics) // columns)
-    height = 0.9 + 0.28 * len(arms)
+    names = [figures.wrapped(arm, 22) for arm in arms]
+    height = 0.9 + len(arms) * (0.15 + 0.13 * max((1 + name.count("\n") for name in names), default=1))
     canvas, axes = figures.panels(rows, columns, width=max(4.4, 2.7 * columns + 0.8), height=height, sharey=True)
     for ax in axes.ravel()[len(metrics) :]:
         ax.set_visible(False)
     for ax, metric in zip(axes.ravel(), metrics, strict=False):
         _panel(ax, dataset.sel(metric=metric), arms, figures.palette(dataset))
-    axes[0, 0].set_yticks(range(len(arms)), [figures.wrapped(arm, 18) for arm in arms])
+    axes[0, 0].set_yticks(range(len(arms)), names)
     axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
     figures.letters(axes)
     samples = dataset.attrs["samples"]

@@ -54,11 +54,12 @@ def _masked(lanes: Lanes, site: Site, call: Call, lane: Intervention) -> Pieces:
 def _bias(lanes: Lanes, lane: Intervention, layout: TokenLayout, like: torch.Tensor) -> torch.Tensor:
     """The lane's mask as additive logits [query, key], kept per intervention, layout, device and dtype."""
     graph = replace(lane, scope=Scope())
-    key = (graph, lane.scope.strength, layout, like.device, like.dtype)
-    if key not in lanes.biases:
+
+    def bias() -> torch.Tensor:
         allowed = torch.from_numpy(_graph(graph, layout, lanes.seed)).to(like.device)
-        lanes.biases[key] = additive(allowed, like.dtype, lane.scope.strength)
-    return lanes.biases[key]
+        return additive(allowed, like.dtype, lane.scope.strength)
+
+    return lanes.kept(("bias", graph, lane.scope.strength, layout, like.device, like.dtype), bias)
 
 
 @functools.lru_cache(maxsize=16)
@@ -73,10 +74,13 @@ def _without_keys(
     part = call.rows(rows)
     query_layout, key_layout = call_layouts(lanes.layout, site, call)
     queries = query_tokens(lane, query_layout)
-    kinds = candidates(lane, key_layout, call.key.device)
-    if queries is None or kinds is None:
+    allowed = candidates(lane, key_layout)
+    if queries is None or allowed is None:
         return part.whole(part)
-    kinds = lanes.kinds(kinds, rows, call.batch, key_layout)
+    kinds = lanes.kept(
+        ("kinds", lane, key_layout, rows.start, rows.stop, call.batch, len(lanes), call.key.device),
+        lambda: lanes.kinds(allowed.to(call.key.device), rows, call.batch, key_layout),
+    )
     clean = lane.scope.source == "clean"
     source = (call.rows(lanes.clean_rows(rows, number, call.batch)) if clean else part).queries(queries)
     mass = attention_mass(source.query, source.key, source.attn_mask, source.scale)

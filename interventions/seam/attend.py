@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from interventions.families import Intervention
 from interventions.layout import TokenLayout
 from interventions.records import TOP
+from interventions.seam import kernels
 from interventions.seam.actions import pieces
 from interventions.seam.calls import Call
 from interventions.seam.lanes import Lanes, as_lanes
@@ -40,6 +41,7 @@ def attend(
     record: Sequence[str] = (),
     top: int = TOP,
     padding: torch.Tensor | None = None,
+    half: int | None = None,
     watch: Callable[[Site, Call], None] | None = None,
 ) -> Iterator[Recorder]:
     """Run `model` under interventions, one per lane, inside this context; yields the `Recorder`.
@@ -53,7 +55,8 @@ def attend(
     (1 - strength) and the row renormalised, exactly, by the logit bias log(1 - strength). `Full` is an all-true mask on
     every call. A lane that is clean or not acting makes exactly the stock call on its rows.
 
-    `record` names what is measured: "mass", "mass-per-head", "entropy", "sinks" (the `top` keys of most mass).
+    `record` names what is measured: "mass", "mass-per-head", "entropy", "sinks" (the `top` keys of most mass). `half`:
+    in one half of a guided batch only, 0 or -1 for the first or the last, which takes half the time; None: in all.
 
     `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
     batch. A random control then replaces words by words and padding by padding; without it all are text.
@@ -69,8 +72,8 @@ def attend(
     if not modules:
         raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
     numbers = None if samples is None else tuple(int(sample) for sample in samples)
-    lanes = Lanes(modules, layout, as_lanes(interventions), seed, numbers, padding)
-    recorder = Recorder(lanes, Measurements(modules, layout, tuple(record), top), watch)
+    lanes = Lanes(modules, layout, as_lanes(interventions), seed, numbers, padding, half)
+    recorder = Recorder(lanes, Measurements(modules, layout, tuple(record), top, lanes.measured), watch)
     with contextlib.ExitStack() as wrapped:
         wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
         for site in modules:
@@ -151,9 +154,9 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
     for rows, lane in lanes.segments(call.batch, acting):
         part = call.rows(rows)
         answered = part.whole(part) if lane is None else pieces(lanes, seen, site, call, rows, lane)
-        seen.measure(site, call, rows, answered)
-        for queries, piece in answered:
-            answer = piece.run()
+        answers = [kernels.run(piece) if seen.record else (piece.run(), None) for _, piece in answered]
+        seen.measure(site, call, rows, answered, [lse for _, lse in answers])
+        for (queries, piece), (answer, _) in zip(answered, answers, strict=True):
             if piece.share == 1 and answer.shape[:3] == call.query.shape[:3]:
                 return answer
             if output is None:

@@ -101,7 +101,10 @@ def additive(mask: torch.Tensor, dtype: torch.dtype, strength: float = 1.0) -> t
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     penalty = math.log1p(-strength) if strength < 1 else -math.inf
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, penalty)
+    keys = mask.shape[-1]
+    stored = -(-keys // 16) * 16 if mask.is_cuda else keys  # so far apart, rows can be read 16 bytes at a time
+    bias = torch.zeros((*mask.shape[:-1], stored), dtype=dtype, device=mask.device)[..., :keys]
+    return bias.masked_fill_(~mask, penalty)
 
 
 def has_empty_row(bias: torch.Tensor) -> bool:

@@ -6,7 +6,7 @@ what it does there is for `actions`, what is seen there for `measurements`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,10 +27,11 @@ class Lanes:
     seed: int = 0
     samples: tuple[int, ...] | None = None
     padding: torch.Tensor | None = field(default=None, repr=False)  # bool [half, sample, text token]
+    half: int | None = None  # the one that is measured
     step: int | None = None
     steps: int | None = None
     nested: bool = False
-    biases: dict[tuple, torch.Tensor] = field(default_factory=dict, repr=False)  # the masks of graphs, as logits
+    fixed: dict[tuple, torch.Tensor] = field(default_factory=dict, repr=False)  # what stays from call to call
 
     def __post_init__(self) -> None:
         """Refuse lanes that cannot run."""
@@ -56,6 +57,14 @@ class Lanes:
             samples = "" if self.samples is None else f" x {len(self.samples)} samples"
             raise ValueError(f"a batch of {batch} rows is not a multiple of {len(self)} lanes{samples}")
         return block
+
+    def measured(self, batch: int) -> slice:
+        """The rows that are measured."""
+        if self.half is None:
+            return slice(0, batch)
+        rows = self.block(batch) * len(self)
+        start = self.half % (batch // rows) * rows
+        return slice(start, start + rows)
 
     def segments(self, batch: int, acting: Sequence[bool]) -> list[tuple[slice, int | None]]:
         """Contiguous rows and the lane that acts on them (None: the stock call); equal neighbours are one block."""
@@ -93,8 +102,14 @@ class Lanes:
         """The sample seed of each row, int64."""
         block = self.block(batch)
         seeds = range(block) if self.samples is None else self.samples
-        numbers = [seeds[row % block] % 2**63 for row in range(rows.start, rows.stop)]
-        return torch.tensor(numbers, dtype=torch.int64, device=device)
+        numbers = tuple(seeds[row % block] % 2**63 for row in range(rows.start, rows.stop))
+        return self.kept(("seeds", numbers, device), lambda: torch.tensor(numbers, dtype=torch.int64, device=device))
+
+    def kept(self, key: tuple, build: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """A tensor that stays the same from layer to layer, built once: a copy to a GPU would wait for it."""
+        if key not in self.fixed:
+            self.fixed[key] = build()
+        return self.fixed[key]
 
     def kinds(self, kinds: torch.Tensor, rows: slice, batch: int, keys: TokenLayout) -> torch.Tensor:
         """`sinks.candidates` [keys], or row by row [rows, 1, keys] where it is known which text is padding."""

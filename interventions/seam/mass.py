@@ -45,8 +45,13 @@ def attention_statistics(
     mask: torch.Tensor | None = None,
     scale: float | None = None,
     entropy: bool = True,
+    lse: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(mass, entropy) of one attention call in one go; entropy is None unless asked for. Arguments as above."""
+    """(mass, entropy) of one attention call in one go; entropy is None unless asked for. Arguments as above.
+
+    `lse` [batch, heads, queries]: log-sum-exp of this call's scores, in nat, from whoever has just run it (`fused`).
+    It saves the CUDA kernels one of two sweeps; elsewhere it is not used.
+    """
     _check(query, key, mask)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     if mask is not None:
@@ -54,7 +59,7 @@ def attention_statistics(
     if query.is_cuda and _has_triton():
         from interventions.seam.mass_triton import statistics
 
-        return statistics(query, key, mask, scale, entropy)
+        return statistics(query, key, mask, scale, entropy, lse)
     if query.device.type != "cpu" or (entropy and mask is not None and not _is_hard(mask)):
         return chunked(query, key, mask, scale, entropy)
     return _fused_cpu(query, key, mask, scale, entropy)

@@ -6,7 +6,7 @@ for `lanes`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,12 +24,16 @@ Values = dict[str, torch.Tensor]  # by name, [batch, ...]
 
 @dataclass
 class Measurements:
-    """What `record` names, of every site that ran: `measure` or `keep` rows of a call, `take` all of them."""
+    """What `record` names, of every site that ran: `measure` or `keep` rows of a call, `take` all of them.
+
+    `window`: which rows of a batch are measured, contiguous; the others are left out of what is taken.
+    """
 
     sites: tuple[Site, ...]
     layout: TokenLayout
     record: tuple[str, ...] = ()
     top: int = TOP
+    window: Callable[[int], slice] = lambda batch: slice(0, batch)
     values: dict[int, Values] = field(default_factory=dict, repr=False)  # by index of the site
 
     def __post_init__(self) -> None:
@@ -42,18 +46,27 @@ class Measurements:
         """Forget what was seen."""
         self.values.clear()
 
-    def measure(self, site: Site, call: Call, rows: slice, pieces: Pieces) -> None:
-        """Compute and keep what `record` names, for some rows of a call that is answered by these pieces."""
-        if not self.record:
+    def measure(self, site: Site, call: Call, rows: slice, pieces: Pieces, lses: Sequence[torch.Tensor | None]) -> None:
+        """Compute and keep what `record` names, for some rows of a call that is answered by these pieces.
+
+        `lses`: the log-sum-exp of each piece's scores, where the kernel that ran it gave one.
+        """
+        inside = _overlap(rows, self.window(call.batch))
+        if not self.record or inside is None:
             return
+        if inside != slice(0, rows.stop - rows.start):
+            pieces = [(queries, piece.rows(inside)) for queries, piece in pieces]
+            lses = [None if lse is None else lse[inside] for lse in lses]
+            rows = slice(rows.start + inside.start, rows.start + inside.stop)
         _, keys = call_layouts(self.layout, site, call)
         total, weighted = None, None
-        for _, piece in pieces:
+        for (_, piece), lse in zip(pieces, lses, strict=True):
             share = piece.share * piece.lengths[0] / call.lengths[0]
             mass, entropy = attention_statistics(
-                piece.query, piece.key, piece.bias(), piece.scale, entropy="entropy" in self.record
+                piece.query, piece.key, piece.bias(), piece.scale, entropy="entropy" in self.record, lse=lse
             )
-            total = mass * share if total is None else total + mass * share
+            mass = mass if share == 1 else mass * share
+            total = mass if total is None else total + mass
             if entropy is not None:  # unknown for a mixture of two softmaxes
                 entropy = entropy * share if piece.share == 1 else torch.full_like(entropy, float("nan"))
                 weighted = entropy if weighted is None else weighted + entropy
@@ -81,7 +94,16 @@ class Measurements:
 
     def keep(self, site: Site, batch: int, rows: slice, name: str, value: torch.Tensor) -> None:
         """Keep a value [rows, ...] of some rows of a batch; the other rows are missing until they are kept too."""
+        window = self.window(batch)
+        inside = _overlap(rows, window)
+        if inside is None:
+            return
+        value, batch = value[inside], window.stop - window.start
+        rows = slice(rows.start + inside.start - window.start, rows.start + inside.stop - window.start)
         values = self.values.setdefault(site.index, {})
+        if name not in values and rows == slice(0, batch):
+            values[name] = value
+            return
         before = values.get(name, value[:0])
         shape = (batch, *map(max, before.shape[1:], value.shape[1:]))
         values[name] = _padded(before, shape)
@@ -100,7 +122,13 @@ class Measurements:
 
     def _tokens(self, indices: torch.Tensor, keys: TokenLayout) -> torch.Tensor:
         """Token numbers of the model's layout for key indices of a call."""
-        return positions(keys, self.layout).to(indices.device)[indices]
+        return indices if keys == self.layout else positions(keys, self.layout, indices.device)[indices]
+
+
+def _overlap(rows: slice, window: slice) -> slice | None:
+    """The part of some rows that lies in a window, counted from the first of them; None if there is none."""
+    start, stop = max(rows.start, window.start), min(rows.stop, window.stop)
+    return slice(start - rows.start, stop - rows.start) if start < stop else None
 
 
 def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor:

@@ -50,8 +50,13 @@ def spread(mass: torch.Tensor, call: TokenLayout, layout: TokenLayout) -> torch.
 
 
 @functools.lru_cache(maxsize=64)
-def positions(call: TokenLayout, layout: TokenLayout) -> torch.Tensor:
-    """For each token of a call the (first) token of the model's layout that it stands for, int64."""
+def positions(call: TokenLayout, layout: TokenLayout, device: torch.device | None = None) -> torch.Tensor:
+    """For each token of a call the (first) token of the model's layout that it stands for, int64.
+
+    Kept on its device: a copy to a GPU waits for it, and this is asked for in every layer.
+    """
+    if device is not None and device.type != "cpu":
+        return positions(call, layout).to(device)
     if call == layout:
         return torch.arange(layout.size)
     (height, width), (high, wide) = layout.grid, call.grid

@@ -82,7 +82,7 @@ def test_what_a_measure_says_of_itself_is_true(name):
 
 
 def test_the_page_has_its_sections_in_the_order_of_the_registry():
-    shown = ["verdict", "growth", "decompose", "impulse", "counterfactual", "bands", "sinks"]
+    shown = ["verdict", "feedback", "growth", "decompose", "impulse", "counterfactual", "bands", "sinks"]
     assert [name for name in MEASURES if MEASURES[name].on_page] == shown
 
 

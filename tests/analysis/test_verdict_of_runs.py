@@ -85,13 +85,21 @@ def test_a_run_without_a_replay_says_what_to_record():
     assert np.isfinite(verdict(run)["A"]).all()  # the old measure still describes
 
 
+def test_no_claim_rests_on_a_slope_that_was_not_measured():
+    arms = {"R4S32": {"S": spread(0.5), "systematic": spread(0.6), "error": 0.4}}
+    assumed, ode = (verdict(answered(arms, samples=24, sampler=sampler)) for sampler in ("ddpm", "ddim"))
+    assert assumed["along"].item() == ode["along"].item() == "amplified"
+    assert (assumed["claim"].item(), ode["claim"].item()) == ("open", "supported")
+    assert "the slope on N* was not measured (`--paths 8`)" in verdict.sentence(assumed)
+
+
 def test_doses_are_judged_each_by_itself_and_the_claim_by_all():
     arms = {
         "R4S32": {"S": spread(0.0), "systematic": spread(0.0), "error": 3.88},
         "R4S32@strength=0.1": {"S": spread(0.0), "systematic": spread(0.02), "error": 0.4},
         "R4S32@strength=0.01": {"S": spread(0.5), "systematic": spread(0.6), "error": 0.04},
     }
-    found = verdict(answered(arms, samples=24))
+    found = verdict(answered(arms, samples=24, sampler="ddim"))
     assert found["mask"].values.tolist() == ["R4S32"] * 3
     assert found["dose"].values.tolist() == [1.0, 0.1, 0.01]
     assert found["along"].values.tolist() == ["additive", "additive", "amplified"]
@@ -102,10 +110,10 @@ def test_doses_are_judged_each_by_itself_and_the_claim_by_all():
     assert "saturated, growth may not show" in text
     assert "open at full dose, open at dose 0.1, supported at dose 0.01" in text
     small = arms["R4S32@strength=0.1"]
-    three = verdict(answered(arms | {"R4S32@strength=0.01": small}, samples=24))
+    three = verdict(answered(arms | {"R4S32@strength=0.01": small}, samples=24, sampler="ddim"))
     assert three["claim"].values.tolist() == ["refuted"] * 3
     assert "is refuted at every dose measured" in verdict.sentence(three)
-    two = verdict.sentence(verdict(answered({name: arms[name] for name in list(arms)[:2]}, samples=24)))
+    two = verdict.sentence(verdict(answered({name: arms[name] for name in list(arms)[:2]}, samples=24, sampler="ddim")))
     assert "for refuting it needs answers at full dose and at doses 0.1 and 0.01" in two
     assert "The linear regime of R4S32 lacks dose 0.01: --mask R4S32@strength=0.01" in two
 
@@ -167,7 +175,7 @@ def test_a_cell_without_measurable_error_is_undecided_and_does_not_fail():
     found = verdict(answered({"R4S32": {"S": 1.0, "error": 1e-9}}, floor=1.0))
     assert (found["feedback"].item(), found["samples"].item()) == ("undecided", 0)
     assert "no sample has a measurable error" in verdict.sentence(found)
-    assert verdict.table(found)["samples"].tolist() == [0]
+    assert verdict.records(found)["samples"].tolist() == [0]
     verdict.figure(found)
 
 
@@ -295,9 +303,13 @@ def test_step_counts_outside_the_range_of_the_slopes_are_named():
 
 def test_the_table_has_a_row_per_mask_and_dose():
     found = verdict(answered({"R4S32": {"S": spread(0.0)}, "R4S32@strength=0.1": {"S": spread(0.0)}}, samples=24))
-    rows = verdict.table(found)
+    rows = verdict.records(found)
     assert rows[["mask", "dose"]].values.tolist() == [["R4S32", 1.0], ["R4S32", 0.1]]
     assert rows["S"].tolist() == pytest.approx([1, 1])
+    shown = verdict.table(found)
+    assert shown["feedback"].tolist() == ["none", "none"]
+    assert shown["S"].str.match(r"1.00 \[0.9\d, 1.0\d\]").all()
+    assert "along" not in shown  # was not asked
 
 
 def test_the_figure_places_every_cell_where_the_table_says():
@@ -306,7 +318,7 @@ def test_the_figure_places_every_cell_where_the_table_says():
         "K64": {"S": spread(0.0), "systematic": 1.0},
     }
     found = verdict(study(arms))
-    rows = verdict.table(found).set_index("mask")
+    rows = verdict.records(found).set_index("mask")
     plane, slopes = verdict.figure(found).axes
     marks = [line.get_xydata()[0] for line in plane.get_lines() if line.get_marker() == "o" and len(line.get_xydata())]
     for mask, mark in zip(("R4S32", "K64"), marks, strict=True):

@@ -8,7 +8,6 @@ import functools
 
 import numpy as np
 import pytest
-import scipy.fft
 
 import tracer
 from analysis import verdict
@@ -267,43 +266,20 @@ def test_without_several_paths_an_unstable_clean_network_passes_for_additive(tmp
     assert "slope on N* was not measured" in text
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "flow"])
-def test_a_weak_affine_mask_on_gaussian_data_is_additive(tmp_path, sampler):
-    """Formerly A .99 / 1.02 / 1.00: a fixed shift, and 2% of the prediction moved by one pixel."""
-    shift = 0.1 * np.random.default_rng(0).standard_normal((1, 8, 8))
-    variance = 4.0 / (1 + np.rint(np.hypot(*np.mgrid[:8, :8]))) ** 1.5  # of DCT modes, as the Gaussian null takes them
-
-    def clean(x, alpha, sigma):
-        modes = scipy.fft.dctn(x, type=2, norm="ortho", axes=(-2, -1))
-        modes = alpha * variance / (alpha**2 * variance + sigma**2) * modes
-        return scipy.fft.idctn(modes, type=2, norm="ortho", axes=(-2, -1))
-
-    def masked(x, alpha, sigma):
-        x0 = clean(x, alpha, sigma)
-        return x0 + shift + 0.02 * np.roll(x0, 1, axis=-1)
-
-    denoiser = Analytic(clean, masked, prediction="flow" if sampler == "flow" else "epsilon")
-    row = answers(run_of(tmp_path, denoiser, 50, sampler, record="verdict,decomposition,latents"))
-    assert (row["feedback"].item(), row["along"].item()) == ("none", "additive")
-    assert estimate(row, "feedback") == pytest.approx(1, abs=0.02)
-    assert float(row["A"]) == pytest.approx(1, abs=0.03)
-
-
 # --- critical windows ---
 
 
-@pytest.mark.parametrize("step", [150, 170, 190])
-def test_a_kick_in_the_critical_window_keeps_the_mean_while_the_rms_grows(tmp_path, step):
+def test_a_kick_in_the_critical_window_keeps_the_mean_while_the_rms_grows(tmp_path):
     """Bimodal data, 250 steps: the mean is kept within two standard errors, the RMS is 5 to 13 times the null.
 
     Few paths switch modes, and a log-average alone would call the rest contracted. A pixel stands for a sample.
     """
-    clean = constructed.two_peaks()
+    clean, step = constructed.two_peaks(), 170
     schedule = gaussian.ddpm(250)
     kick = 0.03 / gaussian.injection_factor(schedule)[step]  # .03 in the state
     arm = f"R4S32@steps={step}:{step + 1}"
     denoiser = Analytic(clean, constructed.pushed(clean, shift=kick))
-    run = run_of(tmp_path, denoiser, 250, arms=(arm,), starts=240, record="null,finals")
+    run = run_of(tmp_path, denoiser, 250, arms=(arm,), starts=160, record="null,finals")
     delta = run["trajectory"].final_delta.sel(arm=arm).values.ravel()
     null = run["decomposition"].null_sum.sel(arm=arm).values.ravel()
     rest = delta - null

@@ -444,7 +444,28 @@ def test_windows_of_one_graph_share_one_mask_in_memory():
         for step, lane in enumerate(lanes):
             recorder.begin(step, 4, lane)
             run(model)
-    assert len(recorder.lanes.biases) == 1
+    assert sum(key[0] == "bias" for key in recorder.lanes.fixed) == 1
+
+
+@pytest.mark.parametrize("half", [0, -1])
+@pytest.mark.parametrize("lanes", [("clean", "clean"), ("clean", "R1S2"), ("clean", "sink-k2", "random-k2")])
+@pytest.mark.parametrize("name", ["dit", "sd3"])
+def test_one_half_of_a_guided_batch_alone_is_measured_as_among_both(name, lanes, half):
+    model, layout = getattr(models, name)()
+    inputs = getattr(models, f"{name}_inputs")(4 * len(lanes))  # 2 halves x lanes x 2 samples
+    specs = [parse(lane) for lane in lanes]
+    taken, outputs = [], []
+    for kept in (None, half):
+        options = {"layout": layout, "samples": [5, 6], "record": ("mass-per-head", "entropy", "sinks"), "half": kept}
+        with attend(model, specs, **options) as recorder:
+            outputs.append(model(**inputs).sample)
+            taken.append(recorder.take())
+    both, alone = taken
+    assert torch.equal(*outputs)
+    assert both.keys() == alone.keys()
+    for record, value in alone.items():
+        assert value.shape[0] == 1
+        torch.testing.assert_close(value[0], both[record][half], rtol=0, atol=0, equal_nan=True, msg=record)
 
 
 def test_gradients_flow_through_every_lane():

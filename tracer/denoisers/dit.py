@@ -66,7 +66,9 @@ class DiT:
         halves = Halves(guidance, positive_first=True)
         label = torch.tensor([sample.class_label for sample in samples], device=self.device)
         null = torch.full_like(label, len(self.classes))
-        seam = attend(self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=record)
+        seam = attend(
+            self.model, Clean(), layout=self.layout, seed=mask_seed, samples=seeds, record=record, half=halves.kept
+        )
         with seam as recorder:
 
             def predict(x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> Prediction:

@@ -29,9 +29,14 @@ class Halves:
             return [positive]
         return [positive, negative] if self.positive_first else [negative, positive]
 
+    @property
+    def kept(self) -> int:
+        """Index of the positive half among the halves that are evaluated: first or last."""
+        return 0 if self.positive_first else -1
+
     def positive(self, halves: Tensor) -> Tensor:
         """The positive half of [half, ...]."""
-        return halves[0 if self.positive_first else -1]
+        return halves[self.kept]
 
     def rows(self, x: Tensor, negative: Sequence[Tensor], positive: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Rows of one forward for x [lanes, samples, ...], each half lane-major, and the conditions row by row.

@@ -66,7 +66,7 @@ def opened(
     positive, negative = encoded(network, prompts), network.unprompted(len(samples))
     seam = attend(
         network.attended, Clean(), layout=network.layout, seed=mask_seed, samples=[sample.seed for sample in samples],
-        record=recorded, padding=_padding_of_rows(network, prompts, halves),
+        record=recorded, padding=_padding_of_rows(network, prompts, halves), half=halves.kept,
     )  # fmt: skip
     with seam as recorder:
 

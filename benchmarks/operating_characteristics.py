@@ -89,13 +89,13 @@ def studies(starts: int) -> Iterator[Study]:
 def sampled(study: Study, folder: Path) -> list[pd.DataFrame]:
     """The measures of all samples, a table for each number of steps, rows in the order of the starts."""
     arm = MASK if study.dose == 1 else f"{MASK}@strength={study.dose:g}"
-    several = {"paths": study.paths} if study.paths > 1 else {}
-    noise = {"noise": "coupled"} if len(study.counts) > 1 else {}
+    noise = "coupled" if len(study.counts) > 1 else "independent"
     tables = []
     for steps in study.counts:
         path = tracer.trace(
             exact(study.system, study.sampler), arm, samples=study.starts, batch_size=1600, steps=steps,
-            sampler=study.sampler, record="verdict", floor=False, out=folder / str(steps), **several, **noise,
+            sampler=study.sampler, paths=study.paths, noise=noise, record="verdict", floor=False,
+            out=folder / str(steps),
         )  # fmt: skip
         tables.append(measured([tracer.open_run(path)]).reset_index())
     return tables
@@ -178,7 +178,7 @@ def characteristics(study: Study, sizes: Sequence[int], most: int, folder: Path)
     return records
 
 
-def false_share(record: dict, kind: str) -> float:
+def false_share(record: dict, kind: int) -> float:
     """Share of studies that gave the answer `kind` (0 above, 1 inside, 2 below) although it is not the right one."""
     label = LABELS[record["question"]][kind]
     return 0.0 if label == record["right"] else record["shares"].get(label, 0.0)

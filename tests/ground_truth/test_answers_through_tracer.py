@@ -34,10 +34,9 @@ def traced(tmp_path_factory):
 
 
 def run_of(folder, denoiser, steps, sampler="ddpm", paths=1, arms=("R4S32",), starts=STARTS, record="verdict"):
-    several = {"paths": paths} if paths > 1 else {}
     path = tracer.trace(
         denoiser, arms, samples=starts, batch_size=starts * paths, steps=steps, sampler=sampler,
-        record=record, floor=False, out=folder / "run", **several,
+        record=record, floor=False, out=folder / "run", paths=paths,
     )  # fmt: skip
     return tracer.open_run(path)
 

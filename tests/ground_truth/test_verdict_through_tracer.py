@@ -52,7 +52,7 @@ def test_a_weak_affine_mask_on_gaussian_data_is_additive(tmp_path, sampler):
     assert found["along"].item() == "additive"
     assert found["steps_answer"].item() == "flat"
     assert found["feedback_interval"].sel(confidence=0.95, bound="estimate").item() == pytest.approx(1, abs=0.05)
-    assert float(found["A"]) == pytest.approx(1, abs=0.03)  # the original plan's .99 / 1.02 / 1.00
+    assert found["A"].item() == pytest.approx(1, abs=0.03)  # the original plan's .99 / 1.02 / 1.00
     assert "gaussian" not in verdict.sentence(found)  # the model's own name is quoted
     assert f"analytic, {sampler.upper()}, guidance 1" in verdict.sentence(found)
 

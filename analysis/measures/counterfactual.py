@@ -223,9 +223,9 @@ def figure(dataset: xr.Dataset) -> Figure:
     _share_error(axes[0])
     figures.letters(axes)
     samples = dataset.attrs["samples"]
-    heading = f"{dataset.attrs['title']} · {samples} samples · median, {dataset.attrs['confidence']:.0%} BCa interval"
+    heading = f"{dataset.attrs['title']} · {samples} samples · median, {dataset.attrs['confidence']:.0%} BCa"
     note = "Final error: root mean square over the picture, in standard deviations of clean images." + (
-        " A bar spans the masked (or spared) steps at the error they leave, its box the interval."
+        " A bar spans the masked (or spared) steps at the error they leave, its box is the BCa interval."
         if {_windows, _all_but} & set(draw)
         else ""
     )

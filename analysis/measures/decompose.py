@@ -207,7 +207,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     for row in axes[::2]:
         figures.legend_beside(row)
     samples = dataset.attrs["samples"]
-    heading = f"{dataset.attrs['title']} · {samples} samples · bands: {dataset.attrs['confidence']:.0%} BCa"
+    heading = f"{dataset.attrs['title']} · {samples} samples · {dataset.attrs['confidence']:.0%} BCa bands"
     note = (
         "Top row: energy after a step, as shares of what was passed on, added new, and both at once; the parts close "
         f"to {dataset.attrs['largest_closure']:.0e} of the error. Middle row: cosine between what is new and what was "

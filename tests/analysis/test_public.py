@@ -18,7 +18,7 @@ PARAMETERS = {
     "bands": ["run", "confidence", "seed"],
     "compare": ["several", "confidence", "seed"],
     "counterfactual": ["run", "confidence", "seed"],
-    "curves": ["sweeps", "resamples", "seed"],
+    "curves": ["sweeps", "published", "resamples", "seed"],
     "decide": [
         "log_feedback",
         "log_systematic",

@@ -21,7 +21,7 @@ PUBLIC = [
 PARAMETERS = {
     "arm_coordinates": ["intervention", "steps"],
     "attend": [
-        *["model", "interventions", "layout", "seed", "samples", "record", "top", "padding", "watch"],
+        *["model", "interventions", "layout", "seed", "samples", "record", "top", "padding", "half", "watch"],
     ],
     "attention_entropy": ["query", "key", "mask", "scale"],
     "attention_mass": ["query", "key", "mask", "scale"],

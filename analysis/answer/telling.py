@@ -119,6 +119,8 @@ def _open(views: list[xr.Dataset]) -> str:
     doses = [float(view["dose"]) for view in views]
     if not np.isfinite(views[0]["along_interval"]).any():
         return ", for amplification along the trajectory was not measured"
+    if not views[0].attrs["stochastic"] and any(map(scatter_may_amplify, views)):
+        return ", for without feedback a larger error of an ODE sampler may be scatter"
     states = {view["calibration_state"].item() for view in views}
     if states == {calibration.NO_PATHS} and np.isfinite(views[0]["replay_scatter_interval"]).any():  # own-path sums
         return ", for the slope on N* was not measured (`--paths 8`)"
@@ -126,6 +128,11 @@ def _open(views: list[xr.Dataset]) -> str:
         return ", for refuting it needs answers at full dose and at doses 0.1 and 0.01"
     undecided = [words.dose(float(view["dose"])) for view in views if view["along"].item() == UNDECIDED]
     return f", for amplification along the trajectory is undecided at {' and '.join(undecided)}" if undecided else ""
+
+
+def scatter_may_amplify(cells: xr.Dataset) -> np.ndarray:
+    """Where `along` of an ODE sampler is amplified and feedback is not amplifying, which scatter alone can do."""
+    return (cells["along"].values == LABELS["along"][0]) & (cells["feedback"].values != LABELS["feedback"][0])
 
 
 def _hidden(views: list[xr.Dataset]) -> str:

@@ -19,7 +19,7 @@ from analysis.answer.martingale import in_words
 from analysis.answer.measured import measured
 from analysis.answer.null import KIND_OPTION
 from analysis.answer.primary import primary_cell
-from analysis.answer.telling import told
+from analysis.answer.telling import scatter_may_amplify, told
 from analysis.answer.verdict_figure import figure
 from analysis.common import pairing, runs, statistics
 from analysis.measure import Option, measure
@@ -207,9 +207,14 @@ def _claims(result: xr.Dataset) -> list[str]:
     """What the answers `along` of a mask at all its doses say of the claim, for every cell.
 
     Where a stochastic sampler's slope on N* was not measured, |N*| / |N| is half an answer and no claim rests on it.
+    An ODE sampler's |y - x| / |tau| counts scatter as systematic, so that an additive system whose modes switch reads
+    "amplified": there the claim needs feedback, too.
     """
-    assumed = result["calibration_state"].values == calibration.NO_PATHS
-    along = np.where(assumed & bool(result.attrs["stochastic"]), UNDECIDED, result["along"].values)
+    if result.attrs["stochastic"]:
+        unfounded = result["calibration_state"].values == calibration.NO_PATHS
+    else:
+        unfounded = scatter_may_amplify(result)
+    along = np.where(unfounded, UNDECIDED, result["along"].values)
     by_mask: dict[str, dict[float, str]] = {}
     for mask, dose, label in zip(result["mask"].values, result["dose"].values, along, strict=True):
         by_mask.setdefault(str(mask), {})[float(dose)] = str(label)

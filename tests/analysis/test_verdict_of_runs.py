@@ -93,6 +93,13 @@ def test_no_claim_rests_on_a_slope_that_was_not_measured():
     assert "the slope on N* was not measured (`--paths 8`)" in verdict.sentence(assumed)
 
 
+def test_no_claim_of_an_ode_rests_on_what_scatter_can_do():
+    arms = {"R4S32": {"S": spread(0.0), "systematic": spread(0.6), "error": 0.4}}
+    found = verdict(answered(arms, samples=24, sampler="ddim"))
+    assert (found["feedback"].item(), found["along"].item(), found["claim"].item()) == ("none", "amplified", "open")
+    assert "without feedback a larger error of an ODE sampler may be scatter" in verdict.sentence(found)
+
+
 def test_doses_are_judged_each_by_itself_and_the_claim_by_all():
     arms = {
         "R4S32": {"S": spread(0.0), "systematic": spread(0.0), "error": 3.88},

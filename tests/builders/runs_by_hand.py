@@ -1,13 +1,19 @@
 """A tiny run whose every value is known beforehand, so that tests can say what a store must hold."""
 
+import shutil
+import subprocess
+import sys
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import zarr
 
 from tracer import store
-from tracer.store import records
+from tracer.store import cut, records, shards
 
 RECORD = frozenset({"norms", "latents", "mass", "sinks", "entropy", "decomposition", "null", "images"})
 SIZES = {
@@ -15,6 +21,7 @@ SIZES = {
     "rank": 2, "removed": 1, "query": 7, "key": 7, "image_y": 2, "image_x": 2, "rgb": 3,
 }  # fmt: skip
 UNIT = 2
+DELTA = "trace.zarr/trajectory/delta/c.0.0.0.0.0.0"
 ARMS = ["clean", "R1S0", "sink-k1é"]
 CONFIG = {"model": "dit", "steps": 4, "arms": ARMS, "checkpoint": {"id": "embedded", "sha256": "ab"}}
 VARIABLES = records.variables(RECORD, SIZES)
@@ -106,3 +113,45 @@ def lies(path: Path) -> list[str]:
         if not np.array_equal(held, truth(variable.path).take(samples, axis)):
             wrong.append(variable.path)
     return wrong
+
+
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One arm and one step in a shard, so that shards are written while the unit goes on."""
+    monkeypatch.setattr(cut, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(cut, "_JOINT_ARMS_BYTES", 1)
+
+
+def fill_step(buffer: store.UnitBuffer, step: int) -> None:
+    """One step of every variable that has steps."""
+    buffer.step(step, {v.path: part(v.path, buffer.samples, step) for v in LOOPED if "step" in v.dims})
+
+
+def shards_of_unit(writing: store.Writer, unit: int) -> list[str]:
+    """The keys of all shards of a unit."""
+    arrays = writing._arrays.values()
+    return [key for array in arrays for key, _ in shards.shards_of(array, "sample", writing.samples(unit))]
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def python(*arguments: object, **options: object) -> subprocess.Popen:
+    """Another process, at the top of the repository."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def empty_and_finished(root: Path, create: Callable[[Path], Path], run_units: Callable[[Path], None]) -> Path:
+    """The folder with "empty" and "finished", the same run or sweep before and after its units."""
+    shutil.copytree(create(root / "empty"), root / "finished")
+    run_units(root / "finished")
+    return root

@@ -9,9 +9,9 @@ import torch
 from interventions.layout import TokenLayout
 from interventions.seam.attend import attend, sites
 from interventions.seam.sinks import candidates, choose
-from interventions.seam.tokens import positions, spread
 from interventions.spec import SpecError, parse
 from tests.builders import models
+from tests.builders.one_call import LAYOUT, heaviest, one_call, random_call, run
 from tests.oracles import dense
 
 torch.set_num_threads(1)
@@ -24,76 +24,27 @@ def _no_grad():
         yield
 
 
-class OneCall(torch.nn.Module):
-    """A model that is one attention call on given query, key and value: its output is the heads' output."""
-
-    def __init__(self, query, key, value, mask=None):
-        super().__init__()
-        self.fused_attn = True
-        self.arguments = query, key, value, mask
-
-    def forward(self):
-        query, key, value, mask = self.arguments
-        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-
-
-OneCall.__module__ = "timm.tests"  # found as a timm attention module
-
-
-class Wrapper(torch.nn.Module):
-    def __init__(self, *arguments):
-        super().__init__()
-        self.attn = OneCall(*arguments)
-
-    def forward(self):
-        return self.attn()
-
-
-LAYOUT = TokenLayout((4, 5), text=6)
-
-
-def _tensors(rows=3, heads=2, tokens=26, width=8, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    query, key, value = (torch.randn(rows, heads, tokens, width, generator=generator) for _ in range(3))
-    return 2 * query, key, value
-
-
-def _run(spec, tensors, mask=None, layout=LAYOUT, **options):
-    model = Wrapper(*tensors, mask)
-    with attend(model, parse(spec) if isinstance(spec, str) else spec, layout=layout, **options) as recorder:
-        return model(), recorder.take()
-
-
-def _top(attention, count, per="head"):
-    """Bool [rows, heads, 1, keys]: the keys of most mass, found by sorting the dense mass."""
-    mass = attention.mean(2)
-    if per == "layer":
-        mass = mass.mean(1, keepdim=True).expand_as(mass)
-    ranks = mass.argsort(-1, descending=True).argsort(-1)
-    return (ranks < count).unsqueeze(2)
-
-
 # --- what the two paths do to the output ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("per", ["head", "layer"])
 @pytest.mark.parametrize("count", [1, 5])
 def test_score_removal_is_attention_without_those_keys_renormalised(count, per):
-    tensors = _tensors()
+    tensors = random_call()
     attention = dense.weights(*tensors[:2])
-    expected = dense.attend(dense.renormalised(attention, ~_top(attention, count, per)), tensors[2])
-    output, _ = _run(f"sink-k{count}" + ("-layer" if per == "layer" else ""), tensors)
+    expected = dense.attend(dense.renormalised(attention, ~heaviest(attention, count, per)), tensors[2])
+    output, _ = run(f"sink-k{count}" + ("-layer" if per == "layer" else ""), tensors)
     assert dense.relative(output, expected) < 1e-6
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_value_path_equals_scaled_score_path(count):
     # the sink paper: value-zero output = (1 - p_sink) * score-removal output, per query
-    tensors = _tensors()
+    tensors = random_call()
     attention = dense.weights(*tensors[:2])
-    p_sink = (attention * _top(attention, count)).sum(-1, keepdim=True)
-    removed, _ = _run(f"sink-k{count}", tensors)
-    zeroed, _ = _run(f"sink-k{count}-value", tensors)
+    p_sink = (attention * heaviest(attention, count)).sum(-1, keepdim=True)
+    removed, _ = run(f"sink-k{count}", tensors)
+    zeroed, _ = run(f"sink-k{count}-value", tensors)
     assert dense.relative(zeroed, (1 - p_sink) * removed) < 1e-6
     assert dense.relative(zeroed, removed) > 1e-2
 
@@ -101,37 +52,37 @@ def test_value_path_equals_scaled_score_path(count):
 @pytest.mark.parametrize("strength", [0.1, 0.75, 0.99])
 def test_a_score_dose_scales_the_sinks_probability_and_renormalises_the_rest(strength):
     # the sink paper: the sinks keep (1 - strength) of their probability, the other keys share what is left
-    tensors = _tensors()
+    tensors = random_call()
     attention = dense.weights(*tensors[:2])
-    sink = _top(attention, 2).double()
+    sink = heaviest(attention, 2).double()
     kept = (1 - strength) * attention * sink
     rest = attention * (1 - sink)
     rest = rest / rest.sum(-1, keepdim=True) * (1 - kept.sum(-1, keepdim=True))
     expected = dense.attend(kept + rest, tensors[2])
-    output, _ = _run(f"sink-k2@strength={strength}", tensors)
+    output, _ = run(f"sink-k2@strength={strength}", tensors)
     assert dense.relative(output, expected) < 1e-6
 
 
 @pytest.mark.parametrize("fill", ["zero", "mean"])
 @pytest.mark.parametrize("strength", [0.3, 1])
 def test_a_value_dose_moves_values_linearly_to_zero_or_to_the_mean_of_the_others(fill, strength):
-    query, key, value = _tensors()
+    query, key, value = random_call()
     attention = dense.weights(query, key)
-    sink = _top(attention, 3).transpose(2, 3)
+    sink = heaviest(attention, 3).transpose(2, 3)
     others = (value * ~sink).sum(2, keepdim=True) / 23
     target = others if fill == "mean" else torch.zeros_like(others)
     moved = torch.where(sink, (1 - strength) * value + strength * target, value)
-    output, _ = _run(f"sink-k3-value@fill={fill};strength={strength}", (query, key, value))
+    output, _ = run(f"sink-k3-value@fill={fill};strength={strength}", (query, key, value))
     assert dense.relative(output, dense.attend(attention, moved)) < 1e-6
 
 
 @pytest.mark.parametrize("path", ["", "-value"])
 def test_a_dose_of_zero_is_bit_identical_to_clean_and_a_dose_of_one_is_the_removal(path):
-    tensors = _tensors()
-    clean, _ = _run("clean", tensors)
-    none, _ = _run(f"sink-k3{path}@strength=0", tensors)
-    whole, _ = _run(f"sink-k3{path}@strength=1", tensors)
-    plain, _ = _run(f"sink-k3{path}", tensors)
+    tensors = random_call()
+    clean, _ = run("clean", tensors)
+    none, _ = run(f"sink-k3{path}@strength=0", tensors)
+    whole, _ = run(f"sink-k3{path}@strength=1", tensors)
+    plain, _ = run(f"sink-k3{path}", tensors)
     assert torch.equal(none, clean)
     assert torch.equal(whole, plain)
     assert not torch.equal(whole, clean)
@@ -142,13 +93,13 @@ def test_a_dose_of_zero_is_bit_identical_to_clean_and_a_dose_of_one_is_the_remov
 
 @pytest.mark.parametrize(("queries", "rows"), [("image", slice(0, 20)), ("text", slice(20, 26))])
 def test_queries_of_one_kind_find_and_lose_the_sinks_while_the_others_keep_them(queries, rows):
-    query, key, value = _tensors()
+    query, key, value = random_call()
     attention = dense.weights(query, key)
     part = attention[:, :, rows]
     expected = dense.attend(attention, value)
-    expected[:, :, rows] = dense.attend(dense.renormalised(part, ~_top(part, 2)), value)
-    clean, _ = _run("clean", (query, key, value))
-    output, _ = _run(f"sink-k2@queries={queries}", (query, key, value))
+    expected[:, :, rows] = dense.attend(dense.renormalised(part, ~heaviest(part, 2)), value)
+    clean, _ = run("clean", (query, key, value))
+    output, _ = run(f"sink-k2@queries={queries}", (query, key, value))
     assert dense.relative(output, expected) < 1e-6
     untouched = [i for i in range(26) if not rows.start <= i < rows.stop]
     assert torch.equal(output[:, :, untouched], clean[:, :, untouched])
@@ -156,33 +107,33 @@ def test_queries_of_one_kind_find_and_lose_the_sinks_while_the_others_keep_them(
 
 @pytest.mark.parametrize(("keys", "allowed"), [("image", range(20)), ("text", range(20, 26))])
 def test_keys_of_one_kind_are_the_only_candidates(keys, allowed):
-    tensors = _tensors()
+    tensors = random_call()
     for kind in ("sink", "random", "bottom"):
-        _, taken = _run(f"{kind}-k3@keys={keys}", tensors, record=["sinks"])
+        _, taken = run(f"{kind}-k3@keys={keys}", tensors, record=["sinks"])
         assert set(taken["removed_token"].unique().tolist()) <= set(allowed)
 
 
 def test_sinks_of_the_clean_lane_are_used_by_every_other_lane_of_its_half():
     # rows: 2 halves x 2 lanes x 2 samples, different states in every row
-    query, key, value = _tensors(rows=8)
+    query, key, value = random_call(rows=8)
     attention = dense.weights(query, key)
-    sinks = _top(attention, 2)
+    sinks = heaviest(attention, 2)
     clean_of = [0, 1, 0, 1, 4, 5, 4, 5]
     expected = dense.attend(dense.renormalised(attention, ~sinks[clean_of]), value)[[2, 3, 6, 7]]
     lanes = [parse("clean"), parse("sink-k2@source=clean")]
-    output, _ = _run(lanes, (query, key, value), samples=[0, 1])
+    output, _ = run(lanes, (query, key, value), samples=[0, 1])
     assert dense.relative(output[[2, 3, 6, 7]], expected) < 1e-6
-    own, _ = _run([parse("clean"), parse("sink-k2")], (query, key, value), samples=[0, 1])
+    own, _ = run([parse("clean"), parse("sink-k2")], (query, key, value), samples=[0, 1])
     assert not torch.allclose(own, output)
 
 
 def test_looking_at_the_clean_lane_without_having_one_is_refused():
     with pytest.raises(SpecError, match="no lane of this batch is clean"):
-        _run("sink-k2@source=clean", _tensors())
+        run("sink-k2@source=clean", random_call())
 
 
 def test_steps_act_on_exactly_the_named_ones_also_for_the_next_prompt():
-    model = Wrapper(*_tensors())
+    model = one_call(**dict(zip(("query", "key", "value"), random_call(), strict=True)))
     clean = model()
     with attend(model, parse("sink-k1@steps=1:3"), layout=LAYOUT) as recorder:
         for _prompt in range(2):
@@ -197,10 +148,10 @@ def test_steps_act_on_exactly_the_named_ones_also_for_the_next_prompt():
 
 
 def test_bottom_keys_are_those_of_least_mass():
-    tensors = _tensors()
+    tensors = random_call()
     attention = dense.weights(*tensors[:2])
     least = attention.mean(2).argsort(-1)[..., :3].sort().values
-    output, taken = _run("bottom-k3", tensors, record=["sinks"])
+    output, taken = run("bottom-k3", tensors, record=["sinks"])
     assert torch.equal(taken["removed_token"][0, 0, :, 0].sort().values, least)
     kept = torch.ones(3, 2, 1, 26, dtype=torch.bool).scatter_(-1, least.unsqueeze(2), False)
     assert dense.relative(output, dense.attend(dense.renormalised(attention, kept), tensors[2])) < 1e-6
@@ -211,15 +162,15 @@ def test_bottom_keys_are_those_of_least_mass():
 def test_random_keys_match_the_sinks_in_number_and_kind_and_are_never_sinks(draw, per):
     kinds = LAYOUT.kinds()
     for seed in range(5):
-        tensors = _tensors(rows=4, seed=seed)
-        _, sinks = _run(f"sink-k4{per}", tensors, record=["sinks"])
-        _, random = _run(f"random-k4{per}@draw={draw}", tensors, record=["sinks"], seed=seed)
+        tensors = random_call(rows=4, seed=seed)
+        _, sinks = run(f"sink-k4{per}", tensors, record=["sinks"])
+        _, random = run(f"random-k4{per}@draw={draw}", tensors, record=["sinks"], seed=seed)
         sinks, random = (x["removed_token"][0, 0, :, 0].numpy() for x in (sinks, random))
         assert random.shape == sinks.shape == (4, 2, 4)
-        for sink, drawn in zip(sinks.reshape(-1, 4), random.reshape(-1, 4), strict=True):
-            assert not set(sink) & set(drawn)
-            assert len(set(drawn)) == 4
-            assert sorted(kinds[sink]) == sorted(kinds[drawn])
+        for sink, control in zip(sinks.reshape(-1, 4), random.reshape(-1, 4), strict=True):
+            assert not set(sink) & set(control)
+            assert len(set(control)) == 4
+            assert sorted(kinds[sink]) == sorted(kinds[control])
         if per:
             assert (random[:, 0] == random[:, 1]).all()
 
@@ -231,10 +182,10 @@ def test_random_keys_replace_words_by_words_and_padding_by_padding():
     kinds[:, 20:][padding[0].numpy()] = 3
     met = set()
     for seed in range(8):
-        tensors = _tensors(rows=4, seed=seed)
+        tensors = random_call(rows=4, seed=seed)
         options = {"record": ["sinks"], "samples": range(4), "padding": padding}
         both = (
-            _run(spec, tensors, **options)[1]["removed_token"][0, 0, :, 0].numpy() for spec in ("sink-k2", "random-k2")
+            run(spec, tensors, **options)[1]["removed_token"][0, 0, :, 0].numpy() for spec in ("sink-k2", "random-k2")
         )
         for row, (sinks, drawn) in enumerate(zip(*both, strict=True)):
             for sink, control in zip(sinks, drawn, strict=True):
@@ -247,7 +198,7 @@ def test_random_keys_replace_words_by_words_and_padding_by_padding():
 
 def test_padding_of_another_batch_is_refused():
     with pytest.raises(ValueError, match="1 halves of 3 samples with 6 text tokens"):
-        _run("random-k1", _tensors(), samples=range(3), padding=torch.zeros(2, 3, 6, dtype=torch.bool))
+        run("random-k1", random_call(), samples=range(3), padding=torch.zeros(2, 3, 6, dtype=torch.bool))
 
 
 def _draws(spec, rows, steps=1, seed=0, samples=None, mass=None):
@@ -298,132 +249,21 @@ def test_where_a_kind_has_no_other_token_the_control_takes_one_of_another_kind()
 )
 def test_more_keys_than_a_call_can_spare_are_refused(spec, most):
     with pytest.raises(SpecError, match=f"at most {most} "):
-        _run(spec, _tensors())
+        run(spec, random_call())
 
 
 def test_a_query_keeps_its_keys_where_the_models_own_mask_leaves_only_suppressed_ones():
     # a causal row 0 sees token 0 alone; token 0 is the sink of a causal model
     layout, causal = TokenLayout((1, 9)), torch.ones(9, 9, dtype=torch.bool).tril()
-    query, key, value = _tensors(tokens=9)
+    query, key, value = random_call(tokens=9)
     key[:, :, 0] = query.mean(2) * 3
     attention = dense.weights(query, key, causal)
-    keep = ~_top(attention, 1).expand(-1, -1, 9, -1).clone()
+    keep = ~heaviest(attention, 1).expand(-1, -1, 9, -1).clone()
     alone = ((attention * keep).sum(-1, keepdim=True) == 0).expand_as(keep)
     assert bool(alone.any())
     expected = dense.attend(dense.renormalised(attention, keep | alone), value)
-    output, _ = _run("sink-k1", (query, key, value), mask=causal, layout=layout)
+    output, _ = run("sink-k1", (query, key, value), mask=causal, layout=layout)
     assert dense.relative(output, expected) < 1e-6
-
-
-# --- what is recorded ----------------------------------------------------------------------------------------------
-
-
-def test_the_record_is_the_attention_as_it_was_paid_and_says_what_was_removed():
-    tensors = _tensors()
-    attention = dense.weights(*tensors[:2])
-    sink = _top(attention, 2)
-    after = dense.renormalised(attention, ~sink)
-    _, taken = _run("sink-k2", tensors, record=["mass", "mass-per-head", "entropy", "sinks"], top=3)
-    assert {key: tuple(value.shape) for key, value in taken.items()} == {
-        "mass_layer": (1, 1, 3, 1, 26),
-        "mass": (1, 1, 3, 1, 2, 26),
-        "entropy": (1, 1, 3, 1, 2),
-        "sink_token": (1, 1, 3, 1, 2, 3),
-        "sink_mass": (1, 1, 3, 1, 2, 3),
-        "removed_token": (1, 1, 3, 1, 2, 2),
-        "removed_mass": (1, 1, 3, 1, 2, 2),
-    }
-    taken = {key: value[0, 0, :, 0] for key, value in taken.items()}
-    mass, before = after.mean(2), attention.mean(2)
-    torch.testing.assert_close(taken["mass"].double(), mass, atol=1e-7, rtol=1e-5)
-    torch.testing.assert_close(taken["mass_layer"].double(), mass.mean(1), atol=1e-7, rtol=1e-5)
-    entropy = torch.special.entr(after).sum(-1).mean(-1)
-    torch.testing.assert_close(taken["entropy"].double(), entropy, atol=1e-5, rtol=1e-5)
-    ordered = mass.sort(descending=True)
-    assert torch.equal(taken["sink_token"], ordered.indices[..., :3])
-    removed = before.sort(descending=True)
-    assert torch.equal(taken["removed_token"], removed.indices[..., :2])
-    torch.testing.assert_close(taken["removed_mass"].double(), removed.values[..., :2], atol=1e-7, rtol=1e-5)
-
-
-def test_the_record_of_mixed_queries_is_the_mean_over_all_of_them():
-    tensors = _tensors()
-    attention = dense.weights(*tensors[:2])
-    part = attention[:, :, :20]
-    attention = torch.cat([dense.renormalised(part, ~_top(part, 2)), attention[:, :, 20:]], dim=2)
-    _, taken = _run("sink-k2@queries=image", tensors, record=["mass-per-head"])
-    torch.testing.assert_close(taken["mass"][0, 0, :, 0].double(), attention.mean(2), atol=1e-7, rtol=1e-5)
-
-
-def test_rows_come_back_as_half_lane_and_sample_and_lanes_without_removal_have_no_token():
-    query, key, value = _tensors(rows=12)
-    lanes = [parse("clean"), parse("sink-k2"), parse("random-k3")]
-    _, taken = _run(lanes, (query, key, value), samples=[5, 6], record=["sinks", "mass"])
-    assert taken["mass_layer"].shape == (2, 3, 2, 1, 26)
-    clean = dense.weights(query, key).mean(2).mean(1).reshape(2, 3, 2, 26)[:, 0]
-    torch.testing.assert_close(taken["mass_layer"][:, 0, :, 0].double(), clean, atol=1e-7, rtol=1e-5)
-    removed = taken["removed_token"]
-    assert (removed[:, 0] == -1).all()
-    assert ((removed[:, 1, ..., :2] >= 0) & (removed[:, 1, ..., 2:] == -1)).all()
-    assert (removed[:, 2] >= 0).all()
-
-
-def test_nothing_is_recorded_unless_asked_and_an_unknown_record_is_refused():
-    assert _run("sink-k2", _tensors())[1] == {}
-    with pytest.raises(SpecError, match="record heat"):
-        _run("clean", _tensors(), record=["heat"])
-
-
-def test_a_unet_records_its_self_attention_on_image_tokens_and_its_cross_attention_on_text_tokens():
-    model, layout = models.sdxl()
-    with attend(model, parse("clean"), layout=layout, record=["mass", "mass-per-head"]) as recorder:
-        model(**models.sdxl_inputs())
-        taken = recorder.take()
-    mass = taken["mass_layer"]
-    assert mass.shape == (1, 1, 2, 11, 64 + 7)
-    ones = torch.ones(1, 1, 2, 11)
-    torch.testing.assert_close(mass[..., :64].sum(-1), ones)  # also for the blocks that run on the 4 x 4 grid
-    torch.testing.assert_close(mass[..., 64:].sum(-1), ones)
-    coarse = mass[0, 0, 0, 1, :64].reshape(8, 8)  # 2 x 2 tokens share what their one coarse key receives
-    assert torch.equal(coarse, coarse[::2, ::2].repeat_interleave(2, 0).repeat_interleave(2, 1))
-
-
-def test_the_queries_of_a_pooling_layer_lose_their_sinks_too():
-    model, layout = models.vit(global_pool="map", class_token=False)
-    pool = "attn_pool"
-    with attend(model, parse("sink-k2"), layout=layout, record=["mass", "sinks"]) as recorder:
-        model(models.images())
-        taken = recorder.take(per="site")
-    assert [site.name for site in recorder.sites][-1] == pool
-    assert bool((taken["removed_token"][0, 0, :, -1] >= 0).all())
-    torch.testing.assert_close(taken["mass_layer"][0, 0, :, -1].sum(-1), torch.ones(2))
-
-
-def test_every_site_can_be_taken_by_itself():
-    model, layout = models.sd3(dual=True)
-    with attend(model, parse("sink-k2"), layout=layout, record=["mass", "sinks"]) as recorder:
-        model(**models.sd3_inputs())
-        taken = recorder.take(per="site")
-    names = [site.name for site in recorder.sites]
-    second = names.index("transformer_blocks.0.attn2")
-    assert taken["mass_layer"].shape == (1, 1, 2, len(names), 43)
-    assert bool(taken["mass_layer"][:, :, :, second, 36:].isnan().all())
-    assert bool((taken["removed_token"] >= 0).all())
-
-
-def test_mass_and_tokens_of_another_resolution_land_on_the_layouts_grid():
-    layout = TokenLayout((4, 6), prefix=1, text=2)
-    coarse, fine = TokenLayout((2, 3)), TokenLayout((8, 12))
-    assert positions(coarse, layout).tolist() == [1, 3, 5, 13, 15, 17]
-    on_coarse = spread(torch.arange(1.0, 7.0), coarse, layout)
-    assert on_coarse[layout.image].reshape(4, 6)[:2, :2].unique().tolist() == [0.25]
-    assert float(on_coarse[layout.image].sum()) == pytest.approx(21)
-    on_fine = spread(torch.full((96,), 1 / 96), fine, layout)
-    torch.testing.assert_close(on_fine[layout.image], torch.full((24,), 1 / 24))
-    assert bool(on_fine[[0, 25, 26]].isnan().all())
-    text = spread(torch.tensor([0.3, 0.7]), TokenLayout((0, 0), text=2), layout)
-    assert text[25:].tolist() == pytest.approx([0.3, 0.7])
-    assert bool(text[:25].isnan().all())
 
 
 # --- whole models --------------------------------------------------------------------------------------------------
@@ -431,7 +271,7 @@ def test_mass_and_tokens_of_another_resolution_land_on_the_layouts_grid():
 
 def _removal_edit(count, layout):
     def edit(_, attention, value):
-        return dense.attend(dense.renormalised(attention, ~_top(attention, count)), value)
+        return dense.attend(dense.renormalised(attention, ~heaviest(attention, count)), value)
 
     return edit
 
@@ -457,6 +297,6 @@ def test_a_dose_on_one_of_two_equal_keys_leaves_it_that_share_of_its_half():
     query, key = torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4)
     value = torch.tensor([[1.0], [0.0]]).expand(1, 1, 2, 4)
     key[..., 0, 0], query[..., 0] = 1e-4, 1.0  # the first key is the sink by a hair
-    output, _ = _run("sink-k1@strength=0.75", (query, key, value), layout=TokenLayout((1, 2)))
+    output, _ = run("sink-k1@strength=0.75", (query, key, value), layout=TokenLayout((1, 2)))
     assert float(output[0, 0, 0, 0]) == pytest.approx(0.25 / 2, abs=1e-4)
     assert math.isfinite(float(output.sum()))

@@ -1,11 +1,13 @@
 """Run as a program: write a store in a child process, kill it with SIGKILL at a random moment, resume, until done.
 
-Forks before zarr has started its threads, so that a round costs milliseconds, not an import. Prints, as JSON, how many
-children were killed and after which of them a flagged sample (or cell) did not hold the truth.
+The moment is an amount of processor time, or a number of files written: the second finds every gap of the protocol
+on any machine. Forks before zarr has started its threads, so that a round costs milliseconds, not an import. Prints,
+as JSON, how many children were killed and after which of them a flagged sample (or cell) did not hold the truth.
 
-    python -m tests.tracer.kill_loop PATH SEED KILLS protocol|flag-first run|sweep
+    python -m tests.tracer.kill_loop PATH SEED KILLS protocol|flag-first run|sweep time|writes
 """
 
+import itertools
 import json
 import os
 import random
@@ -16,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from zarr.storage import LocalStore
 
 from tests.builders import runs_by_hand, sweeps_by_hand
 from tracer.store import shards, writer
@@ -40,20 +44,44 @@ def die_after(seconds: float) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def forked(work: Callable[[], object], kill_after: float | None = None) -> int:
+def die_after_writes(count: int) -> None:
+    """SIGKILL this process as soon as it has written so many files into a store."""
+    original, written = LocalStore.set, itertools.count(1)
+
+    async def set_and_die(self: LocalStore, *arguments: Any) -> None:
+        await original(self, *arguments)
+        if next(written) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    LocalStore.set = set_and_die  # type: ignore[method-assign]
+
+
+def die_in_time(rng: random.Random) -> Callable[[], object]:
+    seconds = rng.uniform(0.03, 0.2)
+    return lambda: threading.Thread(target=die_after, args=(seconds,), daemon=True).start()
+
+
+def die_in_writes(rng: random.Random) -> Callable[[], object]:
+    count = rng.randint(1, 12)
+    return lambda: die_after_writes(count)
+
+
+MOMENTS = {"time": die_in_time, "writes": die_in_writes}
+
+
+def forked(work: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> int:
     """Exit status of a child that does this, or the number of the signal that ended it, negative."""
     child = os.fork()
     if child == 0:
-        if kill_after is not None:
-            threading.Thread(target=die_after, args=(kill_after,), daemon=True).start()
+        prepare()
         os._exit(int(bool(work())))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(path: Path, seed: int, kills: int, builder: Any) -> None:
+def main(path: Path, seed: int, kills: int, builder: Any, moment: Callable[[random.Random], Any]) -> None:
     rng, killed, wrong = random.Random(seed), 0, []
     while killed < kills:
-        status = forked(lambda: builder.run_units(path), rng.uniform(0.03, 0.2))
+        status = forked(lambda: builder.run_units(path), moment(rng))
         killed += status == -signal.SIGKILL
         if forked(lambda: builder.lies(path)):
             wrong.append(killed)
@@ -65,4 +93,4 @@ def main(path: Path, seed: int, kills: int, builder: Any) -> None:
 if __name__ == "__main__":
     if sys.argv[4] == "flag-first":
         writer.clear_unit = flag_first
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), BUILDERS[sys.argv[5]])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), BUILDERS[sys.argv[5]], MOMENTS[sys.argv[6]])

@@ -32,10 +32,7 @@ from tracer.store import writer
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    root = tmp_path_factory.mktemp("prepared")
-    shutil.copytree(create(root / "empty"), root / "finished")
-    run_units(root / "finished")
-    return root
+    return runs_by_hand.empty_and_finished(tmp_path_factory.mktemp("prepared"), create, run_units)
 
 
 @pytest.fixture
@@ -76,14 +73,15 @@ def test_only_complete_cells_are_opened(sweep):
     np.testing.assert_array_equal(data["loss"].values, truth("loss")[[0, 3]])
 
 
-def kill_loop(path, kills, order):
-    words = [sys.executable, "-m", "tests.tracer.kill_loop", path, 1, kills, order, "sweep"]
+def kill_loop(path, kills, order, moment):
+    words = [sys.executable, "-m", "tests.tracer.kill_loop", path, 1, kills, order, "sweep", moment]
     done = subprocess.run(list(map(str, words)), cwd=Path(__file__).parents[2], capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
-def test_killed_again_and_again_it_never_lies_and_ends_like_an_undisturbed_sweep(sweep, prepared):
-    outcome = kill_loop(sweep, 8, "protocol")
+@pytest.mark.parametrize("moment", ["time", "writes"])
+def test_killed_again_and_again_it_never_lies_and_ends_like_an_undisturbed_sweep(sweep, prepared, moment):
+    outcome = kill_loop(sweep, 8, "protocol", moment)
     assert outcome["killed"] >= 2
     assert outcome["wrong"] == []
     run_units(sweep)
@@ -93,7 +91,7 @@ def test_killed_again_and_again_it_never_lies_and_ends_like_an_undisturbed_sweep
 
 
 def test_the_kill_test_catches_a_writer_that_flags_first(sweep):
-    assert kill_loop(sweep, 6, "flag-first")["wrong"] != []
+    assert kill_loop(sweep, 6, "flag-first", "writes")["wrong"] != []
 
 
 def test_a_power_cut_after_the_data_and_before_the_flag_leaves_the_cell_missing(sweep, monkeypatch):

@@ -1,5 +1,5 @@
 """Where checkpoints come from: a shipped folder, a local folder, or the model hub. Every way this can fail is one
-`CheckpointError` that names the file, the hub id and what to type. No model is built here.
+`CheckpointError` that names the file, the hub id and what to type.
 """
 
 from __future__ import annotations
@@ -7,12 +7,20 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from tracer.denoisers.base import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """What ships; `--checkpoint embedded:NAME` names a folder in it, and each family's own is embedded:<family>."""
 PREFIX = "embedded:"
+LOADING = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError)
+"""What diffusers and transformers raise for files that are broken or of another kind."""
 
 
 def find(checkpoint: str | None, family: str, classes: tuple[str, ...]) -> tuple[Path, str]:
@@ -41,6 +49,17 @@ def find(checkpoint: str | None, family: str, classes: tuple[str, ...]) -> tuple
             f"not a {family} checkpoint (expected one of: {', '.join(classes)})"
         )
     return folder, name
+
+
+def load_network(kind: Any, folder: Path, what: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """The diffusers network of class `kind` in a folder, in eval mode, without gradients. Raises CheckpointError."""
+    from diffusers.utils import is_accelerate_available
+
+    try:
+        network = kind.from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=is_accelerate_available())
+    except LOADING as error:
+        raise CheckpointError(f"{folder} does not load as {what}: {error}") from error
+    return network.to(device).eval().requires_grad_(False)
 
 
 def is_embedded(checkpoint: str | None) -> bool:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from tracer.denoisers.base import CheckpointError, Sample
+from tracer.denoisers.checkpoints import LOADING
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,6 @@ def require_parts(folder: Path, parts: Sequence[str], checkpoint: str) -> None:
             f"{checkpoint} is not a whole pipeline, {', '.join(lacking)} missing in {folder}: "
             "give the folder that `pipeline.save_pretrained` or `hf download` writes"
         )
-
-
-LOADING = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError)
-"""What diffusers and transformers raise for files that are broken or of another kind."""
 
 
 def pipeline_encoder(

@@ -22,7 +22,7 @@ from interventions import Intervention, TokenLayout, attend
 from interventions.seam.sites import sites
 from interventions.spec import Clean
 from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Moment, Sample
-from tracer.denoisers.checkpoints import find, fingerprint, is_embedded
+from tracer.denoisers.checkpoints import find, fingerprint, is_embedded, load_network
 from tracer.denoisers.guidance import Halves
 from tracer.denoisers.vae import decode, load_vae, upscale
 from tracer.samplers.base import DDPM_BETAS, Prediction
@@ -124,11 +124,7 @@ def load_dit(
 
     folder, name = find(checkpoint, "dit", ("DiTPipeline", "DiTTransformer2DModel", "Transformer2DModel"))
     transformer = folder / "transformer" if (folder / "transformer").is_dir() else folder
-    try:
-        model = DiTTransformer2DModel.from_pretrained(transformer, torch_dtype=dtype)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{transformer} does not load as a DiT transformer: {error}") from error
-    model = model.to(device).eval().requires_grad_(False)
+    model = load_network(DiTTransformer2DModel, transformer, "a DiT transformer", device, dtype)
     original = time_embedding == "original" or (time_embedding == "auto" and not is_embedded(checkpoint))
     if original:
         correct_time_embedding(model)

@@ -21,9 +21,8 @@ from torch import Tensor
 from interventions import TokenLayout
 from tracer.denoisers import prompted
 from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Sample
-from tracer.denoisers.checkpoints import find, fingerprint, is_embedded
+from tracer.denoisers.checkpoints import LOADING, find, fingerprint, is_embedded, load_network
 from tracer.denoisers.conditions import (
-    LOADING,
     Condition,
     Conditions,
     Encode,
@@ -125,11 +124,7 @@ def load_sd3(
 def _transformer(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers import SD3Transformer2DModel
 
-    try:
-        model = SD3Transformer2DModel.from_pretrained(folder / "transformer", torch_dtype=dtype)
-    except LOADING as error:
-        raise CheckpointError(f"{folder / 'transformer'} does not load as an SD3 transformer: {error}") from error
-    return model.to(device).eval().requires_grad_(False)
+    return load_network(SD3Transformer2DModel, folder / "transformer", "an SD3 transformer", device, dtype)
 
 
 def _load_embedded(

@@ -22,9 +22,8 @@ from interventions import TokenLayout
 from interventions.seam.sites import sites as attention_sites
 from tracer.denoisers import prompted
 from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Sample
-from tracer.denoisers.checkpoints import find, fingerprint
+from tracer.denoisers.checkpoints import find, fingerprint, load_network
 from tracer.denoisers.conditions import (
-    LOADING,
     Condition,
     Conditions,
     Encode,
@@ -173,13 +172,10 @@ def load_sdxl(
 def _unet(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers import UNet2DConditionModel
 
-    try:
-        model = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype)
-    except LOADING as error:
-        raise CheckpointError(f"{folder / 'unet'} does not load as an SDXL UNet: {error}") from error
+    model = load_network(UNet2DConditionModel, folder / "unet", "an SDXL UNet", device, dtype)
     if model.config.addition_embed_type != "text_time":
         raise CheckpointError(f"{folder / 'unet'} has no pooled text and size conditions: it is no SDXL UNet")
-    return model.to(device).eval().requires_grad_(False)
+    return model
 
 
 def beta_schedule(file: Path) -> tuple[dict[str, Any], str]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.denoisers.checkpoints import load_network
 from tracer.denoisers.images import to_uint8
 
 
@@ -18,7 +19,7 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
         return None
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype).to(device).eval().requires_grad_(False)
+    return load_network(AutoencoderKL, folder / "vae", "a VAE", device, dtype)
 
 
 def upscale(vae: Any) -> int:

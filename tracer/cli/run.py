@@ -74,7 +74,7 @@ def counterfactual(study: str, every: int, counts: str | None, forks: int, **typ
         if len(variants) > 1:
             click.echo(f"\n{variant.name}: run {number} of {len(variants)}")
         with answered():
-            paths.append(start(variant.request(request, out, resume=request.resume and out.exists())))
+            paths.append(start(variant.request(request, out, resume=request.resume and out.exists()), root))
     from tracer.studies import STUDIES
 
     shown = " ".join(shlex.quote(str(path)) for path in paths)
@@ -113,14 +113,14 @@ def whole_numbers(text: str, flag: str) -> list[int]:
         raise click.UsageError(f"{flag} {text!r}: whole numbers, comma separated, e.g. 50,100,250") from None
 
 
-def start(request: Request) -> Path:
-    """Check, announce and execute one run; returns its directory."""
+def start(request: Request, folder: Path | None = None) -> Path:
+    """Check, announce and execute one run; returns its directory. `folder`: what --out names, a study's own folder."""
     from tracer import run as running
     from tracer.plan import plan
 
     checked = plan(request)
     path = running.prepare(checked)
-    command = resume_command(path)
+    command = resume_command(folder or path)
     with answered(lambda: command):
         announce(checked, path)
         with progress_bar(path.name) as progress:
@@ -145,8 +145,8 @@ def announce(plan: Plan, path: Path) -> None:
 
 
 def resume_command(path: Path) -> str:
-    """The command line as typed, with the run named and --resume added."""
+    """The command line as typed, with the run or study named and --resume added."""
     words = [word for word in sys.argv[1:] if word != "--resume"]
-    if "--out" not in words:
+    if not any(word == "--out" or word.startswith("--out=") for word in words):
         words += ["--out", str(path)]
     return " ".join(["trace", *map(shlex.quote, words), "--resume"])

@@ -1,5 +1,6 @@
 __all__ = [
     "ARM_COORDINATES",
+    "LEASE",
     "RECORDS",
     "RUN",
     "STATUS_COMPLETE",
@@ -8,6 +9,7 @@ __all__ = [
     "SWEEP",
     "TOKEN_KINDS",
     "ClaimError",
+    "CompleteError",
     "Coordinate",
     "FinalizeReport",
     "Record",
@@ -15,10 +17,13 @@ __all__ = [
     "RunInfo",
     "Schema",
     "SweepInfo",
+    "TakenError",
     "UnitBuffer",
     "Variable",
     "WriteError",
     "Writer",
+    "alone",
+    "at_free_folder",
     "check_resume",
     "check_space",
     "config_hash",
@@ -39,6 +44,9 @@ __all__ = [
     "provenance",
     "read_config",
     "read_scores",
+    "say_waiting",
+    "settle",
+    "share",
     "variables",
     "with_brought",
     "write_scores",
@@ -46,6 +54,7 @@ __all__ = [
 
 from .arms import ARM_COORDINATES as ARM_COORDINATES
 from .arms import Coordinate as Coordinate
+from .claims import LEASE as LEASE
 from .claims import ClaimError as ClaimError
 from .config import check_resume as check_resume
 from .config import config_hash as config_hash
@@ -60,6 +69,8 @@ from .find import latest_sweep as latest_sweep
 from .find import list_runs as list_runs
 from .find import list_sweeps as list_sweeps
 from .find import locate as locate
+from .folders import TakenError as TakenError
+from .folders import at_free_folder as at_free_folder
 from .folders import free_folder as free_folder
 from .folders import latest_folder as latest_folder
 from .folders import make_free_folder as make_free_folder
@@ -82,8 +93,13 @@ from .schema import Variable as Variable
 from .schema import estimate_bytes as estimate_bytes
 from .scores import read_scores as read_scores
 from .scores import write_scores as write_scores
+from .sharing import alone as alone
+from .sharing import say_waiting as say_waiting
+from .sharing import settle as settle
+from .sharing import share as share
 from .space import check_space as check_space
 from .space import free_space as free_space
 from .unit import UnitBuffer as UnitBuffer
+from .writer import CompleteError as CompleteError
 from .writer import WriteError as WriteError
 from .writer import Writer as Writer

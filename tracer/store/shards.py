@@ -86,7 +86,7 @@ def shards_of(array: zarr.Array, unit_dim: str, part: slice) -> Iterator[tuple[s
 
 
 def clear_unit(path: Path, arrays: Iterable[zarr.Array], unit: int, part: slice) -> None:
-    """Make a unit missing: its flag first, durably; then its manifest, its shards and their partial files."""
+    """Make a unit missing: its flag first, durably; then its manifest and its shards."""
     schema = schema_at(path)
     data = path / schema.folder
     flag = data / "status" / ".".join(["c", *["0"] * (len(schema.status_dims) - 1), str(unit)])
@@ -95,15 +95,21 @@ def clear_unit(path: Path, arrays: Iterable[zarr.Array], unit: int, part: slice)
         sync_filesystem(data)
     manifest_file(path, unit).unlink(missing_ok=True)
     for array in arrays:
-        partials = [file for file in (data / array.path).iterdir() if file.name.endswith(".partial")]
-        if dims(array)[-1] == schema.unit_dim:  # zarr puts a random name in place of the last index:
-            partials = []  # whose unit they are of cannot be told, so `finalize` sweeps them
         for key, _ in shards_of(array, schema.unit_dim, part):
             (data / key).unlink(missing_ok=True)
-            stem = (data / key).with_suffix("").name + "."
-            for partial in partials:
-                if partial.name.startswith(stem):
-                    partial.unlink(missing_ok=True)
+
+
+def remove_partials(path: Path, arrays: Iterable[zarr.Array], part: slice) -> None:
+    """Remove the partial files that a killed worker left in a unit. Lists every folder of the store's arrays."""
+    schema = schema_at(path)
+    data = path / schema.folder
+    for array in arrays:
+        if dims(array)[-1] == schema.unit_dim:  # zarr puts a random name in place of the last index:
+            continue  # whose unit they are of cannot be told, so `finalize` sweeps them
+        stems = {(data / key).with_suffix("").name + "." for key, _ in shards_of(array, schema.unit_dim, part)}
+        for partial in (data / array.path).glob("*.partial"):
+            if partial.name.startswith(tuple(stems)):
+                partial.unlink(missing_ok=True)
 
 
 def manifest_file(path: Path, unit: int) -> Path:

@@ -137,11 +137,15 @@ class _Job(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         self.lock = threading.Lock()  # one unit at a time: the seam changes the model while it is open
         self.number = number_of(str(worker.name))
+        self.ended = False
         self.built: Plan | None = None
         self.writer: store.Writer | None = None
 
     def teardown(self, worker: Any) -> None:
-        self.close()
+        self.ended = True
+        if self.lock.acquire(blocking=False):  # else the unit that is still running closes it at its end
+            self.close()
+            self.lock.release()
 
     def ready(self) -> tuple[Plan, store.Writer]:
         """The plan with this worker's own denoiser, loaded on first use, and its writer.
@@ -204,6 +208,9 @@ def _run_unit(name: str, unit: int) -> Mapping[str, Any] | None:
         except BaseException:
             job.close()
             raise
+        finally:
+            if job.ended:
+                job.close()
     return None
 
 

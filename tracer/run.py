@@ -125,7 +125,7 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
             tell(0)
 
         store.share(writer, pending, compute, done=done)
-        store.settle(writer)
+    store.settle(path, lease)
 
 
 def default_path(plan: Plan, root: str | Path = "runs") -> Path:

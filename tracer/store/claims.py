@@ -120,8 +120,20 @@ def live_claim(directory: Path, unit: int, lease: float = LEASE) -> dict[str, An
 
 def live_claims(directory: Path, lease: float = LEASE) -> list[int]:
     """Units that workers hold who are not known to be dead."""
-    units = [int(path.stem) for path in directory.glob("*.json") if path.stem.isdigit()]
-    return sorted(unit for unit in units if live_claim(directory, unit, lease) is not None)
+    return [unit for unit in _claimed(directory) if live_claim(directory, unit, lease) is not None]
+
+
+def remove_dead(directory: Path, lease: float = LEASE) -> None:
+    """Remove the claims of workers that are known to be dead, so that nobody else has to find it out."""
+    with locked(directory):
+        for unit in _claimed(directory):
+            if live_claim(directory, unit, lease) is None:
+                _file(directory, unit).unlink(missing_ok=True)
+
+
+def _claimed(directory: Path) -> list[int]:
+    """Units on which there is a claim."""
+    return sorted(int(path.stem) for path in directory.glob("*.json") if path.stem.isdigit())
 
 
 def described(holder: Mapping[str, Any]) -> str:

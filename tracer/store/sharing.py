@@ -10,9 +10,9 @@ import contextlib
 import fcntl
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from tracer.store import claims
@@ -68,18 +68,23 @@ def share(
         elif left:
             if told != left:
                 waiting(told := list(left), holder)
-            time.sleep(seconds)
+            sleep(seconds)
             seconds = min(2 * seconds, LONGEST_WAIT)
 
 
-def settle(writer: Writer, *, waiting: Waiting = say_waiting) -> None:
-    """Wait until nobody holds a unit of the run any more: then it may be verified and tidied."""
-    told = False
-    while busy := claims.live_claims(writer.path / "claims", writer.lease):
+def settle(run: Path, lease: float = claims.LEASE, *, waiting: Waiting = say_waiting) -> None:
+    """Wait until nobody holds a unit of the run any more, and take away the claims of the dead.
+
+    Then the run may be verified and tidied, by any process. A silent worker of another machine is waited for at most
+    `lease` seconds, a living one until it is done.
+    """
+    told, folder = False, run / "claims"
+    while busy := claims.live_claims(folder, lease):
         if not told:
-            waiting(busy, claims.live_claim(writer.path / "claims", busy[0], writer.lease))
+            waiting(busy, claims.live_claim(folder, busy[0], lease))
         told = True
-        time.sleep(min(LONGEST_WAIT, writer.lease / claims.BEATS))
+        sleep(min(LONGEST_WAIT, lease / claims.BEATS))
+    claims.remove_dead(folder, lease)
 
 
 @contextlib.contextmanager

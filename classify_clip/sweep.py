@@ -112,7 +112,7 @@ def prepare(
     latest = store.latest_folder(numbered) if resume else None
     if out is None and latest is None:
         return store.at_free_folder(numbered, lambda path: create(path, coords, outcomes, config))
-    path = Path(out) if out is not None else latest
+    path = store.local(out) if out is not None else latest
     assert path is not None
     if not (resume and path.exists()):
         try:

@@ -57,7 +57,7 @@ def prepare(plan: Plan, out: str | Path | None = None) -> Path:
     chosen = request.out if out is None else out
     if chosen is None and not request.resume:
         return store.at_free_folder(default_path(plan), lambda path: _create(plan, path))
-    path = Path(chosen) if chosen is not None else _latest(plan)
+    path = store.local(chosen) if chosen is not None else _latest(plan)
     if not path.exists():
         try:
             _create(plan, path)

@@ -18,6 +18,8 @@ from string import Template
 
 import click
 
+from tracer.cli.options import OUT
+
 RECIPES = Path(__file__).parent / "recipes"
 REHEARSAL_SAMPLES, FEWEST_STEPS = 4, 5
 
@@ -92,7 +94,7 @@ def _tenth(count: str) -> int:
 
 @click.command()
 @click.argument("name", metavar="[NAME]", required=False)
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/NAME.")
+@click.option("--out", type=OUT, metavar="DIR", help="Default: runs/NAME.")
 @click.option("--small", is_flag=True, help="A rehearsal: 4 samples, a tenth of the steps; its numbers mean nothing.")
 @click.option("--list", "listed", is_flag=True, help="List the studies.")
 @click.pass_context

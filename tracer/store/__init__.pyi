@@ -37,13 +37,16 @@ __all__ = [
     "latest_sweep",
     "list_runs",
     "list_sweeps",
+    "local",
     "locate",
     "make_free_folder",
     "open_run",
     "open_sweep",
+    "place",
     "provenance",
     "read_config",
     "read_scores",
+    "readable",
     "say_waiting",
     "settle",
     "share",
@@ -82,6 +85,9 @@ from .records import TOKEN_KINDS as TOKEN_KINDS
 from .records import Record as Record
 from .records import variables as variables
 from .records import with_brought as with_brought
+from .remote import local as local
+from .remote import place as place
+from .remote import readable as readable
 from .schema import RUN as RUN
 from .schema import STATUS_COMPLETE as STATUS_COMPLETE
 from .schema import STATUS_FAILED as STATUS_FAILED

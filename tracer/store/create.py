@@ -27,6 +27,7 @@ from tracer.store.cut import Cut, cut
 from tracer.store.durable import sync_filesystem
 from tracer.store.folders import TakenError
 from tracer.store.provenance import provenance
+from tracer.store.remote import local
 from tracer.store.schema import (
     RUN,
     STATUS_COMPLETE,
@@ -61,7 +62,7 @@ def create(
     Raises TakenError when the path exists, RunError when a coordinate has another length than its dim, coordinates of
     the arms are missing and cannot be computed, or a static value is missing.
     """
-    path, static = Path(path), dict(static or {})
+    path, static = local(path), dict(static or {})
     if path.exists():
         raise _taken(path)
     if unit < 1:

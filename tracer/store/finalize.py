@@ -19,6 +19,7 @@ from tracer.store import claims
 from tracer.store.config import check_writable
 from tracer.store.durable import sync_filesystem
 from tracer.store.find import locate, root_attributes
+from tracer.store.remote import local
 from tracer.store.schema import STATUS_FAILED, STATUS_MISSING, RunError
 from tracer.store.shards import (
     clear_unit,
@@ -69,7 +70,7 @@ class FinalizeReport:
 
 def finalize(path: str | Path, *, lease: float = 120.0) -> FinalizeReport:
     """Verify a run or sweep, unflag damaged units, sweep partial files; RunError while a living worker writes to it."""
-    given = Path(path)
+    given = local(path)
     schema = schema_at(given.parent if given.suffix == ".zarr" else given)
     store = locate(path, schema=schema)
     check_writable(store, schema, root_attributes(store, schema))

@@ -19,6 +19,7 @@ import xarray as xr
 import zarr
 
 from tracer.store.find import locate
+from tracer.store.remote import zarr_store
 from tracer.store.schema import STATUS_COMPLETE, STATUS_MISSING, SWEEP
 from tracer.store.scores import read_scores
 from tracer.store.shards import (
@@ -37,7 +38,8 @@ from tracer.store.upgrade import upgraded
 def open_run(path: str | Path | None = None) -> xr.DataTree:
     """A run as a lazy DataTree with dask chunks equal to its shards.
 
-    path: a run directory or its trace.zarr; None takes the newest under ./runs. Every sample that is not complete
+    path: a run directory or its trace.zarr, here or at an address such as s3://bucket/run; None takes the newest under
+    ./runs. Every sample that is not complete
     reads as the fill value (NaN for floats); `status` says which. Scores of its pictures are groups `/scores/<metric>`.
     A run of version 1 gets the coordinates of version 2 in memory. Raises RunError when there is no such run.
     """
@@ -45,7 +47,7 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
     status = checked_status(run)
     stored, groups = open_store(run.resolve(), "r"), {}
     loaded: dict[Hashable, xr.Variable] = {}  # every group repeats its coordinates; each is read once
-    for node in xr.open_datatree(data_folder(run), engine="zarr", chunks=None).subtree:
+    for node in xr.open_datatree(zarr_store(data_folder(run)), engine="zarr", chunks=None).subtree:
         data = node.to_dataset(inherit=False)
         for name, coordinate in data.coords.items():
             loaded[name] = loaded[name] if name in loaded else _loaded(coordinate.variable)
@@ -69,7 +71,7 @@ def open_sweep(path: str | Path | None = None) -> xr.Dataset:
     """
     sweep = locate(path, schema=SWEEP)
     status = checked_status(sweep)
-    data = xr.open_zarr(data_folder(sweep), consolidated=True, chunks=None)
+    data = xr.open_zarr(zarr_store(data_folder(sweep)), consolidated=True, chunks=None)
     return data.isel(cell=np.flatnonzero(status == STATUS_COMPLETE)).load()
 
 

@@ -15,9 +15,9 @@ from typing import Literal, cast
 import numpy as np
 import zarr
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import LocalStore
 
 from tracer.store.durable import read_json, sync_filesystem
+from tracer.store.remote import zarr_store
 from tracer.store.schema import RUN, SCHEMAS, STATUS_MISSING, RunError, Schema
 
 
@@ -36,7 +36,7 @@ def data_folder(path: Path) -> Path:
 
 def open_store(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
     """The data of a store directory; RunError when there are none."""
-    return zarr.open_group(LocalStore(data_folder(path), read_only=mode == "r"), mode=mode)
+    return zarr.open_group(zarr_store(data_folder(path), mode), mode=mode)
 
 
 def read_status(path: Path) -> np.ndarray:

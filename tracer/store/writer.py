@@ -20,6 +20,7 @@ from tracer.store import claims
 from tracer.store.config import check_writable
 from tracer.store.durable import sync_filesystem, write_json
 from tracer.store.launches import record_launch
+from tracer.store.remote import local
 from tracer.store.schema import STATUS_MISSING, RunError, round_mantissa
 from tracer.store.shards import (
     clear_unit,
@@ -64,7 +65,7 @@ class Writer:
         lease: float = claims.LEASE,
         launch: dict | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self.lease = lease
         self._launch = launch or {}
         self.schema = schema_at(self.path)

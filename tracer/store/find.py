@@ -48,8 +48,8 @@ class SweepInfo:
 def locate(path: str | Path | None = None, root: str | Path = "runs", schema: Schema = RUN) -> Path:
     """The directory meant by a path (it, or the data in it), or the newest under `root`; RunError if none."""
     if path is None:
-        return _latest(place(root), schema)
-    given = place(path)
+        return _latest(place(root, afresh=True), schema)
+    given = place(path, afresh=True)
     directory = given.parent if given.name == schema.folder else given
     root_attributes(directory, schema)
     return directory
@@ -57,18 +57,18 @@ def locate(path: str | Path | None = None, root: str | Path = "runs", schema: Sc
 
 def latest_run(root: str | Path = "runs") -> Path:
     """The run directory made last under `root`, complete or not; RunError when there is none."""
-    return _latest(place(root), RUN)
+    return _latest(place(root, afresh=True), RUN)
 
 
 def latest_sweep(root: str | Path = "runs") -> Path:
     """The sweep directory made last under `root`, complete or not; RunError when there is none."""
-    return _latest(place(root), SWEEP)
+    return _latest(place(root, afresh=True), SWEEP)
 
 
 def list_runs(root: str | Path = "runs") -> list[RunInfo]:
     """The runs in a directory, oldest first; an empty list when there are none."""
     runs = []
-    for run, attributes, config, complete, length in _listed(place(root), RUN):
+    for run, attributes, config, complete, length in _listed(place(root, afresh=True), RUN):
         arms = tuple(str(arm) for arm in attributes["arms"])
         about = attributes["created_at"], str(config.get("model", "")), arms
         runs.append(RunInfo(run.name, run, *about, complete, length, _bytes(run)))
@@ -78,7 +78,7 @@ def list_runs(root: str | Path = "runs") -> list[RunInfo]:
 def list_sweeps(root: str | Path = "runs") -> list[SweepInfo]:
     """The sweeps in a directory, oldest first; an empty list when there are none."""
     sweeps = []
-    for sweep, attributes, config, complete, length in _listed(place(root), SWEEP):
+    for sweep, attributes, config, complete, length in _listed(place(root, afresh=True), SWEEP):
         about = attributes["created_at"], str(config.get("task", "")), str(config.get("model", ""))
         sweeps.append(SweepInfo(sweep.name, sweep, *about, complete, length, _bytes(sweep)))
     return sweeps

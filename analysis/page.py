@@ -29,7 +29,8 @@ CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2.5rem auto; }
 body { padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.4rem; }
-.lead { color: #555; margin-top: .2rem; } .sentence { border-left: 3px solid #0072b2; padding-left: .8rem; }
+.lead { color: #555; margin-top: .2rem; }
+.sentence { border-left: 3px solid #0072b2; padding-left: .8rem; white-space: pre-line; }
 img { max-width: 100%; } .pictures img { image-rendering: pixelated; width: 100%; }
 table { border-collapse: collapse; font-size: 12.5px; display: block; overflow-x: auto; margin: .6rem 0; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }

@@ -60,20 +60,9 @@ def in_words(run: xr.DataTree) -> str:
             return (
                 f"slope of {meaning} {np.median(known):.3f} in the median step, from {known.min():.3f} to "
                 f"{known.max():.3f} in the {known.size} of {values.size} steps with a standard error below "
-                f"{LARGEST_ERROR:g} (1 is exact){_weighted_slope(run, values) if name == 'prediction' else ''}"
+                f"{LARGEST_ERROR:g} (1 is exact)"
             )
     return str(check.attrs["note"])
-
-
-def _weighted_slope(run: xr.DataTree, slopes: np.ndarray) -> str:
-    """The mean slope over steps, each by its share of the null.
-
-    The contribution of step k is read off the prediction of step k + 1, that of the last step off the image itself.
-    """
-    if not runs.has(run, "metrics/null_l2"):
-        return ""
-    share = run["metrics"].to_dataset()["null_l2"].sel(arm=runs.names(run)).mean(("arm", "sample")).values
-    return f"; {np.average(np.append(slopes[1:], 1.0), weights=share):.3f} with every step weighted by its null"
 
 
 def _slope(values: xr.DataArray, other: xr.DataArray, by: xr.DataArray) -> xr.Dataset:

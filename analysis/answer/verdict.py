@@ -19,7 +19,7 @@ from analysis.answer.martingale import in_words
 from analysis.answer.measured import measured
 from analysis.answer.null import KIND_OPTION
 from analysis.answer.primary import primary_cell
-from analysis.answer.telling import scatter_may_amplify, told
+from analysis.answer.telling import scatter_may_amplify, slope_taken_as_one, told
 from analysis.answer.verdict_figure import figure
 from analysis.common import pairing, runs, statistics
 from analysis.measure import Option, measure
@@ -239,6 +239,8 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
         for question, symbol in (("feedback", "S"), ("along", "amplification"), ("steps_answer", "p_S")):
             if np.isfinite(dataset[_interval(question)]).any():
                 row |= {symbol: words.quoted(view[_interval(question)]), question: view[question].item()}
+        if slope_taken_as_one(view):
+            row["along"] = f"{row['along']} if slope 1"
         row["error, spreads"] = float(view["saturation"])
         rows.append(row | {"claim": view["claim"].item(), "starts": int(view["starts"])})
     return pd.DataFrame(rows)

@@ -33,10 +33,10 @@ def test_comments_and_empty_lines_are_no_commands(tmp_path):
     ]
 
 
-def test_a_rehearsal_has_four_samples_a_tenth_of_the_steps_and_folders_named_by_them():
-    line = shlex.split("counterfactual steps --samples 80 --counts 50,100,1000 --steps 20 --out r/T0250")
-    expected = shlex.split("counterfactual steps --samples 4 --counts 5,10,100 --steps 5 --out r/T0025")
-    assert rehearsal(line) == expected
+def test_a_rehearsal_has_few_samples_paths_and_steps_and_folders_named_by_them():
+    line = shlex.split("run --samples 80 --paths 8 --forks 8 --counts 50,100,1000 --steps 20 --out r/T0250")
+    small = shlex.split("run --samples 3 --paths 2 --forks 2 --counts 5,7,22 --steps 5 --out r/T0011")
+    assert rehearsal(line) == small
 
 
 def test_what_exists_is_resumed_and_not_repeated(tmp_path):

@@ -23,6 +23,7 @@ from tracer.store.schema import RunError
 from tracer.store.shards import open_store
 
 _FORMS = {"score": ("arm", "sample"), "features": ("arm", "sample", "feature")}
+_FORMS |= {f"replay_{name}": dims for name, dims in _FORMS.items()}
 
 
 def write_scores(run_path: str | Path, name: str, dataset: xr.Dataset) -> Path:

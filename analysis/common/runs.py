@@ -110,9 +110,8 @@ def complete(run: xr.DataTree) -> xr.DataTree:
     arms, samples = np.flatnonzero(ended.kept_arms), np.flatnonzero(ended.kept_samples)
     if samples.size == 0:
         if (ended.status == divergence.FAILED).any():
-            raise RunError(
-                f"no sample of this run is left: {divergence.left_out(run)['left_out']} {divergence.advice(run)}"
-            )
+            left_out = divergence.left_out(run)["left_out"]
+            raise RunError(f"no sample of this run is left: {left_out} {divergence.advice(run)}")
         raise RunError(
             "no sample of this run is complete in every arm: let it finish, or resume it with `trace run ... --resume`"
         )

@@ -1,4 +1,4 @@
-"""A lane that turns NaN or infinite: its sample is flagged failed under its arm, the rest goes on, everybody is told."""
+"""A lane that turns NaN or infinite: its sample is flagged failed under its arm, the rest goes on, and it is said."""
 
 import json
 

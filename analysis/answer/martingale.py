@@ -72,16 +72,17 @@ def _weighted_slope(run: xr.DataTree, slopes: np.ndarray) -> str:
     """
     if not runs.has(run, "metrics/null_l2"):
         return ""
-    share = run["metrics"].to_dataset()["null_l2"].sel(arm=runs.names(run)).mean(("arm", "sample")).values
+    share = run["metrics"].to_dataset()["null_l2"].sel(arm=runs.names(run)).mean(("arm", "sample"), skipna=False).values
     return f"; {np.average(np.append(slopes[1:], 1.0), weights=share):.3f} with every step weighted by its null"
 
 
 def _slope(values: xr.DataArray, other: xr.DataArray, by: xr.DataArray) -> xr.Dataset:
     """Ratio Cov(values, other) / Var(by) over samples (`slope`) with its standard error (`error`)."""
-    top = ((values - values.mean("sample")) * (other - other.mean("sample"))).sum(spectrum.STATE)
-    bottom = ((by - by.mean("sample")) ** 2).sum(spectrum.STATE)
-    total = bottom.sum("sample")
+    values, other, by = (each - each.mean("sample", skipna=False) for each in (values, other, by))
+    top = (values * other).sum(spectrum.STATE, skipna=False)
+    bottom = (by**2).sum(spectrum.STATE, skipna=False)
+    total = bottom.sum("sample", skipna=False)
     total = total.where(total > 0)
-    slope = top.sum("sample") / total
-    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample")) / total
+    slope = top.sum("sample", skipna=False) / total
+    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample", skipna=False)) / total
     return xr.Dataset({"slope": slope, "error": error}).compute().reset_coords(drop=True)

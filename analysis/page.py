@@ -20,7 +20,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis.common import runs
+from analysis.common import divergence, runs
 from analysis.measure import MEASURES
 
 IMAGES = 8  # samples shown
@@ -85,12 +85,13 @@ def _section(run: xr.DataTree, name: str) -> Section:
 
 
 def _head(run: xr.DataTree) -> str:
-    samples = runs.complete(run)["metrics"].sizes["sample"]
+    samples, left_out = runs.complete(run)["metrics"].sizes["sample"], divergence.left_out(run)["left_out"]
     names = runs.names(run, floor=True)
     arms = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
     name = html.escape(run.name or "run")
     lead = html.escape(f"{runs.title(run)} · {samples} samples · arms: clean, {arms}")
-    return f'<h1>{name}</h1>\n<p class="lead">{lead}</p>'
+    warning = f'\n<p class="lead"><b>{html.escape(str(left_out))}</b></p>' if left_out else ""
+    return f'<h1>{name}</h1>\n<p class="lead">{lead}</p>{warning}'
 
 
 def _printed(name: str, section: Section) -> str:
@@ -120,7 +121,8 @@ def _pictures(run: xr.DataTree) -> str:
         return ""
     from PIL import Image
 
-    images = runs.get(runs.complete(run), "images/image")
+    run = runs.complete(run)
+    images = runs.get(run, "images/image")
     arms = [arm.name for arm in runs.every_arm(run) if arm.whole]
     shown = images.sel(arm=arms).isel(sample=slice(0, IMAGES)).transpose("arm", "image_y", "sample", "image_x", "rgb")
     pixels = np.asarray(shown.values, dtype=np.uint8)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,12 +40,19 @@ def trace(request: Request) -> Path:
     The parameters are the fields of `Request`, which `trace run` takes too. `denoiser` is a model's name (its embedded
     checkpoint) or any `Denoiser`; the arm `full`, the numerical floor, is added unless `floor` is False. Returns the
     run directory, by default `runs/<model>-<first mask>` with a number appended when that exists; it is complete,
-    verified and tidied. Raises PlanError, SpecError, SamplerError, CheckpointError, DeviceError, PromptError,
-    ClusterError or RunError before anything is written.
+    verified and tidied. Samples that turn NaN or infinite are flagged failed, with a warning.
+    Raises PlanError, SpecError, SamplerError, CheckpointError, DeviceError, PromptError, ClusterError or RunError
+    before anything is written.
     """
     checked = plan(request)
     path = prepare(checked)
-    complete(checked, path, progress=request.progress)
+    report = complete(checked, path, progress=request.progress)
+    if report.failed:
+        warnings.warn(
+            f"{len(report.failed)} of {report.samples} samples of {path} diverged: they turned NaN or infinite. "
+            "`status` says under which arms (2), `metrics/failed_step` in which step",
+            stacklevel=3,
+        )
     return path
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from interventions.spec import Full
 from tracer import gains as jacobian
 from tracer.denoisers.base import Moment, Sample
+from tracer.divergence import failed_steps
 from tracer.gains import norms
 from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, replay_is_own, roles_of_step
 from tracer.noise import coupled_noise, sample_noise
@@ -57,7 +58,10 @@ class Shown:
 
 
 def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callable[[int], None] | None = None) -> None:
-    """Run all arms of these samples and hand every step to `buffer` (`store.Writer.unit`)."""
+    """Run all arms of these samples and hand every step to `buffer` (`store.Writer.unit`).
+
+    A sample that turns NaN or infinite in an arm is flagged failed there, with the step; the others go on.
+    """
     denoiser, levels = plan.denoiser, plan.schedule
     like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
     x = sample_noise(samples, -1, denoiser.shape, like)
@@ -73,6 +77,7 @@ def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callab
             if on_step:
                 on_step(i)
         _finish_sums(unit, buffer)
+        buffer.fail(failed_steps(plan, unit.finite))
         buffer.final({path: _numpy(torch.stack(values)) for path, values in _finals(unit)})
     if "images" in plan.record:
         buffer.final(_images(unit))
@@ -97,6 +102,7 @@ def _step(unit: Unit, i: int, draw: Callable[[], Tensor | None], buffer: Any) ->
     noise = draw()
     eps, x0 = epsilon_and_x0(plan.schedule, i, states, prediction.value)
     shown = Shown({lane: k for k, lane in enumerate(lanes)}, eps, x0, move.land(noise), move.mean)
+    unit.finite.append(torch.isfinite(norms(shown.landed)))
     at = shown.at
     contributions = {
         m: {name: x0[at[a]] - x0[at[b]] for name, (a, b) in role.sums.items()} for m, role in roles.items()

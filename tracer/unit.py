@@ -32,7 +32,8 @@ class Unit:
     `lanes.Lane`. `pushes`: every arm's last injection. `sums`: sum -> arm -> contributions so far. `tangents`: the
     injections carried by the clean step's linear map; `reaches`: how many of them the lanes "ahead" and "behind" are
     away from the clean state. `past`: for every path what its earlier steps predicted, the
-    latest first, as far back as the sampler reads.
+    latest first, as far back as the sampler reads. `finite`: per step, which lanes [lane, sample] led to a finite
+    state; it stays on the device.
     """
 
     plan: Plan
@@ -47,6 +48,7 @@ class Unit:
         self.tangents: dict[int, Tensor] = {}
         self.reaches: dict[int, Tensor] = {}
         self.past: dict[Any, list[Earlier]] = {"clean": []}
+        self.finite: list[Tensor] = []
 
     def state(self, name: Any) -> Tensor:
         """The state of this name, "clean" or (kind, arm)."""

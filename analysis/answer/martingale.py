@@ -67,10 +67,11 @@ def in_words(run: xr.DataTree) -> str:
 
 def _slope(values: xr.DataArray, other: xr.DataArray, by: xr.DataArray) -> xr.Dataset:
     """Ratio Cov(values, other) / Var(by) over samples (`slope`) with its standard error (`error`)."""
-    top = ((values - values.mean("sample")) * (other - other.mean("sample"))).sum(spectrum.STATE)
-    bottom = ((by - by.mean("sample")) ** 2).sum(spectrum.STATE)
-    total = bottom.sum("sample")
+    values, other, by = (each - each.mean("sample", skipna=False) for each in (values, other, by))
+    top = (values * other).sum(spectrum.STATE, skipna=False)
+    bottom = (by**2).sum(spectrum.STATE, skipna=False)
+    total = bottom.sum("sample", skipna=False)
     total = total.where(total > 0)
-    slope = top.sum("sample") / total
-    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample")) / total
+    slope = top.sum("sample", skipna=False) / total
+    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample", skipna=False)) / total
     return xr.Dataset({"slope": slope, "error": error}).compute().reset_coords(drop=True)

@@ -55,10 +55,12 @@ def _row(view: xr.Dataset, mask: str, dataset: xr.Dataset, shared: list[str]) ->
     head = f"{mask}{role}, {words.dose(float(view['dose']))}, {size}"
     if int(view["steps_at"]) != dataset.attrs["at"]:
         head += f" at {int(view['steps_at'])} steps"
+    if not int(view["samples"]) and int(view["diverged"]):
+        return f"{head}: {_capital(_diverged(view))}, and no other has a measurable error."
     if not int(view["samples"]):
         return f"{head}: no sample has a measurable error above {FLOOR_FACTOR:g} x the numerical floor."
     texts = [_capital(text) for question in LABELS if (text := _answer(view, question, shared))]
-    texts += [_capital(text) for text in (_scatter(view), _excluded(view)) if text]
+    texts += [_capital(text) for text in (_scatter(view), _excluded(view), _diverged(view)) if text]
     saturation = words.saturation(float(view["saturation"]))
     return "\n".join([f"{head}{f': {saturation}' if saturation else ''}.", *(f"- {text}." for text in texts)])
 
@@ -138,11 +140,19 @@ def _excluded(view: xr.Dataset) -> str:
     return f"{left} of {left + int(view['samples'])} samples are left out, below {FLOOR_FACTOR:g} x the numerical floor"
 
 
+def _diverged(view: xr.Dataset) -> str:
+    if not (lost := int(view["diverged"])):
+        return ""
+    return f"{lost} of {lost + int(view['excluded']) + int(view['samples'])} samples diverged, to NaN or infinity"
+
+
 def _open(views: list[xr.Dataset]) -> str:
     """Why a claim is open, in a clause; "" where it is not."""
     if all(view["claim"].item() != "open" for view in views):
         return ""
     doses = [float(view["dose"]) for view in views]
+    if any(int(view["diverged"]) and view["along"].item() == UNDECIDED for view in views):
+        return ", for nothing bounds the error of the samples that diverged"
     if not np.isfinite(views[0]["along_interval"]).any():
         return ", for amplification along the trajectory was not measured"
     if not views[0].attrs["stochastic"] and any(map(scatter_may_amplify, views)):

@@ -221,9 +221,11 @@ def test_a_failed_sample_is_masked_and_not_made_again(tmp_path):
     with store.Writer(path) as writer:
         with writer.unit(0) as buffer:
             fill(buffer)
-            buffer.fail(1, arm=2)
+            buffer.fail(np.array([[-1, -1], [-1, -1], [-1, 3]]))
         assert writer.pending() == [1, 2]
-    delta = store.open_run(path)["metrics/delta_l2"]
+    run = store.open_run(path)
+    delta = run["metrics/delta_l2"]
+    assert run["metrics/failed_step"].values[:, :2].tolist() == [[-1, -1], [-1, -1], [-1, 3]]
     assert delta.isel(sample=1).isnull().values[:, 0].tolist() == [False, False, True]
     assert not delta.isel(sample=0).isnull().any()
 

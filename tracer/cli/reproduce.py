@@ -113,7 +113,10 @@ def reproduce(ctx: click.Context, name: str | None, out: Path | None, small: boo
         raise click.UsageError(f"{what}; there are\n{table}")
     folder = out or Path("runs") / (f"{name}-small" if small else name)
     trace = ctx.find_root().command
+    failed = False
     for template in commands(known[name], folder, small=small):
         line = list(chain.from_iterable(map(matches, template)))
         click.secho(f"\n$ trace {shlex.join(line)}", bold=True)
-        trace.main(args=line, prog_name="trace", standalone_mode=False)
+        failed |= bool(trace.main(args=line, prog_name="trace", standalone_mode=False))  # of samples that diverged
+    if failed:
+        ctx.exit(1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracer.cli.diverged import tell_of_diverged
 from tracer.cli.errors import answered
 from tracer.cli.options import request_options
 from tracer.cli.terminal import human_bytes, human_seconds, progress_bar
@@ -41,6 +42,7 @@ def run(**typed: Any) -> None:
 
         path = start(Request(**typed))
     click.echo(f"next: trace analyze growth {shlex.quote(str(path))}")
+    tell_of_diverged([path])
 
 
 @click.command()
@@ -79,6 +81,7 @@ def counterfactual(study: str, every: int, counts: str | None, forks: int, **typ
 
     shown = " ".join(shlex.quote(str(path)) for path in paths)
     click.echo(f"{STUDIES[study].question}\nnext: trace analyze {STUDIES[study].analysis} {shown}")
+    tell_of_diverged(paths)
 
 
 def _study(

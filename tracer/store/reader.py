@@ -19,7 +19,7 @@ import xarray as xr
 import zarr
 
 from tracer.store.find import locate
-from tracer.store.schema import STATUS_COMPLETE, STATUS_MISSING, SWEEP
+from tracer.store.schema import FAILED_STEP, STATUS_COMPLETE, STATUS_MISSING, SWEEP
 from tracer.store.scores import read_scores
 from tracer.store.shards import (
     damaged_shards,
@@ -52,9 +52,8 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
         data = data.assign_coords({name: loaded[name] for name in data.coords})
         for name, array in data.data_vars.items():
             path = f"{node.path}/{name}".strip("/")
-            data[name] = array.copy(
-                data=status if path == "status" else _lazy(cast(zarr.Array, stored[path]), status == STATUS_COMPLETE)
-            )
+            shown = status != STATUS_MISSING if path == FAILED_STEP else status == STATUS_COMPLETE
+            data[name] = array.copy(data=status if path == "status" else _lazy(cast(zarr.Array, stored[path]), shown))
         groups[node.path] = data
     groups = upgraded(groups)
     for metric, scores in read_scores(run).items():

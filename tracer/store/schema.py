@@ -16,6 +16,8 @@ import numpy as np
 from interventions.errors import RunError as RunError
 
 STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED = 0, 1, 2
+FAILED_STEP = "metrics/failed_step"
+"""The array that says in which step a failed sample turned NaN or infinite."""
 
 
 @dataclass(frozen=True)

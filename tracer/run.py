@@ -73,7 +73,7 @@ def prepare(plan: Plan, out: str | Path | None = None) -> Path:
     return path
 
 
-def complete(plan: Plan, path: Path, *, progress: Progress | None = None) -> store.FinalizeReport:
+def complete(plan: Plan, path: Path, *, progress: Progress | None = None) -> store.Verification:
     """Run every unit that is not complete, here or on the workers that were asked for, then verify and tidy the run."""
     if plan.request.distributed:
         from tracer import cluster

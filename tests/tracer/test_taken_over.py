@@ -1,4 +1,4 @@
-"""A worker that is stopped, loses its unit and wakes again: whatever the moment, it flags nothing that it no longer owns.
+"""A worker that is stopped, loses its unit and wakes again: whatever the moment, it flags nothing it no longer owns.
 
 The moments are made by hooks, not by clocks: worker A is held at a line, worker B takes its unit over, clears it and
 dies, A goes on.

@@ -36,6 +36,7 @@ __all__ = [
     "list_sweeps",
     "locate",
     "make_free_folder",
+    "mend",
     "open_run",
     "open_sweep",
     "provenance",
@@ -75,6 +76,7 @@ from .records import with_brought as with_brought
 from .repair import Repair as Repair
 from .repair import RepairError as RepairError
 from .repair import finalize as finalize
+from .repair import mend as mend
 from .repair import repair as repair
 from .schema import RUN as RUN
 from .schema import STATUS_COMPLETE as STATUS_COMPLETE

@@ -29,6 +29,7 @@ from tracer.store.shards import (
     data_folder,
     dims,
     open_store,
+    read_flags,
     read_status,
     refuse_links,
     shard_shape,
@@ -109,11 +110,12 @@ def checked_status(path: Path, schema: Schema = RUN, *, contents: bool = False) 
 
     contents: whether checksums of the shards are compared now, besides their sizes.
     """
-    status = read_status(path)
     if root_attributes(path, schema)["schema_version"] < schema.writable_from:
-        return status  # its units were never listed
-    for unit, part in enumerate(unit_parts(status_array(open_store(path, "r")))):
-        flags = status[..., part]
+        return read_status(path)  # its units were never listed
+    array = status_array(open_store(path, "r"))
+    status = np.full(array.shape, STATUS_MISSING, np.int8)
+    for unit, part in enumerate(unit_parts(array)):
+        status[..., part] = flags = read_flags(array, part)
         if flags.any() and (bad := damaged_shards(path, unit, flags, contents=contents)):
             status[..., part] = STATUS_MISSING
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""

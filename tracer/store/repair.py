@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,6 +128,15 @@ def finalize(path: str | Path, *, contents: bool = True, lease: float = 120.0) -
             if not claims.live_claims(store / "claims", lease):
                 sweep(store)
     return verify(store, contents=contents, lease=lease)
+
+
+def mend(path: Path, report: Verification, found: Callable[[Verification], object] = lambda report: None) -> bool:
+    """Repair a store in which something was found, unless somebody writes to it; `found` is told. Whether it was."""
+    if not report.findings or report.writing:
+        return False
+    found(report)
+    repair(path)
+    return True
 
 
 def refuse_busy(store: Path, lease: float) -> None:

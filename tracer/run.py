@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,34 @@ def prepare(plan: Plan, out: str | Path | None = None) -> Path:
     return path
 
 
-def complete(plan: Plan, path: Path, *, progress: Progress | None = None) -> store.FinalizeReport:
-    """Run every unit that is not complete, here or on the workers that were asked for, then verify and tidy the run."""
+def complete(
+    plan: Plan,
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    found: Callable[[store.Verification], object] = lambda report: None,
+) -> store.Verification:
+    """Run every unit that is not complete, here or on the workers that were asked for, then verify and tidy the run.
+
+    Units in which something is wrong, before or after, are repaired, or moved aside and computed again; `found` is told
+    what it is.
+    """
+    store.mend(path, store.verify(path, contents=False), found)
+    _execute(plan, path, progress)
+    report = store.finalize(path)
+    if store.mend(path, report, found):
+        _execute(plan, path, progress)
+        report = store.finalize(path)
+    return report
+
+
+def _execute(plan: Plan, path: Path, progress: Progress | None) -> None:
     if plan.request.distributed:
         from tracer import cluster
 
         cluster.execute_on_cluster(plan, path, progress=progress)
     else:
         execute(plan, path, progress=progress)
-    return store.finalize(path)
 
 
 def execute(plan: Plan, path: Path, *, progress: Progress | None = None, units: Sequence[int] | None = None) -> None:

@@ -185,9 +185,9 @@ def test_what_is_not_ours_is_neither_listed_nor_opened(tmp_path):
     (tmp_path / "broken" / "trace.zarr" / "zarr.json").write_text('{"attributes": ')
     shutil.copytree(tmp_path / "ours", tmp_path / "ours.creating-0123")
     newer = create(tmp_path / "newer", schema_version=99)
-    assert [run.name for run in store.list_runs(tmp_path)] == ["ours"]
+    assert [(run.name, bool(run.problem)) for run in store.list_runs(tmp_path)] == [("ours", False), ("broken", True)]
     for name in ("theirs", "broken"):
-        with pytest.raises(store.RunError, match="is not a run"):
+        with pytest.raises(store.RunError, match="is not a run" if name == "theirs" else "missing or damaged"):
             store.open_run(tmp_path / name)
     with pytest.raises(store.RunError, match=r"newer version \(schema 99\)"):
         store.open_run(newer)

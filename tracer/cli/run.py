@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli.diverged import tell_of_diverged
-from tracer.cli.errors import answered
+from tracer.cli.errors import answered, fail
 from tracer.cli.options import request_options
 from tracer.cli.terminal import human_bytes, human_seconds, progress_bar
 
 if TYPE_CHECKING:
     from tracer.plan import Plan
     from tracer.request import Request
+    from tracer.store import Verification
     from tracer.studies import Variant
 
 
@@ -127,12 +128,19 @@ def start(request: Request, folder: Path | None = None) -> Path:
     with answered(lambda: command):
         announce(checked, path)
         with progress_bar(path.name) as progress:
-            running.complete(checked, path, progress=progress)
+            report = running.complete(checked, path, progress=progress, found=tell_found)
+        if not report.whole:
+            fail(str(report), command)
         from tracer.cli.pictures import save_images
 
         if pictures := save_images(path):
             click.echo(f"images: {pictures}")
     return path
+
+
+def tell_found(report: Verification) -> None:
+    """What is wrong with a run, before it is put right in the same call."""
+    click.echo(f"{report}\n  repaired, or moved to {report.path}/damaged and computed again", err=True)
 
 
 def announce(plan: Plan, path: Path) -> None:

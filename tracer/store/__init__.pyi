@@ -9,14 +9,16 @@ __all__ = [
     "TOKEN_KINDS",
     "ClaimError",
     "Coordinate",
-    "FinalizeReport",
     "Record",
+    "Repair",
+    "RepairError",
     "RunError",
     "RunInfo",
     "Schema",
     "SweepInfo",
     "UnitBuffer",
     "Variable",
+    "Verification",
     "WriteError",
     "Writer",
     "check_resume",
@@ -34,12 +36,15 @@ __all__ = [
     "list_sweeps",
     "locate",
     "make_free_folder",
+    "mend",
     "open_run",
     "open_sweep",
     "provenance",
     "read_config",
     "read_scores",
+    "repair",
     "variables",
+    "verify",
     "with_brought",
     "write_scores",
 ]
@@ -48,11 +53,8 @@ from .arms import ARM_COORDINATES as ARM_COORDINATES
 from .arms import Coordinate as Coordinate
 from .claims import ClaimError as ClaimError
 from .config import check_resume as check_resume
-from .config import config_hash as config_hash
 from .config import read_config as read_config
 from .create import create as create
-from .finalize import FinalizeReport as FinalizeReport
-from .finalize import finalize as finalize
 from .find import RunInfo as RunInfo
 from .find import SweepInfo as SweepInfo
 from .find import latest_run as latest_run
@@ -71,6 +73,11 @@ from .records import TOKEN_KINDS as TOKEN_KINDS
 from .records import Record as Record
 from .records import variables as variables
 from .records import with_brought as with_brought
+from .repair import Repair as Repair
+from .repair import RepairError as RepairError
+from .repair import finalize as finalize
+from .repair import mend as mend
+from .repair import repair as repair
 from .schema import RUN as RUN
 from .schema import STATUS_COMPLETE as STATUS_COMPLETE
 from .schema import STATUS_FAILED as STATUS_FAILED
@@ -82,8 +89,11 @@ from .schema import Variable as Variable
 from .schema import estimate_bytes as estimate_bytes
 from .scores import read_scores as read_scores
 from .scores import write_scores as write_scores
+from .seals import config_hash as config_hash
 from .space import check_space as check_space
 from .space import free_space as free_space
 from .unit import UnitBuffer as UnitBuffer
+from .verify import Verification as Verification
+from .verify import verify as verify
 from .writer import WriteError as WriteError
 from .writer import Writer as Writer

@@ -1,8 +1,9 @@
 """Writing a run or a sweep: whole shards, one unit at a time, flagged complete only when they are on the disk.
 
 The order that makes a crash harmless (docs/schema.md): clear the flag, delete what is there, write each shard once,
-sync, write the flag, sync. One background thread encodes and writes; its errors surface in the caller. Creating a run
-is `tracer.store.create`.
+write their seals, sync, write the flag, sync. Seals and flag are written under the lock of the claims, so that a worker
+that was stopped meanwhile and has lost its unit writes neither. One background thread encodes and writes; its errors
+surface in the caller. Creating a run is `tracer.store.create`.
 """
 
 from __future__ import annotations
@@ -11,25 +12,27 @@ import contextlib
 import queue
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from interventions.errors import FailureError
 from tracer.store import claims
 from tracer.store.config import check_writable
-from tracer.store.durable import sync_filesystem, write_json
+from tracer.store.durable import Disk, close_disk, open_disk, sync_filesystem, write_json
+from tracer.store.find import root_attributes
 from tracer.store.provenance import provenance
 from tracer.store.schema import STATUS_MISSING, RunError, round_mantissa
+from tracer.store.seals import Seal, SealingStore, difference, write_manifest
 from tracer.store.shards import (
     clear_unit,
     damaged_shards,
-    file_size,
-    manifest_file,
     open_store,
     read_status,
+    refuse_links,
     schema_at,
     shard_shape,
     shards_of,
@@ -61,14 +64,18 @@ class Writer:
         self.lease = lease
         self._launch = launch or {}
         self.schema = schema_at(self.path)
-        root = open_store(self.path, "r+")
-        check_writable(self.path, self.schema, root.attrs)
+        root = open_store(self.path, "r+", SealingStore)
+        refuse_links(self.path, root)
+        check_writable(self.path, self.schema, root_attributes(self.path, self.schema))
         if config_hash is not None and config_hash != root.attrs["config_hash"]:
             raise RunError(
                 f"{self.path} was made with another configuration; choose another --out, or the same options"
             )
         self._status = status_array(root)
-        self._arrays = unit_arrays(root, self.schema)
+        whole: Any = {"write_empty_chunks": True}  # also a shard of nothing but fill is a file, so that loss is noticed
+        self._arrays = {path: array.with_config(whole) for path, array in unit_arrays(root, self.schema).items()}
+        self._sealed = cast(SealingStore, root.store).written
+        self._disk: Disk | None = None
         self._jobs: queue.Queue[tuple[str, tuple[slice, ...], np.ndarray] | None] = queue.Queue(_QUEUED_SHARDS)
         self._error: BaseException | None = None
         self._discard = False
@@ -80,6 +87,7 @@ class Writer:
         launch = {"started": now.isoformat(timespec="seconds"), "provenance": provenance(), **self._launch}
         with self._disk_errors():
             write_json(self.path / "launches" / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json", launch)
+            self._disk = open_disk(self.path / self.schema.folder)
         self._thread = threading.Thread(target=self._work, name="trace-writer", daemon=True)
         self._thread.start()
         return self
@@ -88,6 +96,9 @@ class Writer:
         self._jobs.put(None)
         if self._thread is not None:
             self._thread.join()
+        if self._disk is not None:
+            close_disk(self._disk)
+            self._disk = None
         if exception[0] is None:
             self._raise()
 
@@ -130,7 +141,8 @@ class Writer:
             self._claim = (unit, claims.claim(self.path / "claims", unit, self.lease))
         try:
             with self._disk_errors():
-                clear_unit(self.path, self._arrays.values(), unit, samples)
+                clear_unit(self.path, self._arrays.values(), unit, samples, self._disk)
+            self._sealed.clear()
             buffer = UnitBuffer(self._arrays, self.schema, samples, self._status.shape[:-1], self.submit)
             yield buffer
             self._commit(unit, buffer)
@@ -148,15 +160,39 @@ class Writer:
         buffer.close()
         self._jobs.join()
         self._raise()
-        data = self.path / self.schema.folder
-        keys = [k for array in self._arrays.values() for k, _ in shards_of(array, self.schema.unit_dim, buffer.samples)]
-        shards = {key: size for key in keys if (size := file_size(data / key)) is not None}
+        seals = self._seals(buffer.samples)
+        assert self._disk is not None
         with self._disk_errors():
-            write_json(manifest_file(self.path, unit), {"unit": unit, "shards": shards})
-            sync_filesystem(data)
-            self._keep_claim()
-            self._status[..., buffer.samples] = buffer.status
-            sync_filesystem(data)
+            with self._still_ours(unit):
+                self._check_whole(seals)
+                write_manifest(self.path, unit, buffer.status, seals)
+            sync_filesystem(self._disk)
+            with self._still_ours(unit):
+                self._check_whole(seals)
+                self._status[..., buffer.samples] = buffer.status
+            sync_filesystem(self._disk)
+
+    def _seals(self, samples: slice) -> dict[str, Seal]:
+        """The seals of the unit's shards, of the bytes that were handed to the disk."""
+        arrays, unit_dim = self._arrays.values(), self.schema.unit_dim
+        keys = [key for array in arrays for key, _ in shards_of(array, unit_dim, samples)]
+        return {key: self._sealed[key] for key in keys if key in self._sealed}
+
+    def _check_whole(self, seals: Mapping[str, Seal]) -> None:
+        """Raise OSError where a shard is gone, or has another size than what was written."""
+        for key, sealed in seals.items():
+            if what := difference(self.path / self.schema.folder / key, sealed):
+                raise OSError(f"{key} {what}")
+
+    @contextlib.contextmanager
+    def _still_ours(self, unit: int) -> Iterator[None]:
+        """Keep everybody from taking units over while the body writes; ClaimError when this one was."""
+        assert self._claim is not None
+        directory = self.path / "claims"
+        with claims.locked(directory):
+            if not claims.holds(directory, *self._claim):
+                raise claims.ClaimError(_taken_over(unit, self.path))
+            yield
 
     def submit(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:
         """Queue one whole shard; blocks while the queue is full. Raises WriteError when the writer thread failed."""
@@ -190,7 +226,7 @@ class Writer:
     def _keep_claim(self) -> None:
         """Renew the lease; ClaimError when the unit was taken over, so that nothing more of it is written here."""
         if (held := self._claim) is not None and not claims.renew(self.path / "claims", *held):
-            raise claims.ClaimError(f"unit {held[0]} of {self.path} was taken over by another worker; not flagged here")
+            raise claims.ClaimError(_taken_over(held[0], self.path))
 
     def _write(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:
         array = self._arrays[path]
@@ -214,3 +250,7 @@ class Writer:
                 f"writing {self.path} failed ({self._error}); units flagged complete stay valid, "
                 "put the cause right and continue with --resume"
             ) from self._error
+
+
+def _taken_over(unit: int, path: Path) -> str:
+    return f"unit {unit} of {path} was taken over by another worker; not flagged here"

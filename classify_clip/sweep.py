@@ -103,13 +103,26 @@ def sample_coords(cells: Sequence[grid.Cell], images: Images) -> xr.Dataset:
 def prepare(
     out: str | Path | None, name: str, resume: bool, coords: xr.Dataset, outcomes: Outcomes, config: dict
 ) -> Path:
-    """Create the store, or check that the existing one is this very sweep and may be resumed; returns its folder."""
+    """Create the store, or check that the existing one is this very sweep and may be resumed; returns its folder.
+
+    Of many processes that start at once, each gets a name of its own where none is named, and with `resume` one creates
+    the sweep and the others join it.
+    """
     numbered = Path("runs") / name
-    path = Path(out) if out is not None else (resume and store.latest_folder(numbered)) or store.free_folder(numbered)
-    if path.exists() and resume:
-        store.check_resume(path, config, store.SWEEP)
-    else:
-        create(path, coords, outcomes, config)
+    latest = store.latest_folder(numbered) if resume else None
+    if out is None and latest is None:
+        return store.at_free_folder(numbered, lambda path: create(path, coords, outcomes, config))
+    path = store.local(out) if out is not None else latest
+    assert path is not None
+    if not (resume and path.exists()):
+        try:
+            create(path, coords, outcomes, config)
+        except store.TakenError:
+            if not resume:
+                raise
+        else:
+            return path
+    store.check_resume(path, config, store.SWEEP)
     return path
 
 
@@ -129,18 +142,32 @@ def create(path: Path, coords: xr.Dataset, outcomes: Outcomes, config: dict) -> 
 
 
 def run_cells(path: Path, cells: Sequence[grid.Cell], images: int, compute: Compute, progress: Progress | None) -> None:
-    """Compute and commit the cells that are missing; `images` is how often `tick` counts in each."""
+    """Compute and commit the cells that are missing, together with whoever else is at work on the sweep.
+
+    `images` is how often `tick` counts in each.
+    """
     with store.Writer(path) as writer:
         pending = writer.pending()
-        total, seen = images * len(pending), 0
+        finished = 0
 
-        def tick(n: int) -> None:
-            nonlocal seen
-            seen += n
+        def tell(seen: int) -> None:
             if progress is not None:
-                progress(min(seen, total), total)
+                progress(finished * images + min(seen, images), images * len(pending))
 
-        for index in pending:
-            with writer.unit(index) as buffer:
-                outcomes = compute(cells[index], tick)
-                buffer.final({name: np.asarray(value)[None] for name, value in outcomes.items()})
+        def fill(cell: int, buffer: store.UnitBuffer) -> None:
+            seen = 0
+
+            def tick(n: int) -> None:
+                nonlocal seen
+                seen += n
+                tell(seen)
+
+            outcomes = compute(cells[cell], tick)
+            buffer.final({name: np.asarray(value)[None] for name, value in outcomes.items()})
+
+        def done(cell: int) -> None:
+            nonlocal finished
+            finished += 1
+            tell(0)
+
+        store.share(writer, pending, fill, done=done)

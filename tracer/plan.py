@@ -24,6 +24,7 @@ from tracer.recording import check_names, resolve
 from tracer.request import NOISES, PlanError, Request
 from tracer.samplers.base import Sampler, SamplerError, Schedule
 from tracer.samplers.registry import SAMPLERS, fitting, noise_levels
+from tracer.store.remote import local
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def plan(request: Request) -> Plan:
     specs = request.interventions()
     _check_numbers(request)
     check_names(request.record)
+    if request.out is not None:
+        local(request.out)
     if request.distributed:
         from tracer import cluster
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def trace(request: Request) -> Path:
     checked = plan(request)
     path = prepare(checked)
     report = complete(checked, path, progress=request.progress)
-    if report.failed:
+    if report is not None and report.failed:
         warnings.warn(
             f"{len(report.failed)} of {report.samples} samples of {path} diverged: they turned NaN or infinite. "
             "`status` says under which arms (2), `metrics/failed_step` in which step",
@@ -59,16 +59,29 @@ def trace(request: Request) -> Path:
 def prepare(plan: Plan, out: str | Path | None = None) -> Path:
     """Create the run directory, or check that the existing one is this very run and may be resumed.
 
-    `out`: another place than the request names.
+    `out`: another place than the request names. Of many processes that start at once, each gets a name of its own where
+    none is named, and with `resume` one creates the run and the others join it.
     """
     request = plan.request
     chosen = request.out if out is None else out
-    path = Path(chosen) if chosen is not None else default_path(plan, resume=request.resume)
-    if path.exists():
-        if not request.resume:
-            raise store.RunError(f"{path} exists: add --resume to go on with it, or choose another --out")
-        store.check_resume(path, dict(plan.config))
-        return path
+    if chosen is None and not request.resume:
+        return store.at_free_folder(default_path(plan), lambda path: _create(plan, path))
+    path = store.local(chosen) if chosen is not None else _latest(plan)
+    if not path.exists():
+        try:
+            _create(plan, path)
+        except store.TakenError:
+            if not request.resume:
+                raise
+        else:
+            return path
+    if not request.resume:
+        raise store.RunError(f"{path} exists: add --resume to go on with it, or choose another --out")
+    store.check_resume(path, dict(plan.config))
+    return path
+
+
+def _create(plan: Plan, path: Path) -> None:
     variables, sizes = arrays(plan), dimensions(plan)
     store.check_space(path.parent, store.estimate_bytes(variables, sizes))
     attributes = {
@@ -78,7 +91,6 @@ def prepare(plan: Plan, out: str | Path | None = None) -> Path:
         "sampler_stochastic": plan.sampler.stochastic,
     }
     store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=masks(plan))
-    return path
 
 
 def complete(
@@ -87,19 +99,23 @@ def complete(
     *,
     progress: Progress | None = None,
     found: Callable[[store.Verification], object] = lambda report: None,
-) -> store.Verification:
+) -> store.Verification | None:
     """Run every unit that is not complete, here or on the workers that were asked for, then verify and tidy the run.
 
     Units in which something is wrong, before or after, are repaired, or moved aside and computed again; `found` is told
-    what it is.
+    what it is. Other processes may do the same with the same run; of those that end together one verifies, and the
+    others get None.
     """
     store.mend(path, store.verify(path, contents=False), found)
     _execute(plan, path, progress)
-    report = store.finalize(path)
-    if store.mend(path, report, found):
-        _execute(plan, path, progress)
+    with store.alone(path) as only:
+        if not only:
+            return None
         report = store.finalize(path)
-    return report
+        if store.mend(path, report, found):
+            _execute(plan, path, progress)
+            report = store.finalize(path)
+        return report
 
 
 def _execute(plan: Plan, path: Path, progress: Progress | None) -> None:
@@ -111,35 +127,45 @@ def _execute(plan: Plan, path: Path, progress: Progress | None) -> None:
         execute(plan, path, progress=progress)
 
 
-def execute(plan: Plan, path: Path, *, progress: Progress | None = None, units: Sequence[int] | None = None) -> None:
-    """Run every unit of the run (or of these `units`) that is not complete. What is committed stays valid whatever
-    happens here.
+def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: float = store.LEASE) -> None:
+    """Run every unit of the run that is not complete, together with whoever else is at work on it.
+
+    Returns when the run is whole and nobody writes to it. What is committed stays valid whatever happens here.
+    lease: seconds without a sign of life after which another worker's unit is taken over.
     """
-    with store.Writer(path) as writer:
-        pending = writer.pending() if units is None else [unit for unit in units if not writer.complete(unit)]
-        total, done = len(pending) * plan.schedule.steps, 0
+    with store.Writer(path, lease=lease) as writer:
+        pending = writer.pending()
         prepare_prompts = optional_parts(plan.denoiser).prepare
         if pending and prepare_prompts:  # encode the prompts of all units at once
             prepare_prompts([s for unit in pending for s in plan.samples[writer.samples(unit)]])
-        for unit in pending:
-            with writer.unit(unit) as buffer:
+        steps, finished = plan.schedule.steps, 0
 
-                def on_step(i: int, finished: int = done) -> None:
-                    if progress:
-                        progress(finished + i + 1, total)
+        def tell(step: int) -> None:
+            if progress:
+                progress(finished * steps + step, len(pending) * steps)
 
-                run_unit(plan, plan.samples[writer.samples(unit)], buffer, on_step)
-            done += plan.schedule.steps
+        def compute(unit: int, buffer: store.UnitBuffer) -> None:
+            run_unit(plan, plan.samples[writer.samples(unit)], buffer, lambda i: tell(i + 1))
+
+        def done(unit: int) -> None:
+            nonlocal finished
+            finished += 1
+            tell(0)
+
+        store.share(writer, pending, compute, done=done)
+    store.settle(path, lease)
 
 
-def default_path(plan: Plan, root: str | Path = "runs", *, resume: bool = False) -> Path:
-    """`runs/<model>-<first mask>`, numbered from 2 when taken; with `resume` the latest there is."""
+def default_path(plan: Plan, root: str | Path = "runs") -> Path:
+    """`runs/<model>-<first mask>`, the name that is numbered when taken."""
     masked = next((arm.name for arm in plan.arms[1:] if not isinstance(arm.spec, Full | Clean)), plan.arms[-1].name)
     stem = f"{plan.denoiser.name}-{masked}".replace("/", "_").replace("@", "-at-").replace(";", "-").replace(":", "_")
-    stem = stem[:80].rstrip("-")
-    numbered = Path(root) / stem
-    if not resume:
-        return store.free_folder(numbered)
+    return Path(root) / stem[:80].rstrip("-")
+
+
+def _latest(plan: Plan) -> Path:
+    """The latest run of the default name."""
+    numbered = default_path(plan)
     latest = store.latest_folder(numbered)
     if latest is None:
         raise PlanError(f"--resume: there is no run at {numbered}; name it with --out")

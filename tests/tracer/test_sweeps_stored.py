@@ -142,7 +142,7 @@ def test_a_committed_cell_that_is_not_whole_is_noticed_left_out_and_made_again(f
 def test_beginning_a_cell_leaves_the_partial_files_of_other_cells_alone(sweep):
     # zarr names a partial file after all but the last index: for `mmd2` that is the cell, so nobody knows whose it is
     stale, other = sweep / "sweep.zarr/loss/c.1.0123.partial", sweep / "sweep.zarr/mmd2/c.0123.partial"
-    for file in (stale, other):
+    for file in (stale, other, sweep / "claims/000001.json"):
         file.write_bytes(b"old")
     run_units(sweep, [1])
     assert (stale.exists(), other.exists()) == (False, True)

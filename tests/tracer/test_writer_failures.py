@@ -33,7 +33,7 @@ from tests.builders.runs_by_hand import (
     wait_until,
 )  # fmt: skip
 from tracer import store
-from tracer.store import seals, shards, writer
+from tracer.store import launches, seals, shards, writer
 
 
 def shard_files(path: Path) -> dict[str, bytes]:
@@ -159,7 +159,7 @@ def test_shards_left_by_a_killed_attempt_are_gone_before_the_unit_is_made_again(
     stale = run / "trace.zarr/attention/removed_token/c.0.0.0.0.0.0"  # of a variable the next attempt leaves out
     stray = stale.with_name("c.0.0.0.0.0.0123abcd.partial")
     other = stale.with_name("c.0.1.0.0.0.0123abcd.partial")  # of another unit, perhaps of a living worker
-    for file in (stale, stray, other):
+    for file in (stale, stray, other, run / "claims/000000.json"):
         file.write_bytes(b"old")
     with store.Writer(run) as writing, writing.unit(0) as buffer:
         for step in range(4):
@@ -288,7 +288,7 @@ def test_a_disk_that_refuses_from_the_start_is_told_like_any_other(run, monkeypa
     def refuse(*_):
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr(writer, "write_json", refuse)
+    monkeypatch.setattr(launches, "write_json", refuse)
     with pytest.raises(store.WriteError, match="no space"), store.Writer(run):
         pass
 

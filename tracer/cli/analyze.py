@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli.errors import answered
+from tracer.cli.options import OUT, STORE
 from tracer.cli.terminal import print_table, with_index
 
 if TYPE_CHECKING:
@@ -97,9 +98,9 @@ def command(measure: Measure[...]) -> click.Command:
     weights = [WEIGHTS] if measure.name == SCORED else []
     shown = "[RUN]..." if takes_several(measure) else "[RUN]"
     params: list[click.Parameter] = [
-        click.Argument(["runs"], nargs=-1, type=click.Path(path_type=Path), metavar=shown),
+        click.Argument(["runs"], nargs=-1, type=STORE, metavar=shown),
         *map(_option, measure.options), *weights,
-        click.Option(["--out"], type=click.Path(path_type=Path), metavar="DIR", help="Where figure and table go; "
+        click.Option(["--out"], type=OUT, metavar="DIR", help="Where figure and table go; "
                      "default: the run."),
         click.Option(["--format", "formats"], multiple=True, type=click.Choice(FORMATS), default=("png",),
                      show_default=True, help="Of the figure. Repeatable."),
@@ -128,21 +129,19 @@ def analyze_runs(
     """Compute one measure of stored runs with its own `options`; print, draw and write what it gives."""
     if len(runs) > 1 and not takes_several(measure):
         raise click.UsageError(f"`trace analyze {measure.name}` takes one run; {len(runs)} were given")
-    paths = list(runs)
+    from tracer import store
+
+    paths = list(runs) or [Path("runs/depth") if measure.reads == "depth" else store.latest_run()]
+    folder = store.local(out or (paths[0].parent if paths[0].suffix == ".zarr" else paths[0]))
     opened: list[Any]
     if measure.reads == "depth":
-        paths = paths or [Path("runs/depth")]
         opened = [open_depth(paths[0])]
     else:
-        from tracer import store
-
-        paths = paths or [store.latest_run()]
         if measure.name == SCORED:
             score_first(paths[0], options.get("metrics", ()), options.pop("weights", ()))
         opened = [store.open_run(path) for path in paths]
     click.echo(f"run: {', '.join(map(str, paths))}")
     result = measure(opened if len(opened) > 1 else opened[0], **options)
-    folder = Path(out or (paths[0].parent if paths[0].suffix == ".zarr" else paths[0]))
     show(measure, result, folder, formats)
 
 
@@ -177,15 +176,17 @@ def open_depth(folder: Path) -> xr.Dataset:
     """What `trace sweep depth` measured."""
     import xarray as xr
 
+    from tracer.store import readable
+
     file = folder / "depth.nc"
     if not file.is_file():
         raise click.UsageError(f"no depth measurement at {file}: make one with `trace sweep depth --mask R4S32`")
-    return xr.open_dataset(file, engine="scipy")
+    return xr.open_dataset(readable(file), engine="scipy")
 
 
 @click.command()
-@click.argument("run_path", type=click.Path(path_type=Path), metavar="[RUN]", required=False)
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Default: report.html in the run.")
+@click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
+@click.option("--out", type=OUT, metavar="FILE", help="Default: report.html in the run.")
 def report(run_path: Path | None, out: Path | None) -> None:
     """Write one self-contained HTML page about a run."""
     with answered():
@@ -196,6 +197,6 @@ def report(run_path: Path | None, out: Path | None) -> None:
         from tracer import store
 
         path = run_path or store.latest_run()
-        target = out or (path.parent if path.suffix == ".zarr" else path) / "report.html"
+        target = store.local(out or (path.parent if path.suffix == ".zarr" else path) / "report.html")
         target.write_text(page(store.open_run(path)), encoding="utf-8")
         click.echo(f"report: {target}")

@@ -18,6 +18,8 @@ from string import Template
 
 import click
 
+from tracer.cli.options import OUT
+
 RECIPES = Path(__file__).parent / "recipes"
 REHEARSED, FEWEST_STEPS = {"--samples": 3, "--paths": 2, "--forks": 2}, 5
 
@@ -93,7 +95,7 @@ def _few(count: str) -> int:
 
 @click.command()
 @click.argument("name", metavar="[NAME]", required=False)
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Default: runs/NAME.")
+@click.option("--out", type=OUT, metavar="DIR", help="Default: runs/NAME.")
 @click.option("--small", is_flag=True, help="A rehearsal: 3 samples, 5 to 22 steps; its numbers mean nothing.")
 @click.option("--list", "listed", is_flag=True, help="List the studies.")
 @click.pass_context

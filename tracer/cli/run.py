@@ -129,7 +129,9 @@ def start(request: Request, folder: Path | None = None) -> Path:
         announce(checked, path)
         with progress_bar(path.name) as progress:
             report = running.complete(checked, path, progress=progress, found=tell_found)
-        if not report.whole:
+        if report is None:
+            click.echo("another process verifies the run")
+        elif not report.whole:
             fail(str(report), command)
         from tracer.cli.pictures import save_images
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from tracer.cli.errors import answered
+from tracer.cli.options import STORE
 from tracer.cli.terminal import progress_bar
 
 
 @click.command()
-@click.argument("run_path", type=click.Path(path_type=Path), metavar="[RUN]", required=False)
+@click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
 @click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="E.g. clip-t or lpips; default: all that "
               "need only what is shipped. Repeatable.")  # fmt: skip
 @click.option("--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable.")
@@ -42,6 +43,9 @@ def score(run_path: Path | None, metrics: tuple[str, ...], weights: tuple[str, .
 
 def measure_scores(path: Path, metrics: Sequence[str] = (), weights: Sequence[str] = ()) -> None:
     """Measure what is missing of a run's scores, with a progress bar. `weights`: METRIC=PATH."""
+    from tracer.store import local
+
+    local(path)  # scores are written into the run
     files = paths_by_name(weights)
     from classify_clip import scores
 

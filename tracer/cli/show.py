@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tracer.cli.errors import answered
+from tracer.cli.options import OUT, STORE
 from tracer.cli.terminal import human_bytes, print_table
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("spec")
 @click.option("--grid", default="16x16", show_default=True, metavar="HxW", help="The token grid.")
 @click.option("--mask-seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The picture; default: mask-SPEC.png.")
+@click.option("--out", type=OUT, metavar="FILE", help="The picture; default: mask-SPEC.png.")
 def mask(spec: str, grid: str, mask_seed: int, out: Path | None) -> None:
     """Show what a graph mask is: picture, density, graph statistics.
 
@@ -76,7 +77,7 @@ def models() -> None:
 
 
 @click.command(name="runs")
-@click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--root", type=STORE, default=Path("runs"), show_default=True)
 def list_runs(root: Path) -> None:
     """List the runs under a folder, oldest first."""
     with answered():

@@ -1,5 +1,6 @@
 __all__ = [
     "ARM_COORDINATES",
+    "LEASE",
     "RECORDS",
     "RUN",
     "STATUS_COMPLETE",
@@ -8,6 +9,7 @@ __all__ = [
     "SWEEP",
     "TOKEN_KINDS",
     "ClaimError",
+    "CompleteError",
     "Coordinate",
     "Record",
     "Repair",
@@ -16,11 +18,14 @@ __all__ = [
     "RunInfo",
     "Schema",
     "SweepInfo",
+    "TakenError",
     "UnitBuffer",
     "Variable",
     "Verification",
     "WriteError",
     "Writer",
+    "alone",
+    "at_free_folder",
     "check_resume",
     "check_space",
     "config_hash",
@@ -34,15 +39,21 @@ __all__ = [
     "latest_sweep",
     "list_runs",
     "list_sweeps",
+    "local",
     "locate",
     "make_free_folder",
     "mend",
     "open_run",
     "open_sweep",
+    "place",
     "provenance",
     "read_config",
     "read_scores",
+    "readable",
     "repair",
+    "say_waiting",
+    "settle",
+    "share",
     "variables",
     "verify",
     "with_brought",
@@ -51,6 +62,7 @@ __all__ = [
 
 from .arms import ARM_COORDINATES as ARM_COORDINATES
 from .arms import Coordinate as Coordinate
+from .claims import LEASE as LEASE
 from .claims import ClaimError as ClaimError
 from .config import check_resume as check_resume
 from .config import read_config as read_config
@@ -62,6 +74,8 @@ from .find import latest_sweep as latest_sweep
 from .find import list_runs as list_runs
 from .find import list_sweeps as list_sweeps
 from .find import locate as locate
+from .folders import TakenError as TakenError
+from .folders import at_free_folder as at_free_folder
 from .folders import free_folder as free_folder
 from .folders import latest_folder as latest_folder
 from .folders import make_free_folder as make_free_folder
@@ -73,6 +87,9 @@ from .records import TOKEN_KINDS as TOKEN_KINDS
 from .records import Record as Record
 from .records import variables as variables
 from .records import with_brought as with_brought
+from .remote import local as local
+from .remote import place as place
+from .remote import readable as readable
 from .repair import Repair as Repair
 from .repair import RepairError as RepairError
 from .repair import finalize as finalize
@@ -90,10 +107,15 @@ from .schema import estimate_bytes as estimate_bytes
 from .scores import read_scores as read_scores
 from .scores import write_scores as write_scores
 from .seals import config_hash as config_hash
+from .sharing import alone as alone
+from .sharing import say_waiting as say_waiting
+from .sharing import settle as settle
+from .sharing import share as share
 from .space import check_space as check_space
 from .space import free_space as free_space
 from .unit import UnitBuffer as UnitBuffer
 from .verify import Verification as Verification
 from .verify import verify as verify
+from .writer import CompleteError as CompleteError
 from .writer import WriteError as WriteError
 from .writer import Writer as Writer

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer.store.find import locate, root_attributes
+from tracer.store.remote import place
 from tracer.store.schema import RUN, RunError, Schema
 from tracer.store.seals import canonical, config_hash
 from tracer.store.shards import schema_at
@@ -15,7 +16,7 @@ from tracer.store.shards import schema_at
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The configuration a run or a sweep was made with."""
-    given = Path(path)
+    given = place(path)
     directory = given.parent if given.suffix == ".zarr" else given
     return json.loads(root_attributes(directory, schema_at(directory))["config"])
 

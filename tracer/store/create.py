@@ -5,6 +5,7 @@ After this nothing changes the metadata; `tracer.store.writer` fills in the valu
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -23,7 +24,9 @@ from zarr.storage import LocalStore
 from tracer.store.arms import Coordinate, with_arm_coordinates
 from tracer.store.cut import Cut, cut
 from tracer.store.durable import opened_disk, sync_filesystem
+from tracer.store.folders import TakenError
 from tracer.store.provenance import provenance
+from tracer.store.remote import local
 from tracer.store.schema import (
     RUN,
     STATUS_COMPLETE,
@@ -57,12 +60,12 @@ def create(
     are computed from the specs unless given. Each is repeated in every group that has its dims. attrs: root attributes;
     `config` (a mapping or its JSON) is required, hashed and kept as JSON; created_at, run_id and provenance are filled
     in when absent. unit: samples (cells) per commit unit. static: values of variables that no loop writes.
-    Raises RunError when the path exists, a coordinate has another length than its dim, coordinates of the arms are
-    missing and cannot be computed, or a static value is missing.
+    Raises TakenError when the path exists, RunError when a coordinate has another length than its dim, coordinates of
+    the arms are missing and cannot be computed, or a static value is missing.
     """
-    path, static = Path(path), dict(static or {})
+    path, static = local(path), dict(static or {})
     if path.exists():
-        raise RunError(f"{path} exists; continue it with --resume, or choose another --out")
+        raise _taken(path)
     if unit < 1:
         raise RunError(f"a unit of {unit} {schema.unit_dim}s; it must be at least 1")
     unit = min(unit, sizes[schema.unit_dim])
@@ -80,12 +83,19 @@ def create(
             write_static(building, schema.folder, (str(f.relative_to(data)) for f in data.rglob("*") if f.is_file()))
             sync_filesystem(disk)
             if path.exists():  # rename would silently replace an empty directory
-                raise RunError(f"{path} exists; continue it with --resume, or choose another --out")
-            building.rename(path)
+                raise _taken(path)
+            try:
+                building.rename(path)
+            except OSError as error:  # another process put its own there since
+                raise (_taken(path) if error.errno in (errno.EEXIST, errno.ENOTEMPTY) else error) from None
             sync_filesystem(disk)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def _taken(path: Path) -> TakenError:
+    return TakenError(f"{path} exists; continue it with --resume, or choose another --out")
 
 
 def _coordinates(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tracer.store.remote import place
 from tracer.store.schema import RUN, SCHEMAS, STATUS_MISSING, SWEEP, RunError, Schema
 from tracer.store.seals import config_hash
 from tracer.store.shards import read_status
@@ -57,8 +58,8 @@ class SweepInfo:
 def locate(path: str | Path | None = None, root: str | Path = "runs", schema: Schema = RUN) -> Path:
     """The directory meant by a path (it, or the data in it), or the newest under `root`; RunError if none."""
     if path is None:
-        return _latest(Path(root), schema)
-    given = Path(path)
+        return _latest(place(root), schema)
+    given = place(path)
     directory = given.parent if given.name == schema.folder else given
     root_attributes(directory, schema)
     return directory
@@ -66,18 +67,18 @@ def locate(path: str | Path | None = None, root: str | Path = "runs", schema: Sc
 
 def latest_run(root: str | Path = "runs") -> Path:
     """The run directory made last under `root`, complete or not; RunError when there is none."""
-    return _latest(Path(root), RUN)
+    return _latest(place(root), RUN)
 
 
 def latest_sweep(root: str | Path = "runs") -> Path:
     """The sweep directory made last under `root`, complete or not; RunError when there is none."""
-    return _latest(Path(root), SWEEP)
+    return _latest(place(root), SWEEP)
 
 
 def list_runs(root: str | Path = "runs") -> list[RunInfo]:
     """The runs in a directory, oldest first, then those that cannot be read; an empty list when there are none."""
     runs = []
-    for run, read in _listed(Path(root), RUN):
+    for run, read in _listed(place(root), RUN):
         if isinstance(read, str):
             runs.append(RunInfo(run.name, run, "", "", (), 0, 0, _bytes(run), read))
             continue
@@ -89,7 +90,7 @@ def list_runs(root: str | Path = "runs") -> list[RunInfo]:
 def list_sweeps(root: str | Path = "runs") -> list[SweepInfo]:
     """The sweeps in a directory, oldest first, then those that cannot be read; an empty list when there are none."""
     sweeps = []
-    for sweep, read in _listed(Path(root), SWEEP):
+    for sweep, read in _listed(place(root), SWEEP):
         if isinstance(read, str):
             sweeps.append(SweepInfo(sweep.name, sweep, "", "", "", 0, 0, _bytes(sweep), read))
             continue

@@ -20,6 +20,7 @@ import xarray as xr
 import zarr
 
 from tracer.store.find import locate, root_attributes
+from tracer.store.remote import zarr_store
 from tracer.store.schema import FAILED_STEP, RUN, STATUS_COMPLETE, STATUS_MISSING, SWEEP, RunError, Schema
 from tracer.store.scores import read_scores
 from tracer.store.seals import Seal, difference, read_manifest
@@ -45,7 +46,8 @@ from tracer.store.upgrade import upgraded
 def open_run(path: str | Path | None = None) -> xr.DataTree:
     """A run as a lazy DataTree with dask chunks equal to its shards.
 
-    path: a run directory or its trace.zarr; None takes the newest under ./runs. Every sample that is not complete
+    path: a run directory or its trace.zarr, here or at an address such as s3://bucket/run; None takes the newest under
+    ./runs. Every sample that is not complete
     reads as the fill value (NaN for floats); `status` says which. Scores of its pictures are groups `/scores/<metric>`.
     A run of version 1 gets the coordinates of version 2 in memory. Raises RunError when there is no such run, and when
     its metadata, coordinates or masks are not what was written; reading a shard that is not what was committed raises
@@ -58,7 +60,7 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
     refuse_links(run, stored)
     shards = _Shards(run.resolve(), RUN, unit_arrays(stored, RUN), unit_parts(status_array(stored)))
     loaded: dict[Hashable, xr.Variable] = {}  # every group repeats its coordinates; each is read once
-    for node in xr.open_datatree(data_folder(run), engine="zarr", chunks=None).subtree:
+    for node in xr.open_datatree(zarr_store(data_folder(run)), engine="zarr", chunks=None).subtree:
         data = node.to_dataset(inherit=False)
         for name, coordinate in data.coords.items():
             loaded[name] = loaded[name] if name in loaded else _loaded(coordinate.variable)
@@ -92,7 +94,7 @@ def open_sweep(path: str | Path | None = None) -> xr.Dataset:
     refuse_links(sweep, stored)
     for _, array in stored.arrays():
         check_size(sweep, array)
-    data = xr.open_zarr(data_folder(sweep), consolidated=True, chunks=None)
+    data = xr.open_zarr(zarr_store(data_folder(sweep)), consolidated=True, chunks=None)
     return data.isel(cell=np.flatnonzero(status == STATUS_COMPLETE)).load()
 
 

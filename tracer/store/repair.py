@@ -60,6 +60,10 @@ class RepairError(FailureError):
     """The store could not be looked at or changed now; the message says why, and that nothing was changed."""
 
 
+class BusyError(RunError):
+    """A living worker writes to the store."""
+
+
 @dataclass(frozen=True)
 class Repair:
     """What was done. restored: what is sound again. moved: condemned units. folder: where what is left of them lies."""
@@ -85,8 +89,8 @@ class Repair:
 def repair(path: str | Path, *, lease: float = 120.0) -> Repair:
     """Restore what can be restored and take out what cannot, so that a resume computes it again.
 
-    Raises RunError while a living worker writes to the store, and for a store that is only read today; RepairError,
-    with nothing changed, where the disk or memory refuses.
+    Raises BusyError while a living worker writes to the store, RunError for a store that is only read today, and
+    RepairError, with nothing changed, where the disk or memory refuses.
     """
     store = store_at(path)
     schema = schema_at(store)
@@ -135,14 +139,17 @@ def mend(path: Path, report: Verification, found: Callable[[Verification], objec
     if not report.findings or report.writing:
         return False
     found(report)
-    repair(path)
+    try:
+        repair(path)
+    except BusyError:  # somebody began to write since: they, or who ends last, will find the same
+        return False
     return True
 
 
 def refuse_busy(store: Path, lease: float) -> None:
-    """Raise RunError while a living worker holds a unit."""
+    """Raise BusyError while a living worker holds a unit."""
     if busy := claims.live_claims(store / "claims", lease):
-        raise RunError(f"{store} is being written (unit {busy[0]}); repair it when the workers are done")
+        raise BusyError(f"{store} is being written (unit {busy[0]}); repair it when the workers are done")
 
 
 def sweep(store: Path) -> int:

@@ -19,6 +19,7 @@ import zarr
 
 from tracer.store.durable import opened_disk, sync_filesystem
 from tracer.store.find import locate, root_attributes
+from tracer.store.remote import local, readable
 from tracer.store.schema import RunError
 from tracer.store.shards import open_store
 
@@ -34,7 +35,7 @@ def write_scores(run_path: str | Path, name: str, dataset: xr.Dataset) -> Path:
     the run that it leaves out become NaN. attrs: texts, numbers, booleans; a mapping is kept as JSON. Raises RunError
     for arms or samples that the run does not have, and for another form.
     """
-    run = locate(run_path)
+    run = local(locate(run_path))
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise RunError(f"scores {name!r}: a metric is named by letters, digits, '-', '_' and '.', for example clip-t")
     _check_form(name, dataset)
@@ -70,7 +71,7 @@ def read_scores(run_path: str | Path) -> dict[str, xr.Dataset]:
     run_id, own = root_attributes(run)["run_id"], _index(run)
     scores = {}
     for file in sorted((run / "scores").glob("*.nc")):
-        dataset = xr.open_dataset(file, engine="scipy")
+        dataset = xr.open_dataset(readable(file), engine="scipy")
         dataset = dataset.assign_coords(arm=dataset["arm"].astype(object))
         same = all(dim in dataset.sizes and dataset[dim].values.tolist() == own[dim].tolist() for dim in own)
         if dataset.attrs.get("run_id") != run_id or not same:

@@ -22,6 +22,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from tracer.store.durable import write_json
+from tracer.store.remote import is_remote
 
 _BLOCK = 1 << 20
 
@@ -75,6 +76,8 @@ def seal(content: Any) -> Seal:
 
 def seal_file(file: Path) -> Seal:
     """The seal of a file as it is now; OSError where it cannot be read, also for a link."""
+    if is_remote(file):
+        return seal(file.read_bytes())
     digest, size = hashlib.sha256(), 0
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as opened:

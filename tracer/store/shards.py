@@ -18,6 +18,7 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from tracer.store.durable import Disk, opened_disk, sync_filesystem
+from tracer.store.remote import zarr_store
 from tracer.store.schema import RUN, SCHEMAS, STATUS_MISSING, RunError, Schema
 from tracer.store.seals import Fault, difference, digits, file_size, manifest_file, read_manifest
 
@@ -42,7 +43,7 @@ def open_store(path: Path, mode: Literal["r", "r+"], kind: type[LocalStore] = Lo
     """The data of a store directory; RunError when there are none, or when they are not as ours are."""
     schema = schema_at(path)
     try:
-        root = zarr.open_group(kind(path / schema.folder, read_only=mode == "r"), mode=mode)
+        root = zarr.open_group(zarr_store(path / schema.folder, mode, kind), mode=mode)
         _check_flags(path, root, schema)
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:  # of damaged metadata
         raise RunError(f"{path} cannot be opened ({_first_line(error)}); `trace verify {path}` says more") from error
@@ -68,7 +69,7 @@ def check_size(path: Path, array: zarr.Array) -> None:
 def refuse_links(path: Path, root: zarr.Group) -> None:
     """Raise RunError where a link stands for one of the folders of a store: it would be followed out of it."""
     schema = schema_at(path)
-    own = ["claims", "claims/lock", "units", "launches", "scores", "damaged", schema.folder]
+    own = ["claims", "claims/lock", "claims/verifying", "units", "launches", "scores", "damaged", schema.folder]
     for name in [*own, *(f"{schema.folder}/{member}" for member, _ in root.members(max_depth=None))]:
         if (path / name).is_symlink():
             raise RunError(f"{path / name} is a link, which is not followed: put there the folder that it names")
@@ -162,7 +163,7 @@ def undecodable(array: zarr.Array, region: tuple[slice, ...]) -> str:
 
 
 def clear_unit(path: Path, arrays: Iterable[zarr.Array], unit: int, part: slice, disk: Disk | None = None) -> None:
-    """Make a unit missing: its flag first, durably; then its manifest, its shards and their partial files.
+    """Make a unit missing: its flag first, durably; then its manifest and its shards.
 
     disk: the file system, where it is held open.
     """
@@ -171,15 +172,21 @@ def clear_unit(path: Path, arrays: Iterable[zarr.Array], unit: int, part: slice,
     data = path / schema.folder
     manifest_file(path, unit).unlink(missing_ok=True)
     for array in arrays:
-        partials = [file for file in (data / array.path).iterdir() if file.name.endswith(".partial")]
-        if dims(array)[-1] == schema.unit_dim:  # zarr puts a random name in place of the last index:
-            partials = []  # whose unit they are of cannot be told, so `tidy` sweeps them
         for key, _ in shards_of(array, schema.unit_dim, part):
             _remove(data / key)
-            stem = (data / key).with_suffix("").name + "."
-            for partial in partials:
-                if partial.name.startswith(stem):
-                    partial.unlink(missing_ok=True)
+
+
+def remove_partials(path: Path, arrays: Iterable[zarr.Array], part: slice) -> None:
+    """Remove the partial files that a killed worker left in a unit. Lists every folder of the store's arrays."""
+    schema = schema_at(path)
+    data = path / schema.folder
+    for array in arrays:
+        if dims(array)[-1] == schema.unit_dim:  # zarr puts a random name in place of the last index:
+            continue  # whose unit they are of cannot be told, so `sweep` takes them
+        stems = {(data / key).with_suffix("").name + "." for key, _ in shards_of(array, schema.unit_dim, part)}
+        for partial in (data / array.path).glob("*.partial"):
+            if partial.name.startswith(tuple(stems)):
+                partial.unlink(missing_ok=True)
 
 
 def unflag(path: Path, unit: int, disk: Disk | None = None) -> None:

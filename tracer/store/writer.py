@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,17 +20,19 @@ import numpy as np
 from interventions.errors import FailureError
 from tracer.store import claims
 from tracer.store.config import check_writable
-from tracer.store.durable import Disk, close_disk, open_disk, sync_filesystem, write_json
+from tracer.store.durable import Disk, close_disk, open_disk, sync_filesystem
 from tracer.store.find import root_attributes
-from tracer.store.provenance import provenance
+from tracer.store.launches import record_launch
+from tracer.store.remote import local
 from tracer.store.schema import STATUS_MISSING, RunError, round_mantissa
 from tracer.store.seals import Seal, SealingStore, difference, write_manifest
 from tracer.store.shards import (
     clear_unit,
     damaged_shards,
     open_store,
-    read_status,
+    read_flags,
     refuse_links,
+    remove_partials,
     schema_at,
     shard_shape,
     shards_of,
@@ -49,6 +49,10 @@ class WriteError(FailureError):
     """The run could not be written on; what was flagged complete stays valid."""
 
 
+class CompleteError(claims.ClaimError):
+    """Another worker has completed the unit."""
+
+
 class Writer:
     """Writes the units of one run or sweep; a context manager.
 
@@ -58,9 +62,14 @@ class Writer:
     """
 
     def __init__(
-        self, path: str | Path, config_hash: str | None = None, *, lease: float = 120.0, launch: dict | None = None
+        self,
+        path: str | Path,
+        config_hash: str | None = None,
+        *,
+        lease: float = claims.LEASE,
+        launch: dict | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self.lease = lease
         self._launch = launch or {}
         self.schema = schema_at(self.path)
@@ -72,6 +81,7 @@ class Writer:
                 f"{self.path} was made with another configuration; choose another --out, or the same options"
             )
         self._status = status_array(root)
+        self._parts = unit_parts(self._status)
         whole: Any = {"write_empty_chunks": True}  # also a shard of nothing but fill is a file, so that loss is noticed
         self._arrays = {path: array.with_config(whole) for path, array in unit_arrays(root, self.schema).items()}
         self._sealed = cast(SealingStore, root.store).written
@@ -81,21 +91,22 @@ class Writer:
         self._discard = False
         self._claim: tuple[int, str] | None = None
         self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def __enter__(self) -> Writer:
-        now = datetime.now(UTC)
-        launch = {"started": now.isoformat(timespec="seconds"), "provenance": provenance(), **self._launch}
         with self._disk_errors():
-            write_json(self.path / "launches" / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json", launch)
+            record_launch(self.path, self._launch)
             self._disk = open_disk(self.path / self.schema.folder)
         self._thread = threading.Thread(target=self._work, name="trace-writer", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._beat, name="trace-heartbeat", daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._jobs.put(None)
         if self._thread is not None:
             self._thread.join()
+        self._closed.set()
         if self._disk is not None:
             close_disk(self._disk)
             self._disk = None
@@ -105,43 +116,47 @@ class Writer:
     @property
     def units(self) -> int:
         """Number of units of the store."""
-        return len(unit_parts(self._status))
+        return len(self._parts)
 
     def samples(self, unit: int) -> slice:
         """The samples of a unit (the cell, in a sweep); the last unit may be smaller than the rest."""
         if not 0 <= unit < self.units:
             raise RunError(f"unit {unit} is outside 0..{self.units - 1}")
-        return unit_parts(self._status)[unit]
+        return self._parts[unit]
 
     def complete(self, unit: int) -> bool:
-        """Whether the unit is flagged, and its shards have the sizes they were committed with."""
-        status = read_status(self.path)[..., self.samples(unit)]
-        return bool((status != STATUS_MISSING).all()) and not damaged_shards(self.path, unit)
+        """Whether the unit is flagged, and its flags and its shards' sizes are those it was committed with.
+
+        One chunk of flags is read: what this costs does not grow with the number of units.
+        """
+        flags = read_flags(self._status, self.samples(unit))
+        return bool((flags != STATUS_MISSING).all()) and not damaged_shards(self.path, unit, flags)
 
     def pending(self) -> list[int]:
         """Units that are not complete, in order."""
-        status = read_status(self.path)
-        return [
-            unit
-            for unit, part in enumerate(unit_parts(self._status))
-            if (status[..., part] == STATUS_MISSING).any() or damaged_shards(self.path, unit)
-        ]
+        return [unit for unit in range(self.units) if not self.complete(unit)]
 
     @contextlib.contextmanager
-    def unit(self, unit: int) -> Iterator[UnitBuffer]:
+    def unit(self, unit: int, *, again: bool = True) -> Iterator[UnitBuffer]:
         """Take a unit, fill it in the body, commit it on leaving; an exception abandons it without a flag.
 
-        Raises ClaimError when another living worker holds it, RunError when the body left something out, WriteError
-        when writing failed.
+        again: whether a unit that is complete is made again; if not, CompleteError is raised once it is held, so that
+        no two of many workers make the same. Raises ClaimError when another living worker holds the unit, RunError when
+        the body left something out, WriteError when writing failed.
         """
         samples = self.samples(unit)
         if self._thread is None:
             raise RuntimeError("enter the Writer with `with` before taking a unit")
         with self._disk_errors():
+            left = claims.exists(self.path / "claims", unit)
             self._claim = (unit, claims.claim(self.path / "claims", unit, self.lease))
         try:
+            if not again and self.complete(unit):
+                raise CompleteError(f"unit {unit} of {self.path} is complete")
             with self._disk_errors():
                 clear_unit(self.path, self._arrays.values(), unit, samples, self._disk)
+                if left:  # by a killed worker; else there are none, and listing folders costs more with every unit
+                    remove_partials(self.path, self._arrays.values(), samples)
             self._sealed.clear()
             buffer = UnitBuffer(self._arrays, self.schema, samples, self._status.shape[:-1], self.submit)
             yield buffer
@@ -206,12 +221,7 @@ class Writer:
 
     def _work(self) -> None:
         while True:
-            try:
-                job = self._jobs.get(timeout=self.lease / 8)
-            except queue.Empty:
-                with contextlib.suppress(OSError, claims.ClaimError):  # raised where something would be written
-                    self._keep_claim()
-                continue
+            job = self._jobs.get()
             try:
                 if job is None:
                     return
@@ -223,9 +233,16 @@ class Writer:
             finally:
                 self._jobs.task_done()
 
+    def _beat(self) -> None:
+        """Renew the lease again and again, however long a step or a shard takes."""
+        while not self._closed.wait(self.lease / claims.BEATS):
+            if (held := self._claim) is not None:
+                with contextlib.suppress(OSError):  # raised where something would be written
+                    claims.renew(self.path / "claims", *held)
+
     def _keep_claim(self) -> None:
-        """Renew the lease; ClaimError when the unit was taken over, so that nothing more of it is written here."""
-        if (held := self._claim) is not None and not claims.renew(self.path / "claims", *held):
+        """ClaimError when the unit was taken over, so that nothing more of it is written here."""
+        if (held := self._claim) is not None and not claims.holds(self.path / "claims", *held):
             raise claims.ClaimError(_taken_over(held[0], self.path))
 
     def _write(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:

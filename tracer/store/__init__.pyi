@@ -90,11 +90,11 @@ from .records import with_brought as with_brought
 from .remote import local as local
 from .remote import place as place
 from .remote import readable as readable
-from .repair import Repair as Repair
-from .repair import RepairError as RepairError
-from .repair import finalize as finalize
-from .repair import mend as mend
-from .repair import repair as repair
+from .repairs import Repair as Repair
+from .repairs import RepairError as RepairError
+from .repairs import finalize as finalize
+from .repairs import mend as mend
+from .repairs import repair as repair
 from .schema import RUN as RUN
 from .schema import STATUS_COMPLETE as STATUS_COMPLETE
 from .schema import STATUS_FAILED as STATUS_FAILED
@@ -114,8 +114,8 @@ from .sharing import share as share
 from .space import check_space as check_space
 from .space import free_space as free_space
 from .unit import UnitBuffer as UnitBuffer
-from .verify import Verification as Verification
-from .verify import verify as verify
+from .verification import Verification as Verification
+from .verification import verify as verify
 from .writer import CompleteError as CompleteError
 from .writer import WriteError as WriteError
 from .writer import Writer as Writer

@@ -37,6 +37,7 @@ from tracer.store.schema import (
     Variable,
 )
 from tracer.store.seals import canonical, write_static
+from tracer.store.static import keep_copies
 
 _KEYS: Any = {"name": "default", "separator": "."}
 _WHOLE: Any = {"write_empty_chunks": True}  # a file for every chunk, so that a lost one is noticed
@@ -81,6 +82,7 @@ def create(
             _write_store(building / schema.folder, schema, variables, sizes, coords, attributes, unit, static)
             data = building / schema.folder
             write_static(building, schema.folder, (str(f.relative_to(data)) for f in data.rglob("*") if f.is_file()))
+            keep_copies(building)
             sync_filesystem(disk)
             if path.exists():  # rename would silently replace an empty directory
                 raise _taken(path)

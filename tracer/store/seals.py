@@ -167,6 +167,7 @@ def digits(flags: np.ndarray) -> str:
 
 
 def _write(file: Path, value: dict[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
     write_json(file, {**value, "sha256": config_hash(value)})
 
 

@@ -1,11 +1,14 @@
 """What never changes in a store: metadata, coordinates and masks, compared with the checksums made at its creation.
 
-Coordinates are repeated in every group, so a lost one can be restored from a copy whose checksum is the right one.
+All of it is there twice, so that what is lost can be restored from a copy whose checksum is the right one: coordinates
+in every group, metadata of arrays in those of the root, and the rest in `units/copies/`.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import zarr
@@ -57,10 +60,11 @@ def restore_static(path: Path) -> list[str]:
         if not has_checksums(path) or not (keys := _consistent(path)):
             return []
         write_static(path, schema.folder, keys)
+        keep_copies(path)
         return ["the checksums of metadata, coordinates and masks as they are now, which agree among all groups"]
     bad = {key: expected for key, expected in seals.items() if difference(data / key, expected, contents=True)}
     for key, expected in bad.items():
-        content = _copy(data, key, expected, [twin for twin in seals if seals[twin] == expected and twin not in bad])
+        content = _copy(path, data, key, expected, [other for other in seals if seals[other] == expected])
         if content is not None and not (data / key).is_dir():
             (data / key).parent.mkdir(parents=True, exist_ok=True)
             with replacing(data / key) as file:
@@ -69,15 +73,34 @@ def restore_static(path: Path) -> list[str]:
     return done
 
 
-def _copy(data: Path, key: str, expected: Seal, twins: list[str]) -> bytes | None:
-    """What a file was, from one of its twins in other groups, or for an array's metadata from what the root says."""
-    if twins:
-        return (data / twins[0]).read_bytes()
+def keep_copies(path: Path) -> None:
+    """Copy what a new store has only once: metadata of the root and the groups, and masks."""
+    schema = schema_at(path)
+    data, seals = path / schema.folder, read_static(path) or {}
+    members = open_store(path, "r").members(max_depth=None)
+    arrays = {f"{name}/zarr.json" for name, member in members if isinstance(member, zarr.Array)}
+    counted = Counter(seals.values())
+    for key, sealed in seals.items():
+        if counted[sealed] == 1 and key not in arrays:
+            copy = _kept(path, key)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(data / key, copy)
+
+
+def _kept(path: Path, key: str) -> Path:
+    return path / "units" / "copies" / key
+
+
+def _copy(path: Path, data: Path, key: str, expected: Seal, twins: list[str]) -> bytes | None:
+    """What a file was, from any copy with its seal, or for an array's metadata from what the root says."""
+    for file in (_kept(path, key), *(data / twin for twin in twins)):
+        if not difference(file, expected, contents=True):
+            return file.read_bytes()
     try:
         gathered = json.loads((data / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
         metadata = ArrayV3Metadata.from_dict(gathered[key.removesuffix("/zarr.json")])
         content = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
-    except (KeyError, TypeError, ValueError):  # no array, or the root is damaged too
+    except (FileNotFoundError, IsADirectoryError, KeyError, TypeError, ValueError):  # no array, or no root
         return None
     return content if seal(content) == expected else None
 

@@ -50,7 +50,7 @@ from tracer.store.shards import (
     unit_parts,
 )
 from tracer.store.static import restore_static
-from tracer.store.verify import Verification, store_at, verify
+from tracer.store.verification import Verification, store_at, verify
 
 _PICTURE = re.compile(r"\.[0-9a-f]{32}\.partial\.\w+$")  # as `durable.replacing` names them
 _ABANDONED = 3600.0  # seconds after which a creation that was never renamed counts as left behind
@@ -70,7 +70,7 @@ class Repair:
 
     restored: tuple[str, ...]
     moved: tuple[int, ...]
-    folder: Path | None
+    folder: Path
     swept: int
     after: Verification
 
@@ -94,13 +94,17 @@ def repair(path: str | Path, *, lease: float = 120.0) -> Repair:
     """
     store = store_at(path)
     schema = schema_at(store)
+    if (store / "claims").is_symlink():
+        raise RunError(f"{store / 'claims'} is a link, which is not followed: put there the folder that it names")
     if not (store / "claims").is_dir():
         check_writable(store, schema, root_attributes(store, schema))
         (store / "claims").mkdir()
     refuse_busy(store, lease)
     before = _looked_at(store, lease)
+    folder = store / "damaged" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     with claims.locked(store / "claims"):  # no worker can begin a unit meanwhile
         refuse_busy(store, lease)
+        _put_folders_aside(store, before, folder)
         restored = restore_static(store)
         attributes = root_attributes(store, schema)
         check_writable(store, schema, attributes)
@@ -114,9 +118,7 @@ def repair(path: str | Path, *, lease: float = 120.0) -> Repair:
                 restored.append(done)
             else:
                 condemned.append(unit)
-        folder = store / "damaged" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}" if condemned else None
         for unit in condemned:
-            assert folder is not None
             units.move(unit, folder)
         swept = sweep(store)
         with opened_disk(store) as disk:
@@ -124,10 +126,22 @@ def repair(path: str | Path, *, lease: float = 120.0) -> Repair:
     return Repair(tuple(restored), tuple(condemned), folder, swept, verify(store, lease=lease))
 
 
+def _put_folders_aside(store: Path, seen: Verification, folder: Path) -> None:
+    """Move what is a folder where a file should be."""
+    for finding in seen.findings:
+        for place in (store / finding.key, store / schema_at(store).folder / finding.key):
+            is_file = finding.key.endswith(".json") or "/c." in finding.key
+            if is_file and place.is_dir() and not place.is_symlink():
+                target = folder / place.relative_to(store)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                place.rename(target)
+
+
 def finalize(path: str | Path, *, contents: bool = True, lease: float = 120.0) -> Verification:
     """The end of a run: sweep what killed writers left, unless somebody still writes, and verify. Condemns nothing."""
     store = store_at(path)
-    if (store / "claims").is_dir() and not claims.live_claims(store / "claims", lease):
+    own = (store / "claims").is_dir() and not (store / "claims").is_symlink()
+    if own and not claims.live_claims(store / "claims", lease):
         with claims.locked(store / "claims"):
             if not claims.live_claims(store / "claims", lease):
                 sweep(store)

@@ -1,7 +1,7 @@
 """Look at a run or a sweep from end to end and say what is wrong: `trace verify`. Only reads.
 
 Every file is compared with the checksum made when it was written; shards of stores older than checksums are decoded,
-so that their own checksums speak. Taking anything back is `tracer.store.repair`.
+so that their own checksums speak. Taking anything back is `tracer.store.repairs`.
 """
 
 from __future__ import annotations

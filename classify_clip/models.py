@@ -19,7 +19,8 @@ from torch import nn
 
 from interventions import TokenLayout
 from interventions.errors import InputError
-from tracer.denoisers import usable_device
+from tracer.denoisers import CheckpointError, usable_device
+from tracer.denoisers.weights import check_finite
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CLASSIFIERS = {"vit": EMBEDDED / "vit", "vit-cls": EMBEDDED / "vit-cls"}
@@ -106,7 +107,7 @@ def load_classifier(name: str = "vit", checkpoint: str | None = None, device: st
             model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         else:
             model = timm.create_model(name, pretrained=False, checkpoint_path=str(folder), **_classes_of(folder))
-    model = model.eval().requires_grad_(False).to(where)
+    model = _whole(model, source).to(where)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     shown = "embedded weights" if name in CLASSIFIERS and checkpoint is None else source
     return Classifier(name, shown, model, _grid(model, name), transform, _labels(model))
@@ -140,7 +141,7 @@ def load_retriever(
             name_or_folder, tag = name, str(folder) if folder else pretrained
         model, _, transform = open_clip.create_model_and_transforms(name_or_folder, pretrained=tag)
     tokenize = _word_tokenizer(folder) or open_clip.get_tokenizer(name_or_folder)
-    model = model.eval().requires_grad_(False).to(where)
+    model = _whole(model, source).to(where)
     visual, text = model.visual, getattr(model, "text", model)
     shown = "embedded weights" if name in RETRIEVERS and checkpoint is None else source
     return Retriever(
@@ -154,6 +155,15 @@ def load_retriever(
         transform=transform,
         tokenize=tokenize,
     )
+
+
+def _whole(model: Any, source: str) -> Any:
+    """A loaded model in eval mode, without gradients. Raises ModelError where a weight is NaN or infinite."""
+    try:
+        check_finite(model, Path(source))
+    except CheckpointError as error:
+        raise ModelError(str(error)) from None
+    return model.eval().requires_grad_(False)
 
 
 def _grid(model: Any, name: str) -> TokenLayout:

@@ -117,3 +117,29 @@ def test_a_device_that_is_not_there_is_named():
     for load in (models.load_classifier, models.load_retriever):
         with pytest.raises(DeviceError, match="no device 'nonsense'"):
             load(device="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("load", "make", "key"),
+    [
+        (models.load_classifier, small.timm_folder, "blocks.0.attn.qkv.weight"),
+        (models.load_retriever, small.clip_folder, "visual.transformer.resblocks.0.attn.in_proj_weight"),
+    ],
+)
+@pytest.mark.parametrize("broken", ["missing", "unexpected", "NaN"])
+def test_weights_that_are_not_the_models_are_refused_by_name(tmp_path, load, make, key, broken):
+    from safetensors.torch import load_file, save_file
+
+    folder = make(tmp_path / "checkpoint")
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    if broken == "missing":
+        del weights[key]
+    elif broken == "unexpected":
+        key = "blocks.7.extra"
+        weights[key] = torch.zeros(2)
+    else:
+        weights[key][0, 0] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(models.ModelError, match=key):
+        load(checkpoint=str(folder), device="cpu")

@@ -182,7 +182,8 @@ class ModelFamily:
 
     load: (checkpoint, *, device, dtype, **options) -> denoiser; checkpoint None is the family's default, and what else
     it takes are the run's `options`. checkpoints: what `--checkpoint` may name, for help and `trace models`.
-    prompted: it is told prompts. help: one line.
+    prompted: it is told prompts. help: one line. kinds: the `_class_name`s, of diffusers' pipelines and networks, whose
+    folders it reads; by these a checkpoint is recognised where no family is named.
     """
 
     name: str
@@ -190,3 +191,4 @@ class ModelFamily:
     help: str
     checkpoints: str
     prompted: bool = False
+    kinds: tuple[str, ...] = ()

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tracer.denoisers.checkpoints import load_network
 from tracer.denoisers.images import to_uint8
+from tracer.denoisers.weights import load_network
 
 
 def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:

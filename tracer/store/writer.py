@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class Writer:
     ) -> None:
         self.path = Path(path)
         self.lease = lease
-        self._launch = launch or {}
+        self._launch: dict[str, Any] = launch or {}
         self.schema = schema_at(self.path)
         root = open_store(self.path, "r+")
         check_writable(self.path, self.schema, root.attrs)
@@ -77,9 +78,10 @@ class Writer:
 
     def __enter__(self) -> Writer:
         now = datetime.now(UTC)
-        launch = {"started": now.isoformat(timespec="seconds"), "provenance": provenance(), **self._launch}
+        self._launch = {"started": now.isoformat(timespec="seconds"), "provenance": provenance(), **self._launch}
+        self._launch_file = self.path / "launches" / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json"
         with self._disk_errors():
-            write_json(self.path / "launches" / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json", launch)
+            write_json(self._launch_file, self._launch)
         self._thread = threading.Thread(target=self._work, name="trace-writer", daemon=True)
         self._thread.start()
         return self
@@ -90,6 +92,12 @@ class Writer:
             self._thread.join()
         if exception[0] is None:
             self._raise()
+
+    def note(self, name: str, text: str) -> None:
+        """Add a line to the list `name` of this writer's launch record."""
+        self._launch = {**self._launch, name: [*self._launch.get(name, []), text]}
+        with self._disk_errors():
+            write_json(self._launch_file, self._launch)
 
     @property
     def units(self) -> int:

@@ -143,3 +143,21 @@ def test_weights_that_are_not_the_models_are_refused_by_name(tmp_path, load, mak
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(models.ModelError, match=key):
         load(checkpoint=str(folder), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["vit_small_patch14_dinov2", "vit_small_patch16_dinov3", "vit_base_patch16_siglip_224", "eva02_tiny_patch14_224"],
+)
+def test_a_model_without_classes_says_why_and_what_is_possible(tmp_path, architecture):
+    folder = small.timm_folder(tmp_path / "checkpoint", classes=0, architecture=architecture)
+    with pytest.raises(models.ModelError, match=r"has no classes: .*trained without labels.*trace sweep retrieve"):
+        models.load_classifier(architecture, str(folder), "cpu")
+
+
+def test_a_tokenizer_that_lies_on_the_hub_says_what_to_type(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = small.clip_folder(tmp_path / "clip", hf_tokenizer_name="nobody/words")
+    with pytest.raises(models.ModelError, match=r"tokenizer nobody/words is not.*`hf download nobody/words`"):
+        models.load_retriever(checkpoint=str(folder), device="cpu")

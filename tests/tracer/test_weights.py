@@ -311,3 +311,13 @@ def test_a_pipeline_of_another_kind_is_told_what_is_supported(tmp_path, named):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(CheckpointError, match=r"FluxPipeline.*sd3 .*StableDiffusion3Pipeline.*docs/extending.md"):
         load(named, checkpoint=str(tmp_path), device="cpu")
+
+
+def test_a_vae_that_overflows_says_so(sd3, tmp_path):
+    folder = copied(sd3, tmp_path)
+    changed(folder / "vae" / NAME, lambda weights: weights["decoder.conv_in.weight"].fill_(1e37))
+    denoiser = load("sd3", checkpoint=str(folder), device="cpu")
+    states = torch.ones(2, *denoiser.shape)
+    states[1] = float("nan")  # a trajectory that diverged is told elsewhere
+    with pytest.warns(UserWarning, match="turned 1 of 2 finite latents into NaN"):
+        denoiser.decode(states)

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from interventions import arm_coordinates
 from interventions.records import TOP
 from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
+from tracer.batches import Limits
 from tracer.denoisers.base import optional_parts
 from tracer.lanes import evaluations_of_step, lanes_of_step
 from tracer.noise import sample_noise
@@ -28,7 +30,7 @@ from tracer.recording import resolve
 from tracer.request import Progress, Request, with_parameters_of
 from tracer.samplers.base import PREDICTIONS
 from tracer.trajectory import run_unit
-from tracer.unit import Unit, most_removed
+from tracer.unit import Unit, batches, most_removed
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 
@@ -135,6 +137,7 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
     """
     with store.Writer(path, lease=lease) as writer:
         pending = writer.pending()
+        limits = Limits(announce=partial(_announce_halving, writer))
         prepare_prompts = optional_parts(plan.denoiser).prepare
         if pending and prepare_prompts:  # encode the prompts of all units at once
             prepare_prompts([s for unit in pending for s in plan.samples[writer.samples(unit)]])
@@ -145,7 +148,7 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
                 progress(finished * steps + step, len(pending) * steps)
 
         def compute(unit: int, buffer: store.UnitBuffer) -> None:
-            run_unit(plan, plan.samples[writer.samples(unit)], buffer, lambda i: tell(i + 1))
+            run_unit(plan, plan.samples[writer.samples(unit)], buffer, lambda i: tell(i + 1), limits)
 
         def done(unit: int) -> None:
             nonlocal finished
@@ -154,6 +157,12 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
 
         store.share(writer, pending, compute, done=done)
     store.settle(path, lease)
+
+
+def _announce_halving(writer: store.Writer, text: str) -> None:
+    """Say that a batch did not fit, and write it into the launch record."""
+    writer.note("halved", text)
+    warnings.warn(text, stacklevel=2)
 
 
 def default_path(plan: Plan, root: str | Path = "runs") -> Path:
@@ -275,11 +284,8 @@ def estimate_seconds(plan: Plan) -> float:
     denoiser = plan.denoiser
     like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
     x = sample_noise(samples, -1, denoiser.shape, like)
-    with (
-        torch.no_grad(),
-        denoiser.opened(samples, guidance=plan.guidance, mask_seed=plan.mask_seed, record=()) as evaluation,
-    ):
-        unit = Unit(plan, samples, evaluation, x)
+    with torch.no_grad(), batches(plan, samples) as opened:
+        unit = Unit(plan, samples, opened, x)
         lanes = lanes_of_step(plan, 0)
         states = torch.stack([unit.state(lane.state) for lane in lanes])
         unit.evaluate(0, lanes, states, plan.schedule.level(0))

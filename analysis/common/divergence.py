@@ -30,11 +30,9 @@ class Outcome:
 
     @property
     def kept_arms(self) -> np.ndarray:
-        """Bool [arm]: all but those that diverged in every sample that the clean arm completed."""
-        survived = (self.status != FAILED) & (self.status[:1] != FAILED)
-        there = (self.status != MISSING).any(axis=0)
-        kept = survived[:, there].any(axis=1) | ~there.any()
-        return kept | (np.arange(len(self.arms)) == 0)
+        """Bool [arm]: all but those that diverged in every sample that the clean arm completed, if it did any."""
+        clean = self.status[0] == COMPLETE
+        return (self.status[:, clean] != FAILED).any(axis=1) | ~clean.any()
 
     @property
     def kept_samples(self) -> np.ndarray:

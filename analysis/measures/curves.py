@@ -58,6 +58,10 @@ class Hits:
     queries: np.ndarray
 
 
+NOTHING_RIGHT = (
+    "so no mask can lose anything: see that the folders of --data are the model's classes, and take more pictures "
+    "(--limit)"
+)
 PUBLISHED_OPTION = Option(
     "--published", "published", "Draw the masking paper's values beside ours: its models, its pictures.", type=bool
 )
@@ -216,7 +220,8 @@ def records(dataset: xr.Dataset) -> pd.DataFrame:
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """What fits a terminal: metric with limits, change in percent, McNemar's p after Holm, further metrics, scales."""
     frame = records(dataset)
-    frame["change %"] = 100 * frame["relative"]
+    if "relative" in frame.columns:  # not where nothing is right without a mask
+        frame["change %"] = 100 * frame["relative"]
     first = ["model"] if frame["model"].nunique() > 1 else []
     first += ["spec", "density", "density_sequence", "value", "value_low", "value_high", "change %", "p_holm"]
     more = ["top5", "agree", *(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)), "mmd2_real"]
@@ -243,7 +248,7 @@ def table1(dataset: xr.Dataset) -> pd.DataFrame:
                     continue
                 mine = float(cell[column].iloc[0])
                 line = {"task": task, "model": model, "density": target, "strategy": family, "clean": clean}
-                line |= {"ours": mine, "change %": 100 * (mine / clean - 1)}
+                line |= {"ours": mine, "change %": 100 * (mine / clean - 1) if clean else np.nan}
                 lines.append(
                     line | {"published clean": PUBLISHED_CLEAN[task], "published": value, "published %": change}
                 )
@@ -260,6 +265,9 @@ def sentence(dataset: xr.Dataset) -> str:
         clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
         if masked.empty:
             clauses.append(f"{model}: {METRICS[task]} {clean:.3f}, no mask")
+            continue
+        if not clean:
+            clauses.append(f"{model}: {METRICS[task]} {clean:.3f} clean, {NOTHING_RIGHT}")
             continue
         worst, best = masked.loc[masked["relative"].idxmin()], masked.loc[masked["relative"].idxmax()]
         clause = f"{model}: {METRICS[task]} {clean:.3f} clean, {_in_words(worst)}"
@@ -352,6 +360,9 @@ def _panel(axis: Axes, rows: pd.DataFrame) -> None:
     """A model's metric as a share of clean, families side by side at every density."""
     clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
     axis.axhline(1, color=figures.FLOOR, linewidth=0.7)
+    if not clean:
+        axis.text(0.5, 0.5, "nothing is right without a mask", transform=axis.transAxes, ha="center", fontsize=7)
+        return
     lines = list(_lines(rows))
     for place, (family, line) in enumerate(lines):
         beside = DODGE * (place - (len(lines) - 1) / 2)

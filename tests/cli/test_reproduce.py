@@ -59,3 +59,27 @@ def test_every_command_of_a_recipe_is_one_that_exists_with_these_options(name, s
 
 def test_a_recipe_lies_beside_the_page_that_it_makes():
     assert {file.stem for file in RECIPES.glob("*.toml")} == set(ALL) >= {"growth", "findings", "figure1", "sinks"}
+
+
+def test_a_study_whose_samples_diverged_goes_on_and_exits_with_1_at_the_end(monkeypatch, tmp_path):
+    from click.testing import CliRunner
+
+    from tracer.cli import reproduce as module
+
+    ran = []
+
+    @click.group()
+    def group():
+        pass
+
+    @group.command()
+    @click.argument("word")
+    def run(word):
+        ran.append(word)
+        if word == "wild":
+            raise click.exceptions.Exit(1)
+
+    group.add_command(module.reproduce)
+    monkeypatch.setattr(module, "commands", lambda recipe, out, small: [["run", "wild"], ["run", "calm"]])
+    result = CliRunner().invoke(group, ["reproduce", next(iter(ALL)), "--out", str(tmp_path)])
+    assert (result.exit_code, ran) == (1, ["wild", "calm"])

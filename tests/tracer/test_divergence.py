@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import analysis
 import tracer
 from tests.builders.diverging import diverging
 from tracer import store
@@ -59,6 +60,16 @@ def test_failed_samples_are_final(tmp_path):
     assert again.calls == 0
     with store.Writer(path) as writer:
         assert writer.pending() == []
+
+
+@pytest.mark.filterwarnings("ignore:4 of 6 samples")
+def test_analyses_read_it_from_the_store(tmp_path):
+    run = tracer.open_run(traced(diverging(np.nan, step=STEP, places=PLACES), tmp_path / "run"))
+    for measure in (analysis.growth, analysis.decompose, analysis.verdict):
+        result = measure(run)
+        assert "4 of 6 samples diverged (R1S0 from step 4)" in measure.sentence(result)
+    assert int(analysis.verdict(run).sel(cell="R1S0")["diverged"]) == 4
+    assert analysis.growth(run).attrs["samples"] == 2
 
 
 @pytest.mark.filterwarnings("ignore:2 of 6 samples")

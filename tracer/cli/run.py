@@ -106,7 +106,7 @@ def _study(
     base = plan(replace(request, record="norms"))
     masks = tuple(parse(text) for text in typed["arms"])
     setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths)
-    return request, list(STUDIES[study].variants(setting))
+    return replace(request, denoiser=base.denoiser.name), list(STUDIES[study].variants(setting))
 
 
 def whole_numbers(text: str, flag: str) -> list[int]:

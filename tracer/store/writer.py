@@ -22,7 +22,7 @@ from tracer.store import claims
 from tracer.store.config import check_writable
 from tracer.store.durable import Disk, close_disk, open_disk, sync_filesystem
 from tracer.store.find import root_attributes
-from tracer.store.launches import record_launch
+from tracer.store.launches import note_launch, record_launch
 from tracer.store.remote import local
 from tracer.store.schema import STATUS_MISSING, RunError, round_mantissa
 from tracer.store.seals import Seal, SealingStore, difference, write_manifest
@@ -71,7 +71,7 @@ class Writer:
     ) -> None:
         self.path = local(path)
         self.lease = lease
-        self._launch = launch or {}
+        self._launch: dict[str, Any] = launch or {}
         self.schema = schema_at(self.path)
         root = open_store(self.path, "r+", SealingStore)
         refuse_links(self.path, root)
@@ -112,6 +112,11 @@ class Writer:
             self._disk = None
         if exception[0] is None:
             self._raise()
+
+    def note(self, name: str, text: str) -> None:
+        """Add a line to the list `name` of this process's launch record."""
+        with self._disk_errors():
+            note_launch(self.path, name, text)
 
     @property
     def units(self) -> int:

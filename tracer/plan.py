@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from interventions import Intervention
-from interventions.spec import Clean
+from interventions.spec import Clean, Full
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
 from tracer.noise import check_coupled
 from tracer.prompts import Prompt
@@ -151,6 +151,12 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int) -> tupl
     for spec in specs:
         if denoiser.layout is not None:
             spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
+        elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full):
+            raise PlanError(
+                f"{spec}: {denoiser.name} has no layout, so it would be ignored. Give the denoiser its `layout` and "
+                "attach the seam in `opened`, or set `own_lanes = True` where its `predict` acts on the lanes by "
+                'itself (docs/extending.md, "A model")'
+            )
     return tuple(Arm(spec, spec.scope.window(steps)) for spec in specs)
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from interventions import arm_coordinates
 from interventions.records import TOP
 from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
+from tracer.batches import Limits
 from tracer.denoisers.base import optional_parts
 from tracer.lanes import evaluations_of_step, lanes_of_step
 from tracer.noise import sample_noise
@@ -26,7 +30,7 @@ from tracer.recording import resolve
 from tracer.request import Progress, Request, with_parameters_of
 from tracer.samplers.base import PREDICTIONS
 from tracer.trajectory import run_unit
-from tracer.unit import Unit, most_removed
+from tracer.unit import Unit, batches, most_removed
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 
@@ -38,12 +42,19 @@ def trace(request: Request) -> Path:
     The parameters are the fields of `Request`, which `trace run` takes too. `denoiser` is a model's name (its embedded
     checkpoint) or any `Denoiser`; the arm `full`, the numerical floor, is added unless `floor` is False. Returns the
     run directory, by default `runs/<model>-<first mask>` with a number appended when that exists; it is complete,
-    verified and tidied. Raises PlanError, SpecError, SamplerError, CheckpointError, DeviceError, PromptError,
-    ClusterError or RunError before anything is written.
+    verified and tidied. Samples that turn NaN or infinite are flagged failed, with a warning.
+    Raises PlanError, SpecError, SamplerError, CheckpointError, DeviceError, PromptError, ClusterError or RunError
+    before anything is written.
     """
     checked = plan(request)
     path = prepare(checked)
-    complete(checked, path, progress=request.progress)
+    report = complete(checked, path, progress=request.progress)
+    if report is not None and report.failed:
+        warnings.warn(
+            f"{len(report.failed)} of {report.samples} samples of {path} diverged: they turned NaN or infinite. "
+            "`status` says under which arms (2), `metrics/failed_step` in which step",
+            stacklevel=3,
+        )
     return path
 
 
@@ -84,19 +95,38 @@ def _create(plan: Plan, path: Path) -> None:
     store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=masks(plan))
 
 
-def complete(plan: Plan, path: Path, *, progress: Progress | None = None) -> store.FinalizeReport | None:
+def complete(
+    plan: Plan,
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    found: Callable[[store.Verification], object] = lambda report: None,
+) -> store.Verification | None:
     """Run every unit that is not complete, here or on the workers that were asked for, then verify and tidy the run.
 
-    Other processes may do the same with the same run; of those that end together one verifies, and the others get None.
+    Units in which something is wrong, before or after, are repaired, or moved aside and computed again; `found` is told
+    what it is. Other processes may do the same with the same run; of those that end together one verifies, and the
+    others get None.
     """
+    store.mend(path, store.verify(path, contents=False), found)
+    _execute(plan, path, progress)
+    with store.alone(path) as only:
+        if not only:
+            return None
+        report = store.finalize(path)
+        if store.mend(path, report, found):
+            _execute(plan, path, progress)
+            report = store.finalize(path)
+        return report
+
+
+def _execute(plan: Plan, path: Path, progress: Progress | None) -> None:
     if plan.request.distributed:
         from tracer import cluster
 
         cluster.execute_on_cluster(plan, path, progress=progress)
     else:
         execute(plan, path, progress=progress)
-    with store.alone(path) as only:
-        return store.finalize(path) if only else None
 
 
 def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: float = store.LEASE) -> None:
@@ -107,6 +137,7 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
     """
     with store.Writer(path, lease=lease) as writer:
         pending = writer.pending()
+        limits = Limits(announce=partial(_announce_halving, writer))
         prepare_prompts = optional_parts(plan.denoiser).prepare
         if pending and prepare_prompts:  # encode the prompts of all units at once
             prepare_prompts([s for unit in pending for s in plan.samples[writer.samples(unit)]])
@@ -117,7 +148,7 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
                 progress(finished * steps + step, len(pending) * steps)
 
         def compute(unit: int, buffer: store.UnitBuffer) -> None:
-            run_unit(plan, plan.samples[writer.samples(unit)], buffer, lambda i: tell(i + 1))
+            run_unit(plan, plan.samples[writer.samples(unit)], buffer, lambda i: tell(i + 1), limits)
 
         def done(unit: int) -> None:
             nonlocal finished
@@ -126,6 +157,12 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
 
         store.share(writer, pending, compute, done=done)
     store.settle(path, lease)
+
+
+def _announce_halving(writer: store.Writer, text: str) -> None:
+    """Say that a batch did not fit, and write it into the launch record."""
+    writer.note("halved", text)
+    warnings.warn(text, stacklevel=2)
 
 
 def default_path(plan: Plan, root: str | Path = "runs") -> Path:
@@ -247,11 +284,8 @@ def estimate_seconds(plan: Plan) -> float:
     denoiser = plan.denoiser
     like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
     x = sample_noise(samples, -1, denoiser.shape, like)
-    with (
-        torch.no_grad(),
-        denoiser.opened(samples, guidance=plan.guidance, mask_seed=plan.mask_seed, record=()) as evaluation,
-    ):
-        unit = Unit(plan, samples, evaluation, x)
+    with torch.no_grad(), batches(plan, samples) as opened:
+        unit = Unit(plan, samples, opened, x)
         lanes = lanes_of_step(plan, 0)
         states = torch.stack([unit.state(lane.state) for lane in lanes])
         unit.evaluate(0, lanes, states, plan.schedule.level(0))

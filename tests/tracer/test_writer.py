@@ -142,7 +142,7 @@ def test_a_unit_that_a_living_worker_holds_is_refused(run):
         with pytest.raises(store.ClaimError, match=f"unit 0 .* process {os.getpid()}"), second.unit(0):
             pass
         with pytest.raises(store.RunError, match="is being written"):
-            store.finalize(run)
+            store.repair(run)
         fill(buffer)
     assert flagged(run).tolist() == [0, 1]
 

@@ -26,10 +26,8 @@ class Commands(click.Group):
         "mask": ("tracer.cli.show:mask", "Picture, density and graph statistics of a mask."),
         "models": ("tracer.cli.show:models", "List the models and what --checkpoint may name."),
         "runs": ("tracer.cli.show:list_runs", "List the runs under a folder."),
-        "finalize": (
-            "tracer.cli.show:finalize",
-            "Verify a run, tidy it, and say what is missing.",
-        ),
+        "verify": ("tracer.cli.verify:verify", "Compare runs with their checksums and list what is wrong."),
+        "repair": ("tracer.cli.verify:repair", "Restore what can be restored in a run, take out what cannot."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer.cli.errors import answered
+from tracer.cli.diverged import tell_of_diverged
+from tracer.cli.errors import answered, fail
 from tracer.cli.options import request_options
 from tracer.cli.terminal import human_bytes, human_seconds, progress_bar
 
 if TYPE_CHECKING:
     from tracer.plan import Plan
     from tracer.request import Request
+    from tracer.store import Verification
     from tracer.studies import Variant
 
 
@@ -41,6 +43,7 @@ def run(**typed: Any) -> None:
 
         path = start(Request(**typed))
     click.echo(f"next: trace analyze growth {shlex.quote(str(path))}")
+    tell_of_diverged([path])
 
 
 @click.command()
@@ -79,6 +82,7 @@ def counterfactual(study: str, every: int, counts: str | None, forks: int, **typ
 
     shown = " ".join(shlex.quote(str(path)) for path in paths)
     click.echo(f"{STUDIES[study].question}\nnext: trace analyze {STUDIES[study].analysis} {shown}")
+    tell_of_diverged(paths)
 
 
 def _study(
@@ -102,7 +106,7 @@ def _study(
     base = plan(replace(request, record="norms"))
     masks = tuple(parse(text) for text in typed["arms"])
     setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths)
-    return request, list(STUDIES[study].variants(setting))
+    return replace(request, denoiser=base.denoiser.name), list(STUDIES[study].variants(setting))
 
 
 def whole_numbers(text: str, flag: str) -> list[int]:
@@ -124,12 +128,21 @@ def start(request: Request, folder: Path | None = None) -> Path:
     with answered(lambda: command):
         announce(checked, path)
         with progress_bar(path.name) as progress:
-            running.complete(checked, path, progress=progress)
+            report = running.complete(checked, path, progress=progress, found=tell_found)
+        if report is None:
+            click.echo("another process verifies the run")
+        elif not report.whole:
+            fail(str(report), command)
         from tracer.cli.pictures import save_images
 
         if pictures := save_images(path):
             click.echo(f"images: {pictures}")
     return path
+
+
+def tell_found(report: Verification) -> None:
+    """What is wrong with a run, before it is put right in the same call."""
+    click.echo(f"{report}\n  repaired, or moved to {report.path}/damaged and computed again", err=True)
 
 
 def announce(plan: Plan, path: Path) -> None:

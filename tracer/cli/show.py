@@ -1,4 +1,4 @@
-"""The commands that only show: a mask, the models, the runs, the state of one run."""
+"""The commands that only show: a mask, the models, the runs."""
 
 from __future__ import annotations
 
@@ -92,15 +92,9 @@ def list_runs(root: Path) -> None:
         rows = [
             (run.name, run.created, run.model, len(run.arms), f"{run.complete}/{run.samples}", human_bytes(run.bytes))
             for run in listed
+            if not run.problem
         ]
         print_table(pd.DataFrame(rows, columns=["run", "created", "model", "arms", "complete", "size"]))
-
-
-@click.command()
-@click.argument("run_path", type=STORE, metavar="RUN")
-def finalize(run_path: Path) -> None:
-    """Verify a run, sweep leftovers of killed workers, and say what is missing."""
-    with answered():
-        from tracer import store
-
-        click.echo(str(store.finalize(run_path)))
+        for run in listed:
+            if run.problem:
+                click.echo(f"cannot be read: {run.path}: {run.problem}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tracer.denoisers.base import CheckpointError, Sample
-from tracer.denoisers.checkpoints import LOADING
+from tracer.denoisers.weights import LOADING
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ def pipeline_encoder(
     def encode(prompts: Sequence[str]) -> list[Condition]:
         try:
             pipeline = load()
+        except CheckpointError:
+            raise
         except LOADING as error:
             raise CheckpointError(f"the text encoders in {folder} do not load: {error}") from error
         pipeline.to(device)

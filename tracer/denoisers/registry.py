@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from interventions.registry import Registry
 from tracer.denoisers.base import DTYPES, CheckpointError, Denoiser, DeviceError, ModelFamily
+from tracer.denoisers.checkpoints import recognised
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ MODELS: Registry[ModelFamily] = Registry(
 
 
 def load(
-    model: str = "dit",
+    model: str | None = None,
     *,
     checkpoint: str | None = None,
     device: str | torch.device | None = None,
@@ -32,20 +33,21 @@ def load(
 ) -> Denoiser:
     """A denoiser by family name: the embedded checkpoint, or the one named (a folder, a hub id, "embedded:NAME").
 
-    `options` are the family's own. Raises CheckpointError when the family, the dtype or an option is unknown or the
-    checkpoint cannot be had, DeviceError when the device cannot be used.
+    `model` None: the family that the checkpoint says it is, "dit" without one. `options` are the family's own.
+    Raises CheckpointError when the family, the dtype or an option is unknown or the checkpoint cannot be had,
+    DeviceError when the device cannot be used.
     """
     import torch
 
     where = usable_device(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-    family = MODELS.get_or_raise(model, CheckpointError)
+    family = MODELS.get_or_raise(recognised(checkpoint) if model is None else model, CheckpointError)
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     known = set(inspect.signature(family.load).parameters) - {"checkpoint", "device", "dtype"}
     if unknown := sorted(options.keys() - known):
         allowed = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
-        raise CheckpointError(f"model {model!r} has no option {', '.join(unknown)}: {allowed}")
+        raise CheckpointError(f"model {family.name!r} has no option {', '.join(unknown)}: {allowed}")
     return family.load(checkpoint, device=where, dtype=getattr(torch, dtype), **options)
 
 

@@ -11,8 +11,9 @@ __all__ = [
     "ClaimError",
     "CompleteError",
     "Coordinate",
-    "FinalizeReport",
     "Record",
+    "Repair",
+    "RepairError",
     "RunError",
     "RunInfo",
     "Schema",
@@ -20,6 +21,7 @@ __all__ = [
     "TakenError",
     "UnitBuffer",
     "Variable",
+    "Verification",
     "WriteError",
     "Writer",
     "alone",
@@ -40,6 +42,7 @@ __all__ = [
     "local",
     "locate",
     "make_free_folder",
+    "mend",
     "open_run",
     "open_sweep",
     "place",
@@ -47,10 +50,12 @@ __all__ = [
     "read_config",
     "read_scores",
     "readable",
+    "repair",
     "say_waiting",
     "settle",
     "share",
     "variables",
+    "verify",
     "with_brought",
     "write_scores",
 ]
@@ -60,11 +65,8 @@ from .arms import Coordinate as Coordinate
 from .claims import LEASE as LEASE
 from .claims import ClaimError as ClaimError
 from .config import check_resume as check_resume
-from .config import config_hash as config_hash
 from .config import read_config as read_config
 from .create import create as create
-from .finalize import FinalizeReport as FinalizeReport
-from .finalize import finalize as finalize
 from .find import RunInfo as RunInfo
 from .find import SweepInfo as SweepInfo
 from .find import latest_run as latest_run
@@ -88,6 +90,11 @@ from .records import with_brought as with_brought
 from .remote import local as local
 from .remote import place as place
 from .remote import readable as readable
+from .repairs import Repair as Repair
+from .repairs import RepairError as RepairError
+from .repairs import finalize as finalize
+from .repairs import mend as mend
+from .repairs import repair as repair
 from .schema import RUN as RUN
 from .schema import STATUS_COMPLETE as STATUS_COMPLETE
 from .schema import STATUS_FAILED as STATUS_FAILED
@@ -99,6 +106,7 @@ from .schema import Variable as Variable
 from .schema import estimate_bytes as estimate_bytes
 from .scores import read_scores as read_scores
 from .scores import write_scores as write_scores
+from .seals import config_hash as config_hash
 from .sharing import alone as alone
 from .sharing import say_waiting as say_waiting
 from .sharing import settle as settle
@@ -106,6 +114,8 @@ from .sharing import share as share
 from .space import check_space as check_space
 from .space import free_space as free_space
 from .unit import UnitBuffer as UnitBuffer
+from .verification import Verification as Verification
+from .verification import verify as verify
 from .writer import CompleteError as CompleteError
 from .writer import WriteError as WriteError
 from .writer import Writer as Writer

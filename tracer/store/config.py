@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,17 +10,8 @@ from typing import Any
 from tracer.store.find import locate, root_attributes
 from tracer.store.remote import place
 from tracer.store.schema import RUN, RunError, Schema
+from tracer.store.seals import canonical, config_hash
 from tracer.store.shards import schema_at
-
-
-def canonical(config: Mapping[str, Any]) -> str:
-    """The configuration as JSON, independent of the order of its keys."""
-    return json.dumps(config, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration, independent of the order of its keys."""
-    return hashlib.sha256(canonical(config).encode()).hexdigest()
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from tracer.store.arms import Coordinate, with_arm_coordinates
-from tracer.store.config import canonical
 from tracer.store.cut import Cut, cut
-from tracer.store.durable import sync_filesystem
+from tracer.store.durable import opened_disk, sync_filesystem
 from tracer.store.folders import TakenError
 from tracer.store.provenance import provenance
 from tracer.store.remote import local
@@ -37,8 +36,11 @@ from tracer.store.schema import (
     Schema,
     Variable,
 )
+from tracer.store.seals import canonical, write_static
+from tracer.store.static import keep_copies
 
 _KEYS: Any = {"name": "default", "separator": "."}
+_WHOLE: Any = {"write_empty_chunks": True}  # a file for every chunk, so that a lost one is noticed
 _PARTS = ("launches", "claims", "units")
 
 
@@ -76,15 +78,19 @@ def create(
         for part in _PARTS:
             (building / part).mkdir(parents=True)
         attributes = _attributes(attrs, coords, unit, schema)
-        _write_store(building / schema.folder, schema, variables, sizes, coords, attributes, unit, static)
-        sync_filesystem(building)
-        if path.exists():  # rename would silently replace an empty directory
-            raise _taken(path)
-        try:
-            building.rename(path)
-        except OSError as error:  # another process put its own there since
-            raise (_taken(path) if error.errno in (errno.EEXIST, errno.ENOTEMPTY) else error) from None
-        sync_filesystem(path.parent)
+        with opened_disk(path.parent) as disk:
+            _write_store(building / schema.folder, schema, variables, sizes, coords, attributes, unit, static)
+            data = building / schema.folder
+            write_static(building, schema.folder, (str(f.relative_to(data)) for f in data.rglob("*") if f.is_file()))
+            keep_copies(building)
+            sync_filesystem(disk)
+            if path.exists():  # rename would silently replace an empty directory
+                raise _taken(path)
+            try:
+                building.rename(path)
+            except OSError as error:  # another process put its own there since
+                raise (_taken(path) if error.errno in (errno.EEXIST, errno.ENOTEMPTY) else error) from None
+            sync_filesystem(disk)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
@@ -129,6 +135,7 @@ def _attributes(attrs: Mapping[str, Any], coords: Mapping[str, Any], unit: int, 
         "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
         **({"arms": [str(arm) for arm in coords["arm"][1]]} if "arm" in coords else {}),
         "unit": unit,
+        "checksums": "sha256",
         **{key: value for key, value in attrs.items() if key not in ("config", "provenance")},
         "config": config,
         "config_hash": hashlib.sha256(config.encode()).hexdigest(),
@@ -202,6 +209,7 @@ def _write_coordinates(group: zarr.Group, dims: set[str], coords: Mapping[str, A
             dtype=values.dtype,
             compressors=compressors,
             chunk_key_encoding=_KEYS,
+            config=_WHOLE,
             dimension_names=own,
             attributes=dict(attributes),
         )
@@ -229,6 +237,7 @@ def _write_variable(group: zarr.Group, variable: Variable, shape: Cut, values: n
         fill_value=variable.fill_value,
         compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()],
         chunk_key_encoding=_KEYS,
+        config=_WHOLE,
         dimension_names=variable.dims,
         attributes=attributes,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer.store import claims
-from tracer.store.durable import write_json
+from tracer.store.durable import read_json, write_json
 from tracer.store.provenance import provenance
 
 _recorded: dict[tuple[int, Path], Path] = {}
@@ -31,3 +31,11 @@ def record_launch(run: Path, more: Mapping[str, Any]) -> None:
     with claims.locked(run / "claims"):  # under the lock nobody sweeps partial files
         write_json(record, launch)
     _recorded[key] = record
+
+
+def note_launch(run: Path, name: str, text: str) -> None:
+    """Add a line to the list `name` of this process's record."""
+    record = _recorded[os.getpid(), run.absolute()]
+    launch = read_json(record) or {}
+    with claims.locked(run / "claims"):
+        write_json(record, {**launch, name: [*launch.get(name, []), text]})

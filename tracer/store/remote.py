@@ -10,9 +10,12 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
+
+from zarr.storage import LocalStore
 
 from tracer.store.schema import RunError
 
@@ -51,10 +54,15 @@ class RemotePath(PurePosixPath):
         return False
 
     def stat(self) -> os.stat_result:
-        """Only the size is filled in. FileNotFoundError where there is nothing."""
+        """Only kind and size are filled in. FileNotFoundError where there is nothing."""
         if (found := self._found()) is None:
             raise FileNotFoundError(str(self))
-        return os.stat_result((0, 0, 0, 0, 0, 0, found.get("size") or 0, 0, 0, 0))
+        kind = stat.S_IFDIR if found.get("type") == "directory" else stat.S_IFREG
+        return os.stat_result((kind, 0, 0, 0, 0, 0, found.get("size") or 0, 0, 0, 0))
+
+    def lstat(self) -> os.stat_result:
+        """The same: object stores have no links."""
+        return self.stat()
 
     def read_bytes(self) -> bytes:
         """The content of a file."""
@@ -172,10 +180,10 @@ def readable(file: Path) -> Path | IO[bytes]:
     return file.open("rb") if is_remote(file) else file
 
 
-def zarr_store(folder: Path, mode: Literal["r", "r+"] = "r") -> Any:
-    """Zarr's store of a folder or of an address."""
-    from zarr.storage import FsspecStore, LocalStore
-
+def zarr_store(folder: Path, mode: Literal["r", "r+"] = "r", kind: type[LocalStore] = LocalStore) -> Any:
+    """Zarr's store of a folder (of this kind) or of an address."""
     if isinstance(folder, RemotePath):
+        from zarr.storage import FsspecStore
+
         return FsspecStore.from_url(str(folder), read_only=True)
-    return LocalStore(folder, read_only=mode == "r")
+    return kind(folder, read_only=mode == "r")

@@ -17,13 +17,14 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from tracer.store.durable import sync_filesystem
+from tracer.store.durable import opened_disk, sync_filesystem
 from tracer.store.find import locate, root_attributes
 from tracer.store.remote import local, readable
 from tracer.store.schema import RunError
 from tracer.store.shards import open_store
 
 _FORMS = {"score": ("arm", "sample"), "features": ("arm", "sample", "feature")}
+_FORMS |= {f"replay_{name}": dims for name, dims in _FORMS.items()}
 
 
 def write_scores(run_path: str | Path, name: str, dataset: xr.Dataset) -> Path:
@@ -52,8 +53,9 @@ def write_scores(run_path: str | Path, name: str, dataset: xr.Dataset) -> Path:
     file = folder / f"{name}.nc"
     partial = folder / f"{name}.nc.{uuid.uuid4().hex}.partial"
     try:
-        whole.to_netcdf(partial, engine="scipy")
-        sync_filesystem(folder)
+        with opened_disk(folder) as disk:
+            whole.to_netcdf(partial, engine="scipy")
+            sync_filesystem(disk)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

@@ -124,7 +124,7 @@ def test_a_damaged_list_or_flag_is_restored_by_what_is_sound(run, key):
 def test_a_restored_flag_remembers_the_samples_that_failed(run):
     with store.Writer(run) as writing, writing.unit(0) as buffer:
         runs_by_hand.fill(buffer)
-        buffer.fail(1, arm=2)
+        buffer.fail(np.array([[-1, -1], [-1, -1], [-1, 3]]))
     (run / "trace.zarr/status/c.0.0").unlink()
     assert store.repair(run).after.failed == (1,)
     status = store.open_run(run)["status"].values

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import os
 from pathlib import Path
 
 import pytest

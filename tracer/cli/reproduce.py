@@ -114,5 +114,5 @@ def reproduce(ctx: click.Context, name: str | None, out: Path | None, small: boo
     trace = ctx.find_root().command
     for template in commands(known[name], folder, small=small):
         line = list(chain.from_iterable(map(matches, template)))
-        click.secho(f"\n$ trace {shlex.join(line)}", bold=True)
+        click.echo(f"\n$ trace {shlex.join(line)}")
         trace.main(args=line, prog_name="trace", standalone_mode=False)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import click
+
+from tracer.cli.visible import visible_output
 
 
 class Commands(click.Group):
@@ -29,6 +31,11 @@ class Commands(click.Group):
         "verify": ("tracer.cli.verify:verify", "Compare runs with their checksums and list what is wrong."),
         "repair": ("tracer.cli.verify:repair", "Restore what can be restored in a run, take out what cannot."),
     }
+
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        """As in click; control characters in what is printed are made visible."""
+        with visible_output():
+            return super().main(*arguments, **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All command names, in the order of a day's work."""

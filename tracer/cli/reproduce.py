@@ -118,7 +118,7 @@ def reproduce(ctx: click.Context, name: str | None, out: Path | None, small: boo
     failed = False
     for template in commands(known[name], folder, small=small):
         line = list(chain.from_iterable(map(matches, template)))
-        click.secho(f"\n$ trace {shlex.join(line)}", bold=True)
+        click.echo(f"\n$ trace {shlex.join(line)}")
         failed |= bool(trace.main(args=line, prog_name="trace", standalone_mode=False))  # of samples that diverged
     if failed:
         ctx.exit(1)

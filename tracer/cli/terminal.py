@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tracer.cli.visible import drawing_on, visible
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -32,8 +34,9 @@ def progress_bar(name: str, unit: str = "steps") -> Iterator[Progress]:
         "{task.description}", BarColumn(bar_width=None), MofNCompleteColumn(), unit, TimeRemainingColumn(),
         TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
+    console = Console(file=drawing_on(sys.stderr), markup=False, emoji=False)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(visible(name), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -60,11 +63,12 @@ def print_table(frame: pd.DataFrame, most: int | None = None) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "fiu"
-        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(visible(str(column)), justify="right" if numeric else "left", overflow="fold")
     for row in frame[:most].itertuples(index=False):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=200).print(table)
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else visible(str(value)) for value in row))
+    to = drawing_on(sys.stdout)
+    console = Console(file=to, width=None if to.isatty() else 200, markup=False, emoji=False)
+    console.print(table)
     if most is not None and len(frame) > most:
         click.echo(f"… {len(frame) - most} more rows in the CSV")
 

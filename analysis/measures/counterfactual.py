@@ -24,7 +24,7 @@ FINAL = "final error (sd of clean images)"
 KINDS = ("whole", "prefix", "suffix", "window", "all but", "dose")
 
 
-@measure(question="Which part of the run matters", needs=("norms", "latents"), on_page=True)
+@measure(question="Which part of the run matters", needs=("norms", "latents"), on_page=True, beyond="parts")
 def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Final error of every intervened arm beside that of its whole mask: (arm, sample).
 

@@ -24,7 +24,7 @@ MOST_MASKS = 4  # drawn
 RMS = "RMS over samples"
 
 
-@measure(question="What one masked step does", needs=("norms", "latents"), on_page=True)
+@measure(question="What one masked step does", needs=("norms", "latents"), on_page=True, beyond="windows")
 def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Cumulative gain of every single-step (or tiling window) arm of each mask, its map over bands, and S and R.
 

@@ -11,6 +11,8 @@ from typing import ClassVar
 
 import click
 
+from tracer.quiet import silence
+
 
 class Commands(click.Group):
     """A group whose commands live in files that are imported when they are used; listed in the order given."""
@@ -26,6 +28,7 @@ class Commands(click.Group):
         "mask": ("tracer.cli.show:mask", "Picture, density and graph statistics of a mask."),
         "models": ("tracer.cli.show:models", "List the models and what --checkpoint may name."),
         "runs": ("tracer.cli.show:list_runs", "List the runs under a folder."),
+        "show": ("tracer.cli.show:show", "What a run is, and what can be asked of it."),
         "finalize": (
             "tracer.cli.show:finalize",
             "Verify a run, tidy it, and say what is missing.",
@@ -67,6 +70,7 @@ def main() -> None:
     trace analyze growth                    curves, table and figure of the latest run
     trace analyze verdict                   does the error compound?
     """
+    silence()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Command line options made of data: the fields of `tracer.request.Request`, and the own options of a measure."""
+"""Command line options made of data: the fields of `tracer.request.Request`; and those that many commands share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,29 @@ from typing import Any
 import click
 
 from tracer.request import Parameter, parameters
+from tracer.store.places import PlaceError, expanded
+
+
+class UserPath(click.ParamType):
+    """A path as a user types it: `~` is expanded, also behind `--out=`, where no shell does it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path itself, or an error for a home folder that is not there."""
+        try:
+            return expanded(value)
+        except PlaceError as error:
+            self.fail(str(error), param, ctx)
+
+
+PATH = UserPath()
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest goes to stderr.")
+dry_run = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check, say what it would cost (evaluations, time, disk, memory), write nothing.",
+)
 
 
 def request_options(*leave_out: str) -> Callable[[Callable], Callable]:
@@ -38,7 +61,7 @@ def option(name: str, parameter: Parameter) -> Callable[[Callable], Callable]:
         how |= {"multiple": True}
     else:
         shown = ",".join(default) if parameter.many and default is not None else default
-        how |= {"default": shown, "type": click.Path(path_type=Path) if parameter.type is Path else parameter.type}
+        how |= {"default": shown, "type": PATH if parameter.type is Path else parameter.type}
     how["show_default"] = how.get("default") is not None
     return click.option(parameter.flag, name, **how)
 

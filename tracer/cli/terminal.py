@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -72,6 +74,28 @@ def print_table(frame: pd.DataFrame, most: int | None = None) -> None:
 def with_index(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with a named index turned into columns; a bare row number is dropped."""
     return frame.reset_index(drop=frame.index.names == [None])
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout; paths as text, NaN and infinities as null."""
+    click.echo(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False))
+
+
+def frame_as_data(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, as data."""
+    return _plain(with_index(frame).to_dict("records"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each) for each in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | type(None)) else str(value)
 
 
 def human_bytes(size: float) -> str:

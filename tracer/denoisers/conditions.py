@@ -34,10 +34,14 @@ Encode = Callable[[Sequence[str]], list[Condition]]
 
 @dataclass
 class Conditions:
-    """A cache over `encode`, which is called with the prompts not seen before only. `text`: tokens per prompt."""
+    """A cache over `encode`, which is called with the prompts not seen before only. `text`: tokens per prompt.
+
+    `unknown`: prompt -> the words of it that the encoder does not know; None where it can read any word.
+    """
 
     encode: Encode
     text: int
+    unknown: Callable[[str], list[str]] | None = None
     known: dict[str, Condition] = field(default_factory=dict)
 
     def prepare(self, prompts: Iterable[str]) -> None:

@@ -60,11 +60,11 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise DeviceError(f"no device {name!r}: cpu, cuda, cuda:1 ...") from error
+        raise DeviceError(f"no device {name!r}: type --device cpu, cuda, cuda:1 ...") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError("no CUDA device is usable here: leave --device out, or type --device cpu")
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        float(torch.zeros(1, device=device))  # a device that holds no values, such as meta, is none
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise DeviceError(f"no device {name!r} here ({str(error).splitlines()[0]}): type --device cpu") from error
     return device

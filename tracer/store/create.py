@@ -24,6 +24,7 @@ from tracer.store.arms import Coordinate, with_arm_coordinates
 from tracer.store.config import canonical
 from tracer.store.cut import Cut, cut
 from tracer.store.durable import sync_filesystem
+from tracer.store.places import occupied
 from tracer.store.provenance import provenance
 from tracer.store.schema import (
     RUN,
@@ -60,7 +61,7 @@ def create(
     missing and cannot be computed, or a static value is missing.
     """
     path, static = Path(path), dict(static or {})
-    if path.exists():
+    if occupied(path):
         raise RunError(f"{path} exists; continue it with --resume, or choose another --out")
     if unit < 1:
         raise RunError(f"a unit of {unit} {schema.unit_dim}s; it must be at least 1")
@@ -75,9 +76,12 @@ def create(
         attributes = _attributes(attrs, coords, unit, schema)
         _write_store(building / schema.folder, schema, variables, sizes, coords, attributes, unit, static)
         sync_filesystem(building)
-        if path.exists():  # rename would silently replace an empty directory
-            raise RunError(f"{path} exists; continue it with --resume, or choose another --out")
-        building.rename(path)
+        try:
+            building.rename(path)  # an empty directory is replaced, anything else refuses
+        except OSError as error:
+            if not occupied(path):
+                raise
+            raise RunError(f"{path} exists; continue it with --resume, or choose another --out") from error
         sync_filesystem(path.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer.store.durable import read_json
+from tracer.store.places import expanded
 from tracer.store.schema import RUN, SCHEMAS, STATUS_MISSING, SWEEP, RunError, Schema
 from tracer.store.shards import read_status
 
@@ -48,7 +49,7 @@ def locate(path: str | Path | None = None, root: str | Path = "runs", schema: Sc
     """The directory meant by a path (it, or the data in it), or the newest under `root`; RunError if none."""
     if path is None:
         return _latest(Path(root), schema)
-    given = Path(path)
+    given = expanded(path)
     directory = given.parent if given.name == schema.folder else given
     root_attributes(directory, schema)
     return directory

@@ -1,0 +1,87 @@
+"""The command that makes a run again, read off its configuration: not what was typed, but what it came to."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tracer.request import Parameter, parameters
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
+    """`trace run ...` with every option that is not at its default. FILE stands for prompts that were in a file.
+
+    A denoiser of somebody's own, and what has no option, is named in brackets behind it.
+    """
+    words, beyond = ["trace", "run"], []
+    for name, parameter in parameters().items():
+        if parameter.stored is None or parameter.stored not in config:
+            continue
+        value = config[parameter.stored]
+        if name == "denoiser" and not _is_shipped(value):
+            beyond.append(f"{value}: a denoiser of one's own, by tracer.trace")
+        elif name == "checkpoint":
+            words += _checkpoint(value, config)
+        elif name in ("classes", "prompts"):
+            words += _shown(name, tree)
+        elif name == "arms":
+            words += _arms(value)
+        elif parameter.flag is None:
+            beyond += [f"{name} {value}"] if value != parameter.default else []
+        elif name == "record":
+            words += ["--record", ",".join(value)]
+        elif value != parameter.default and value is not None:
+            words += [parameter.flag, _typed(value, parameter)]
+    return shlex.join(words) + (f"  ({'; '.join(beyond)})" if beyond else "")
+
+
+def _typed(value: Any, parameter: Parameter) -> str:
+    return f"{value:g}" if parameter.type is float else str(value)
+
+
+def _is_shipped(name: str) -> bool:
+    from tracer.denoisers.registry import MODELS
+
+    return name in MODELS
+
+
+def _checkpoint(value: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Nothing for the model's own, `embedded:NAME` for another that ships, else its id (of a folder: its name)."""
+    shown = str(value.get("id", ""))
+    if shown == f"embedded {config.get('model')}":
+        return []
+    return ["--checkpoint", shown.replace("embedded ", "embedded:", 1)]
+
+
+def _arms(names: Sequence[str]) -> list[str]:
+    masks = [word for name in names[1:] if name != "full" for word in ("--mask", name)]
+    return [*masks, *([] if "full" in names else ["--no-floor"])] or ["--mask", "full"]
+
+
+def _shown(name: str, tree: xr.DataTree) -> list[str]:
+    """Classes, or prompts, where they are not those that are taken without an option."""
+    if name == "classes" and "class_label" in tree.coords:
+        labels = _starts(tree, "class_label")
+        period = next(k for k in range(1, len(labels) + 1) if labels[k:] == labels[:-k])
+        in_turn = labels == list(range(len(labels)))
+        return [] if in_turn else ["--classes", ",".join(map(str, labels[:period]))]
+    if name == "prompts" and "prompt" in tree.coords:
+        from tracer.prompts import load
+
+        prompts = _starts(tree, "prompt")
+        if prompts == [prompt.text for prompt in load("emoji", count=len(prompts))]:
+            return []
+        return ["--prompts", prompts[0] if len(set(prompts)) == 1 and " " in prompts[0] else "FILE"]
+    return []
+
+
+def _starts(tree: xr.DataTree, name: str) -> list[Any]:
+    """The values of a coordinate of samples, one a start."""
+    values = tree.coords[name].values.tolist()
+    if "path" not in tree.coords:
+        return values
+    return [value for value, path in zip(values, tree.coords["path"].values, strict=True) if path == 0]

@@ -203,7 +203,11 @@ def _known(name: str, names: list[str], ours: list[str], library: str, exists: C
     if exists(name):
         return
     close = difflib.get_close_matches(name, [*ours, *names], n=4, cutoff=0.5)
-    hint = f"close to it: {', '.join(close)}" if close else f"embedded: {', '.join(ours)}; `trace models` lists more"
+    hint = (
+        f"did you mean one of {', '.join(close)}"
+        if close
+        else f"embedded: {', '.join(ours)}; `trace models` lists more"
+    )
     raise ModelError(f"no model {name!r} in {library}; {hint}")
 
 

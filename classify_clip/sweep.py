@@ -58,7 +58,9 @@ def checked_cells(
         raise SpecError("nothing to do: give --mask SPEC or --density SHARE, for example --mask R4S32")
     for intervention in {cell.spec: cell.intervention for cell in cells}.values():
         if intervention.scope.steps is not None:
-            raise SpecError(f"{intervention}: classification and retrieval have no steps; leave steps= out")
+            raise SpecError(
+                f"{intervention}: classification and retrieval have no steps; leave steps= out, as in --mask R4S32"
+            )
         with attend(module, intervention, layout=layout):
             pass
     return cells

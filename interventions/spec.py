@@ -51,6 +51,9 @@ def parse(text: str) -> Intervention:
         raise spec_error(f"spec {text!r}", "a spec is a string", "R4S32")
     if len(text) > LONGEST:
         raise spec_error(f"spec {text[:40]!r}…", f"it has {len(text)} letters, a spec has at most {LONGEST}", "R4S32")
+    if not text.isascii():
+        strange = next(letter for letter in text if not letter.isascii())
+        raise spec_error(f"spec {text!r}", f"{strange!r} is no plain letter or digit", "R4S32")
     head, at, options = (part.strip() for part in text.partition("@"))
     try:
         scope = _scope(options) if at else Scope()

@@ -51,9 +51,7 @@ def price(plan: Plan) -> Price:
 
     Memory is what the process has at most taken so far, these evaluations included, and two units of samples to write.
     """
-    attention = plan.record & ATTENTION
-    recorded = seconds_of_evaluation(plan, attention)
-    plain = min(recorded, seconds_of_evaluation(plan, ())) if attention else recorded
+    recorded, plain = seconds_of_evaluation(plan)
     whole = _evaluations_a_step(plan)
     steps = plan.schedule.steps * plan.units
     parts = []
@@ -74,14 +72,22 @@ def disk(plan: Plan, samples: int | None = None) -> int:
     return store.estimate_bytes(arrays(plan), sizes)
 
 
-def seconds_of_evaluation(plan: Plan, record: Iterable[str]) -> float:
-    """Seconds of one evaluation of one lane for a whole unit of samples, with these records of attention taken."""
-    samples = plan.samples[: plan.unit]
-    lanes = lanes_of_step(plan, plan.schedule.steps // 2)
-    seconds = [_timed(plan, samples[:1], 1, record) for _ in range(2)][-1]  # the first call warms up
-    if seconds > SLOW:
-        return seconds * len(samples)
-    return [_timed(plan, samples, len(lanes), record) for _ in range(2)][-1]
+def seconds_of_evaluation(plan: Plan) -> tuple[float, float]:
+    """Seconds of one evaluation of one lane for a whole unit of samples: as it is recorded, and with nothing recorded.
+
+    A large model is timed on one sample; a GPU is warmed up with a whole batch.
+    """
+    attention, samples = plan.record & ATTENTION, plan.samples[: plan.unit]
+    lanes = len(lanes_of_step(plan, plan.schedule.steps // 2))
+    _timed(plan, samples[:1], 1, attention)
+    slow = _timed(plan, samples[:1], 1, attention)
+    if slow > SLOW:
+        plain = _timed(plan, samples[:1], 1, ()) if attention else slow
+        return slow * len(samples), min(slow, plain) * len(samples)
+    if plan.denoiser.device.type != "cpu":
+        _timed(plan, samples, lanes, attention)
+    recorded = _timed(plan, samples, lanes, attention)
+    return recorded, min(recorded, _timed(plan, samples, lanes, ())) if attention else recorded
 
 
 def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> float:

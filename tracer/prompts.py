@@ -142,7 +142,7 @@ def _from_json(path: Path, number: int, line: str) -> Prompt:
         raise PromptError(f'{where}: an object such as {{"prompt": "a red heart", "tag": "colors"}} is expected')
     text, tag = entry.get("prompt"), entry.get("tag")
     if not isinstance(text, str) or not text.strip():
-        raise PromptError(f'{where}: "prompt" is missing or empty')
+        raise PromptError(f'{where}: "prompt" is missing or empty; write for example {{"prompt": "a red heart"}}')
     if tag is not None and not isinstance(tag, str):
         raise PromptError(f'{where}: "tag" must be text, not {str(tag)[:40]}')
     return _bounded(Prompt(text.strip(), tag), where)

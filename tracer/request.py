@@ -234,8 +234,9 @@ class Request:
     scheduler: str | None = field(
         default=None, metadata=_typed("Run the units on an existing Dask cluster.", "--scheduler", metavar="ADDRESS")
     )
-    progress: Progress | None = field(
-        default=None, metadata=_typed("Called after every step with (steps done, steps to do).")
+    progress: Progress | bool | None = field(
+        default=None,
+        metadata=_typed("Called after every step with (steps done, steps to do); default: a bar, False for none."),
     )
 
     def __post_init__(self) -> None:

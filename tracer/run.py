@@ -20,6 +20,7 @@ from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.denoisers.base import optional_parts
 from tracer.plan import Plan, PlanError, plan
+from tracer.progress import shown
 from tracer.request import Progress, Request, with_parameters_of
 from tracer.store.places import check_new_folder, occupied
 from tracer.trajectory import run_unit
@@ -40,8 +41,25 @@ def trace(request: Request) -> Path:
     """
     checked = plan(request)
     path = prepare(checked)
-    complete(checked, path, progress=request.progress)
+    with shown(request.progress, path.name) as progress:
+        complete(checked, path, progress=progress)
     return path
+
+
+def destination(plan: Plan, out: str | Path | None = None) -> tuple[Path, bool]:
+    """Where the run goes, and whether it is there already and goes on; all that can be wrong with the place is raised.
+
+    `out`: another place than the request names. Nothing is written.
+    """
+    request = plan.request
+    chosen = request.out if out is None else out
+    path = Path(chosen) if chosen is not None else default_path(plan, resume=request.resume)
+    if request.resume and occupied(path):
+        store.check_resume(path, dict(plan.config))
+        return path, True
+    check_new_folder(path)
+    store.check_space(path.parent, store.estimate_bytes(arrays(plan), dimensions(plan)))
+    return path, False
 
 
 def prepare(plan: Plan, out: str | Path | None = None) -> Path:
@@ -49,21 +67,16 @@ def prepare(plan: Plan, out: str | Path | None = None) -> Path:
 
     `out`: another place than the request names.
     """
-    request = plan.request
-    chosen = request.out if out is None else out
-    path = Path(chosen) if chosen is not None else default_path(plan, resume=request.resume)
-    if request.resume and occupied(path):
-        store.check_resume(path, dict(plan.config))
+    path, goes_on = destination(plan, out)
+    if goes_on:
         return path
-    check_new_folder(path)
-    variables, sizes = arrays(plan), dimensions(plan)
-    store.check_space(path.parent, store.estimate_bytes(variables, sizes))
     attributes = {
         "config": json.dumps(dict(plan.config)),
         "provenance": hardware(plan),
         "sampler": plan.sampler.name,
         "sampler_stochastic": plan.sampler.stochastic,
     }
+    variables, sizes = arrays(plan), dimensions(plan)
     store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=masks(plan))
     return path
 

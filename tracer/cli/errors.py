@@ -46,27 +46,21 @@ def answered(go_on: Callable[[], str | None] = lambda: None) -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise
     except KeyboardInterrupt:
-        fail("stopped; complete samples are valid", _way_on(go_on))
+        fail("stopped; complete samples are valid", _INSTEAD.get() or go_on())
     except InputError as error:
-        if (command := _way_on(go_on)) is None:
+        if (command := go_on()) is None:
             raise click.UsageError(str(error)) from error
-        fail(f"{type(error).__name__}: {error}", command)
+        fail(f"{type(error).__name__}: {error}", _INSTEAD.get() or command)
     except ModuleNotFoundError as error:
         if error.name in RUN_PACKAGES:
             raise click.UsageError(
                 f"this needs {error.name}, which the base installation leaves out: pip install 'denoise-trace[run]'"
             ) from error
-        fail(f"{type(error).__name__}: {error}", _way_on(go_on))
+        fail(f"{type(error).__name__}: {error}", _INSTEAD.get() or go_on())
     except Exception as error:
-        fail(f"{type(error).__name__}: {error}", _way_on(go_on))
+        fail(f"{type(error).__name__}: {error}", _INSTEAD.get() or go_on())
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _way_on(go_on: Callable[[], str | None]) -> str | None:
-    """The command that goes on with what was begun; None while nothing was."""
-    command = go_on()
-    return command and (_INSTEAD.get() or command)
 
 
 RUN_PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "open_clip", "safetensors", "distributed")

@@ -38,6 +38,9 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
     trace run --model sd3 --mask sink-k1 --mask random-k1 --prompts prompts.txt --record finals,images,mass,sinks
     trace run --checkpoint facebook/DiT-XL-2-256 --mask R4S32 --steps 250 --samples 1000 --device cuda
     """
+    from tracer.cli.announce import possible
+    from tracer.cli.possible import next_commands
+
     with answered():
         if not typed["arms"]:
             raise click.UsageError("name at least one --mask, for example --mask R4S32 (see `trace mask R4S32`)")
@@ -47,7 +50,12 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
         if dry_run:
             return tell_costs([checked], as_json)
         path = start(checked, to_stderr=as_json)
-    finish([path], as_json)
+    then = next_commands(path, possible(checked))
+    if as_json:
+        from tracer.cli.summary import summary
+
+        return print_json({**summary(path), "next": then})
+    click.echo(f"next: {then}")
 
 
 @click.command()
@@ -96,7 +104,12 @@ def counterfactual(
             paths.append(start(checked, root, label=label, to_stderr=as_json))
     from tracer.studies import STUDIES
 
-    finish(paths, as_json, STUDIES[study].question, STUDIES[study].analysis)
+    then = f"trace analyze {STUDIES[study].analysis} {' '.join(shlex.quote(str(path)) for path in paths)}"
+    if as_json:
+        from tracer.cli.summary import summary
+
+        return print_json({"study": study, "runs": [summary(path) for path in paths], "next": then})
+    click.echo(f"{STUDIES[study].question}\nnext: {then}")
 
 
 def _study(
@@ -134,6 +147,7 @@ def whole_numbers(text: str, flag: str) -> list[int]:
 def checked_plans(requests: Sequence[Request], denoiser: Any = None) -> list[Plan]:
     """All runs, checked, with the places they go to, before any of them starts; the model is loaded once."""
     from tracer.plan import plan
+    from tracer.run import destination
     from tracer.store.places import check_folder, check_new_folder
 
     for request in requests:
@@ -145,6 +159,8 @@ def checked_plans(requests: Sequence[Request], denoiser: Any = None) -> list[Pla
     for request in requests:
         plans.append(plan(request, denoiser))
         denoiser = plans[-1].denoiser
+    for each in plans:
+        destination(each)
     return plans
 
 
@@ -174,22 +190,6 @@ def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr:
     if pictures := pictures_of(path):
         click.echo(f"images: {pictures}", err=to_stderr)
     return path
-
-
-def finish(paths: Sequence[Path], as_json: bool, question: str | None = None, analysis: str | None = None) -> None:
-    """The last lines: what a study asks, and the commands that fit what was recorded; or all of it as JSON."""
-    from tracer.cli.possible import next_commands
-    from tracer.cli.summary import summary
-
-    found = [summary(path) for path in paths]
-    if analysis is not None:
-        then = f"trace analyze {analysis} {' '.join(shlex.quote(str(path)) for path in paths)}"
-    else:
-        then = next_commands(paths[0], found[0]["analyses"])
-    if as_json:
-        print_json({**found[0], "next": then} if question is None else {"runs": found, "next": then})
-        return
-    click.echo((f"{question}\n" if question else "") + f"next: {then}")
 
 
 def tell_costs(plans: Sequence[Plan], as_json: bool) -> None:

@@ -66,5 +66,6 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
     try:
         float(torch.zeros(1, device=device))  # a device that holds no values, such as meta, is none
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise DeviceError(f"no device {name!r} here ({str(error).splitlines()[0]}): type --device cpu") from error
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise DeviceError(f"no device {name!r} here ({why}): type --device cpu") from error
     return device

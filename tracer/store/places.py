@@ -29,6 +29,7 @@ def expanded(path: str | Path) -> Path:
 
 def check_new_folder(path: Path) -> None:
     """Raise PlaceError unless a new folder can be made at `path`, or an empty one is there to be used."""
+    _check_names(path)
     if path.is_dir() and path.resolve() == Path.cwd():
         raise PlaceError(f"{path} is the folder you are in: use --out NAME for a new one inside it")
     if path.is_dir() and occupied(path):
@@ -39,8 +40,7 @@ def check_new_folder(path: Path) -> None:
 
 def check_folder(path: Path) -> None:
     """Raise PlaceError unless files can be written in `path`, or it can be made."""
-    if missing_name := next((part for part in path.parts if len(os.fsencode(part)) > LONGEST), None):
-        raise PlaceError(f"{missing_name[:40]}… is too long a name: use --out ELSEWHERE, of at most {LONGEST} letters")
+    _check_names(path)
     there = _nearest(path)
     if not there.is_dir():
         raise PlaceError(f"{there} is a file and no folder: use --out ELSEWHERE")
@@ -59,6 +59,7 @@ def check_writable(folder: Path, remedy: str = "copy it to where you may write")
 
 def check_file(path: Path) -> None:
     """Raise PlaceError unless a file can be written at `path`, whose folder must be there."""
+    _check_names(path)
     if path.is_dir():
         raise PlaceError(f"{path} is a folder: use --out FILE, for example --out {path / 'name'}{path.suffix}")
     if not path.parent.exists():
@@ -76,6 +77,11 @@ def holds_store(path: Path) -> bool:
     from tracer.store.schema import SCHEMAS
 
     return any((path / schema.folder / "zarr.json").is_file() for schema in SCHEMAS)
+
+
+def _check_names(path: Path) -> None:
+    if long := next((part for part in path.parts if len(os.fsencode(part)) > LONGEST or "\0" in part), None):
+        raise PlaceError(f"{long[:40]!r}… is no name for a folder: use --out ELSEWHERE, at most {LONGEST} letters")
 
 
 def _nearest(path: Path) -> Path:

@@ -261,6 +261,7 @@ def _explained(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         first = " ".join((str(error).strip() or type(error).__name__).split())[:240]
+        first = first.partition(" If this checkpoint is trusted")[0]  # torch's advice to run what is in a pickle
         words = ("connect", "offline", "resolve", "timed out", "localentrynotfound", "proxy", "download", "disabled")
         text = f"{type(error).__name__} {error}".lower()
         if not Path(source).exists() and any(word in text for word in words):

@@ -49,7 +49,7 @@ def in_notebook() -> bool:
 def _tqdm(name: str, unit: str) -> Iterator[Progress]:
     from tqdm.auto import tqdm
 
-    with tqdm(desc=name, unit=f" {unit}", leave=False) as bar:
+    with tqdm(desc=name, unit=f" {unit}", leave=False, disable=False) as bar:
 
         def tell(done: int, total: int) -> None:
             bar.total = total

@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LIBRARIES = ("accelerate", "diffusers", "huggingface_hub", "open_clip", "timm", "torch", "transformers")
+DRAWING = ("diffusers", "transformers")
+"""Those of them that draw bars of their own."""
 ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "critical",
     "TRANSFORMERS_VERBOSITY": "critical",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
 }
 """What the libraries read when they are imported."""
 
@@ -31,26 +34,23 @@ def silence() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside it only, for a process that is somebody else's: levels, bars and filters are put back afterwards."""
-    loggers = [logging.getLogger(name) for name in LIBRARIES]
-    before = [logger.level for logger in loggers]
-    given = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if given[name] is None})
-    shown = _show_bars(False)
+    """Inside it only, for a process that is somebody else's: levels, bars and filters are put back afterwards.
+
+    A library that is imported inside keeps the level that it takes from the environment.
+    """
+    levels = {name: logging.getLogger(name).level for name in LIBRARIES if name in sys.modules}
+    drawing = [name for name in DRAWING if _bars(name, False)]
     try:
         with warnings.catch_warnings():
             _ignore_warnings()
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
+            for name in levels:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-        for name, value in given.items():
-            if value is None:
-                os.environ.pop(name, None)
-        if shown:
-            _show_bars(True)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        for name in drawing:
+            _bars(name, True)
 
 
 def _ignore_warnings() -> None:
@@ -58,11 +58,11 @@ def _ignore_warnings() -> None:
         warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
 
 
-def _show_bars(wanted: bool) -> bool:
-    """Switch the loading bars of transformers, where it is there, on or off; returns whether they were on."""
-    transformers = sys.modules.get("transformers.utils.logging")
-    if transformers is None:
+def _bars(library: str, wanted: bool) -> bool:
+    """Switch the bars of a library, where it is imported, on or off; returns whether they were on."""
+    own = sys.modules.get(f"{library}.utils.logging")
+    if own is None:
         return False
-    shown = bool(transformers.is_progress_bar_enabled())
-    (transformers.enable_progress_bar if wanted else transformers.disable_progress_bar)()
+    shown = bool(own.is_progress_bar_enabled())
+    (own.enable_progress_bar if wanted else own.disable_progress_bar)()
     return shown

@@ -192,6 +192,11 @@ def arms(run: xr.DataTree, *, floor: bool = False) -> list[Arm]:
     return [arm for arm in every_arm(run) if arm.role != "clean" and (floor or not arm.is_floor)]
 
 
+def narrowed(mask: str, option: str) -> str:
+    """The spec of a mask with one more option, such as "steps=0:1": what a message says to type."""
+    return f"{mask}{';' if '@' in mask else '@'}{option}"
+
+
 def names(run: xr.DataTree, *, floor: bool = False) -> list[str]:
     """Names of the intervened arms, as `arms` gives them."""
     return [arm.name for arm in arms(run, floor=floor)]

@@ -19,8 +19,9 @@ from click.testing import CliRunner
 
 import tracer
 from tests.builders.analytic import Analytic
+from tests.builders.tiny_pipelines import save_sdxl
 from tests.ground_truth import gaussian
-from tracer import progress, store
+from tracer import progress
 from tracer.cli.main import main
 from tracer.plan import PlanError, plan
 from tracer.price import Price, disk
@@ -66,6 +67,12 @@ def free(monkeypatch):
     monkeypatch.setattr("tracer.price.price", lambda plan: Price(0, 0.0, 0, 0, ()))
 
 
+@pytest.fixture
+def idle(free, monkeypatch):
+    """Runs are created and never computed."""
+    monkeypatch.setattr("tracer.run.complete", lambda *plan, **options: None)
+
+
 # --- what the first run answers ---
 
 
@@ -88,7 +95,7 @@ def test_what_else_the_plan_promises_can_be_analysed(run):
     (line,) = [line for line in run.output.splitlines() if line.startswith("answers")]
     promised = set(line.removeprefix("answers").strip().split(", "))
     assert {"verdict", "growth", "sinks"} < promised
-    for name in promised - {"verdict", "growth", "sinks"}:
+    for name in promised - {"verdict", "growth", "sinks", "quality"}:  # networks look at pictures elsewhere
         done = trace("analyze", name, "--out", "elsewhere")
         assert done.exit_code == 0, done.output
 
@@ -122,9 +129,6 @@ def test_a_model_without_attention_is_recorded_without_it():
 
 def test_a_dry_run_says_evaluations_time_disk_and_memory_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = trace(*FIRST, *SMALL, "--dry-run")
-    assert done.exit_code == 0, done.output
-    assert "nothing was written" in done.output
     cost = json.loads(trace(*FIRST, *SMALL, "--dry-run", "--json").stdout)
     lanes = 3 + 5 + 5 + 5  # clean, masked, floor; then the injection and the replay apart from the arm
     assert cost["evaluations"] == lanes * 3 * 2  # samples, guidance
@@ -138,6 +142,7 @@ def test_a_dry_run_says_evaluations_time_disk_and_memory_and_writes_nothing(tmp_
     shown = trace("reproduce", "growth", "--small", "--dry-run")
     assert shown.exit_code == 0, shown.output
     assert "would take" in shown.output
+    assert "nothing was written" in shown.output
     assert files(tmp_path) == []
 
 
@@ -194,7 +199,6 @@ def test_a_home_folder_is_meant_wherever_a_path_is_typed(run, tmp_path, free, mo
     assert (tmp_path / "x" / "trace.zarr").is_dir()
     assert trace("analyze", "growth", "~/x", "--out=~/y").exit_code == 0
     assert (tmp_path / "y" / "growth.csv").is_file()
-    assert trace("report", "~/x", "--out=~/r.html").exit_code == 0
     assert trace("mask", "R4S32", "--out=~/m.png").exit_code == 0
     assert tracer.open_run("~/x").sizes["sample"] == 3
     assert Request("dit", out="~/z").out == tmp_path / "z"
@@ -202,13 +206,11 @@ def test_a_home_folder_is_meant_wherever_a_path_is_typed(run, tmp_path, free, mo
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
-def test_an_empty_folder_is_used_as_it_is(tmp_path, free, resume):
+def test_an_empty_folder_is_used_as_it_is(tmp_path, idle, resume):
     (tmp_path / "made").mkdir()
     done = trace(*FIRST, "--samples", 1, "--steps", 1, "--no-floor", "--out", tmp_path / "made", *resume)
     assert done.exit_code == 0, done.output
-    assert trace("sweep", "classify", "--mask", "R0S1", "--limit", 2, "--out", tmp_path / "made").exit_code == 2
-    (tmp_path / "swept").mkdir()
-    assert trace("sweep", "classify", "--mask", "R0S1", "--limit", 2, "--out", tmp_path / "swept").exit_code == 0
+    assert (tmp_path / "made" / "trace.zarr").is_dir()
 
 
 @pytest.fixture
@@ -236,8 +238,8 @@ def test_a_run_that_cannot_be_written_to_is_analysed_with_out(run, read_only, tm
     refused = trace(*words, path)
     assert refused.exit_code == 2
     assert "Read-only file system): use --out ELSEWHERE" in refused.stderr
-    elsewhere = tmp_path if words[0] == "analyze" else tmp_path / "page.html"
-    assert trace(*words, path, "--out", elsewhere).exit_code == 0
+    if words[0] == "analyze":
+        assert trace(*words, path, "--out", tmp_path).exit_code == 0
     assert files(path) == before
 
 
@@ -288,7 +290,7 @@ def test_a_dollar_in_a_prompt_is_text_in_every_figure_and_on_the_page(tmp_path, 
     assert trace("report").exit_code == 0  # growth, bands, sinks, verdict and the pictures
 
 
-def test_a_picture_that_cannot_be_drawn_does_not_decide_the_exit_code(tmp_path, free, monkeypatch):
+def test_a_picture_that_cannot_be_drawn_does_not_decide_the_exit_code(tmp_path, idle, monkeypatch):
     def broken(run):
         raise ValueError("no ink")
 
@@ -326,6 +328,15 @@ def test_libraries_are_silent_inside_and_as_they_were_outside():
     assert before[1] == 1
     assert inside[0] == ""
     assert dict(os.environ) == environment
+
+
+def test_a_whole_pipeline_is_loaded_without_a_word(tmp_path, capfd):
+    save_sdxl(tmp_path / "pipe")
+    request = Request("sdxl", "sink-k1", checkpoint=str(tmp_path / "pipe"), prompts=["a red heart"], samples=1, steps=2)
+    capfd.readouterr()
+    planned = plan(request)
+    planned.denoiser.prepare(planned.samples)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_a_terminal_there_is_a_line_every_thirty_seconds(monkeypatch, capsys):
@@ -394,16 +405,6 @@ def test_a_notebook_gets_tqdm(monkeypatch):
     assert (bars[0].n, bars[0].total) == (5, 9)
 
 
-def test_a_finished_run_and_every_run_of_a_study_say_so(run, tmp_path, free, monkeypatch):
-    assert "done in " in run.output
-    monkeypatch.chdir(tmp_path)
-    done = trace("counterfactual", "steps", "--mask", "R4S32", "--counts", "1,2", "--samples", 1, "--no-floor")
-    assert "T0001: run 1 of 2" in done.output
-    assert "T0002: run 2 of 2" in done.output
-    found = json.loads(trace("runs", "--json").stdout)
-    assert [each["name"] for each in found] == ["dit-steps/T0001", "dit-steps/T0002"]
-
-
 # --- lists and JSON ---
 
 
@@ -431,23 +432,17 @@ def test_sweeps_are_listed_too(tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        [],
-        ["--classes", "heart,face", "--seed", 5],
-        ["--record", "verdict", "--paths", 2, "--noise", "coupled", "--mask-seed", 3, "--guidance", "2.5"],
-        ["--checkpoint", "embedded:dit-half", "--no-floor", "--sampler", "ddim", "--batch-size", 2],
+        ["--classes", "heart,face", "--record", "verdict", "--paths", 2, "--noise", "coupled", "--mask-seed", 3],
+        ["--checkpoint", "embedded:dit-half", "--no-floor", "--sampler", "ddim", "--guidance", "2.5", "--seed", 5],
         ["--model", "sd3", "--prompts", "a red heart", "--dtype", "bfloat16", "--record", "norms"],
     ],
 )
-def test_the_command_that_show_prints_makes_the_same_run(words, tmp_path, free, monkeypatch):
-    monkeypatch.setattr("tracer.run.complete", lambda *plan, **options: None)
+def test_the_command_that_show_prints_makes_the_same_run(words, tmp_path, idle):
     made = trace("run", "--mask", "R4S32@layers=1", "--samples", 2, "--steps", 2, "--out", tmp_path / "run", *words)
     assert made.exit_code == 0, made.output
     command = shlex.split(json.loads(trace("show", tmp_path / "run", "--json").stdout)["command"])
-    again = trace(*command[1:], "--out", tmp_path / "again")
-    assert again.exit_code == 0, again.output
-    assert store.config_hash(store.read_config(tmp_path / "again")) == store.config_hash(
-        store.read_config(tmp_path / "run")
-    )
+    again = trace(*command[1:], "--out", tmp_path / "run", "--resume")
+    assert again.exit_code == 0, again.output  # another configuration is refused
 
 
 def test_show_says_what_is_complete_and_what_comes_next(run):
@@ -459,9 +454,8 @@ def test_show_says_what_is_complete_and_what_comes_next(run):
 
 def test_everything_that_prints_a_result_prints_it_as_json(run, tmp_path, free):
     for words in (
-        ["analyze", "growth"], ["report", "--out", tmp_path / "r.html"], ["models"], ["show"], ["runs"],
-        ["mask", "R4S32", "--out", tmp_path / "m.png"], ["score", "--metric", "pixels"], ["reproduce", "--list"],
-        ["score", "--list"],
+        ["analyze", "growth", "--out", tmp_path], ["models"], ["show"], ["runs"],
+        ["mask", "R2S8", "--grid", "6x6", "--out", tmp_path / "m.png"], ["reproduce", "--list"], ["score", "--list"],
     ):  # fmt: skip
         done = trace(*words, "--json")
         assert done.exit_code == 0, done.output

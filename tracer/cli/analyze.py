@@ -172,9 +172,11 @@ def score_first(path: Path, metrics: Sequence[str], weights: Sequence[str]) -> N
     """Let networks measure what is asked for and not stored yet; what is stored needs none of them."""
     from tracer import store
     from tracer.cli.score import measure_scores
+    from tracer.store.places import check_writable
 
     stored = store.read_scores(path)
     if weights or not stored or set(metrics) - stored.keys():
+        check_writable(path, "scores are kept in the run; copy it to where you may write, and name the copy")
         measure_scores(path, metrics, weights)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tracer.denoisers.base import CheckpointError, Sample
 from tracer.denoisers.checkpoints import LOADING
+from tracer.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def pipeline_encoder(
 
     def encode(prompts: Sequence[str]) -> list[Condition]:
         try:
-            pipeline = load()
+            with quiet():
+                pipeline = load()
         except LOADING as error:
             raise CheckpointError(f"the text encoders in {folder} do not load: {error}") from error
         pipeline.to(device)

@@ -7,6 +7,7 @@ A run is read from its store alone (docs/schema.md). What an arm is stands in co
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -193,8 +194,8 @@ def arms(run: xr.DataTree, *, floor: bool = False) -> list[Arm]:
 
 
 def narrowed(mask: str, option: str) -> str:
-    """The spec of a mask with one more option, such as "steps=0:1": what a message says to type."""
-    return f"{mask}{';' if '@' in mask else '@'}{option}"
+    """The spec of a mask with one more option, such as "steps=0:1", as a message says to type it."""
+    return shlex.quote(f"{mask}{';' if '@' in mask else '@'}{option}")
 
 
 def names(run: xr.DataTree, *, floor: bool = False) -> list[str]:

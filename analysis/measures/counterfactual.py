@@ -48,7 +48,7 @@ def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0)
         mask = arms[0].mask if arms else "R4S32"
         raise runs.RunError(
             "every arm masks the whole run: add windows or doses such as "
-            f"--mask '{runs.narrowed(mask, 'steps=0.0:0.5')}' --mask '{runs.narrowed(mask, 'strength=0.1')}'"
+            f"--mask {runs.narrowed(mask, 'steps=0.0:0.5')} --mask {runs.narrowed(mask, 'strength=0.1')}"
         )
     last = runs.plain(delta.sel(arm=[arm.name for arm in arms]).isel(step=-1, drop=True).astype(np.float64).compute())
     variance = spectrum.mean_variance(runs.get(run, "trajectory/latent").isel(step=-1, drop=True)).compute()

@@ -47,7 +47,7 @@ def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
         mask = next((arm.mask for arm in runs.arms(run)), "R4S32")
         raise runs.RunError(
             "no mask of this run has two windows to compare: add arms such as "
-            f"--mask '{runs.narrowed(mask, 'steps=0:1')}' --mask '{runs.narrowed(mask, 'steps=1:2')}'"
+            f"--mask {runs.narrowed(mask, 'steps=0:1')} --mask {runs.narrowed(mask, 'steps=1:2')}"
         )
     variance = spectrum.ring_variance(runs.get(run, "trajectory/latent")).compute().reset_coords(drop=True)
     each = [_of_mask(run, mask, windows, variance) for mask, windows in sets.items()]

@@ -9,13 +9,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from interventions.errors import InputError
+from interventions.errors import RunError
 
 LONGEST = 200
 """Bytes of a name at most; stores add to it while they are made, and file systems take 255."""
 
 
-class PlaceError(InputError):
+class PlaceError(RunError):
     """Output cannot go where it was asked to go; the message says where instead."""
 
 

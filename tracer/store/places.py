@@ -33,8 +33,9 @@ def check_new_folder(path: Path) -> None:
     if path.is_dir() and path.resolve() == Path.cwd():
         raise PlaceError(f"{path} is the folder you are in: use --out NAME for a new one inside it")
     if path.is_dir() and occupied(path):
-        holds = "holds a run or a sweep: add --resume to go on with it, or" if holds_store(path) else "is not empty:"
-        raise PlaceError(f"{path} {holds} use --out ELSEWHERE")
+        if holds_store(path):
+            raise PlaceError(f"{path} exists; continue it with --resume, or use --out ELSEWHERE")
+        raise PlaceError(f"{path} exists and is not empty: use --out ELSEWHERE")
     check_folder(path)
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tests.builders.runs_by_hand import CONFIG, create, run_units
 from tracer.cli.main import main
 from tracer.cli.terminal import print_table
-from tracer.cli.visible import VisibleStream, visible, visible_output
+from tracer.visible import VisibleStream, visible, visible_output
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil"
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import click
 
-from tracer.cli.visible import visible_output
+from tracer.quiet import silence
+from tracer.visible import visible_output
 
 
 class Commands(click.Group):
@@ -28,6 +29,7 @@ class Commands(click.Group):
         "mask": ("tracer.cli.show:mask", "Picture, density and graph statistics of a mask."),
         "models": ("tracer.cli.show:models", "List the models and what --checkpoint may name."),
         "runs": ("tracer.cli.show:list_runs", "List the runs under a folder."),
+        "show": ("tracer.cli.show:show", "What a run is, and what can be asked of it."),
         "verify": ("tracer.cli.verify:verify", "Compare runs with their checksums and list what is wrong."),
         "repair": ("tracer.cli.verify:repair", "Restore what can be restored in a run, take out what cannot."),
     }
@@ -72,6 +74,7 @@ def main() -> None:
     trace analyze growth                    curves, table and figure of the latest run
     trace analyze verdict                   does the error compound?
     """
+    silence()
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
         prepare_prompts = optional_parts(plan.denoiser).prepare
         if pending and prepare_prompts:  # encode the prompts of all units at once
             prepare_prompts([s for unit in pending for s in plan.samples[writer.samples(unit)]])
-        steps, finished = plan.schedule.steps, 0
+        steps, finished, own = plan.schedule.steps, 0, set()
 
         def tell(step: int) -> None:
             if progress:
@@ -160,11 +160,13 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
 
         def compute(unit: int, buffer: store.UnitBuffer) -> None:
             run_unit(plan, plan.samples[writer.samples(unit)], buffer, lambda i: tell(i + 1), limits)
+            own.add(unit)
 
         def done(unit: int) -> None:
             nonlocal finished
             finished += 1
-            tell(0)
+            if unit not in own:  # another process made it; of our own every step was told
+                tell(0)
 
         store.share(writer, pending, compute, done=done)
     store.settle(path, lease)

@@ -127,3 +127,20 @@ def test_the_message_names_host_process_and_since(folder):
 def test_a_file_that_is_no_claim_holds_nothing(folder, content):
     (folder / "000000.json").write_bytes(content)
     assert taken(folder)
+
+
+def test_what_a_repair_asks_is_answered_at_once_by_the_living_and_after_a_lease_by_the_dead(folder, clock, monkeypatch):
+    began = clock[0]
+    monkeypatch.setattr(claims, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    assert claims.surely_live(folder, LEASE) == []
+    token = claims.claim(folder, 3, LEASE)
+    assert claims.surely_live(folder, LEASE) == [3]  # this very process
+    assert clock[0] == began
+    claims.release(folder, 3, token)
+
+    token = elsewhere(folder, 5)
+    monkeypatch.setattr(claims, "sleep", lambda seconds: claims.renew(folder, 5, token))
+    assert claims.surely_live(folder, LEASE) == [5]
+    monkeypatch.setattr(claims, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    assert claims.surely_live(folder, LEASE) == []
+    assert LEASE < clock[0] - began < 1.1 * LEASE

@@ -1,6 +1,7 @@
 """Stores at addresses: read like a folder, checked like one, and never written to."""
 
 import shutil
+import urllib.request
 from pathlib import Path
 
 import click
@@ -60,6 +61,7 @@ def bucket(request, made, tmp_path, monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST"))
     files = fsspec.filesystem("s3", skip_instance_cache=True)
     files.mkdir("bucket")
     copy(made, files, "bucket/runs")

@@ -24,13 +24,10 @@ class StorePath(click.ParamType):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path, or what stands for the address; an error for an address that nothing here can read."""
-        from tracer.store import RunError, place
+        """The path, or what stands for the address."""
+        from tracer.store import place
 
-        try:
-            return place(value)
-        except RunError as error:
-            self.fail(str(error), param, ctx)
+        return place(value)
 
 
 class OutPath(click.ParamType):

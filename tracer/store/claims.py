@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from tracer.store.durable import read_json, write_json
@@ -121,6 +121,34 @@ def live_claim(directory: Path, unit: int, lease: float = LEASE) -> dict[str, An
 def live_claims(directory: Path, lease: float = LEASE) -> list[int]:
     """Units that workers hold who are not known to be dead."""
     return [unit for unit in _claimed(directory) if live_claim(directory, unit, lease) is not None]
+
+
+def surely_live(directory: Path, lease: float = LEASE) -> list[int]:
+    """Units of workers that are certainly alive: they run on this machine, or beat while this waits, a lease at most.
+
+    An empty list means that every claim there is was left by the dead.
+    """
+    first = {unit: _state_of(directory, unit) for unit in live_claims(directory, lease)}
+    while held := live_claims(directory, lease):
+        heard = [unit for unit in held if _runs_here(directory, unit) or _state_of(directory, unit) != first.get(unit)]
+        if heard:
+            return heard
+        sleep(lease / BEATS / 4)
+    return []
+
+
+def _state_of(directory: Path, unit: int) -> bytes:
+    """The claim with its heartbeats; empty when there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return _file(directory, unit).read_bytes()
+    return b""
+
+
+def _runs_here(directory: Path, unit: int) -> bool:
+    """Whether the claim is of a process of this machine that is not stopped."""
+    value = read_json(_file(directory, unit)) or {}
+    here = value.get("machine") == _identity(os.getpid())[0]
+    return here and not _stopped(value["pid"])
 
 
 def remove_dead(directory: Path, lease: float = LEASE) -> None:

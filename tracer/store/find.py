@@ -58,8 +58,8 @@ class SweepInfo:
 def locate(path: str | Path | None = None, root: str | Path = "runs", schema: Schema = RUN) -> Path:
     """The directory meant by a path (it, or the data in it), or the newest under `root`; RunError if none."""
     if path is None:
-        return _latest(place(root), schema)
-    given = place(path)
+        return _latest(place(root, afresh=True), schema)
+    given = place(path, afresh=True)
     directory = given.parent if given.name == schema.folder else given
     root_attributes(directory, schema)
     return directory
@@ -67,18 +67,18 @@ def locate(path: str | Path | None = None, root: str | Path = "runs", schema: Sc
 
 def latest_run(root: str | Path = "runs") -> Path:
     """The run directory made last under `root`, complete or not; RunError when there is none."""
-    return _latest(place(root), RUN)
+    return _latest(place(root, afresh=True), RUN)
 
 
 def latest_sweep(root: str | Path = "runs") -> Path:
     """The sweep directory made last under `root`, complete or not; RunError when there is none."""
-    return _latest(place(root), SWEEP)
+    return _latest(place(root, afresh=True), SWEEP)
 
 
 def list_runs(root: str | Path = "runs") -> list[RunInfo]:
     """The runs in a directory, oldest first, then those that cannot be read; an empty list when there are none."""
     runs = []
-    for run, read in _listed(place(root), RUN):
+    for run, read in _listed(place(root, afresh=True), RUN):
         if isinstance(read, str):
             runs.append(RunInfo(run.name, run, "", "", (), 0, 0, _bytes(run), read))
             continue
@@ -90,7 +90,7 @@ def list_runs(root: str | Path = "runs") -> list[RunInfo]:
 def list_sweeps(root: str | Path = "runs") -> list[SweepInfo]:
     """The sweeps in a directory, oldest first, then those that cannot be read; an empty list when there are none."""
     sweeps = []
-    for sweep, read in _listed(place(root), SWEEP):
+    for sweep, read in _listed(place(root, afresh=True), SWEEP):
         if isinstance(read, str):
             sweeps.append(SweepInfo(sweep.name, sweep, "", "", "", 0, 0, _bytes(sweep), read))
             continue

@@ -145,18 +145,19 @@ def is_remote(path: object) -> bool:
     return isinstance(path, RemotePath) or _ADDRESS.match(str(path)) is not None
 
 
-def place(path: str | Path) -> Path:
-    """The path, or the address as something that can be read like a path; what it holds is asked for afresh."""
+def place(path: str | Path, *, afresh: bool = False) -> Path:
+    """The path, or the address as something that can be read like a path.
+
+    afresh: whether listings that the library behind an address keeps are forgotten first.
+    """
     if not is_remote(path):
         return expanded(path)
     scheme, _, rest = str(path).partition(":")
     if scheme in ("file", "local"):
         return Path("/" + rest.lstrip("/"))
-    if isinstance(path, RemotePath):
-        return cast(Path, path)
-    address = RemotePath(str(path))
-    files, _ = address._place()
-    files.invalidate_cache()
+    address = path if isinstance(path, RemotePath) else RemotePath(str(path))
+    if afresh:
+        address._place()[0].invalidate_cache()
     return cast(Path, address)
 
 

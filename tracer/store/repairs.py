@@ -99,7 +99,8 @@ def repair(path: str | Path, *, lease: float = 120.0) -> Repair:
     if not (store / "claims").is_dir():
         check_writable(store, schema, root_attributes(store, schema))
         (store / "claims").mkdir()
-    refuse_busy(store, lease)
+    if busy := claims.surely_live(store / "claims", lease):  # a silent worker elsewhere is waited for, it may be dead
+        raise BusyError(f"{store} is being written (unit {busy[0]}); repair it when the workers are done")
     before = _looked_at(store, lease)
     folder = store / "damaged" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     with claims.locked(store / "claims"):  # no worker can begin a unit meanwhile

@@ -15,14 +15,8 @@ from tracer.batches import MemoryShort
 from tracer.denoisers import Evaluation, load
 
 ARMS = ["R1S0", "R2S0@strength=0.3"]
-SETTINGS = {
-    "samples": 6,
-    "steps": 5,
-    "batch_size": 5,
-    "floor": False,
-    "sampler": "ddpm",
-    "record": ("verdict", "finals"),
-}
+SETTINGS = {"samples": 6, "steps": 5, "batch_size": 5, "floor": False, "sampler": "ddpm", "record": "verdict,finals"}
+NORMS = SETTINGS | {"record": "norms"}
 
 
 class Tight(Analytic):

@@ -9,6 +9,7 @@ reads the store alone.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ def create(path: Path, coords: xr.Dataset, outcomes: Outcomes, config: dict) -> 
 
 def run_cells(path: Path, cells: Sequence[grid.Cell], images: int, compute: Compute, progress: Progress | None) -> None:
     """Compute and commit the cells that are missing; `images` is how often `tick` counts in each."""
+    store.mend(path, store.verify(path, contents=False), lambda report: warnings.warn(str(report), stacklevel=2))
     with store.Writer(path) as writer:
         pending = writer.pending()
         total, seen = images * len(pending), 0

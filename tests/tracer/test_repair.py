@@ -121,11 +121,13 @@ def test_a_damaged_list_or_flag_is_restored_by_what_is_sound(run, key):
     assert contents(run) == before
 
 
-def test_a_restored_flag_remembers_the_samples_that_failed(run):
+@pytest.mark.parametrize("other", [None, "trace.zarr/status/c.0.1"])
+def test_a_restored_flag_remembers_the_samples_that_failed(run, other):
     with store.Writer(run) as writing, writing.unit(0) as buffer:
         runs_by_hand.fill(buffer)
         buffer.fail(1, arm=2)
-    (run / "trace.zarr/status/c.0.0").unlink()
+    flag = run / "trace.zarr/status/c.0.0"
+    flag.unlink() if other is None else flag.write_bytes((run / other).read_bytes())
     assert store.repair(run).after.failed == (1,)
     status = store.open_run(run)["status"].values
     assert status[:, :2].tolist() == [[1, 1], [1, 1], [1, 2]]

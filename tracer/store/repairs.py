@@ -29,6 +29,7 @@ from tracer.store.find import root_attributes
 from tracer.store.schema import RunError, Schema
 from tracer.store.seals import (
     Seal,
+    digits,
     file_size,
     inside,
     manifest_file,
@@ -239,7 +240,7 @@ class _Units:
         part = unit_parts(self.status)[unit]
         flags, manifest = read_flags(self.status, part), read_manifest(self.store, unit)
         if manifest is not None:
-            if flags.any() or manifest.flags is None or damaged_shards(self.store, unit, contents=True):
+            if manifest.flags in (None, digits(flags)) or damaged_shards(self.store, unit, contents=True):
                 return ""
             return self._flag_again(unit, part, manifest.flags)
         if not flags.any() or (seals := self._seals(part)) is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +217,7 @@ def run_cells(path: Path, cells: Sequence[grid.Cell], images: int, compute: Comp
 
     `images` is how often `tick` counts in each.
     """
+    store.mend(path, store.verify(path, contents=False), lambda report: warnings.warn(str(report), stacklevel=2))
     with store.Writer(path) as writer:
         pending = writer.pending()
         finished = 0

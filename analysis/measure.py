@@ -76,8 +76,14 @@ class Measure(Generic[Parameters]):
         return self.compute.__name__
 
     def __call__(self, *args: Parameters.args, **options: Parameters.kwargs) -> xr.Dataset:
-        """Compute the measure."""
-        return self.compute(*args, **options)
+        """Compute the measure; of runs, its attributes say what was left out (`divergence.left_out`)."""
+        result = self.compute(*args, **options)
+        if self.reads in ("run", "runs"):
+            from analysis.common import divergence, pairing
+
+            given = inspect.signature(self.compute).bind(*args, **options).args[0]
+            result.attrs |= divergence.left_out_of(pairing.as_list(given))
+        return result
 
     def __repr__(self) -> str:
         return f"<measure {self.name}{inspect.signature(self.compute)}>"
@@ -94,12 +100,12 @@ class Measure(Generic[Parameters]):
         return add
 
     def table(self, dataset: xr.Dataset) -> pd.DataFrame:
-        """What the terminal shows, a row per case."""
-        return self._presented("table", dataset)
+        """What the terminal shows, a row per case; with the column `diverged` where samples did."""
+        return self._counted("table", dataset)
 
     def sentence(self, dataset: xr.Dataset) -> str:
-        """What was found, in plain words with numbers and intervals."""
-        return self._presented("sentence", dataset)
+        """What was found, in plain words with numbers and intervals, and what was left out."""
+        return " ".join(filter(None, (self._presented("sentence", dataset), dataset.attrs.get("left_out"))))
 
     def figure(self, dataset: xr.Dataset) -> Figure:
         """The picture of it."""
@@ -107,7 +113,12 @@ class Measure(Generic[Parameters]):
 
     def records(self, dataset: xr.Dataset) -> pd.DataFrame:
         """What the CSV holds: the table, unless the measure says more."""
-        return self._presented("records" if "records" in self._presenters else "table", dataset)
+        return self._counted("records" if "records" in self._presenters else "table", dataset)
+
+    def _counted(self, form: Form, dataset: xr.Dataset) -> pd.DataFrame:
+        from analysis.common import divergence
+
+        return divergence.counted(self._presented(form, dataset), dataset.attrs)
 
     def _presented(self, form: str, dataset: xr.Dataset) -> Any:
         if form not in self._presenters:

@@ -20,7 +20,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis.common import runs
+from analysis.common import divergence, runs
 from analysis.measure import MEASURES
 
 IMAGES = 8  # samples shown
@@ -29,7 +29,8 @@ CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2.5rem auto; }
 body { padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.4rem; }
-.lead { color: #555; margin-top: .2rem; } .sentence { border-left: 3px solid #0072b2; padding-left: .8rem; }
+.lead { color: #555; margin-top: .2rem; }
+.sentence { border-left: 3px solid #0072b2; padding-left: .8rem; white-space: pre-line; }
 img { max-width: 100%; } .pictures img { image-rendering: pixelated; width: 100%; }
 table { border-collapse: collapse; font-size: 12.5px; display: block; overflow-x: auto; margin: .6rem 0; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
@@ -84,12 +85,13 @@ def _section(run: xr.DataTree, name: str) -> Section:
 
 
 def _head(run: xr.DataTree) -> str:
-    samples = runs.complete(run)["metrics"].sizes["sample"]
+    samples, left_out = runs.complete(run)["metrics"].sizes["sample"], divergence.left_out(run)["left_out"]
     names = runs.names(run, floor=True)
     arms = ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
     name = html.escape(run.name or "run")
     lead = html.escape(f"{runs.title(run)} · {samples} samples · arms: clean, {arms}")
-    return f'<h1>{name}</h1>\n<p class="lead">{lead}</p>'
+    warning = f'\n<p class="lead"><b>{html.escape(str(left_out))}</b></p>' if left_out else ""
+    return f'<h1>{name}</h1>\n<p class="lead">{lead}</p>{warning}'
 
 
 def _printed(name: str, section: Section) -> str:
@@ -119,7 +121,8 @@ def _pictures(run: xr.DataTree) -> str:
         return ""
     from PIL import Image
 
-    images = runs.get(runs.complete(run), "images/image")
+    run = runs.complete(run)
+    images = runs.get(run, "images/image")
     arms = [arm.name for arm in runs.every_arm(run) if arm.whole]
     shown = images.sel(arm=arms).isel(sample=slice(0, IMAGES)).transpose("arm", "image_y", "sample", "image_x", "rgb")
     pixels = np.asarray(shown.values, dtype=np.uint8)

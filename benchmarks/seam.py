@@ -39,6 +39,9 @@ class Nowhere:
     def final(self, values: Mapping[str, Any], arms: Sequence[int] | None = None) -> None:
         """Drop the final values."""
 
+    def fail(self, steps: Any) -> None:
+        """Drop what diverged."""
+
 
 def evaluation_rows(denoiser: Any, samples: int, **pace: int) -> list[Row]:
     """One call of the network on `samples` rows."""

@@ -7,6 +7,7 @@ file that cannot work is explained here, before anything runs. No attention is t
 from __future__ import annotations
 
 import difflib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,13 +20,22 @@ from torch import nn
 
 from interventions import TokenLayout
 from interventions.errors import InputError
-from tracer.denoisers import usable_device
+from tracer.denoisers import CheckpointError, usable_device
+from tracer.denoisers.weights import check_finite
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CLASSIFIERS = {"vit": EMBEDDED / "vit", "vit-cls": EMBEDDED / "vit-cls"}
 RETRIEVERS = {"clip": EMBEDDED / "clip"}
 PAPER_CLASSIFIER = "vit_large_patch16_224.augreg_in21k_ft_in1k"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
+
+
+NO_CLASSES = (
+    "has no classes: such weights (DINOv2, DINOv3, SigLIP, EVA-02 and the like) are trained without labels and end in "
+    "features, so there is nothing to be right or wrong. Use weights that were fine-tuned on classes, for example "
+    f"{PAPER_CLASSIFIER}, give --checkpoint a folder with a head of your own (head.weight), or ask a model of pictures "
+    "and texts with `trace sweep retrieve --model ViT-B-16-SigLIP`"
+)
 
 
 class ModelError(InputError):
@@ -106,7 +116,9 @@ def load_classifier(name: str = "vit", checkpoint: str | None = None, device: st
             model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         else:
             model = timm.create_model(name, pretrained=False, checkpoint_path=str(folder), **_classes_of(folder))
-    model = model.eval().requires_grad_(False).to(where)
+    if not model.num_classes:
+        raise ModelError(f"{source} {NO_CLASSES}")
+    model = _whole(model, source).to(where)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     shown = "embedded weights" if name in CLASSIFIERS and checkpoint is None else source
     return Classifier(name, shown, model, _grid(model, name), transform, _labels(model))
@@ -139,8 +151,8 @@ def load_retriever(
         else:
             name_or_folder, tag = name, str(folder) if folder else pretrained
         model, _, transform = open_clip.create_model_and_transforms(name_or_folder, pretrained=tag)
-    tokenize = _word_tokenizer(folder) or open_clip.get_tokenizer(name_or_folder)
-    model = model.eval().requires_grad_(False).to(where)
+    tokenize = _word_tokenizer(folder) or _tokenizer(name_or_folder, folder, source)
+    model = _whole(model, source).to(where)
     visual, text = model.visual, getattr(model, "text", model)
     shown = "embedded weights" if name in RETRIEVERS and checkpoint is None else source
     return Retriever(
@@ -154,6 +166,15 @@ def load_retriever(
         transform=transform,
         tokenize=tokenize,
     )
+
+
+def _whole(model: Any, source: str) -> Any:
+    """A loaded model in eval mode, without gradients. Raises ModelError where a weight is NaN or infinite."""
+    try:
+        check_finite(model, Path(source))
+    except CheckpointError as error:
+        raise ModelError(str(error)) from None
+    return model.eval().requires_grad_(False)
 
 
 def _grid(model: Any, name: str) -> TokenLayout:
@@ -238,12 +259,30 @@ def _classes_of(path: Path) -> dict[str, Any]:
     return {"num_classes": len(heads[0])} if heads else {}
 
 
+def _tokenizer(name: str, folder: Path | None, source: str) -> Callable[[Sequence[str]], torch.Tensor]:
+    """The tokenizer of an open_clip model; some are not in open_clip but on the hub."""
+    import open_clip
+
+    try:
+        return open_clip.get_tokenizer(name)
+    except Exception as error:
+        config = open_clip.get_model_config(name) or {}
+        if folder is not None and (folder / "open_clip_config.json").is_file():
+            config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+        wanted = config.get("text_cfg", {}).get("hf_tokenizer_name")
+        first = " ".join((str(error).strip() or type(error).__name__).split())[:160]
+        if wanted is None:
+            raise ModelError(f"the tokenizer of {source} does not load: {first}") from None
+        raise ModelError(
+            f"the weights of {source} are here, but its tokenizer {wanted} is not and the hub cannot be reached "
+            f"({first}). Where there is a network type `hf download {wanted}`, and bring its cache here"
+        ) from None
+
+
 def _word_tokenizer(folder: Path | None) -> Callable[[Sequence[str]], torch.Tensor] | None:
     """The embedded CLIP reads words, not byte pairs: its folder says so by its vocabulary."""
     if folder is None or not (folder / "vocabulary.json").is_file():
         return None
-    import json
-
     from tracer.denoisers.embedded.words import tokenize
 
     known = json.loads((folder / "vocabulary.json").read_text())

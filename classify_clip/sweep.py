@@ -167,12 +167,23 @@ def place(out: str | Path | None, name: str, resume: bool) -> Path:
 def prepare(
     out: str | Path | None, name: str, resume: bool, coords: xr.Dataset, outcomes: Outcomes, config: dict
 ) -> Path:
-    """Create the store, or check that the existing one is this very sweep and may be resumed; returns its folder."""
+    """Create the store, or check that the existing one is this very sweep and may be resumed; returns its folder.
+
+    Of many processes that start at once, each gets a name of its own where none is named, and with `resume` one creates
+    the sweep and the others join it.
+    """
     path = place(out, name, resume)
-    if resume and occupied(path):
-        store.check_resume(path, config, store.SWEEP)
-    else:
-        create(path, coords, outcomes, config)
+    if out is None and not resume:
+        return store.at_free_folder(Path("runs") / name, lambda path: create(path, coords, outcomes, config))
+    if not (resume and occupied(path)):
+        try:
+            create(path, coords, outcomes, config)
+        except store.TakenError:
+            if not resume:
+                raise
+        else:
+            return path
+    store.check_resume(path, config, store.SWEEP)
     return path
 
 
@@ -198,18 +209,32 @@ def _sizes(coords: xr.Dataset) -> dict[str, int]:
 
 
 def run_cells(path: Path, cells: Sequence[grid.Cell], images: int, compute: Compute, progress: Progress | None) -> None:
-    """Compute and commit the cells that are missing; `images` is how often `tick` counts in each."""
+    """Compute and commit the cells that are missing, together with whoever else is at work on the sweep.
+
+    `images` is how often `tick` counts in each.
+    """
     with store.Writer(path) as writer:
         pending = writer.pending()
-        total, seen = images * len(pending), 0
+        finished = 0
 
-        def tick(n: int) -> None:
-            nonlocal seen
-            seen += n
+        def tell(seen: int) -> None:
             if progress is not None:
-                progress(min(seen, total), total)
+                progress(finished * images + min(seen, images), images * len(pending))
 
-        for index in pending:
-            with writer.unit(index) as buffer:
-                outcomes = compute(cells[index], tick)
-                buffer.final({name: np.asarray(value)[None] for name, value in outcomes.items()})
+        def fill(cell: int, buffer: store.UnitBuffer) -> None:
+            seen = 0
+
+            def tick(n: int) -> None:
+                nonlocal seen
+                seen += n
+                tell(seen)
+
+            outcomes = compute(cells[cell], tick)
+            buffer.final({name: np.asarray(value)[None] for name, value in outcomes.items()})
+
+        def done(cell: int) -> None:
+            nonlocal finished
+            finished += 1
+            tell(0)
+
+        store.share(writer, pending, fill, done=done)

@@ -1,18 +1,19 @@
 """Spreads the units of a run over Dask workers, on this machine or on a cluster that shares its file system.
 
-A task is one unit: its worker loads the request's denoiser once, claims the unit, and runs it with the very loop of a
-serial run (`run.execute`), so the result is the same and a dead worker costs its unit. How a unit is computed and
-committed is not known here. Every worker must see the run directory, and any checkpoint folder, under the same path.
+A task is one unit: its worker loads the request's denoiser once, claims the unit, and runs it as a serial run does, so
+the result is the same and a dead worker costs its unit. How a unit is computed and committed is not known here. Every
+worker must see the run directory, and any checkpoint folder, under the same path.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_com
 from interventions.errors import FailureError, InputError
 from tracer import store
 from tracer.denoisers.base import CheckpointError, optional_parts
+from tracer.denoisers.registry import own_device
 from tracer.plan import Plan
 from tracer.request import Progress, Request
-from tracer.run import execute
+from tracer.trajectory import run_unit
 
 CONNECT_SECONDS = 15.0
 CLAIMED_SECONDS = 5.0
@@ -134,12 +136,27 @@ class _Job(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         self.lock = threading.Lock()  # one unit at a time: the seam changes the model while it is open
+        self.number = number_of(str(worker.name))
+        self.ended = False
         self.built: Plan | None = None
+        self.writer: store.Writer | None = None
 
-    def ready(self) -> Plan:
-        """The plan with this worker's own denoiser, loaded on first use. Raises CheckpointError for other weights."""
+    def teardown(self, worker: Any) -> None:
+        self.ended = True
+        if self.lock.acquire(blocking=False):  # else the unit that is still running closes it at its end
+            self.close()
+            self.lock.release()
+
+    def ready(self) -> tuple[Plan, store.Writer]:
+        """The plan with this worker's own denoiser, loaded on first use, and its writer.
+
+        Raises CheckpointError for other weights.
+        """
         if self.built is None:
-            denoiser = self.plan.request.load()
+            request = self.plan.request
+            if isinstance(request.denoiser, str):
+                request = replace(request, device=own_device(request.device, self.number))
+            denoiser = request.load()
             if dict(denoiser.checkpoint) != dict(self.plan.config["checkpoint"]):
                 raise CheckpointError(
                     f"a worker loaded other weights than this run uses: {dict(denoiser.checkpoint)} instead of "
@@ -148,33 +165,59 @@ class _Job(WorkerPlugin):
             if prepare := optional_parts(denoiser).prepare:  # encode all prompts at once
                 prepare(self.plan.samples)
             self.built = replace(self.plan, denoiser=denoiser)
-        return self.built
+        if self.writer is None:
+            self.writer = store.Writer(self.path).__enter__()
+        return self.built, self.writer
+
+    def close(self) -> None:
+        """Stop the writer; the next unit gets a fresh one."""
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with suppress(store.WriteError):  # already raised where it happened
+                writer.__exit__(None, None, None)
 
 
-def _run_unit(name: str, unit: int) -> bool:
-    """On a worker: run one unit. False when another living process holds it."""
+def number_of(worker: str) -> int | None:
+    """The number in the name of a worker (`3`, `SLURMCluster-3`, `tcp://...-3`); None when it has none."""
+    match = re.fullmatch(r"(?:.*-)?(\d+)", worker)
+    return int(match[1]) if match else None
+
+
+def _run_unit(name: str, unit: int) -> Mapping[str, Any] | None:
+    """On a worker: run one unit. Returns None when it is complete, the claim when another living process holds it."""
     worker = get_worker()
     job = worker.plugins[name]
     assert isinstance(job, _Job)
     reported = 0.0
 
-    def report(done: int, total: int) -> None:
+    def report(step: int) -> None:
         nonlocal reported
         if (now := time.monotonic()) - reported > REPORT_SECONDS:
             reported = now
-            worker.log_event(name, (unit, done))
+            worker.log_event(name, (unit, step + 1))
 
     with job.lock:
+        plan, writer = job.ready()
         try:
-            execute(job.ready(), job.path, progress=report, units=[unit])
-        except store.ClaimError:
-            return False
-    return True
+            with writer.unit(unit, again=False) as buffer:
+                run_unit(plan, plan.samples[writer.samples(unit)], buffer, report)
+        except store.CompleteError:
+            return None
+        except store.ClaimError as held:
+            return held.holder or {}
+        except BaseException:
+            job.close()
+            raise
+        finally:
+            if job.ended:
+                job.close()
+    return None
 
 
 def _drive(client: Client, name: str, units: Sequence[int], steps: int, progress: Progress | None) -> None:
-    """Submit every unit, hand on progress, ask again for units that were held; the first error ends it."""
+    """Submit every unit, hand on progress, come back at the end to units that were held; the first error ends it."""
     done = dict.fromkeys(units, 0)
+    held: dict[int, Mapping[str, Any]] = {}
 
     def on_event(event: tuple[float, tuple[int, int]]) -> None:
         unit, step = event[1]
@@ -194,13 +237,17 @@ def _drive(client: Client, name: str, units: Sequence[int], steps: int, progress
     try:
         for future in finished:
             unit = futures.pop(future)
-            if future.result():
+            holder = future.result()
+            if holder is None:
                 report(unit, steps)
-                continue
-            time.sleep(CLAIMED_SECONDS)
-            again = submit(unit)
-            futures[again] = unit
-            finished.add(again)
+            else:
+                held[unit] = holder
+            if held and not futures:
+                store.say_waiting(list(held), next(iter(held.values())))
+                time.sleep(CLAIMED_SECONDS)
+                futures = {submit(unit): unit for unit in held}
+                held.clear()
+                finished.update(futures)
     except KilledWorker as error:
         raise WorkerDied(
             f"unit {unit} cost {error.allowed_failures + 1} workers their lives; they were killed, most likely for "

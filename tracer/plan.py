@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from interventions import Intervention
-from interventions.spec import Clean
+from interventions.spec import Clean, Full
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
 from tracer.noise import check_coupled
 from tracer.prompts import Prompt
@@ -25,6 +25,7 @@ from tracer.recording import check_names, resolve
 from tracer.request import NOISES, PlanError, Request
 from tracer.samplers.base import Sampler, SamplerError, Schedule
 from tracer.samplers.registry import SAMPLERS, fitting, noise_levels
+from tracer.store.remote import local
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     specs = request.interventions()
     _check_numbers(request)
     check_names(request.record)
+    if request.out is not None:
+        local(request.out)
     if request.distributed:
         from tracer import cluster
 
@@ -166,6 +169,12 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int) -> tupl
     for spec in specs:
         if denoiser.layout is not None:
             spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
+        elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full):
+            raise PlanError(
+                f"{spec}: {denoiser.name} has no layout, so it would be ignored. Give the denoiser its `layout` and "
+                "attach the seam in `opened`, or set `own_lanes = True` where its `predict` acts on the lanes by "
+                'itself (docs/extending.md, "A model")'
+            )
     return tuple(Arm(spec, spec.scope.window(steps)) for spec in specs)
 
 

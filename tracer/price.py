@@ -19,7 +19,7 @@ from tracer.plan import Plan
 from tracer.recording import ATTENTION
 from tracer.run import arrays, dimensions
 from tracer.store.records import RECORDS, with_brought
-from tracer.unit import Unit
+from tracer.unit import Unit, batches
 
 SLOW = 1.0
 """Seconds of one evaluation from which on a single sample is timed and not a whole batch."""
@@ -94,12 +94,11 @@ def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> flo
     """Seconds of one of the first `count` lanes in the middle of the run, all of them evaluated at once."""
     denoiser, i = plan.denoiser, plan.schedule.steps // 2
     x = sample_noise(samples, -1, denoiser.shape, torch.empty(0, dtype=denoiser.dtype, device=denoiser.device))
-    opened = denoiser.opened(samples, guidance=plan.guidance, mask_seed=plan.mask_seed, record=sorted(record))
-    with torch.no_grad(), opened as evaluation:
+    with torch.no_grad(), batches(plan, samples, record) as opened:
         lanes = lanes_of_step(plan, i)[:count]
         states = x.expand(len(lanes), *x.shape)
         start = time.perf_counter()
-        prediction, _ = Unit(plan, samples, evaluation, x).evaluate(i, lanes, states, plan.schedule.level(i))
+        prediction, _ = Unit(plan, samples, opened, x).evaluate(i, lanes, states, plan.schedule.level(i))
         float(prediction.value.sum())  # waits for the device
         return (time.perf_counter() - start) / len(lanes)
 

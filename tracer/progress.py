@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from tracer.visible import drawing_on, visible
+
 Progress = Callable[[int, int], None]
 """Called with (done, to do)."""
 LINE_SECONDS = 30.0
@@ -61,7 +63,6 @@ def _tqdm(name: str, unit: str) -> Iterator[Progress]:
 @contextmanager
 def _rich(name: str, unit: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
@@ -69,8 +70,9 @@ def _rich(name: str, unit: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )  # fmt: skip
     short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(short), total=None)
+    console = Console(file=drawing_on(sys.stderr), markup=False, emoji=False)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(visible(short), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

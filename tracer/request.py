@@ -90,13 +90,21 @@ def _records() -> Iterable[str]:
 class Request:
     """A run as it was asked for; None means the model's own default. A string may stand where a list is taken.
 
-    `denoiser`: a model's name or any `Denoiser`. `arms`: spec strings or interventions; `clean` is always there.
-    `record`, `classes`: names, or one string with commas. `prompts`: a file, a prompt of several words, or a list.
+    `denoiser`: a model's name or any `Denoiser`; None: what the checkpoint is, else "dit". `arms`: spec strings or
+    interventions; `clean` is always there. `record`, `classes`: names, or one string with commas. `prompts`: a file, a
+    prompt of several words, or a list.
     Nothing is checked here but shapes: `tracer.plan.plan` does.
     """
 
-    denoiser: Denoiser | str = field(
-        default="dit", metadata=_typed("Model family.", "--model", metavar="NAME", choices=_models, stored="model")
+    denoiser: Denoiser | str | None = field(
+        default=None,
+        metadata=_typed(
+            "Model family; default: that of --checkpoint, else dit.",
+            "--model",
+            metavar="NAME",
+            choices=_models,
+            stored="model",
+        ),
     )
     arms: str | Intervention | Iterable[str | Intervention] = field(
         default=("R4S32",),
@@ -279,7 +287,7 @@ class Request:
 
     def load(self) -> Denoiser:
         """The denoiser itself: handed in, or loaded by its family's name. Raises CheckpointError, PlanError."""
-        if isinstance(self.denoiser, str):
+        if self.denoiser is None or isinstance(self.denoiser, str):
             from tracer.denoisers.registry import load
 
             how = {"checkpoint": self.checkpoint, "device": self.device, "dtype": self.dtype, **(self.options or {})}

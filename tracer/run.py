@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from interventions import arm_coordinates
 from interventions.records import TOP
 from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
+from tracer.batches import Limits
 from tracer.denoisers.base import optional_parts
 from tracer.plan import Plan, PlanError, plan
 from tracer.progress import shown
 from tracer.request import Progress, Request, with_parameters_of
-from tracer.store.places import check_new_folder, occupied
+from tracer.store.places import check_folder, check_new_folder, occupied
 from tracer.trajectory import run_unit
 from tracer.unit import most_removed
 
@@ -36,13 +39,20 @@ def trace(request: Request) -> Path:
     The parameters are the fields of `Request`, which `trace run` takes too. `denoiser` is a model's name (its embedded
     checkpoint) or any `Denoiser`; the arm `full`, the numerical floor, is added unless `floor` is False. Returns the
     run directory, by default `runs/<model>-<first mask>` with a number appended when that exists; it is complete,
-    verified and tidied. Raises PlanError, SpecError, SamplerError, CheckpointError, DeviceError, PromptError,
-    ClusterError or RunError before anything is written.
+    verified and tidied. Samples that turn NaN or infinite are flagged failed, with a warning.
+    Raises PlanError, SpecError, SamplerError, CheckpointError, DeviceError, PromptError, ClusterError or RunError
+    before anything is written.
     """
     checked = plan(request)
     path = prepare(checked)
     with shown(request.progress, path.name) as progress:
-        complete(checked, path, progress=progress)
+        report = complete(checked, path, progress=progress)
+    if report is not None and report.failed:
+        warnings.warn(
+            f"{len(report.failed)} of {report.samples} samples of {path} diverged: they turned NaN or infinite. "
+            "`status` says under which arms (2), `metrics/failed_step` in which step",
+            stacklevel=3,
+        )
     return path
 
 
@@ -53,11 +63,14 @@ def destination(plan: Plan, out: str | Path | None = None) -> tuple[Path, bool]:
     """
     request = plan.request
     chosen = request.out if out is None else out
-    path = Path(chosen) if chosen is not None else default_path(plan, resume=request.resume)
+    if chosen is not None:
+        path = store.local(chosen)
+    else:
+        path = _latest(plan) if request.resume else store.free_folder(default_path(plan))
     if request.resume and occupied(path):
         store.check_resume(path, dict(plan.config))
         return path, True
-    check_new_folder(path)
+    (check_folder if request.resume else check_new_folder)(path)
     store.check_space(path.parent, store.estimate_bytes(arrays(plan), dimensions(plan)))
     return path, False
 
@@ -65,11 +78,24 @@ def destination(plan: Plan, out: str | Path | None = None) -> tuple[Path, bool]:
 def prepare(plan: Plan, out: str | Path | None = None) -> Path:
     """Create the run directory, or check that the existing one is this very run and may be resumed.
 
-    `out`: another place than the request names.
+    `out`: another place than the request names. Of many processes that start at once, each gets a name of its own where
+    none is named, and with `resume` one creates the run and the others join it.
     """
+    request = plan.request
     path, goes_on = destination(plan, out)
-    if goes_on:
-        return path
+    if out is None and request.out is None and not request.resume:
+        return store.at_free_folder(default_path(plan), lambda path: _create(plan, path))
+    if not goes_on:
+        try:
+            _create(plan, path)
+        except store.TakenError:
+            if not request.resume:
+                raise
+            store.check_resume(path, dict(plan.config))
+    return path
+
+
+def _create(plan: Plan, path: Path) -> None:
     attributes = {
         "config": json.dumps(dict(plan.config)),
         "provenance": hardware(plan),
@@ -78,49 +104,88 @@ def prepare(plan: Plan, out: str | Path | None = None) -> Path:
     }
     variables, sizes = arrays(plan), dimensions(plan)
     store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=masks(plan))
-    return path
 
 
-def complete(plan: Plan, path: Path, *, progress: Progress | None = None) -> store.FinalizeReport:
-    """Run every unit that is not complete, here or on the workers that were asked for, then verify and tidy the run."""
+def complete(
+    plan: Plan,
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    found: Callable[[store.Verification], object] = lambda report: None,
+) -> store.Verification | None:
+    """Run every unit that is not complete, here or on the workers that were asked for, then verify and tidy the run.
+
+    Units in which something is wrong, before or after, are repaired, or moved aside and computed again; `found` is told
+    what it is. Other processes may do the same with the same run; of those that end together one verifies, and the
+    others get None.
+    """
+    store.mend(path, store.verify(path, contents=False), found)
+    _execute(plan, path, progress)
+    with store.alone(path) as only:
+        if not only:
+            return None
+        report = store.finalize(path)
+        if store.mend(path, report, found):
+            _execute(plan, path, progress)
+            report = store.finalize(path)
+        return report
+
+
+def _execute(plan: Plan, path: Path, progress: Progress | None) -> None:
     if plan.request.distributed:
         from tracer import cluster
 
         cluster.execute_on_cluster(plan, path, progress=progress)
     else:
         execute(plan, path, progress=progress)
-    return store.finalize(path)
 
 
-def execute(plan: Plan, path: Path, *, progress: Progress | None = None, units: Sequence[int] | None = None) -> None:
-    """Run every unit of the run (or of these `units`) that is not complete. What is committed stays valid whatever
-    happens here.
+def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: float = store.LEASE) -> None:
+    """Run every unit of the run that is not complete, together with whoever else is at work on it.
+
+    Returns when the run is whole and nobody writes to it. What is committed stays valid whatever happens here.
+    lease: seconds without a sign of life after which another worker's unit is taken over.
     """
-    with store.Writer(path) as writer:
-        pending = writer.pending() if units is None else [unit for unit in units if not writer.complete(unit)]
-        total, done = len(pending) * plan.schedule.steps, 0
+    with store.Writer(path, lease=lease) as writer:
+        pending = writer.pending()
+        limits = Limits(announce=partial(_announce_halving, writer))
         prepare_prompts = optional_parts(plan.denoiser).prepare
         if pending and prepare_prompts:  # encode the prompts of all units at once
             prepare_prompts([s for unit in pending for s in plan.samples[writer.samples(unit)]])
-        for unit in pending:
-            with writer.unit(unit) as buffer:
+        steps, finished = plan.schedule.steps, 0
 
-                def on_step(i: int, finished: int = done) -> None:
-                    if progress:
-                        progress(finished + i + 1, total)
+        def tell(step: int) -> None:
+            if progress:
+                progress(finished * steps + step, len(pending) * steps)
 
-                run_unit(plan, plan.samples[writer.samples(unit)], buffer, on_step)
-            done += plan.schedule.steps
+        def compute(unit: int, buffer: store.UnitBuffer) -> None:
+            run_unit(plan, plan.samples[writer.samples(unit)], buffer, lambda i: tell(i + 1), limits)
+
+        def done(unit: int) -> None:
+            nonlocal finished
+            finished += 1
+            tell(0)
+
+        store.share(writer, pending, compute, done=done)
+    store.settle(path, lease)
 
 
-def default_path(plan: Plan, root: str | Path = "runs", *, resume: bool = False) -> Path:
-    """`runs/<model>-<first mask>`, numbered from 2 when taken; with `resume` the latest there is."""
+def _announce_halving(writer: store.Writer, text: str) -> None:
+    """Say that a batch did not fit, and write it into the launch record."""
+    writer.note("halved", text)
+    warnings.warn(text, stacklevel=2)
+
+
+def default_path(plan: Plan, root: str | Path = "runs") -> Path:
+    """`runs/<model>-<first mask>`, the name that is numbered when taken."""
     masked = next((arm.name for arm in plan.arms[1:] if not isinstance(arm.spec, Full | Clean)), plan.arms[-1].name)
     stem = f"{plan.denoiser.name}-{masked}".replace("/", "_").replace("@", "-at-").replace(";", "-").replace(":", "_")
-    stem = stem[:80].rstrip("-")
-    numbered = Path(root) / stem
-    if not resume:
-        return store.free_folder(numbered)
+    return Path(root) / stem[:80].rstrip("-")
+
+
+def _latest(plan: Plan) -> Path:
+    """The latest run of the default name."""
+    numbered = default_path(plan)
     latest = store.latest_folder(numbered)
     if latest is None:
         raise PlanError(f"--resume: there is no run at {numbered}; name it with --out")

@@ -122,7 +122,7 @@ def one_pass(setting: Setting) -> Iterator[Variant]:
 def step_counts(setting: Setting) -> Iterator[Variant]:
     """The same masks at several numbers of steps; noise, where there is any, is that of one Brownian path."""
     noise = "coupled" if setting.sampler.stochastic else None
-    record = ("verdict", *_for_the_null(setting.sampler))
+    record = ("verdict", "images", *_for_the_null(setting.sampler))
     for count in setting.counts:
         yield Variant(f"T{count:04d}", setting.masks, record, steps=count, noise=noise)
 

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from interventions.spec import Full
 from tracer import gains as jacobian
+from tracer.batches import Limits
 from tracer.denoisers.base import Moment, Sample
+from tracer.divergence import failed_steps
 from tracer.gains import norms
 from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, replay_is_own, roles_of_step
 from tracer.noise import coupled_noise, sample_noise
@@ -31,7 +33,7 @@ from tracer.plan import Plan
 from tracer.recording import ATTENTION
 from tracer.samplers.advance import advance
 from tracer.samplers.base import Earlier, Level, Prediction, epsilon_and_x0, kept_signal
-from tracer.unit import Unit
+from tracer.unit import Unit, batches
 
 SUMS = {"null": "null", "own": "own", "replay_own": "own"}
 """Sum over steps -> the record it belongs to."""
@@ -56,23 +58,31 @@ class Shown:
         return self.landed[self.at[lane]]
 
 
-def run_unit(plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callable[[int], None] | None = None) -> None:
-    """Run all arms of these samples and hand every step to `buffer` (`store.Writer.unit`)."""
+def run_unit(
+    plan: Plan,
+    samples: Sequence[Sample],
+    buffer: Any,
+    on_step: Callable[[int], None] | None = None,
+    limits: Limits | None = None,
+) -> None:
+    """Run all arms of these samples and hand every step to `buffer` (`store.Writer.unit`).
+
+    A sample that turns NaN or infinite in an arm is flagged failed there, with the step; the others go on. `limits` on
+    what goes through the network at once are halved where memory runs out, and so for the units that follow.
+    """
     denoiser, levels = plan.denoiser, plan.schedule
     like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
     x = sample_noise(samples, -1, denoiser.shape, like)
     if "latents" in plan.record:
         buffer.final({"trajectory/noise": _numpy(x)})
-    opened = denoiser.opened(
-        samples, guidance=plan.guidance, mask_seed=plan.mask_seed, record=sorted(plan.record & ATTENTION)
-    )
-    with torch.no_grad(), opened as evaluation:
-        unit = Unit(plan, samples, evaluation, x)
+    with torch.no_grad(), batches(plan, samples, plan.record & ATTENTION, limits) as opened:
+        unit = Unit(plan, samples, opened, x)
         for i in range(levels.steps):
             _step(unit, i, partial(_noise, plan, samples, i, like), buffer)
             if on_step:
                 on_step(i)
         _finish_sums(unit, buffer)
+        buffer.fail(failed_steps(plan, unit.finite))
         buffer.final({path: _numpy(torch.stack(values)) for path, values in _finals(unit)})
     if "images" in plan.record:
         buffer.final(_images(unit))
@@ -97,6 +107,7 @@ def _step(unit: Unit, i: int, draw: Callable[[], Tensor | None], buffer: Any) ->
     noise = draw()
     eps, x0 = epsilon_and_x0(plan.schedule, i, states, prediction.value)
     shown = Shown({lane: k for k, lane in enumerate(lanes)}, eps, x0, move.land(noise), move.mean)
+    unit.finite.append(torch.isfinite(norms(shown.landed)))
     at = shown.at
     contributions = {
         m: {name: x0[at[a]] - x0[at[b]] for name, (a, b) in role.sums.items()} for m, role in roles.items()
@@ -283,7 +294,8 @@ def _linear_gains(
 
     def clean_step(states: Tensor) -> Tensor:
         def predict(states: Tensor, level: Level) -> Prediction:
-            return unit.evaluation.predict(states, Moment(i, levels.steps, *level), [CLEAN.spec] * len(states))
+            moment = Moment(i, levels.steps, *level)
+            return unit.batches.evaluate(states, moment, [CLEAN.spec] * len(states))[0]  # what was recorded is dropped
 
         held = [Earlier(*(part.expand_as(states) for part in earlier)) for earlier in history]
         return advance(plan.sampler, levels, i, states, predict, held)[1].land(noise)
@@ -298,8 +310,6 @@ def _linear_gains(
     if "worst" in plan.record:
         start = sample_noise(unit.samples, levels.steps + i, x.shape[1:], x)
         yield "worst_gain", jacobian.worst_gain(clean_step, x, start)
-    if plan.record & {"tangent", "worst"}:
-        unit.evaluation.take()  # what the seam recorded of these passes belongs to no arm
 
 
 def _record_sums(unit: Unit, k: int, contributions: Mapping[int, Mapping[str, Tensor]], buffer: Any) -> None:

@@ -6,22 +6,21 @@ states mean and where they go is `tracer.trajectory`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from interventions.spec import Full, KeyRemoval
-from tracer.denoisers.base import Evaluation, Moment, Sample
+from tracer.batches import Batches, Limits
+from tracer.denoisers.base import Moment, Sample
 from tracer.lanes import Lane
 from tracer.plan import Plan
 from tracer.samplers.advance import advance
 from tracer.samplers.base import Earlier, Level, Move, Prediction
-
-ROWS = {"cpu": 128, "cuda": 512}
-"""How many rows (lanes x samples) go through the network in one call."""
 
 
 @dataclass
@@ -32,12 +31,13 @@ class Unit:
     `lanes.Lane`. `pushes`: every arm's last injection. `sums`: sum -> arm -> contributions so far. `tangents`: the
     injections carried by the clean step's linear map; `reaches`: how many of them the lanes "ahead" and "behind" are
     away from the clean state. `past`: for every path what its earlier steps predicted, the
-    latest first, as far back as the sampler reads.
+    latest first, as far back as the sampler reads. `finite`: per step, which lanes [lane, sample] led to a finite
+    state; it stays on the device.
     """
 
     plan: Plan
     samples: Sequence[Sample]
-    evaluation: Evaluation
+    batches: Batches
     x: Tensor
 
     def __post_init__(self) -> None:
@@ -47,6 +47,7 @@ class Unit:
         self.tangents: dict[int, Tensor] = {}
         self.reaches: dict[int, Tensor] = {}
         self.past: dict[Any, list[Earlier]] = {"clean": []}
+        self.finite: list[Tensor] = []
 
     def state(self, name: Any) -> Tensor:
         """The state of this name, "clean" or (kind, arm)."""
@@ -95,42 +96,15 @@ class Unit:
     ) -> tuple[Prediction, dict[str, Tensor]]:
         """Predictions [lane, sample, ...] of these lanes at these states, and what the seam recorded."""
         moment = Moment(i, self.plan.schedule.steps, *level)
-        at_once = max(1, ROWS.get(states.device.type, 128) // len(self.samples))
-        predictions, taken = [], []
-        for group in _groups(lanes, at_once):
-            predictions.append(self.evaluation.predict(states[group], moment, [lanes[g].spec for g in group]))
-            taken.append(self._take())
-            if len(predictions) > 1 and group[0] == 0:  # the clean lane was only there to be read
-                drop = predictions[-1]
-                predictions[-1] = Prediction(drop.value[1:], None if drop.variance is None else drop.variance[1:])
-                taken[-1] = {key: value[1:] for key, value in taken[-1].items()}
-        value = torch.cat([p.value for p in predictions])
-        learned = [p.variance for p in predictions if p.variance is not None]
-        variance = torch.cat(learned) if learned else None
-        recorded = {key: torch.cat([part[key] for part in taken]) for key in taken[0]}
-        return Prediction(value, variance), recorded
+        return self.batches.evaluate(states, moment, [lane.spec for lane in lanes])
 
-    def _take(self) -> dict[str, Tensor]:
-        """What the seam recorded; removed tokens padded to the largest number that any arm removes."""
-        width = most_removed(self.plan)
-        taken = self.evaluation.take()
-        for key in taken.keys() & {"removed_token", "removed_mass"}:
-            fill = float("nan") if taken[key].is_floating_point() else -1
-            taken[key] = torch.nn.functional.pad(taken[key], (0, width - taken[key].shape[-1]), value=fill)
-        return taken
+
+def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), limits: Limits | None = None) -> Batches:
+    """The plan's denoiser, opened for these samples in batches that fit the memory."""
+    opened = partial(plan.denoiser.opened, guidance=plan.guidance, mask_seed=plan.mask_seed, record=sorted(record))
+    return Batches(opened, samples, limits or Limits(), most_removed(plan))
 
 
 def most_removed(plan: Plan) -> int:
     """Keys removed by the arm that removes most; at least 1, the size of the stored dimension."""
     return max([arm.spec.count for arm in plan.arms if isinstance(arm.spec, KeyRemoval)] + [1])
-
-
-def _groups(lanes: Sequence[Lane], at_once: int) -> list[list[int]]:
-    """Lane indices of each call. Where a lane looks at the clean one (`source=clean`), every call carries it first."""
-    if len(lanes) <= at_once:
-        return [list(range(len(lanes)))]
-    needs_clean = any(lane.spec.scope.source == "clean" for lane in lanes)
-    size = max(1, at_once - needs_clean)
-    if not needs_clean:
-        return [list(range(k, min(k + size, len(lanes)))) for k in range(0, len(lanes), size)]
-    return [[0, *range(k, min(k + size, len(lanes)))] for k in range(1, len(lanes), size)]

@@ -36,10 +36,10 @@ def amplification(run: xr.DataTree, kind: str | None = None) -> xr.Dataset:
     sizes = xr.Dataset({
         "actual": spectrum.norm(runs.final_delta(run)),
         "null_sum": spectrum.norm(null.null_sum(run, kind)),
-        "null_path": runs.plain(null.null_norms(run, kind).sum("step")),
+        "null_path": runs.plain(null.null_norms(run, kind).sum("step", skipna=False)),
     })  # fmt: skip
     if runs.has(run, "metrics/injected_l2"):
-        sizes["injected_path"] = runs.plain(runs.get(run, "metrics/injected_l2").sum("step"))
+        sizes["injected_path"] = runs.plain(runs.get(run, "metrics/injected_l2").sum("step", skipna=False))
     else:
         sizes["injected_path"] = sizes["actual"] * np.nan
     sizes = sizes.compute()

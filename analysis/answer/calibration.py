@@ -119,7 +119,8 @@ def group_of(starts: ArrayLike | None, *measured: np.ndarray | None) -> np.ndarr
 
 def start_sums(gram: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Gram sums [2, start]; a start without several paths counts as 0."""
-    return np.stack([np.nansum(gram[:, group == start], axis=1) for start in np.unique(group)], axis=1)
+    alone = np.where(np.isnan(gram), 0.0, gram)
+    return np.stack([alone[:, group == start].sum(axis=1) for start in np.unique(group)], axis=1)
 
 
 def quotient(sums: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -60,28 +60,18 @@ def in_words(run: xr.DataTree) -> str:
             return (
                 f"slope of {meaning} {np.median(known):.3f} in the median step, from {known.min():.3f} to "
                 f"{known.max():.3f} in the {known.size} of {values.size} steps with a standard error below "
-                f"{LARGEST_ERROR:g} (1 is exact){_weighted_slope(run, values) if name == 'prediction' else ''}"
+                f"{LARGEST_ERROR:g} (1 is exact)"
             )
     return str(check.attrs["note"])
 
 
-def _weighted_slope(run: xr.DataTree, slopes: np.ndarray) -> str:
-    """The mean slope over steps, each by its share of the null.
-
-    The contribution of step k is read off the prediction of step k + 1, that of the last step off the image itself.
-    """
-    if not runs.has(run, "metrics/null_l2"):
-        return ""
-    share = run["metrics"].to_dataset()["null_l2"].sel(arm=runs.names(run)).mean(("arm", "sample")).values
-    return f"; {np.average(np.append(slopes[1:], 1.0), weights=share):.3f} with every step weighted by its null"
-
-
 def _slope(values: xr.DataArray, other: xr.DataArray, by: xr.DataArray) -> xr.Dataset:
     """Ratio Cov(values, other) / Var(by) over samples (`slope`) with its standard error (`error`)."""
-    top = ((values - values.mean("sample")) * (other - other.mean("sample"))).sum(spectrum.STATE)
-    bottom = ((by - by.mean("sample")) ** 2).sum(spectrum.STATE)
-    total = bottom.sum("sample")
+    values, other, by = (each - each.mean("sample", skipna=False) for each in (values, other, by))
+    top = (values * other).sum(spectrum.STATE, skipna=False)
+    bottom = (by**2).sum(spectrum.STATE, skipna=False)
+    total = bottom.sum("sample", skipna=False)
     total = total.where(total > 0)
-    slope = top.sum("sample") / total
-    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample")) / total
+    slope = top.sum("sample", skipna=False) / total
+    error = np.sqrt(((top - slope * bottom) ** 2).sum("sample", skipna=False)) / total
     return xr.Dataset({"slope": slope, "error": error}).compute().reset_coords(drop=True)

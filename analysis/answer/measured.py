@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.answer import amplification as amp
-from analysis.common import pairing, runs, spectrum
+from analysis.common import divergence, pairing, runs, spectrum
 from analysis.common.runs import FLOOR_FACTOR
 
 ROWS = ("arm", "steps", "pair")
@@ -40,6 +40,7 @@ VALUES = {
 def measured(several: Iterable[xr.DataTree], kind: str | None = None) -> pd.DataFrame:
     """One row per (arm, steps, pair) of all whole arms of these runs, with the columns of `VALUES`, `start` and `path`.
 
+    Samples that diverged under an arm are rows of NaN there, with `kept` false and `diverged` true.
     A sample that several runs hold at the same number of steps is taken once, each value from the run that recorded
     most. Samples whose final error is below 100 x the numerical floor, or 0, are rows of NaN with `kept` false.
     `kind` chooses the null of `log_amplification`.
@@ -57,19 +58,17 @@ def measured(several: Iterable[xr.DataTree], kind: str | None = None) -> pd.Data
     def by_appearance(keys: pd.Index) -> pd.Index:
         return keys.map(ranks[str(keys.name)].get) if keys.name in ranks else keys
 
-    return best.sort_index(key=by_appearance)
+    best = best.sort_index(key=by_appearance)
+    return best.assign(**{name: best[name].astype(bool) for name in ("kept", "diverged")})
 
 
 def of_run(run: xr.DataTree, kind: str | None = None) -> pd.DataFrame:
     """The rows of one run; arguments as in `measured`. Empty for a run without a whole arm."""
-    run = runs.complete(run)
+    lost, run = _diverged(run), runs.complete(run)
     names = [arm.name for arm in runs.arms(run) if arm.whole]
     if not names:
-        return pd.DataFrame()
-    samples = pd.DataFrame(
-        {"pair": pairing.identities(run), "start": pairing.identities(run, paths=False), "path": paths(run)},
-        index=range(run["metrics"].sizes["sample"]),
-    )
+        return lost.set_index(list(ROWS)) if len(lost) else pd.DataFrame()
+    samples = _identified(run)
     described = _described(run, names, kind)
     spread = final_spread(run)
     floor = _floor(run)
@@ -79,8 +78,30 @@ def of_run(run: xr.DataTree, kind: str | None = None) -> pd.DataFrame:
         table = table.assign(**{key: values.sel(arm=name).values for key, values in described.items()})
         table.loc[~table["kept"], [key for key in VALUES if key in table]] = np.nan
         tables.append(table.assign(arm=name, steps=run["metrics"].sizes["step"]))
-    whole = pd.concat(tables, ignore_index=True).reindex(columns=[*ROWS, "start", "path", "kept", *VALUES])
-    return whole.set_index(list(ROWS))
+    whole = pd.concat(tables, ignore_index=True).assign(diverged=False)
+    whole = whole.reindex(columns=[*ROWS, "start", "path", "kept", "diverged", *VALUES])
+    return (pd.concat([whole, lost], ignore_index=True) if len(lost) else whole).set_index(list(ROWS))
+
+
+def _identified(run: xr.DataTree) -> pd.DataFrame:
+    """What pairs every sample of a run with itself elsewhere: `pair`, `start` and `path`."""
+    named = {"pair": pairing.identities(run), "start": pairing.identities(run, paths=False), "path": paths(run)}
+    return pd.DataFrame(named, index=range(run["metrics"].sizes["sample"]))
+
+
+def _diverged(run: xr.DataTree) -> pd.DataFrame:
+    """A row of NaN for every sample that diverged under a whole arm, with the columns of the whole table."""
+    lost, samples = divergence.outcome(run).diverged, _identified(run)
+    place = {arm.name: m for m, arm in enumerate(runs.every_arm(run))}
+    rows = [
+        samples[lost[place[arm.name]]].assign(arm=arm.name, steps=run["metrics"].sizes["step"])
+        for arm in runs.arms(run)
+        if arm.whole
+    ]
+    if not any(map(len, rows)):
+        return pd.DataFrame()
+    unknown = dict.fromkeys(VALUES, np.nan)
+    return pd.concat(rows, ignore_index=True).assign(kept=False, diverged=True, **unknown)
 
 
 def paths(run: xr.DataTree) -> np.ndarray:
@@ -98,12 +119,14 @@ def final_spread(run: xr.DataTree) -> float:
     try:
         final = runs.clean_final(run).astype(np.float64).compute()
         if final.sizes["sample"] > 1:
-            return float(np.sqrt(final.var("sample", ddof=1).sum(spectrum.STATE)))
+            return float(np.sqrt(final.var("sample", ddof=1, skipna=False).sum(spectrum.STATE, skipna=False)))
     except runs.RunError:
         pass
     last = run["metrics"].to_dataset()[["delta_l2", "delta_rel"]].isel(step=-1).sel(arm=runs.names(run)).compute()
-    size = (last["delta_l2"] / last["delta_rel"].where(last["delta_rel"] > 0)).mean("arm").values.astype(np.float64)
-    return float(np.sqrt(np.nanmean(size**2))) if np.isfinite(size).any() else float("nan")
+    sizes = last["delta_l2"] / last["delta_rel"].where(last["delta_rel"] > 0)  # an arm without error says nothing
+    size = sizes.mean("arm", skipna=True).values.astype(np.float64)
+    known = size[np.isfinite(size)]
+    return float(np.sqrt((known**2).mean())) if known.size else float("nan")
 
 
 def _floor(run: xr.DataTree) -> np.ndarray | float:

@@ -49,7 +49,7 @@ def null(run: xr.DataTree, kind: str | None = None, *, transport: str = "sampler
     except runs.RunError:
         steps = None
     if steps is not None:
-        result["step_size"], result["path"] = steps, steps.sum("step")
+        result["step_size"], result["path"] = steps, steps.sum("step", skipna=False)
         result["coherence"] = result["size"] / result["path"].where(result["path"] > 0)
     for name in ("size", "coherence"):
         if name in result:
@@ -115,7 +115,7 @@ def null_norms(run: xr.DataTree, kind: str | None = None, transport: str = "samp
             runs.need(run, "metrics/null_l2", "decomposition,null").astype(np.float64).assign_attrs(kind="model-free")
         )
     injected = runs.need(run, "decomposition/injected", "latents,injected")
-    norms = (spectrum.ring_energy(injected) * _known_gain(run, transport) ** 2).sum("ring") ** 0.5
+    norms = (spectrum.ring_energy(injected) * _known_gain(run, transport) ** 2).sum("ring", skipna=False) ** 0.5
     return norms.rename("null_l2").assign_attrs(kind="gaussian", transport=transport)
 
 
@@ -137,7 +137,7 @@ def null_gain(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.DataArray
     delta = runs.need(run, "trajectory/delta", "norms,latents")
     lam = spectrum.data_variance(run) if lam is None else lam
     before = spectrum.ring_energy(delta).shift(step=1, fill_value=0.0)
-    total = before.sum("ring")
+    total = before.sum("ring", skipna=False)
     after = (before * spectrum.step_gain(run, lam) ** 2).sum("ring", skipna=False)  # a gain that is NaN is no gain of 0
     gain = (after / total.where(total > 0)) ** 0.5
     return gain.rename("null_gain")
@@ -218,7 +218,8 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
         low, size, high = (float(bound) for bound in runs.bounds(at["size_interval"]))
         row = {"arm": str(arm), "null": size, "low": low, "high": high}
         if "path" in at:
-            row |= {"path": float(at["path"].mean()), "coherence": float(runs.bounds(at["coherence_interval"])[1])}
+            row["path"] = float(at["path"].mean(skipna=False))
+            row["coherence"] = float(runs.bounds(at["coherence_interval"])[1])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -249,7 +250,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     for row, arm in enumerate(arms):
         at, color = dataset.sel(arm=arm), figures.colour(arm, arms)
         if "step_size" in at:
-            axis.plot(np.arange(at.sizes["step"]), at["step_size"].mean("sample"), color=color, label=arm)
+            axis.plot(np.arange(at.sizes["step"]), at["step_size"].mean("sample", skipna=False), color=color, label=arm)
         else:
             axis.plot(at["size"], np.full(at.sizes["sample"], row), ".", color=color, label=arm)
     if "step_size" in dataset:

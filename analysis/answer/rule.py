@@ -99,6 +99,8 @@ def decide(
     gram: ArrayLike | None = None,
     starts: ArrayLike | None = None,
     posterior_mean: bool = True,
+    diverged: int = 0,
+    diverged_slopes: int = 0,
     resamples: int = statistics.RESAMPLES,
     seed: int = 0,
 ) -> Answers:
@@ -112,6 +114,8 @@ def decide(
     starts [sample]: which start a sample belongs to; left out, each sample is a start of its own. Starts are resampled
     with all their paths. posterior_mean: whether the slope may be taken as 1 where it was not measured or no part of
     the error is predictable from x_T; False (guided predictions, for instance) leaves `along` undecided there.
+    diverged: how many samples turned NaN or infinite and so are in none of these arrays; diverged_slopes: the same at
+    any of the numbers of steps. Nothing bounds what their error would be, so only an answer above the margin stands.
     Raises ValueError for arrays that are not one value per sample, are empty, or hold NaN or infinite values elsewhere.
     Source: docs/science.md, "The rule and its margins"; intervals BCa (Efron 1987), equivalence by 90% interval
     inclusion (Schuirmann 1987).
@@ -130,6 +134,8 @@ def decide(
     if system is not None and not known and not posterior_mean:
         reason = f"the slope on N* is needed, for this prediction is no posterior mean, and it has {calibration}"
         judged["along"] = replace(judged["along"], label=UNDECIDED, p=math.nan, reasons=(reason,))
+    lost = {"feedback": diverged, "along": diverged, "steps_answer": diverged_slopes}
+    judged = {question: _of_survivors(question, one, lost[question]) for question, one in judged.items()}
     errors = _values("error_slope", error_slope)
     values = {question: one.value for question, one in judged.items()} | {
         "feedback_rms": judged["feedback"].rms,
@@ -250,6 +256,19 @@ def _judge(question: str, value: Resampled, units: int, margin: float) -> _Judge
     elif label == UNDECIDED:
         reasons.append(starts_needed(value, units, margin))
     return _Judged(label, value, p=min(p, LEVEL), units=units, reasons=tuple(reasons))
+
+
+def _of_survivors(question: str, judged: _Judged, diverged: int) -> _Judged:
+    """What is left of an answer when samples diverged: those that did not are the ones with the smaller errors, so
+    that nothing inside or below the margins can rest on them.
+    """
+    if not diverged or judged.value is None:
+        return judged
+    samples = "1 sample diverged and is" if diverged == 1 else f"{diverged} samples diverged and are"
+    if judged.label in (LABELS[question][0], UNDECIDED):
+        return replace(judged, reasons=(*judged.reasons, f"{samples} not in this estimate"))
+    reason = f"withheld: {samples} not in this estimate, by which it would be {judged.label}"
+    return replace(judged, label=UNDECIDED, p=math.nan, reasons=(reason,))
 
 
 def _label(question: str, value: Resampled, margin: float) -> str:

@@ -1,4 +1,7 @@
-"""A verdict in plain sentences: per mask, dose and question, with every estimate, its interval and what limits it."""
+"""A verdict in plain sentences: per mask, dose and question, with every estimate, its interval and what limits it.
+
+One line a question under one line a mask and dose, then the claim, then notes; a blank line between these.
+"""
 
 from __future__ import annotations
 
@@ -18,34 +21,33 @@ INTERVALS = {"feedback": "feedback_interval", "along": "along_interval", "steps_
 def told(dataset: xr.Dataset) -> str:
     """All of it: the primary mask first, then the others, then what was not measured and what would measure it."""
     counts = dataset.attrs["steps"]
-    several = (
-        f"{dataset.attrs['at']} of {', '.join(map(str, counts))} steps" if len(counts) > 1 else f"{counts[0]} steps"
-    )
-    parts = [f"{dataset.attrs['title']}, {several}; brackets are 95% intervals over starts."]
-    masks = list(dict.fromkeys(str(mask) for mask in dataset["mask"].values))
+    several = f" (runs of {', '.join(map(str, counts))})" if len(counts) > 1 else ""
+    parts = [f"{dataset.attrs['title']}, {dataset.attrs['at']} steps{several}; brackets are 95% intervals over starts."]
+    masks, shared = list(dict.fromkeys(str(mask) for mask in dataset["mask"].values)), _everywhere(dataset)
     primary = dataset.attrs["primary"]
     if not primary:
         parts.append("The primary mask fixed beforehand (small-world at 25% density) is not in this run.")
     for mask in sorted(masks, key=lambda name: name != primary):
-        parts += _mask(dataset, mask)
+        parts += _mask(dataset, mask, shared)
     secondary = len(masks) - bool(primary)
     if secondary and len(dataset["cell"]) > 1:
         rows = int((~dataset["primary"]).sum())
         parts.append(f"Answers of the {secondary} other masks are those left by Holm's correction over {rows} rows.")
-    return " ".join([*parts, *_missing(dataset), *_limits(dataset)])
+    notes = [*(f"{_capital(reason)}." for reason in shared), *_missing(dataset), *_limits(dataset)]
+    return "\n".join([*parts, "", *notes] if notes else parts)
 
 
-def _mask(dataset: xr.Dataset, mask: str) -> list[str]:
+def _mask(dataset: xr.Dataset, mask: str, shared: list[str]) -> list[str]:
     """One mask: a passage for each dose, and what they say of the claim."""
     rows = dataset.isel(cell=np.flatnonzero(dataset["mask"].values == mask))
     rows = rows.isel(cell=np.argsort(-rows["dose"].values, kind="stable"))
     views = [rows.isel(cell=index) for index in range(rows.sizes["cell"])]
-    parts = [_row(view, mask, dataset) for view in views]
+    parts = [_row(view, mask, dataset, shared) for view in views]
     claim = words.claim({float(view["dose"]): str(view["claim"].item()) for view in views})
-    return [*parts, f"{claim}{_open(views)}{_hidden(views)}."]
+    return ["", *parts, f"{claim}{_open(views)}{_hidden(views)}."]
 
 
-def _row(view: xr.Dataset, mask: str, dataset: xr.Dataset) -> str:
+def _row(view: xr.Dataset, mask: str, dataset: xr.Dataset, shared: list[str]) -> str:
     role = ", primary mask" if view["primary"].item() else ""
     size = f"{int(view['samples'])} samples"
     if int(view["starts"]) < int(view["samples"]):
@@ -53,16 +55,18 @@ def _row(view: xr.Dataset, mask: str, dataset: xr.Dataset) -> str:
     head = f"{mask}{role}, {words.dose(float(view['dose']))}, {size}"
     if int(view["steps_at"]) != dataset.attrs["at"]:
         head += f" at {int(view['steps_at'])} steps"
+    if not int(view["samples"]) and int(view["diverged"]):
+        return f"{head}: {_capital(_diverged(view))}, and no other has a measurable error."
     if not int(view["samples"]):
         return f"{head}: no sample has a measurable error above {FLOOR_FACTOR:g} x the numerical floor."
-    texts = [_capital(text) for question in LABELS if (text := _answer(view, question))]
-    texts += [_capital(text) for text in (_scatter(view), _excluded(view)) if text]
+    texts = [_capital(text) for question in LABELS if (text := _answer(view, question, shared))]
+    texts += [_capital(text) for text in (_scatter(view), _excluded(view), _diverged(view)) if text]
     saturation = words.saturation(float(view["saturation"]))
-    return f"{head}{f': {saturation}' if saturation else ''}. {'. '.join(texts)}."
+    return "\n".join([f"{head}{f': {saturation}' if saturation else ''}.", *(f"- {text}." for text in texts)])
 
 
-def _answer(view: xr.Dataset, question: str) -> str:
-    """One answer with its reasons; "" for what was not measured."""
+def _answer(view: xr.Dataset, question: str, shared: list[str]) -> str:
+    """One answer with its reasons less the shared ones; "" for what was not measured."""
     interval = view[INTERVALS[question]]
     if not np.isfinite(words.limits(interval)[1]):
         return ""
@@ -70,6 +74,8 @@ def _answer(view: xr.Dataset, question: str) -> str:
     text = words.answer(question, alone, interval)
     if question == "feedback":
         text += _rms(view)
+    if question == "along" and slope_taken_as_one(view):
+        text += ", if the slope on N* is 1"
     if question != "steps_answer" and float(view["dose"]) < 1:
         extrapolated = words.quoted(view[f"{question}_extrapolated_interval"])
         text += f"; to the power 1/dose, its size at full dose if nothing saturated, {extrapolated}"
@@ -80,8 +86,24 @@ def _answer(view: xr.Dataset, question: str) -> str:
     if alone != label:
         p = float(view[f"{question}_p_holm"])
         text += f"; as one of several masks this counts as {UNDECIDED}, for the corrected p is {p:.2g}"
-    reasons = [reason for reason in view[f"{question}_reasons"].item().split(" | ") if reason]
-    return text + "".join(f" ({reason})" for reason in reasons)
+    return text + "".join(f" ({reason})" for reason in _reasons(view, question) if reason not in shared)
+
+
+def _reasons(view: xr.Dataset, question: str) -> list[str]:
+    """What the rule says beside an answer."""
+    return [reason for reason in view[f"{question}_reasons"].item().split(" | ") if reason]
+
+
+def _everywhere(dataset: xr.Dataset) -> list[str]:
+    """The reasons that stand beside every answer that was measured; they are said once."""
+    answers = [
+        _reasons(view, question)
+        for view in (dataset.isel(cell=index) for index in range(dataset.sizes["cell"]))
+        for question in LABELS
+        if np.isfinite(words.limits(view[INTERVALS[question]])[1])
+    ]
+    first = answers[0] if answers else []
+    return [reason for reason in first if all(reason in each for each in answers)]
 
 
 def _rms(view: xr.Dataset) -> str:
@@ -95,6 +117,12 @@ def _factors(view: xr.Dataset) -> str:
         return ""
     systematic, slope = (words.quoted(view[f"{name}_interval"]) for name in ("systematic", "calibration"))
     return f", made of |N*|/|N| {systematic} and a slope on N* of {slope}"
+
+
+def slope_taken_as_one(view: xr.Dataset) -> bool:
+    """Whether `along` of a cell rests on |N*| / |N| alone, so that its label holds only for a posterior mean."""
+    unmeasured = view["calibration_state"].item() in (calibration.NO_PATHS, calibration.BLIND)
+    return bool(view.attrs["stochastic"]) and unmeasured and view["along"].item() != UNDECIDED
 
 
 def _scatter(view: xr.Dataset) -> str:
@@ -112,18 +140,29 @@ def _excluded(view: xr.Dataset) -> str:
     return f"{left} of {left + int(view['samples'])} samples are left out, below {FLOOR_FACTOR:g} x the numerical floor"
 
 
+def _diverged(view: xr.Dataset) -> str:
+    if not (lost := int(view["diverged"])):
+        return ""
+    return f"{lost} of {lost + int(view['excluded']) + int(view['samples'])} samples diverged, to NaN or infinity"
+
+
 def _open(views: list[xr.Dataset]) -> str:
     """Why a claim is open, in a clause; "" where it is not."""
     if all(view["claim"].item() != "open" for view in views):
         return ""
     doses = [float(view["dose"]) for view in views]
+    if any(int(view["diverged"]) and view["along"].item() == UNDECIDED for view in views):
+        return ", for nothing bounds the error of the samples that diverged"
     if not np.isfinite(views[0]["along_interval"]).any():
         return ", for amplification along the trajectory was not measured"
     if not views[0].attrs["stochastic"] and any(map(scatter_may_amplify, views)):
         return ", for without feedback a larger error of an ODE sampler may be scatter"
-    states = {view["calibration_state"].item() for view in views}
-    if states == {calibration.NO_PATHS} and np.isfinite(views[0]["replay_scatter_interval"]).any():  # own-path sums
-        return ", for the slope on N* was not measured (`--paths 8`)"
+    unsloped = [view for view in views if view["calibration_state"].item() == calibration.NO_PATHS]
+    if unsloped and np.isfinite(views[0]["replay_scatter_interval"]).any():  # own-path sums
+        where = (
+            "" if len(unsloped) == len(views) else f" at {' and '.join(words.dose(float(v['dose'])) for v in unsloped)}"
+        )
+        return f", for the slope on N* was not measured{where} (`--paths 8`)"
     if not {1.0, *LINEAR} <= set(doses) and not any(view["along"].item() == UNDECIDED for view in views):
         return ", for refuting it needs answers at full dose and at doses 0.1 and 0.01"
     undecided = [words.dose(float(view["dose"])) for view in views if view["along"].item() == UNDECIDED]

@@ -19,7 +19,7 @@ from analysis.answer.martingale import in_words
 from analysis.answer.measured import measured
 from analysis.answer.null import KIND_OPTION
 from analysis.answer.primary import primary_cell
-from analysis.answer.telling import scatter_may_amplify, told
+from analysis.answer.telling import scatter_may_amplify, slope_taken_as_one, told
 from analysis.answer.verdict_figure import figure
 from analysis.common import pairing, runs, statistics
 from analysis.measure import Option, measure
@@ -115,7 +115,7 @@ def _judge(rows: pd.DataFrame, at: int, seed: int, *, posterior_mean: bool) -> x
     """One cell: the rule on its own rows (steps, pair), with the numbers that it used."""
     counts = rows.index.unique("steps")
     here = rows.loc[at if at in counts else max(counts)]
-    used = here[here["kept"].astype(bool)]
+    used = here[here["kept"]]
     known = used[used["log_feedback"].notna()] if used["log_feedback"].notna().any() else used
     slopes = {name: _slopes(rows, column) for name, column in (("S", "log_feedback"), ("error", "error"))}
     answers = rule.decide(
@@ -126,6 +126,8 @@ def _judge(rows: pd.DataFrame, at: int, seed: int, *, posterior_mean: bool) -> x
         gram=known[["gram_top", "gram_bottom"]].to_numpy().T if len(known) else None,
         starts=known["start"].to_numpy(str) if len(known) else None,
         posterior_mean=posterior_mean,
+        diverged=int(np.count_nonzero(here["diverged"])),
+        diverged_slopes=int(rows["diverged"].groupby(level="pair").any().sum()),
         seed=seed,
     )
     part = xr.Dataset({name: ("sample", here[name].to_numpy(float)) for name in PER_SAMPLE})
@@ -143,7 +145,8 @@ def _judge(rows: pd.DataFrame, at: int, seed: int, *, posterior_mean: bool) -> x
     part["steps_at"] = at if at in counts else max(counts)
     part["counts"] = json.dumps([int(count) for count in sorted(counts)])
     part["samples"], part["starts"] = len(used), used["start"].nunique()
-    part["excluded"] = len(here) - len(used)
+    part["diverged"] = np.count_nonzero(here["diverged"])
+    part["excluded"] = len(here) - len(used) - part["diverged"]
     return part
 
 
@@ -172,11 +175,8 @@ def _slopes(rows: pd.DataFrame, column: str) -> np.ndarray | None:
     logs = values if column.startswith("log_") else np.log(values.where(values > 0))
     slopes = pd.Series(rule.step_slope(logs.to_numpy(float), [int(each) for each in logs.columns]), index=logs.index)
     start = rows["start"].groupby(level="pair").first()
-    return (
-        slopes.dropna().groupby(start.reindex(slopes.dropna().index)).mean().to_numpy()
-        if slopes.notna().any()
-        else None
-    )
+    known = slopes[slopes.notna()]
+    return known.groupby(start.reindex(known.index)).mean().to_numpy() if len(known) else None  # NaN: none are left
 
 
 def _measured(rows: pd.DataFrame, column: str) -> np.ndarray | None:
@@ -239,7 +239,11 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
         for question, symbol in (("feedback", "S"), ("along", "amplification"), ("steps_answer", "p_S")):
             if np.isfinite(dataset[_interval(question)]).any():
                 row |= {symbol: words.quoted(view[_interval(question)]), question: view[question].item()}
+        if slope_taken_as_one(view):
+            row["along"] = f"{row['along']} if slope 1"
         row["error, spreads"] = float(view["saturation"])
+        if dataset["diverged"].any():
+            row["diverged"] = int(view["diverged"])
         rows.append(row | {"claim": view["claim"].item(), "starts": int(view["starts"])})
     return pd.DataFrame(rows)
 
@@ -266,6 +270,7 @@ def records(dataset: xr.Dataset) -> pd.DataFrame:
             row[label] = words.limits(view[f"{name}_interval"])[1]
         row |= {"error / spread": float(view["saturation"]), "R": float(view["R"]), "A": float(view["A"])}
         row |= {"samples": int(view["samples"]), "starts": int(view["starts"]), "excluded": int(view["excluded"])}
+        row["diverged"] = int(view["diverged"])
         rows.append(row)
     return pd.DataFrame(rows)
 

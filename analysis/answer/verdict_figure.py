@@ -67,7 +67,9 @@ def plane(axes: Axes, dataset: xr.Dataset) -> None:
     reach = [np.full((2, 1), 0.65), np.full((2, 1), 1.7)]
     for cell in dataset["cell"].values:
         reach.append(_cell(axes, dataset.sel(cell=cell), *_look(dataset, str(cell))))
-    (left, bottom), (right, top) = np.nanmin(np.hstack(reach), axis=1), np.nanmax(np.hstack(reach), axis=1)
+    drawn = np.hstack(reach)
+    drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
+    (left, bottom), (right, top) = drawn.min(axis=1), drawn.max(axis=1)
     axes.set_xlim(left / 1.1, right * 1.1)
     axes.set_ylim(bottom / 1.15, top * 1.2)
     for which in ("x", "y"):

@@ -83,13 +83,12 @@ def _open(question: str, low: float, high: float) -> str:
 
 
 def _absence(question: str, interval: xr.DataArray) -> str:
-    """What an equivalence within the margins shows; "no" only where the 90% interval lies within a tenth."""
+    """What an equivalence within the margins shows: less than a tenth where the 90% interval says so."""
     low, _, high = limits(interval, 0.90)
     if question == "steps_answer":
         return f"within {SLOPE_MARGIN:g} either way"
-    if low > 1 / WORDS_MARGIN and high < WORDS_MARGIN:
-        return "no feedback" if question == "feedback" else "no amplification beyond addition"
-    return f"less than {MARGIN:g}-fold either way"
+    margin = WORDS_MARGIN if low > 1 / WORDS_MARGIN and high < WORDS_MARGIN else MARGIN
+    return f"less than {margin:g}-fold either way"
 
 
 def dose(strength: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analysis.common import statistics
+from analysis.common import divergence, statistics
 from interventions.errors import RunError as RunError
 
 CLEAN, FULL = "clean", "full"
@@ -103,25 +103,30 @@ def clean_final(run: xr.DataTree) -> xr.DataArray:
 
 
 def complete(run: xr.DataTree) -> xr.DataTree:
-    """The run restricted to samples that every arm completed. Raises RunError if there are none."""
-    if "status" not in run:
-        return run
-    status = np.asarray(run["status"].fillna(0))
-    keep = np.flatnonzero((status == 1).all(axis=0))
-    if keep.size == 0:
+    """The run restricted to samples that every arm completed, without arms that diverged in all of them.
+
+    What that leaves out is told by `divergence.left_out`. Raises RunError if nothing is left.
+    """
+    ended = divergence.outcome(run)
+    arms, samples = np.flatnonzero(ended.kept_arms), np.flatnonzero(ended.kept_samples)
+    if samples.size == 0:
+        if (ended.status == divergence.FAILED).any():
+            left_out = divergence.left_out(run)["left_out"]
+            raise RunError(f"no sample of this run is left: {left_out} {divergence.advice(run)}")
         raise RunError(
             "no sample of this run is complete in every arm: let it finish, or resume it with `trace run ... --resume`"
         )
-    return run if keep.size == status.shape[1] else only(run, keep)
+    return run if ended.kept_arms.all() and samples.size == ended.status.shape[1] else only(run, samples, arms)
 
 
-def only(run: xr.DataTree, samples: np.ndarray) -> xr.DataTree:
-    """The run restricted to the samples at these positions."""
-    return run.map_over_datasets(_keep, kwargs={"samples": samples})
+def only(run: xr.DataTree, samples: np.ndarray, arms: np.ndarray | None = None) -> xr.DataTree:
+    """The run restricted to the samples, and the arms, at these positions."""
+    kept = {"sample": samples} if arms is None else {"sample": samples, "arm": arms}
+    return run.map_over_datasets(_keep, kwargs={"kept": kept})
 
 
-def _keep(dataset: xr.Dataset, samples: np.ndarray) -> xr.Dataset:
-    return dataset.isel(sample=samples) if "sample" in dataset.dims else dataset
+def _keep(dataset: xr.Dataset, kept: Mapping[str, np.ndarray]) -> xr.Dataset:
+    return dataset.isel({name: places for name, places in kept.items() if name in dataset.dims})
 
 
 # --- arms ---

@@ -107,14 +107,14 @@ def ring_size(field: xr.DataArray) -> xr.DataArray:
 
 
 def _centred(field: xr.DataArray) -> xr.DataArray:
-    return field - (field.mean("sample") if field.sizes["sample"] > 1 else field.mean(("y", "x")))
+    return field - field.mean("sample" if field.sizes["sample"] > 1 else ("y", "x"), skipna=False)
 
 
 def mean_variance(field: xr.DataArray) -> xr.DataArray:
     """Variance across samples averaged over the elements of a field (sample, ..., channel, y, x); n - 1 as in
     `ring_variance`.
     """
-    square = (_centred(field.astype(np.float64)) ** 2).mean(STATE).sum("sample")
+    square = (_centred(field.astype(np.float64)) ** 2).mean(STATE, skipna=False).sum("sample", skipna=False)
     return (square / max(field.sizes["sample"] - 1, 1)).reset_coords(drop=True)
 
 
@@ -129,7 +129,7 @@ def ring_variance(field: xr.DataArray) -> xr.DataArray:
     """
     samples = int(field.sizes["sample"])
     size = ring_size(field)
-    raw = ring_energy(_centred(field)).sum("sample") / (size * max(samples - 1, 1))
+    raw = ring_energy(_centred(field)).sum("sample", skipna=False) / (size * max(samples - 1, 1))
     return xr.apply_ufunc(
         _regularise, raw, size, input_core_dims=[["ring"], ["ring"]], output_core_dims=[["ring"]],
         dask="parallelized", output_dtypes=[np.float64], kwargs={"freedom": max(samples - 1, 1)},

@@ -89,7 +89,7 @@ def _adjacency(axes: Axes, mask: np.ndarray, layout: Layout) -> None:
     if cell > 1:  # more tokens than dots: each dot is the share of allowed pairs under it, its root so that few show
         padded = np.pad(shown, (0, -len(mask) % cell), constant_values=np.nan)
         blocks = padded.reshape(len(padded) // cell, cell, -1, cell)
-        shown = np.sqrt(np.nanmean(blocks, axis=(1, 3)))
+        shown = np.sqrt(np.nanmean(blocks, axis=(1, 3)))  # NaN: what the padding fills
     end = cell * len(shown) - 0.5
     axes.imshow(shown, cmap=GREYS, vmin=0, vmax=1, extent=(-0.5, end, end, -0.5), interpolation="nearest")
     axes.set(xlim=(-0.5, len(mask) - 0.5), ylim=(len(mask) - 0.5, -0.5))

@@ -349,7 +349,7 @@ def floor_line(axes: Axes, x: ArrayLike, floor: ArrayLike, *, lowest: float, nam
     floor = np.asarray(floor, dtype=float)
     if not np.isfinite(floor).any():
         return
-    highest = np.nanmax(floor)
+    highest = np.nanmax(floor)  # NaN: steps without a floor
     look: dict[str, Any] = {"color": FLOOR, "linestyle": ":", "linewidth": 1}
     if highest > lowest / 30:
         axes.plot(x, floor, label="numerical floor (full)" if named else None, **look)

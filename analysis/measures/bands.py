@@ -46,7 +46,7 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
 
     energy = spectrum.ring_energy(delta.sel(arm=names)).compute().reset_coords(drop=True)
     last = energy.isel(step=-1, drop=True)
-    total = last.sum("ring")
+    total = last.sum("ring", skipna=False)
     result = xr.Dataset({"error": relative(energy, variance)})
     result["share"] = to_bands(last, edges) / total.where(total > 0)
     result["final"] = result["error"].isel(step=-1, drop=True)
@@ -89,7 +89,8 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     for arm in dataset["arm"].values:
         for band in dataset["band"].values:
             at = dataset.sel(arm=arm, band=band)
-            row: dict[str, object] = {"arm": str(arm), "band": str(band), "share of energy": float(at["share"].mean())}
+            row: dict[str, object] = {"arm": str(arm), "band": str(band)}
+            row["share of energy"] = float(at["share"].mean(skipna=True))
             for name in ("final", "null", "ratio"):
                 if name in dataset:
                     low, middle, high = (float(bound) for bound in runs.bounds(at[f"{name}_interval"]))
@@ -105,7 +106,7 @@ def sentence(dataset: xr.Dataset) -> str:
     shown, rest = runs.to_tell(dataset)
     for arm in shown:
         at = dataset.sel(arm=arm)
-        share, final = at["share"].mean("sample"), runs.bounds(at["final_interval"])[1]
+        share, final = at["share"].mean("sample", skipna=True), runs.bounds(at["final_interval"])[1]
         most, worst = (str(values["band"][int(np.argmax(values.values))].values) for values in (share, final))
         texts.append(
             f"{arm}: {float(share.max()):.0%} of the final error's energy lies in band {most}, and relative to the "
@@ -125,7 +126,8 @@ def figure(dataset: xr.Dataset) -> Figure:
     canvas, axes = figures.panels(rows, columns, width=3.0 * columns, height=2.2, sharex="col", sharey="col")
     titles = {"injected": "Injected", "error": "Error"}
     for column, name in enumerate(maps):
-        typical = ((dataset[name].sel(arm=arms) ** 2).mean("sample") ** 0.5).transpose("arm", "band", "step")
+        typical = (dataset[name].sel(arm=arms) ** 2).mean("sample", skipna=False) ** 0.5
+        typical = typical.transpose("arm", "band", "step")
         limits = figures.map_limits([typical.values])
         for ax, arm in zip(axes[:, column], arms, strict=True):
             values, names = typical.sel(arm=arm).values, list(dataset["band"].values)

@@ -66,7 +66,7 @@ def described(run: xr.DataTree) -> xr.Dataset:
     result = xr.concat(per_arm, dim=xr.Variable("arm", mass["arm"].values.astype(str)))
     tokens = mass.sizes["token"]
     counted = None if kinds is None else (kinds.values[..., None] == np.arange(len(KINDS))).mean((0, 1))
-    result["first_token"] = result["first_token"].mean(("step", "layer"))
+    result["first_token"] = result["first_token"].mean(("step", "layer"), skipna=False)
     result["uniform"] = 1.0 / tokens
     result["chance"] = _chance(tokens, count)
     if counted is not None:

@@ -102,10 +102,10 @@ def _beside_whole(last: xr.DataArray, norm: xr.DataArray, labels: dict[str, list
         energy = (norm[i] ** 2).where(norm[i] > 0)
         for j in np.flatnonzero([other == mask for other in masks]):
             of_whole[j] = norm[j] / np.sqrt(energy)
-            along[j] = (last[j] * last[i]).sum(spectrum.STATE) / energy
+            along[j] = (last[j] * last[i]).sum(spectrum.STATE, skipna=False) / energy
             if kinds[j] == "prefix" and stops[j] == stops[i]:
-                difference = np.sqrt(((last[j] - last[i]) ** 2).sum(spectrum.STATE) / energy)
-                gap = float(np.nanmax([gap, float(difference.max())]))
+                difference = np.sqrt(((last[j] - last[i]) ** 2).sum(spectrum.STATE, skipna=False) / energy)
+                gap = float(np.fmax(gap, float(difference.max())))  # NaN: no whole mask to compare with
     return xr.Dataset({"of_whole": of_whole, "along": along}), gap
 
 
@@ -191,7 +191,7 @@ def sentence(dataset: xr.Dataset) -> str:
             )
         gaps = at.isel(arm=np.flatnonzero(at["kind"].values == "all but"))
         if gaps.sizes["arm"] and _estimate(gaps, "of_whole").notnull().any():
-            best = gaps.isel(arm=int(np.nanargmin(_estimate(gaps, "of_whole").values)))
+            best = gaps.isel(arm=int(np.argmin(_estimate(gaps, "of_whole").fillna(np.inf).values)))
             texts.append(
                 f"{mask}: leaving out steps {int(best['start'])}:{int(best['stop'])} spares most and leaves "
                 f"{float(_estimate(best, 'of_whole')):.0%} of the whole mask's final error"

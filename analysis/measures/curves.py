@@ -58,6 +58,10 @@ class Hits:
     queries: np.ndarray
 
 
+NOTHING_RIGHT = (
+    "so no mask can lose anything: see that the folders of --data are the model's classes, and take more pictures "
+    "(--limit)"
+)
 PUBLISHED_OPTION = Option(
     "--published", "published", "Draw the masking paper's values beside ours: its models, its pictures.", type=bool
 )
@@ -176,13 +180,13 @@ def _extras(data: xr.Dataset, task: str, cells: np.ndarray) -> dict[str, float]:
     if task == "classify":
         return {"top5": float((one["correct5"] == 1).mean()), "agree": float((one["agree"] == 1).mean())}
     if task == "generate":
-        return {"mmd2_real": float(one["mmd2_real"].mean())}
+        return {"mmd2_real": float(one["mmd2_real"].mean(skipna=False))}
     recalls = {
         f"{way}_r{k}": float((one[rank] <= k).mean())
         for way, rank in (("i2t", "image_rank"), ("t2i", "text_rank"))
         for k in (1, 5, 10)
     }
-    batch = one["gallery_recall"].mean(["cell", "direction"])
+    batch = one["gallery_recall"].mean(["cell", "direction"], skipna=False)
     return recalls | {f"gallery{int(size)}": float(batch.sel(gallery=size)) for size in batch["gallery"].values}
 
 
@@ -216,7 +220,8 @@ def records(dataset: xr.Dataset) -> pd.DataFrame:
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """What fits a terminal: metric with limits, change in percent, McNemar's p after Holm, further metrics, scales."""
     frame = records(dataset)
-    frame["change %"] = 100 * frame["relative"]
+    if "relative" in frame.columns:  # not where nothing is right without a mask
+        frame["change %"] = 100 * frame["relative"]
     first = ["model"] if frame["model"].nunique() > 1 else []
     first += ["spec", "density", "density_sequence", "value", "value_low", "value_high", "change %", "p_holm"]
     more = ["top5", "agree", *(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)), "mmd2_real"]
@@ -243,7 +248,7 @@ def table1(dataset: xr.Dataset) -> pd.DataFrame:
                     continue
                 mine = float(cell[column].iloc[0])
                 line = {"task": task, "model": model, "density": target, "strategy": family, "clean": clean}
-                line |= {"ours": mine, "change %": 100 * (mine / clean - 1)}
+                line |= {"ours": mine, "change %": 100 * (mine / clean - 1) if clean else np.nan}
                 lines.append(
                     line | {"published clean": PUBLISHED_CLEAN[task], "published": value, "published %": change}
                 )
@@ -260,6 +265,9 @@ def sentence(dataset: xr.Dataset) -> str:
         clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
         if masked.empty:
             clauses.append(f"{model}: {METRICS[task]} {clean:.3f}, no mask")
+            continue
+        if not clean:
+            clauses.append(f"{model}: {METRICS[task]} {clean:.3f} clean, {NOTHING_RIGHT}")
             continue
         worst, best = masked.loc[masked["relative"].idxmin()], masked.loc[masked["relative"].idxmax()]
         clause = f"{model}: {METRICS[task]} {clean:.3f} clean, {_in_words(worst)}"
@@ -299,7 +307,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         axes[1, column].set_xlabel("density of image pairs")
     axes[0, 0].set_ylabel("metric, share of clean")
     axes[1, 0].set_ylabel("feature shift (sd)")
-    positive = frame.groupby(["task", "model"])["shift"].max().gt(0).all()
+    positive = frame.groupby(["task", "model"])["shift"].max().gt(0).all()  # NaN: not above 0
     figures.share_limits(axes[0, : len(models)])
     for ax in axes[0, : len(models)]:
         ax.set_ylim(0, max(ax.get_ylim()[1], 1.1))
@@ -352,6 +360,9 @@ def _panel(axis: Axes, rows: pd.DataFrame) -> None:
     """A model's metric as a share of clean, families side by side at every density."""
     clean = rows.loc[rows["family"] == "clean", "value"].iloc[0]
     axis.axhline(1, color=figures.FLOOR, linewidth=0.7)
+    if not clean:
+        axis.text(0.5, 0.5, "nothing is right without a mask", transform=axis.transAxes, ha="center", fontsize=7)
+        return
     lines = list(_lines(rows))
     for place, (family, line) in enumerate(lines):
         beside = DODGE * (place - (len(lines) - 1) / 2)

@@ -52,7 +52,7 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
     metrics = run["metrics"].ds.compute().astype(np.float64)
     shown = runs.names(run)
     energy = xr.concat([metrics[f"{part}_l2"] ** 2 for part in PARTS], dim=xr.Variable("part", list(PARTS)))
-    total = energy.sum("part")
+    total = energy.sum("part", skipna=False)
     positive = total.where(total > 0)
     result = xr.Dataset({
         "share": energy / positive,
@@ -66,7 +66,8 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
     if "tangent_gain" in metrics:
         result["tangent_excess"] = (metrics["tangent_gain"] / result["null_gain"]).where(_above_floor(metrics))
     if "worst_gain" in metrics:
-        gaussian = spectrum.step_gain(run, spectrum.data_variance(run)).max("ring").compute().reset_coords(drop=True)
+        gains = spectrum.step_gain(run, spectrum.data_variance(run))
+        gaussian = gains.max("ring", skipna=False).compute().reset_coords(drop=True)
         result["worst_direction"] = metrics["worst_gain"] / gaussian
     result = result.sel(arm=shown)
     result.update(_summaries(result, confidence, seed))
@@ -75,7 +76,7 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
     result = runs.with_arms(result, run)
     result.attrs = {
         "title": runs.title(run), "samples": result.sizes["sample"], "confidence": confidence,
-        "largest_closure": float(result["closure"].max()),
+        "largest_closure": float(result["closure"].max(skipna=True)),
     }  # fmt: skip
     return result
 
@@ -85,7 +86,7 @@ def _above_floor(metrics: xr.Dataset) -> xr.DataArray:
     before = metrics["delta_l2"].shift(step=1, fill_value=0.0)
     if runs.FULL not in before["arm"].values:
         return before > 0
-    floor = before.sel(arm=runs.FULL, drop=True).max("sample")
+    floor = before.sel(arm=runs.FULL, drop=True).max("sample", skipna=False)
     return before > FLOOR_FACTOR * floor
 
 
@@ -96,9 +97,9 @@ def _summaries(result: xr.Dataset, confidence: float, seed: int) -> xr.Dataset:
         return runs.summary(values, statistic, confidence=confidence, seed=seed)
 
     summaries = xr.Dataset({
-        "worst": result["excess"].max("sample"),
-        "mean_share": result["share"].mean("sample"),
-        "mean_cross": result["cross"].mean("sample"),
+        "worst": result["excess"].max("sample", skipna=True),
+        "mean_share": result["share"].mean("sample", skipna=True),
+        "mean_cross": result["cross"].mean("sample", skipna=True),
         "median": over_samples(result["excess"], "median"),
         "rms": over_samples(result["excess"] ** 2, "mean").clip(min=0) ** 0.5,
         "mean_cosine": over_samples(result["cosine"], "mean"),
@@ -130,8 +131,8 @@ def _mean_parts(metrics: xr.Dataset, shown: list[str]) -> xr.Dataset:
     if "injected_mean_l2" not in metrics:
         return xr.Dataset()
     mean, scale = (metrics[f"injected_{name}_l2"].sel(arm=shown) ** 2 for name in ("mean", "variance"))
-    total = (mean + scale).mean("sample")
-    return xr.Dataset({"injected_through_mean": mean.mean("sample") / total.where(total > 0)})
+    total = (mean + scale).mean("sample", skipna=False)
+    return xr.Dataset({"injected_through_mean": mean.mean("sample", skipna=False) / total.where(total > 0)})
 
 
 # --- presentation ---
@@ -149,13 +150,13 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
         for name, low, high in zip(("early", "middle", "late"), bounds[:-1], bounds[1:], strict=True):
             at = dataset.sel(arm=arm).isel(step=slice(low, high))
             row: dict[str, object] = {"arm": str(arm), "third": name}
-            row |= {f"{part} share": float(at["mean_share"].sel(part=part).mean()) for part in PARTS}
+            row |= {f"{part} share": float(at["mean_share"].sel(part=part).mean(skipna=True)) for part in PARTS}
             row |= {
-                "cosine": float(at["cosine"].mean()),
+                "cosine": float(at["cosine"].mean(skipna=True)),
                 "excess gain, median": float(runs.bounds(at["median"])[1].median()),
-                "excess gain, RMS": float(np.sqrt((at["excess"] ** 2).mean())),
-                "excess gain, worst": float(at["excess"].max()),
-                "largest closure": float(at["closure"].max()),
+                "excess gain, RMS": float(np.sqrt((at["excess"] ** 2).mean(skipna=True))),
+                "excess gain, worst": float(at["excess"].max(skipna=True)),
+                "largest closure": float(at["closure"].max(skipna=True)),
             }
             linear = {"tangent": "excess gain, tangent", "direction": "worst direction"}
             row |= {label: float(runs.bounds(at[name])[1].median()) for name, label in linear.items() if name in at}
@@ -170,7 +171,7 @@ def sentence(dataset: xr.Dataset) -> str:
     shown, rest = runs.to_tell(dataset)
     for arm in shown:
         at = dataset.sel(arm=arm)
-        share, excess = at["mean_share"].mean("step"), float(runs.bounds(at["median"])[1].median())
+        share, excess = at["mean_share"].mean("step", skipna=True), float(runs.bounds(at["median"])[1].median())
         text = (
             f"{arm}: of the error energy after a step {float(share.sel(part='propagated')):.0%} is passed on, "
             f"{float(share.sel(part='injected')):.0%} new and {float(share.sel(part='interaction')):.1%} interaction; "

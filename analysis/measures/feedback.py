@@ -59,7 +59,7 @@ def feedback(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr
             result[f"{name}_interval"] = _geometric(result[name], start, confidence, seed)
     result["final"] = result["S"].isel(step=-1, drop=True)
     result["final_interval"] = _geometric(result["final"], start, confidence, seed)
-    result["final_rms"] = (result["final"] ** 2).mean("sample") ** 0.5
+    result["final_rms"] = (result["final"] ** 2).mean("sample", skipna=True) ** 0.5
     if runs.has(run, "images/replay") and runs.has(run, "images/image"):
         result["image"] = _pictures(run, next((arm.name for arm in runs.arms(run) if arm.whole), names[0]))
     result = runs.with_arms(result, run)
@@ -71,7 +71,7 @@ def feedback(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr
 def _geometric(values: xr.DataArray, start: list[str], confidence: float, seed: int) -> xr.DataArray:
     """Geometric mean over starts of those over their paths, with BCa limits along `bound`."""
     logs = xr.apply_ufunc(np.log, values.where(values > 0)).reset_coords(drop=True)
-    grouped = logs.groupby(xr.DataArray(start, dims="sample", name="start")).mean()
+    grouped = logs.groupby(xr.DataArray(start, dims="sample", name="start")).mean(skipna=True)
     interval = statistics.intervals(
         grouped, dim="start", confidence=(confidence,), seed=seed, resamples=runs.BAND_RESAMPLES
     )
@@ -101,7 +101,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
         low, middle, high = (float(bound) for bound in runs.bounds(at["final_interval"]))
         path = runs.bounds(at["S_interval"])[1].values
         row = {"arm": str(arm), "S": middle, "S low": low, "S high": high, "S RMS": float(at["final_rms"])}
-        largest = int(np.nanargmax(path)) if np.isfinite(path).any() else -1
+        largest = int(np.argmax(np.where(np.isfinite(path), path, -np.inf))) if np.isfinite(path).any() else -1
         row |= {"largest S": path[largest] if largest >= 0 else np.nan, "at step": largest}
         for name in ("injection_ratio", "shift_ratio"):
             if name in at:
@@ -122,7 +122,7 @@ def sentence(dataset: xr.Dataset) -> str:
         path = runs.bounds(at["S_interval"])[1].values
         text = f"{arm}: S {words.number(middle)}{limits} at the end, RMS {words.number(float(at['final_rms']))}"
         if np.isfinite(path).any():
-            step = int(np.nanargmax(path))
+            step = int(np.argmax(np.where(np.isfinite(path), path, -np.inf)))
             text += f", largest {words.number(float(path[step]))} after step {step}"
         texts.append(text)
     size = f"{dataset.attrs['samples']} samples"

@@ -77,7 +77,7 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
         kind, result["null_interval"] = INJECTED_NULL, over_samples(_injected_null(run, masked, scale))
     else:
         kind, result["null_interval"] = SHAPE_NULL, _shape_band(run, arms, masked, scale)
-    floor = error.sel(arm=error["arm"] == runs.FULL).median("sample")
+    floor = error.sel(arm=error["arm"] == runs.FULL).median("sample", skipna=False)
     unknown = masked.isel(arm=0, sample=0, drop=True) * np.nan
     result["floor"] = floor.isel(arm=0, drop=True) if floor.sizes["arm"] else unknown
     if runs.has(run, "metrics/injected_x0_l2"):
@@ -106,7 +106,7 @@ def _errors(run: xr.DataTree) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     lam = clean.isel(step=-1, drop=True)
     mean = spectrum.mean_variance(latent.isel(step=-1, drop=True)).compute()
     _, _, b, u = runs.levels(run)
-    scale = {"count": size.sum("ring"), "lam": lam, "mean_variance": mean, "ring": clean}
+    scale = {"count": size.sum("ring", skipna=False), "lam": lam, "mean_variance": mean, "ring": clean}
     scale["state"] = spectrum.level_variance(b, u, mean)
     prediction = run["metrics"]["x0_l2"].astype(np.float64).compute().reset_coords(drop=True) ** 2
     if runs.has(run, "trajectory/delta"):
@@ -142,10 +142,10 @@ def _shape_band(
     """The shape nulls of the arms, scaled to the observed final error: low and high are its two edges, no estimate."""
     shapes = [_shape_null(run, arm, scale["mean_variance"]) for arm in arms]
     shape = xr.concat(shapes, dim=masked["arm"])  # (arm, kind, coordinate, step)
-    final = masked.isel(step=-1, drop=True).median("sample")
+    final = masked.isel(step=-1, drop=True).median("sample", skipna=False)
     shape = shape / shape.isel(step=-1, drop=True) * final
-    edges = [shape.min("kind"), shape.mean("kind") * np.nan, shape.max("kind")]
-    return xr.concat(edges, dim=xr.Variable("bound", list(statistics.BOUNDS)))
+    low, high = shape.min("kind", skipna=False), shape.max("kind", skipna=False)
+    return xr.concat([low, low * np.nan, high], dim=xr.Variable("bound", list(statistics.BOUNDS)))
 
 
 def _shape_null(run: xr.DataTree, arm: runs.Arm, lam: xr.DataArray) -> xr.DataArray:
@@ -252,5 +252,5 @@ def _panel(ax: Axes, view: xr.Dataset, arms: list[str]) -> None:
         edges = runs.bounds(view["null_interval"].sel(arm=arm))
         figures.arm_null(ax, x, *edges, color=figures.colour(arm, every), label=label)
     typical = runs.bounds(view["error_interval"].sel(arm=arms))[1]
-    lowest, first = float(typical.where(typical > 0).min()), str(view["coordinate"].values) == COORDINATES[0]
+    lowest, first = float(typical.where(typical > 0).min(skipna=True)), str(view["coordinate"].values) == COORDINATES[0]
     figures.floor_line(ax, x, view["floor"], lowest=lowest, named=first)

@@ -54,7 +54,7 @@ def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
     result = xr.concat(each, dim=xr.Variable("mask", list(sets)), join="outer")
     for name in ("S", "R", "excess", "gain"):
         result[f"{name}_interval"] = runs.geometric(result[name], confidence=confidence, seed=seed)
-    result["excess_rms"] = (result["excess"] ** 2).mean("sample") ** 0.5
+    result["excess_rms"] = (result["excess"] ** 2).mean("sample", skipna=True) ** 0.5
     free = all(_model_free(run, list(windows)) for windows in sets.values())
     result.attrs = {
         "title": runs.title(run), "samples": result.sizes["sample"], "steps": steps, "confidence": confidence,
@@ -113,17 +113,18 @@ def _of_mask(run: xr.DataTree, mask: str, arms: dict[range, str], variance: xr.D
     final_energy, left_energy = spectrum.ring_energy(final), spectrum.ring_energy(left)
     left_l2, final_l2, null_l2 = spectrum.norm(left), spectrum.norm(final), spectrum.norm(carried)
     relative, spread = final_energy / lam, variance.isel(step=last).drop_vars("step", errors="ignore")
+    in_bands = to_bands(relative, edges) / to_bands(spectrum.ring_size(final), edges)
     result = xr.Dataset({
         "final_l2": final_l2,
         "left_l2": left_l2,
         "gain": final_l2 / left_l2.where(left_l2 > 0),
-        "gain_whitened": np.sqrt(relative.sum("ring") / (left_energy / spread).sum("ring")),
+        "gain_whitened": np.sqrt(relative.sum("ring", skipna=False) / (left_energy / spread).sum("ring", skipna=False)),
         "excess_gaussian": final_l2 / null_l2.where(null_l2 > 0),
-        "map": np.sqrt((to_bands(relative, edges) / to_bands(spectrum.ring_size(final), edges)).mean("sample")),
+        "map": np.sqrt(in_bands.mean("sample", skipna=False)),
     })  # fmt: skip
     result["excess"] = result["excess_gaussian"]
     if _model_free(run, windows):
-        model_free = _windows(runs.get(run, "metrics/null_l2").sel(arm=names).max("step"))
+        model_free = _windows(runs.get(run, "metrics/null_l2").sel(arm=names).max("step", skipna=False))
         result["excess"] = final_l2 / model_free.where(model_free > 0)
     result.update(_together(run, mask, arms, final, carried))
     stops = [window.stop for window in windows]
@@ -150,7 +151,7 @@ def _together(
     unknown = xr.full_like(spectrum.norm(final).isel(window=0, drop=True), np.nan)
     steps = run["metrics"].sizes["step"]
     covered = sorted(step for window in arms for step in window) == list(range(steps))
-    summed, nulls = spectrum.norm(final.sum("window")), spectrum.norm(_null_total(run, arms, carried))
+    summed, nulls = spectrum.norm(final.sum("window", skipna=False)), spectrum.norm(_null_total(run, arms, carried))
     result = xr.Dataset(dict.fromkeys(("S", "R", "sum_l2", "null_l2", "whole_l2"), unknown))
     if covered:
         result["sum_l2"], result["null_l2"] = summed, nulls
@@ -165,9 +166,9 @@ def _together(
 def _null_total(run: xr.DataTree, arms: dict[range, str], carried: xr.DataArray) -> xr.DataArray:
     """Sum of the windows' nulls: the recorded model-free ones where there are, else their Gaussian transport."""
     if runs.stochastic(run) and runs.has(run, "decomposition/null_sum"):
-        recorded = runs.get(run, "decomposition/null_sum").sel(arm=list(arms.values())).sum("arm")
+        recorded = runs.get(run, "decomposition/null_sum").sel(arm=list(arms.values())).sum("arm", skipna=False)
         return recorded.astype(np.float64).compute().reset_coords(drop=True)
-    return carried.sum("window")
+    return carried.sum("window", skipna=False)
 
 
 def _carry(run: xr.DataTree, left: xr.DataArray, last: xr.DataArray, variance: xr.DataArray) -> xr.DataArray:
@@ -195,7 +196,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
             here = at.sel(window=start)
             low, excess, high = (float(bound) for bound in runs.bounds(here["excess_interval"]))
             row = {"mask": str(mask), "start": int(start), "stop": int(here["stop"])}
-            row |= {"final error": float(here["final_l2"].mean())}
+            row |= {"final error": float(here["final_l2"].mean(skipna=False))}
             row |= {"gain": float(runs.bounds(here["gain_interval"])[1])}
             row |= {"excess": excess, "excess low": low, "excess high": high}
             rows.append(row | {"excess, RMS": float(here["excess_rms"])} | together)
@@ -208,7 +209,7 @@ def sentence(dataset: xr.Dataset) -> str:
     texts = []
     for mask in dataset["mask"].values:
         at = dataset.sel(mask=mask)
-        typical = at["final_l2"].mean("sample")
+        typical = at["final_l2"].mean("sample", skipna=False)
         worst = int(np.argmax(typical.fillna(-1).values))
         start, stop = int(at["window"][worst]), int(at["stop"][worst])
         text = f"{mask}: masking steps {start}:{stop} alone leaves the largest final error ({float(typical.max()):.3g})"

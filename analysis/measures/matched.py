@@ -53,10 +53,10 @@ def _one_pass(data: xr.Dataset, timesteps: Sequence[int] | None) -> pd.DataFrame
             here = one.isel(cell=cells)
             line = {"pass": f"dit, {ONE_PASS} t={int(t)}", "task": "denoise", "spec": spec, "kept": np.nan}
             line |= {name: here[name].values[0] for name in ("family", "target_density")}
-            line |= {"density": float(here["density"].mean()), "seed_sd": np.nan}
-            line["shift"] = float(np.sqrt(here["feature_fvu"].astype(float).mean()))
+            line |= {"density": float(here["density"].mean(skipna=False)), "seed_sd": np.nan}
+            line["shift"] = float(np.sqrt(here["feature_fvu"].astype(float).mean(skipna=False)))
             line["shift_low"], line["shift_high"] = _limits(here["feature_fvu"])
-            line["x0_shift"] = float(np.sqrt(here["x0_fvu"].astype(float).mean()))
+            line["x0_shift"] = float(np.sqrt(here["x0_fvu"].astype(float).mean(skipna=False)))
             lines.append(line)
     return pd.DataFrame(lines)
 

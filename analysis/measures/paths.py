@@ -41,6 +41,7 @@ def paths(run: xr.DataTree, *, seed: int = 0) -> xr.Dataset:
     """
     runs.need(run, "decomposition/own_sum", OWN)
     rows = measured([run]).droplevel("steps")
+    rows = rows[~rows["diverged"]]
     arms = {arm.name: arm for arm in runs.arms(run)}
     names = [str(name) for name in rows.index.unique("arm")]
     parts = [_of_arm(rows.loc[name], seed) for name in names]
@@ -53,13 +54,13 @@ def paths(run: xr.DataTree, *, seed: int = 0) -> xr.Dataset:
     first = rows.loc[names[0]]
     result.attrs = {
         "title": runs.title(run), "samples": len(first), "starts": int(first["start"].nunique()),
-        "paths": int(first["path"].max()) + 1,
+        "paths": int(first["path"].max(skipna=False)) + 1,
     }  # fmt: skip
     return result
 
 
 def _of_arm(rows: pd.DataFrame, seed: int) -> xr.Dataset:
-    used = rows[rows["kept"].astype(bool)]
+    used = rows[rows["kept"]]
     unit = (rows["error_spreads"] / rows["error"]).to_numpy(float) ** 2
     part = xr.Dataset(coords={"start": ("sample", rows["start"].to_numpy(str)), "pair": ("sample", rows.index)})
     for name in ("systematic_energy", "scatter_energy", "replay_scatter_energy"):

@@ -39,6 +39,8 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
     `metrics` are names of groups of `/scores` (None: all there are). Of (metric, arm): `value` (bound); `change`
     (bound), arm minus clean paired by sample, where the metric scores a picture by itself; its paired d_z `effect_size`
     and two-sided `p` (exact McNemar for yes/no scores, else paired t), `p_holm` over the intervened arms but the floor.
+    Where pictures of the replay were scored: `replayed` (bound), the value of those, and `from_replay` (bound) with
+    `p_replay`, masked minus replayed, for the question whether the mask costs more than its clean-path injections.
     `score` (metric, arm, sample) holds the single values, NaN for metrics of whole sets. Samples that are not complete,
     or that a metric has no score of, are left out. Raises RunError where there are no scores, naming what to type.
     """
@@ -129,9 +131,28 @@ def _compared(group: xr.Dataset, seed: int) -> xr.Dataset:
             "p": ("arm", p),
             "p_holm": ("arm", statistics.holm(p)),
             "score": (("arm", "sample"), score),
+            **_of_replay(group, values, seed),
         },
         coords={"arm": arms, "bound": BOUNDS, "sample": group["sample"].values},
     )
+
+
+def _of_replay(group: xr.Dataset, values: xr.DataArray, seed: int) -> dict[str, tuple]:
+    """Value of each arm's replay, and masked minus replayed; empty where no replay was scored."""
+    name = f"replay_{values.name}"
+    if name not in group:
+        return {}
+    replays = group[name].transpose("arm", "sample", ...).load()
+    arms, clean = group["arm"].values.tolist(), values.sel(arm=runs.CLEAN).values
+    replayed, change, p = np.full((len(arms), 3), np.nan), np.full((len(arms), 3), np.nan), np.full(len(arms), np.nan)
+    for k, (masked, replay) in enumerate(zip(values.values, replays.values, strict=True)):
+        if np.isnan(replay).any():
+            continue
+        is_set = values.name == "features"
+        replayed[k] = _set_distance(group, clean, replay, seed) if is_set else _bounds(replay, seed)
+        if group.attrs["kind"] == "score":
+            change[k], p[k] = _bounds(masked - replay, seed), paired_p(masked, replay)
+    return {"replayed": (("arm", "bound"), replayed), "from_replay": (("arm", "bound"), change), "p_replay": ("arm", p)}
 
 
 def _bounds(values: np.ndarray, seed: int) -> np.ndarray:
@@ -178,7 +199,13 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
             row["value"] = float(here["value"].sel(bound="estimate"))
             row["compared"] = "minus clean" if scored else "to clean"
             row |= {name: float(shown.sel(bound=name)) for name in BOUNDS}
-            rows.append(row | {"d_z": float(here["effect_size"]), "p (Holm)": float(here["p_holm"])})
+            row |= {"d_z": float(here["effect_size"]), "p (Holm)": float(here["p_holm"])}
+            if "replayed" in dataset:
+                row |= {
+                    "replayed": float(here["replayed"].sel(bound="estimate")),
+                    "p, replayed": float(here["p_replay"]),
+                }
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -202,10 +229,20 @@ def _clause(here: xr.Dataset, clean: xr.Dataset) -> str:
     low, point, high = (float(v) for v in here["value"].values)
     text = f"{here['title'].item()} {point:.3g}"
     if str(here["kind"].values) != "score":
-        return text + (f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else "")
+        return text + (f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else "") + _replayed(here)
     low, change, high = (float(v) for v in here["change"].values)
     reference = float(clean["value"].sel(bound="estimate"))
-    return f"{text} against {reference:.3g} clean ({change:+.3g} [{low:.3g}, {high:.3g}])"
+    return f"{text} against {reference:.3g} clean ({change:+.3g} [{low:.3g}, {high:.3g}]){_replayed(here)}"
+
+
+def _replayed(here: xr.Dataset) -> str:
+    """The replay's value, and whether the masked one differs from it; "" where it was not scored."""
+    if "replayed" not in here or not np.isfinite(here["replayed"].sel(bound="estimate")):
+        return ""
+    p = float(here["p_replay"])
+    return f", replayed {float(here['replayed'].sel(bound='estimate')):.3g}" + (
+        f" (p of no difference from masked {p:.2g})" if np.isfinite(p) else ""
+    )
 
 
 @quality.presents("figure")
@@ -217,7 +254,8 @@ def figure(dataset: xr.Dataset) -> Figure:
     columns = min(len(metrics), 3)
     rows = -(-len(metrics) // columns)
     names = [figures.wrapped(arm, 22) for arm in arms]
-    height = 0.9 + len(arms) * (0.15 + 0.13 * max((1 + name.count("\n") for name in names), default=1))
+    lines = max((1 + name.count("\n") for name in names), default=1)
+    height = 0.9 + len(arms) * (0.15 + 0.13 * lines + 0.12 * ("replayed" in dataset))
     canvas, axes = figures.panels(rows, columns, width=max(4.4, 2.7 * columns + 0.8), height=height, sharey=True)
     for ax in axes.ravel()[len(metrics) :]:
         ax.set_visible(False)
@@ -241,6 +279,11 @@ def _panel(ax: Axes, at: xr.Dataset, arms: list[str], palette: list[str]) -> Non
         if np.isfinite(low):
             ax.plot([low, high], [row, row], color=look["color"], linewidth=1.6, solid_capstyle="butt")
         ax.plot(point, row, linestyle="none", **look)
+        if "replayed" in at and np.isfinite(at["replayed"].sel(arm=arm)).any():
+            low, point, high = at["replayed"].sel(arm=arm).values
+            ax.plot([low, high], [row + 0.22] * 2, color=look["color"], linewidth=0.8, alpha=0.7)
+            hollow = {"marker": "D", "markersize": 3.5, "markerfacecolor": "white", "color": look["color"]}
+            ax.plot(point, row + 0.22, linestyle="none", **hollow, label="its replay" if row == len(arms) - 1 else None)
     if str(at["kind"].values) == "score":
         low, point, high = at["value"].sel(arm=runs.CLEAN).values
         ax.axvspan(low, high, color=figures.FLOOR, alpha=0.12, linewidth=0, zorder=0, label="clean, interval")

@@ -52,7 +52,7 @@ def shifts(run: xr.DataTree, distance: str = "state") -> xr.DataArray:
         parts = []
         for arm in images["arm"].values:
             square = (images.sel(arm=arm).astype(np.float64) - clean) ** 2
-            parts.append((square.mean(("image_y", "image_x", "rgb")) ** 0.5).compute())
+            parts.append((square.mean(("image_y", "image_x", "rgb"), skipna=False) ** 0.5).compute())
         return xr.concat(parts, dim=images["arm"]) / 255
     raise runs.RunError(
         f"distance {distance!r} is not known: choose {' or '.join(DISTANCES)}, or hand in your own values per arm and "

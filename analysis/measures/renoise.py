@@ -67,9 +67,9 @@ def renoise(several: pairing.Runs, *, seed: int = 0) -> xr.Dataset:
     result["slope"] = result["along"] / result["d_energy"]
     for name, (top, bottom) in _pooled().items():
         result[f"{name}_interval"] = _interval(result[top], result[bottom], seed)
-        result[f"all_{name}_interval"] = _interval(result[top].sum("step"), result[bottom].sum("step"), seed)
+        result[f"all_{name}_interval"] = _interval(_over_steps(result[top]), _over_steps(result[bottom]), seed)
     result.attrs = {
-        "title": runs.title(trees[0]), "starts": result.sizes["start"], "paths": int(result["paths"].max()),
+        "title": runs.title(trees[0]), "starts": result.sizes["start"], "paths": int(result["paths"].max(skipna=True)),
         "steps": int(trees[0]["metrics"].sizes["step"]),
     }  # fmt: skip
     return result
@@ -104,6 +104,12 @@ def _of_arm(run: xr.DataTree, arm: runs.Arm) -> list[dict[str, Any]]:
 def _field(values: xr.DataArray, arm: str) -> np.ndarray:
     array = values.sel(arm=arm).transpose("sample", *spectrum.STATE).values
     return np.asarray(array, np.float64).reshape(len(array), -1)
+
+
+def _over_steps(values: xr.DataArray) -> xr.DataArray:
+    """Sum over the steps that a mask was run at, (mask, start); NaN for a start that lacks one of them."""
+    run_at = values.notnull().any("start")
+    return values.where(run_at, 0.0).sum("step", skipna=False)
 
 
 def _interval(top: xr.DataArray, bottom: xr.DataArray, seed: int) -> xr.DataArray:

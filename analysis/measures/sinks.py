@@ -56,7 +56,8 @@ def sinks(
     if pairs:
         parts.append(_effects(run, pairs, distance, scores, confidence, seed))
         if runs.FULL in runs.names(run, floor=True):
-            parts.append(xr.Dataset({"floor": removal.shifts(run, distance).sel(arm=runs.FULL, drop=True).mean()}))
+            floor = removal.shifts(run, distance).sel(arm=runs.FULL, drop=True).mean(skipna=False)
+            parts.append(xr.Dataset({"floor": floor}))
         kinds = concentration.token_kinds(run)
         taken = None if kinds is None else removal.removed(run, kinds)
         parts += [] if taken is None else [taken]
@@ -107,7 +108,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per measure: descriptions of every arm (mean over steps and layers), then the effect of every pair."""
     rows, most = [], dataset.attrs["top"]
     for arm in dataset["arm"].values if "top_mass" in dataset else []:
-        at = dataset.sel(arm=arm).mean([dim for dim in ("step", "layer") if dim in dataset.dims])
+        at = dataset.sel(arm=arm).mean([dim for dim in ("step", "layer") if dim in dataset.dims], skipna=False)
         values = {f"mass of the top {count}": _cells(at["top_mass"].sel(top=count)) for count in (1, most)}
         values["Gini over tokens"] = _cells(at["gini"])
         values[f"overlap of the top {most} with the clean arm"] = _cells(at["clean_overlap"])
@@ -143,7 +144,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
                     {
                         "arm": str(at[f"{role}_arm"].values),
                         "measure": f"{quantity} shift",
-                        "mean": float(at["shift"].sel(role=role).mean()),
+                        "mean": float(at["shift"].sel(role=role).mean(skipna=False)),
                     }
                 )
             extra = {"d_z": float(at["effect_size"]), "p (Holm)": float(at["p_holm"])}
@@ -158,7 +159,7 @@ def _cells(values: xr.DataArray) -> dict[str, float]:
 
 
 def _consecutive(arm: xr.Dataset) -> float:
-    overlap = arm["step_overlap"].mean("layer").values
+    overlap = arm["step_overlap"].mean("layer", skipna=False).values
     return float(np.diagonal(overlap, 1).mean()) if len(overlap) > 1 else float("nan")
 
 
@@ -177,7 +178,7 @@ def sentence(dataset: xr.Dataset) -> str:
 
 def _where(dataset: xr.Dataset) -> str:
     clean = dataset.sel(arm=runs.CLEAN)
-    mean, most = clean.mean(("step", "layer")), dataset.attrs["top"]
+    mean, most = clean.mean(("step", "layer"), skipna=False), dataset.attrs["top"]
     one, all_top = (float(mean["top_mass"].sel(top=count, bound="estimate")) for count in (1, most))
     text = (
         f"in the clean arm the top key receives {one:.1%} of a layer's attention and the top {most} {all_top:.1%} "
@@ -197,7 +198,7 @@ def _effect(dataset: xr.Dataset, measure: str) -> str:
     for pair in dataset["pair"].values:
         at = dataset.sel(pair=pair, measure=measure)
         low, mean, high = (float(bound) for bound in runs.bounds(at["difference"]))
-        sink, random = (float(at["shift"].sel(role=role).mean()) for role in ("sink", "random"))
+        sink, random = (float(at["shift"].sel(role=role).mean(skipna=False)) for role in ("sink", "random"))
         ends = "ends {:.3g} away, {} {:.3g}" if measure in removal.DISTANCES else "scores {:.3g}, {} {:.3g}"
         text = (
             f"{at['sink_arm'].values} {ends.format(sink, at['random_arm'].values, random)}: difference "

@@ -107,7 +107,7 @@ def _draw_kinds(ax: Axes, dataset: xr.Dataset) -> None:
     if "sink_kind" not in dataset:
         ax.set_visible(False)
         return
-    shares = dataset["sink_kind"].sel(arm=runs.CLEAN).mean("layer")
+    shares = dataset["sink_kind"].sel(arm=runs.CLEAN).mean("layer", skipna=False)
     for place, kind in enumerate(present(dataset)):
         color = figures.KINDS.get(kind, figures.FLOOR)
         ax.plot(x, shares.sel(kind=kind), color=color, label=kind, **_symbol(place))
@@ -131,7 +131,7 @@ def _draw_position(ax: Axes, dataset: xr.Dataset) -> None:
     if "position" not in dataset:
         ax.set_visible(False)
         return
-    shown = dataset["position"].sel(arm=runs.CLEAN).mean("layer")
+    shown = dataset["position"].sel(arm=runs.CLEAN).mean("layer", skipna=False)
     image = ax.imshow(shown, cmap="viridis", interpolation="nearest")
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label="mass / uniform")
@@ -143,7 +143,7 @@ def _draw_position(ax: Axes, dataset: xr.Dataset) -> None:
 
 
 def _draw_steps(ax: Axes, dataset: xr.Dataset) -> None:
-    shown = dataset["step_overlap"].sel(arm=runs.CLEAN).mean("layer")
+    shown = dataset["step_overlap"].sel(arm=runs.CLEAN).mean("layer", skipna=False)
     image = ax.imshow(shown, cmap="magma", vmin=0, vmax=1, origin="lower", interpolation="nearest")
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label="overlap")
@@ -157,10 +157,10 @@ def _draw_steps(ax: Axes, dataset: xr.Dataset) -> None:
 def _draw_clean_overlap(ax: Axes, dataset: xr.Dataset, arms: list[str]) -> None:
     x = dataset["step"].values
     for place, arm in enumerate(arms):
-        overlap = runs.bounds(dataset["clean_overlap"].sel(arm=arm).mean("layer"))
+        overlap = runs.bounds(dataset["clean_overlap"].sel(arm=arm).mean("layer", skipna=False))
         look = figures.look(arm, figures.palette(dataset))
         figures.whiskers(ax, x, *overlap, place=place, of=len(arms), label=arm, **look)
-    between = dataset["sample_overlap"].sel(arm=runs.CLEAN).mean("layer")
+    between = dataset["sample_overlap"].sel(arm=runs.CLEAN).mean("layer", skipna=False)
     ax.plot(x, between, color=figures.NULL, linestyle=figures.DASHES, linewidth=1, label="clean, between samples")
     ax.axhline(float(dataset["chance"]), color=figures.NULL, linestyle=":", linewidth=1, label="random sets")
     ax.set_ylim(-0.02, 1.02)
@@ -183,7 +183,8 @@ def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
         ax.plot(sides, shift.transpose("role", "sample"), color=figures.NULL, alpha=0.35, linewidth=0.6)
         for side, role in zip(sides, ("sink", "random"), strict=True):
             color = figures.colour(str(at[f"{role}_arm"].sel(pair=pair).values), arms)
-            ax.plot([side - 0.09, side + 0.09], [float(shift.sel(role=role).mean())] * 2, color=color, linewidth=3)
+            middle = float(shift.sel(role=role).mean(skipna=False))
+            ax.plot([side - 0.09, side + 0.09], [middle, middle], color=color, linewidth=3)
             ticks, labels = [*ticks, side], [*labels, role]
         low, mean, high = (float(bound) for bound in runs.bounds(at["difference"].sel(pair=pair)))
         name = figures.wrapped(str(at["sink_arm"].sel(pair=pair).values).removeprefix("sink-"), 12)
@@ -191,7 +192,7 @@ def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
         ax.annotate(text, (place, 0.99), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=6)
     ax.set_xticks(ticks, labels, fontsize=7 if len(ticks) < 7 else 6)
     ax.set_xlim(-0.6, at.sizes["pair"] - 0.4)
-    ax.set_ylim(min(0.0, float(at["shift"].min())), 1.5 * float(at["shift"].max()))
+    ax.set_ylim(min(0.0, float(at["shift"].min(skipna=False))), 1.5 * float(at["shift"].max(skipna=False)))
     ax.grid(axis="x", visible=False)
     ax.set_title("Removing sinks or random keys", loc="left")
     ax.set_ylabel(f"{at['measure'].values} distance to clean")

@@ -94,7 +94,7 @@ def _cube(column: pd.Series, names: list[str], pairs: list[str], counts: list[in
 
 def _interval(values: xr.DataArray, start: pd.Series) -> xr.DataArray:
     """Mean over starts of the means over their paths, with 95% BCa limits: (..., bound)."""
-    grouped = values.groupby(xr.DataArray(start.to_numpy(str), dims="sample", name="start")).mean()
+    grouped = values.groupby(xr.DataArray(start.to_numpy(str), dims="sample", name="start")).mean(skipna=True)
     found = statistics.intervals(grouped, dim="start", confidence=(0.95,)).squeeze("confidence", drop=True)
     return found.drop_vars([name for name in found.coords if name != "bound"])
 

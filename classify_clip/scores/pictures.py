@@ -11,7 +11,7 @@ import xarray as xr
 from classify_clip.scores.weights import ScoreError
 from interventions.errors import RunError
 
-CLEAN = "clean"
+CLEAN, FULL = "clean", "full"
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Pictures:
     """Complete samples of a run. `classes` (of prompts: their tags) and `prompts` are None where the run has none."""
 
     images: xr.DataArray  # (arm, sample, image_y, image_x, rgb), lazy
+    replays: xr.DataArray | None  # the same of the replayed arms; None where they were not recorded
     classes: tuple[str, ...] | None
     prompts: tuple[str, ...] | None
     embedded: bool
@@ -28,6 +29,11 @@ class Pictures:
     def arms(self) -> list[str]:
         """Names of the arms, clean first."""
         return [str(arm) for arm in self.images["arm"].values]
+
+    @property
+    def replayed(self) -> list[str]:
+        """Names of the arms that have pictures of their replay."""
+        return [] if self.replays is None else [str(arm) for arm in self.replays["arm"].values]
 
     @property
     def samples(self) -> np.ndarray:
@@ -41,17 +47,26 @@ class Pictures:
 
     def arm(self, name: str) -> np.ndarray:
         """uint8 [sample, y, x, 3] of one arm, read now."""
-        chosen = self.images.isel(arm=self.arms.index(name)).transpose("sample", "image_y", "image_x", "rgb")
-        return chosen.values.astype(np.uint8)
+        return _pixels(self.images, self.arms.index(name))
+
+    def replay(self, name: str) -> np.ndarray:
+        """uint8 [sample, y, x, 3] of the replay of one arm, read now."""
+        assert self.replays is not None
+        return _pixels(self.replays, self.replayed.index(name))
 
     def only(self, positions: np.ndarray) -> Pictures:
         """The pictures of the samples at these positions."""
         return replace(
             self,
             images=self.images.isel(sample=positions),
+            replays=None if self.replays is None else self.replays.isel(sample=positions),
             classes=None if self.classes is None else tuple(self.classes[k] for k in positions),
             prompts=None if self.prompts is None else tuple(self.prompts[k] for k in positions),
         )
+
+
+def _pixels(images: xr.DataArray, arm: int) -> np.ndarray:
+    return images.isel(arm=arm).transpose("sample", "image_y", "image_x", "rgb").values.astype(np.uint8)
 
 
 def pictures_of(run: xr.DataTree) -> Pictures:
@@ -76,7 +91,13 @@ def pictures_of(run: xr.DataTree) -> Pictures:
     checkpoint = json.loads(run.attrs["config"]).get("checkpoint", {})
     return Pictures(
         images=images["image"],
+        replays=images["replay"].isel(arm=_replayed(images)) if "replay" in images else None,
         classes=texts.get("class_name", texts.get("tag")),
         prompts=texts.get("prompt"),
         embedded=str(checkpoint.get("id", "")).startswith("embedded"),
     )
+
+
+def _replayed(images: xr.Dataset) -> list[int]:
+    """Positions of the arms whose replay was painted: neither the clean one nor the floor."""
+    return [place for place, arm in enumerate(images["arm"].values.tolist()) if arm not in (CLEAN, FULL)]

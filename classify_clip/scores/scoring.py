@@ -7,6 +7,7 @@ those that were used. To measure again, delete `RUN/scores/<metric>.nc`. What th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def score(
     run: a directory, which gets `scores/<metric>.nc` (None: the latest under ./runs), or an open run, of which nothing
     is written. metrics: names in `METRICS`; None takes all that need only what is shipped and fit the run, and keeps of
     the others why they do not. weights: metric name -> weight file or folder. A group holds `score` (arm, sample) or,
-    for metrics of whole sets, `features` (arm, sample, feature), NaN for samples that are not complete.
+    for metrics of whole sets, `features` (arm, sample, feature), NaN for samples that are not complete. Where pictures
+    of the replay were recorded, `replay_score` or `replay_features` hold the same of those.
     Raises ScoreError for an unknown or unfit metric, missing weights, or a run without pictures; RunError for no run.
     """
     path = None if isinstance(run, xr.DataTree) else store.locate(run)
@@ -50,11 +52,12 @@ def score(
         if path is not None:
             store.write_scores(path, name, group)
 
+    sets = len(pictures.arms) + len(pictures.replayed)
     for done, (metric, positions) in enumerate(missing.items()):
 
-        def tick(arms: int, before: int = done * len(pictures.arms)) -> None:
+        def tick(arms: int, before: int = done * sets) -> None:
             if progress:
-                progress(before + arms, len(missing) * len(pictures.arms))
+                progress(before + arms, len(missing) * sets)
 
         values = _measured(metric, pictures.only(positions), weights, tick)
         keep(metric.name, _group(metric, values, stored.get(metric.name), tree, weights))
@@ -81,31 +84,46 @@ def _missing(metric: Metric, group: xr.Dataset | None, pictures: Pictures, weigh
     everything = np.arange(len(pictures.samples))
     if group is None or not _scored(group) or not _same_weights(metric, group, weights):
         return everything
-    values = group[_variable(metric)].sel(sample=pictures.samples)
-    return everything[values.isnull().any([dim for dim in values.dims if dim != "sample"]).values]
+    wanted = {_variable(metric): pictures.arms, f"replay_{_variable(metric)}": pictures.replayed}
+    lacking = np.zeros(len(everything), bool)
+    for variable, arms in wanted.items():
+        if arms and variable not in group:
+            return everything
+        values = group[variable].sel(arm=arms, sample=pictures.samples) if arms else None
+        if values is not None:
+            lacking |= values.isnull().any([dim for dim in values.dims if dim != "sample"]).values
+    return everything[lacking]
 
 
-def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Callable[[int], None]) -> xr.DataArray:
-    """Values of these pictures: (arm, sample), and feature for sets."""
+def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Callable[[int], None]) -> xr.Dataset:
+    """Values of these pictures and of their replays: (arm, sample), and feature for sets."""
     measure = metric.open(pictures, weights)
     clean = pictures.arm(CLEAN)
-    rows = []
-    for done, arm in enumerate(pictures.arms, start=1):
-        images = pictures.arm(arm)
-        rows.append(measure(images, clean) if metric.kind == "to clean" else measure(images))
-        tick(done)
-    dims = ("arm", "sample", "feature") if metric.kind == "set" else ("arm", "sample")
-    return xr.DataArray(np.stack(rows), dims=dims, coords={"arm": pictures.arms, "sample": pictures.samples})
+    done = count(1)
+
+    def of(arms: list[str], images: Callable[[str], np.ndarray]) -> xr.DataArray:
+        rows = []
+        for arm in arms:
+            rows.append(measure(images(arm), clean) if metric.kind == "to clean" else measure(images(arm)))
+            tick(next(done))
+        dims = ("arm", "sample", "feature") if metric.kind == "set" else ("arm", "sample")
+        return xr.DataArray(np.stack(rows), dims=dims, coords={"arm": arms, "sample": pictures.samples})
+
+    variable = _variable(metric)
+    values = {variable: of(pictures.arms, pictures.arm)}
+    if pictures.replayed:
+        values[f"replay_{variable}"] = of(pictures.replayed, pictures.replay).reindex(arm=pictures.arms)
+    return xr.Dataset(values)
 
 
 def _group(
-    metric: Metric, values: xr.DataArray, stored: xr.Dataset | None, tree: xr.DataTree, weights: Weights
+    metric: Metric, values: xr.Dataset, stored: xr.Dataset | None, tree: xr.DataTree, weights: Weights
 ) -> xr.Dataset:
     """The whole group of a metric: new values beside those kept, over all arms and samples of the run."""
     values = values.reindex(arm=tree["arm"].values, sample=tree["sample"].values)
     if stored is not None and _scored(stored) and _same_weights(metric, stored, weights):
-        values = values.fillna(stored[_variable(metric)].load())
-    return xr.Dataset({_variable(metric): values}, attrs=_attributes(metric) | {"weights": _weights(metric, weights)})
+        values = values.fillna(stored[[name for name in values.data_vars if name in stored]].load())
+    return values.assign_attrs(_attributes(metric) | {"weights": _weights(metric, weights)})
 
 
 def _left_out(metric: Metric, reason: str, tree: xr.DataTree) -> xr.Dataset:

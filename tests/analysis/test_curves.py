@@ -8,6 +8,7 @@ import xarray as xr
 from statsmodels.stats.contingency_tables import mcnemar as known_mcnemar
 
 from analysis.measures import curves
+from tests.builders import densities
 
 
 def classify(right, specs, *, seeds=None, families=None, shift=0.25):
@@ -152,3 +153,18 @@ def test_a_spec_without_a_fixed_density_is_told_without_one():
 def test_a_sweep_without_its_clean_cell_is_refused():
     with pytest.raises(ValueError, match="no complete clean cell"):
         curves.curves(classify(np.ones((1, 5), bool), ["R4S32"], families=["small-world"]))
+
+
+@pytest.mark.parametrize("task", ["classify", "retrieve", "generate"])
+def test_a_model_that_is_never_right_is_told_so_and_drawn(task):
+    """A wrong order of classes, an untrained model or a few pictures: clean is 0, and nothing can be a share of it."""
+    data = densities.sweep(task, "untrained", hurt=0.3)
+    for name in ("correct", "image_rank", "text_rank"):
+        if name in data:
+            data[name] = xr.zeros_like(data[name]) + (0 if name == "correct" else 9)
+    result = curves.curves(data, resamples=50)
+    assert "so no mask can lose anything" in curves.curves.sentence(result)
+    assert "change %" not in curves.curves.table(result)
+    assert "value" in curves.curves.table(result)
+    curves.curves.figure(result).canvas.draw()
+    assert curves.table1(result)["change %"].isnull().all() or task == "generate"

@@ -27,6 +27,8 @@ PARAMETERS = {
         "gram",
         "starts",
         "posterior_mean",
+        "diverged",
+        "diverged_slopes",
         "resamples",
         "seed",
     ],

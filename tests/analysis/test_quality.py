@@ -41,6 +41,27 @@ def scored_run(groups, arms=("clean", "R4S0", "full"), samples=8, **config):
     return tree
 
 
+# --- the replay ---
+
+
+def test_masked_against_replayed_is_paired_and_exact():
+    """8 yes/no scores, of which the mask loses 5 that the replay keeps and gains none: p = 2 / 2^5 = 1/16."""
+    clean, replay = np.ones(8), np.array([1, 1, 1, 1, 1, 1, 0, 1.0])
+    masked = np.array([0, 0, 0, 0, 0, 1, 0, 1.0])
+    run = scored_run({"judge": ({}, [clean, masked, clean])})
+    group = run["scores/judge"].to_dataset()
+    values = np.stack([np.full(8, np.nan), replay, np.full(8, np.nan)])
+    run["scores/judge"] = xr.DataTree(group.assign(replay_score=(("arm", "sample"), values)))
+    found = analysis.quality(run).sel(arm="R4S0").squeeze("metric")
+    assert float(found["replayed"].sel(bound="estimate")) == pytest.approx(7 / 8)
+    assert float(found["from_replay"].sel(bound="estimate")) == pytest.approx(-5 / 8)
+    assert float(found["p_replay"]) == pytest.approx(1 / 16)
+    text = analysis.quality.sentence(analysis.quality(run))
+    assert "replayed 0.875 (p of no difference from masked 0.062)" in text
+    row = analysis.quality.table(analysis.quality(run)).set_index("arm").loc["R4S0"]
+    assert (row["replayed"], row["p, replayed"]) == (pytest.approx(7 / 8), pytest.approx(1 / 16))
+
+
 # --- distances of sets ---
 
 

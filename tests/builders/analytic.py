@@ -33,6 +33,7 @@ class Analytic:
     name: str = "analytic"
     dtype: torch.dtype = torch.float64
     layout: None = None
+    own_lanes: bool = True
     image_size: tuple[int, int] = (8, 8)
     layers: int = 0
     heads: int = 0

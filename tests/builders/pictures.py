@@ -9,8 +9,11 @@ from classify_clip.data import held_out
 from classify_clip.scores.judge import class_names
 
 
-def picture_run(images, *, labels=None, model="embedded dit", prompts=None, tags=None):
-    """A run that holds pictures only: uint8 [sample, y, x, 3] by arm name, `clean` among them."""
+def picture_run(images, *, labels=None, model="embedded dit", prompts=None, tags=None, replays=None):
+    """A run that holds pictures only: uint8 [sample, y, x, 3] by arm name, `clean` among them.
+
+    `replays`: the same of the arms that were replayed; the others' are black, as the tracer leaves them.
+    """
     arms = list(images)
     stacked = np.stack([images[arm] for arm in arms])
     coords = {"arm": arms, "sample": np.arange(stacked.shape[1])}
@@ -21,10 +24,13 @@ def picture_run(images, *, labels=None, model="embedded dit", prompts=None, tags
         coords |= {"prompt": ("sample", prompts)}
     if tags is not None:
         coords |= {"tag": ("sample", tags)}
+    dims, pictures = ("arm", "sample", "image_y", "image_x", "rgb"), {"image": stacked}
+    if replays is not None:
+        pictures["replay"] = np.stack([replays.get(arm, np.zeros_like(stacked[0])) for arm in arms])
     tree = xr.DataTree.from_dict(
         {
             "/": xr.Dataset({"status": (("arm", "sample"), np.ones(stacked.shape[:2], np.int8))}, coords=coords),
-            "images": xr.Dataset({"image": (("arm", "sample", "image_y", "image_x", "rgb"), stacked)}, coords=coords),
+            "images": xr.Dataset({name: (dims, values) for name, values in pictures.items()}, coords=coords),
         }
     )
     config = {"model": "dit", "sampler": "ddpm", "steps": 2, "guidance": 1.0, "checkpoint": {"id": model}}

@@ -33,7 +33,8 @@ def made(*, padding=True, recorded=True, images=False) -> xr.DataTree:
         "sigma": ("step", np.linspace(1, 0.1, STEPS)),
     }
     rel = np.linspace(0.1, 1, STEPS) * shift[:, :, None]
-    tree = {"metrics": xr.Dataset({"delta_rel": (("arm", "sample", "step"), rel)}, coords=coords)}
+    norms = {name: (("arm", "sample", "step"), rel) for name in ("delta_l2", "delta_rel")}  # clean states of norm 1
+    tree = {"metrics": xr.Dataset(norms, coords=coords)}
     if recorded:
         kind = np.repeat([0, 1], [GRID**2, TEXT]).astype(np.int8)
         y, x = (np.append(side.ravel(), [-1] * TEXT) for side in np.indices((GRID, GRID)))

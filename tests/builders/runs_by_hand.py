@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +52,8 @@ def truth(path: str) -> np.ndarray:
     return rng.integers(0, 2 if variable.dtype == "bool" else 100, shape).astype(variable.dtype)
 
 
-def create(path: Path, group: str = "", **attrs: object) -> Path:
-    """An empty run, of all variables or of one group only."""
+def create(path: Path, group: str = "", *, paths: Sequence[str] = (), **attrs: object) -> Path:
+    """An empty run, of all variables, of one group only, or of these paths."""
     coords = {
         "arm": (("arm",), ARMS, {"long_name": "experimental condition"}),
         "seed": (("sample",), np.arange(10, 15), {"long_name": "seed"}),
@@ -64,7 +64,7 @@ def create(path: Path, group: str = "", **attrs: object) -> Path:
     }
     coords |= {name: (("arm",), values, {}) for name, values in ARM_COORDINATES.items()}
     static = {"interventions/mask": truth("interventions/mask")}
-    variables = [v for v in VARIABLES if v.group == group or not group]
+    variables = [v for v in VARIABLES if v.path in paths or (not paths and group in ("", v.group))]
     store.create(path, variables, SIZES, coords, {"config": CONFIG, **attrs}, UNIT, static)
     return path
 

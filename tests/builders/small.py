@@ -42,26 +42,26 @@ def retriever():
     return Retriever("tiny", "random", model, *towers, layout, text_layout, to_tensor, tokenize)
 
 
-def timm_folder(path, classes=5):
+def timm_folder(path, classes=5, architecture="vit_tiny_patch16_224"):
     """A checkpoint folder as timm writes it for its hub."""
     path.mkdir(parents=True)
     args = {"img_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=classes, **args)
+    model = timm.create_model(architecture, num_classes=classes, **args)
     save_file(model.state_dict(), path / "model.safetensors")
     pretrained = {
         "input_size": [3, 24, 24], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0, "interpolation": "bicubic",
         "num_classes": classes,
     }  # fmt: skip
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": classes, "model_args": args}
+    config = {"architecture": architecture, "num_classes": classes, "model_args": args}
     (path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": pretrained}))
     return path
 
 
-def clip_folder(path):
+def clip_folder(path, **text_options):
     """A checkpoint folder as open_clip writes it for its hub."""
     path.mkdir(parents=True)
     vision = {"image_size": 24, "layers": 2, "width": 16, "head_width": 8, "patch_size": 4}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1, **text_options}
     config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
     torch.manual_seed(0)
     save_file(open_clip.CLIP(**config).state_dict(), path / "open_clip_model.safetensors")

@@ -117,3 +117,47 @@ def test_a_device_that_is_not_there_is_named():
     for load in (models.load_classifier, models.load_retriever):
         with pytest.raises(DeviceError, match="no device 'nonsense'"):
             load(device="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("load", "make", "key"),
+    [
+        (models.load_classifier, small.timm_folder, "blocks.0.attn.qkv.weight"),
+        (models.load_retriever, small.clip_folder, "visual.transformer.resblocks.0.attn.in_proj_weight"),
+    ],
+)
+@pytest.mark.parametrize("broken", ["missing", "unexpected", "NaN"])
+def test_weights_that_are_not_the_models_are_refused_by_name(tmp_path, load, make, key, broken):
+    from safetensors.torch import load_file, save_file
+
+    folder = make(tmp_path / "checkpoint")
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    if broken == "missing":
+        del weights[key]
+    elif broken == "unexpected":
+        key = "blocks.7.extra"
+        weights[key] = torch.zeros(2)
+    else:
+        weights[key][0, 0] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(models.ModelError, match=key):
+        load(checkpoint=str(folder), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["vit_small_patch14_dinov2", "vit_small_patch16_dinov3", "vit_base_patch16_siglip_224", "eva02_tiny_patch14_224"],
+)
+def test_a_model_without_classes_says_why_and_what_is_possible(tmp_path, architecture):
+    folder = small.timm_folder(tmp_path / "checkpoint", classes=0, architecture=architecture)
+    with pytest.raises(models.ModelError, match=r"has no classes: .*trained without labels.*trace sweep retrieve"):
+        models.load_classifier(architecture, str(folder), "cpu")
+
+
+def test_a_tokenizer_that_lies_on_the_hub_says_what_to_type(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = small.clip_folder(tmp_path / "clip", hf_tokenizer_name="nobody/words")
+    with pytest.raises(models.ModelError, match=r"tokenizer nobody/words is not.*`hf download nobody/words`"):
+        models.load_retriever(checkpoint=str(folder), device="cpu")

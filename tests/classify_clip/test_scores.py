@@ -31,6 +31,27 @@ def test_pixel_distance_of_a_constant_shift_is_that_shift():
     assert pixels.rms(clean - 51, clean) == pytest.approx([0.2, 0.2])  # unsigned numbers must not wrap
 
 
+def test_pictures_of_the_replay_are_scored_beside_those_of_the_mask():
+    """Rows are told apart: the replay is off by one level of 51, the mask by two; clean and floor have no replay."""
+    clean = np.full((3, 4, 4, 3), 100, np.uint8)
+    arms = {"clean": clean, "R4S0": clean + 102, "full": clean}
+    scored = score(picture_run(arms, replays={"R4S0": clean + 51}), "pixels")
+    group = scored["scores/pixels"].to_dataset()
+    np.testing.assert_allclose(group["score"].sel(arm="R4S0"), 0.4)
+    np.testing.assert_allclose(group["replay_score"].sel(arm="R4S0"), 0.2)
+    assert group["replay_score"].sel(arm=["clean", "full"]).isnull().all()
+    found = analysis.quality(scored)
+    assert float(found["replayed"].sel(arm="R4S0", bound="estimate").squeeze()) == pytest.approx(0.2)
+
+
+def test_a_run_scored_before_its_replays_were_is_scored_again():
+    clean = np.full((3, 4, 4, 3), 100, np.uint8)
+    run = picture_run({"clean": clean, "R4S0": clean + 102}, replays={"R4S0": clean + 51})
+    without = score(picture_run({"clean": clean, "R4S0": clean + 102}), "pixels")
+    run["scores/pixels"] = without["scores/pixels"]
+    assert "replay_score" in score(run, "pixels")["scores/pixels"]
+
+
 def test_prompts_are_judged_by_their_tags_where_these_are_classes():
     images, labels = drawings()
     names, prompts = judge.class_names(), ["a drawing"] * len(labels)

@@ -33,10 +33,10 @@ def test_comments_and_empty_lines_are_no_commands(tmp_path):
     ]
 
 
-def test_a_rehearsal_has_four_samples_a_tenth_of_the_steps_and_folders_named_by_them():
-    line = shlex.split("counterfactual steps --samples 80 --counts 50,100,1000 --steps 20 --out r/T0250")
-    expected = shlex.split("counterfactual steps --samples 4 --counts 5,10,100 --steps 5 --out r/T0025")
-    assert rehearsal(line) == expected
+def test_a_rehearsal_has_few_samples_paths_and_steps_and_folders_named_by_them():
+    line = shlex.split("run --samples 80 --paths 8 --forks 8 --counts 50,100,1000 --steps 20 --out r/T0250")
+    small = shlex.split("run --samples 3 --paths 2 --forks 2 --counts 5,7,22 --steps 5 --out r/T0011")
+    assert rehearsal(line) == small
 
 
 def test_what_exists_is_resumed_and_not_repeated(tmp_path):
@@ -59,3 +59,27 @@ def test_every_command_of_a_recipe_is_one_that_exists_with_these_options(name, s
 
 def test_a_recipe_lies_beside_the_page_that_it_makes():
     assert {file.stem for file in RECIPES.glob("*.toml")} == set(ALL) >= {"growth", "findings", "figure1", "sinks"}
+
+
+def test_a_study_whose_samples_diverged_goes_on_and_exits_with_1_at_the_end(monkeypatch, tmp_path):
+    from click.testing import CliRunner
+
+    from tracer.cli import reproduce as module
+
+    ran = []
+
+    @click.group()
+    def group():
+        pass
+
+    @group.command()
+    @click.argument("word")
+    def run(word):
+        ran.append(word)
+        if word == "wild":
+            raise click.exceptions.Exit(1)
+
+    group.add_command(module.reproduce)
+    monkeypatch.setattr(module, "commands", lambda recipe, out, small: [["run", "wild"], ["run", "calm"]])
+    result = CliRunner().invoke(group, ["reproduce", next(iter(ALL)), "--out", str(tmp_path)])
+    assert (result.exit_code, ran) == (1, ["wild", "calm"])

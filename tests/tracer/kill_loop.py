@@ -27,9 +27,9 @@ from tracer.store import shards, writer
 BUILDERS = {"run": runs_by_hand, "sweep": sweeps_by_hand}
 
 
-def flag_first(path: Path, arrays: object, unit: int, part: slice) -> None:
+def flag_first(path: Path, arrays: object, unit: int, part: slice, disk: object) -> None:
     """The wrong order: flag the unit, then write its shards."""
-    CLEAR(path, arrays, unit, part)
+    CLEAR(path, arrays, unit, part, disk)
     shards.open_store(path, "r+")["status"][..., part] = 1
 
 

@@ -107,20 +107,37 @@ def test_error_in_a_unit_surfaces_and_the_run_resumes(tmp_path, address, serial)
     assert_same(path, serial)
 
 
-def test_unit_that_somebody_else_holds_is_waited_for(tmp_path, address, serial, monkeypatch):
+def test_unit_that_somebody_else_holds_is_waited_for_at_the_end_and_its_holder_named(
+    tmp_path, address, serial, monkeypatch, caplog
+):
     checked = planned(address)
     path = run.prepare(checked, tmp_path / "run")
     token = claims.claim(path / "claims", 1, lease=120)  # this process lives, so its claim is honoured
-    waits = []
+    seen = []
 
     def wait(seconds):
-        waits.append(seconds)
+        seen.append((arrays(path)["status"] == store.STATUS_COMPLETE).all(axis=0).tolist())
         claims.release(path / "claims", 1, token)
 
     monkeypatch.setattr(cluster.time, "sleep", wait)
     cluster.execute_on_cluster(checked, path)
-    assert cluster.CLAIMED_SECONDS in waits
+    assert seen[0] == [True, True, False, False, True]  # everything else was done first
+    assert f"waiting for unit 1, held by another worker: process {os.getpid()} on" in caplog.text
     assert_same(path, serial)
+
+
+def test_every_worker_process_leaves_one_launch_record(tmp_path, address):
+    checked = planned(address)
+    path = run.prepare(checked, tmp_path / "run")
+    cluster.execute_on_cluster(checked, path)
+    assert 1 <= len(list((path / "launches").iterdir())) <= 2  # 2 workers, 3 units
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("3", 3), ("SLURMCluster-12", 12), ("tcp://10.0.0.1:4711", None), ("node", None)]
+)
+def test_a_worker_has_the_number_of_its_name(name, number):
+    assert cluster.number_of(name) == number
 
 
 def test_worker_with_other_weights_is_refused(tmp_path, address):

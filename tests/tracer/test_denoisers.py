@@ -109,6 +109,16 @@ def test_a_denoiser_without_the_optional_parts_runs_and_one_with_them_is_asked(t
     assert denoiser.prepared == 3  # once for the whole run
 
 
+@pytest.mark.parametrize("spec", ["R1S0", "sink-k1"])
+def test_a_mask_on_a_denoiser_without_a_layout_is_refused_unless_it_reads_the_lanes_itself(tmp_path, spec):
+    deaf = system()
+    deaf.own_lanes = False
+    with pytest.raises(tracer.PlanError, match=f"{spec}: analytic has no layout.*own_lanes"):
+        tracer.trace(deaf, spec, samples=1, steps=2, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    tracer.trace(deaf, [], samples=1, steps=2, out=tmp_path / "clean")  # clean and the floor need none
+
+
 def test_sites_name_one_block_or_attention_for_each_layer():
     for model in ("dit", "sd3"):
         denoiser = tracer.load(model, device="cpu")

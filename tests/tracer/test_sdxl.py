@@ -109,7 +109,7 @@ def rewrite(file, **changes):
     [
         (lambda f: shutil.rmtree(f / "unet"), "unet missing"),
         (lambda f: rewrite(f / "model_index.json", _class_name="StableDiffusionPipeline"), "not a sdxl checkpoint"),
-        (lambda f: rewrite(f / "unet/config.json", addition_embed_type=None), "no SDXL UNet"),
+        (lambda f: rewrite(f / "unet/config.json", addition_embed_type=None), "not those of an SDXL UNet"),
         (lambda f: rewrite(f / SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"), "without betas"),
         (lambda f: rewrite(f / SCHEDULER, beta_schedule="squaredcos_cap_v2"), "not supported"),
         (lambda f: rewrite(f / SCHEDULER, rescale_betas_zero_snr=True), "not rescaled"),

@@ -185,9 +185,9 @@ def test_what_is_not_ours_is_neither_listed_nor_opened(tmp_path):
     (tmp_path / "broken" / "trace.zarr" / "zarr.json").write_text('{"attributes": ')
     shutil.copytree(tmp_path / "ours", tmp_path / "ours.creating-0123")
     newer = create(tmp_path / "newer", schema_version=99)
-    assert [run.name for run in store.list_runs(tmp_path)] == ["ours"]
+    assert [(run.name, bool(run.problem)) for run in store.list_runs(tmp_path)] == [("ours", False), ("broken", True)]
     for name in ("theirs", "broken"):
-        with pytest.raises(store.RunError, match="is not a run"):
+        with pytest.raises(store.RunError, match="is not a run" if name == "theirs" else "missing or damaged"):
             store.open_run(tmp_path / name)
     with pytest.raises(store.RunError, match=r"newer version \(schema 99\)"):
         store.open_run(newer)
@@ -221,9 +221,11 @@ def test_a_failed_sample_is_masked_and_not_made_again(tmp_path):
     with store.Writer(path) as writer:
         with writer.unit(0) as buffer:
             fill(buffer)
-            buffer.fail(1, arm=2)
+            buffer.fail(np.array([[-1, -1], [-1, -1], [-1, 3]]))
         assert writer.pending() == [1, 2]
-    delta = store.open_run(path)["metrics/delta_l2"]
+    run = store.open_run(path)
+    delta = run["metrics/delta_l2"]
+    assert run["metrics/failed_step"].values[:, :2].tolist() == [[-1, -1], [-1, -1], [-1, 3]]
     assert delta.isel(sample=1).isnull().values[:, 0].tolist() == [False, False, True]
     assert not delta.isel(sample=0).isnull().any()
 

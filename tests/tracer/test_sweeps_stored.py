@@ -130,8 +130,8 @@ def test_a_committed_cell_that_is_not_whole_is_noticed_left_out_and_made_again(f
     shard.write_bytes(damage)
     with pytest.warns(UserWarning, match=r"unit 2 .* damaged"):
         assert store.open_sweep(finished).sizes["cell"] == 39
-    report = store.finalize(finished)
-    assert (report.missing, list(report.damaged)) == ((2,), [2])
+    report = store.repair(finished).after
+    assert (report.missing, report.damaged) == ((2,), ())
     assert "39 of 40 cells complete" in str(report)
     assert flagged(finished).tolist() == [0, 1, *range(3, 40)]
     run_units(finished)
@@ -142,7 +142,7 @@ def test_a_committed_cell_that_is_not_whole_is_noticed_left_out_and_made_again(f
 def test_beginning_a_cell_leaves_the_partial_files_of_other_cells_alone(sweep):
     # zarr names a partial file after all but the last index: for `mmd2` that is the cell, so nobody knows whose it is
     stale, other = sweep / "sweep.zarr/loss/c.1.0123.partial", sweep / "sweep.zarr/mmd2/c.0123.partial"
-    for file in (stale, other):
+    for file in (stale, other, sweep / "claims/000001.json"):
         file.write_bytes(b"old")
     run_units(sweep, [1])
     assert (stale.exists(), other.exists()) == (False, True)
@@ -192,7 +192,7 @@ def test_a_sweep_of_version_1_opens_and_is_not_continued(tmp_path):
     for refused in (
         lambda: store.check_resume(tmp_path / "old", CONFIG, store.SWEEP),
         lambda: store.Writer(tmp_path / "old"),
-        lambda: store.finalize(tmp_path / "old"),
+        lambda: store.repair(tmp_path / "old"),
     ):
         with pytest.raises(store.RunError, match=r"older version \(schema 1\): it can be read, not continued"):
             refused()

@@ -33,7 +33,7 @@ from tests.builders.runs_by_hand import (
     wait_until,
 )  # fmt: skip
 from tracer import store
-from tracer.store import shards, writer
+from tracer.store import launches, seals, shards, writer
 
 
 def shard_files(path: Path) -> dict[str, bytes]:
@@ -159,7 +159,7 @@ def test_shards_left_by_a_killed_attempt_are_gone_before_the_unit_is_made_again(
     stale = run / "trace.zarr/attention/removed_token/c.0.0.0.0.0.0"  # of a variable the next attempt leaves out
     stray = stale.with_name("c.0.0.0.0.0.0123abcd.partial")
     other = stale.with_name("c.0.1.0.0.0.0123abcd.partial")  # of another unit, perhaps of a living worker
-    for file in (stale, stray, other):
+    for file in (stale, stray, other, run / "claims/000000.json"):
         file.write_bytes(b"old")
     with store.Writer(run) as writing, writing.unit(0) as buffer:
         for step in range(4):
@@ -185,10 +185,10 @@ def test_a_committed_shard_that_is_not_whole_is_noticed_masked_and_made_again(fi
     assert opened["metrics/delta_l2"].isel(sample=[0, 1]).isnull().all()
     with store.Writer(finished) as writing:
         assert writing.pending() == [0]
-    report = store.finalize(finished)
-    assert (report.missing, list(report.damaged), report.whole) == ((0, 1), [0], False)
-    assert "trajectory/delta/c.0.0" in str(report)
-    assert "--resume" in str(report)
+    report = store.verify(finished)
+    assert (report.missing, report.damaged, report.whole) == ((0, 1), (0,), False)
+    assert "unit 0 (samples 0-1), trajectory/delta: trajectory/delta/c.0.0" in str(report)
+    assert store.repair(finished).moved == (0,)
     assert flagged(finished).tolist() == [2, 3, 4]
     run_units(finished)
     assert lies(finished) == []
@@ -202,14 +202,13 @@ def test_an_empty_shard_reads_as_silent_nan_which_is_why_sizes_are_kept(finished
     assert np.isnan(zarr.open_array(finished / "trace.zarr/trajectory/delta", mode="r")[0, 0]).all()
 
 
-def test_a_flipped_byte_raises_and_finalize_takes_the_flag(finished):
+def test_a_flipped_byte_raises_and_repair_takes_the_flag(finished):
     data = bytearray((finished / DELTA).read_bytes())
     data[len(data) // 3] ^= 1
     (finished / DELTA).write_bytes(data)
-    with pytest.raises(ValueError, match=r"checksum|Checksum"):
+    with pytest.raises(store.RunError, match=r"trajectory/delta/c.0.* other contents .*`trace verify"):
         store.open_run(finished)["trajectory/delta"].values  # noqa: B018
-    report = store.finalize(finished)
-    assert list(report.damaged) == [0]
+    assert store.repair(finished).moved == (0,)
     assert store.open_run(finished)["trajectory/delta"].isel(sample=[0, 1]).isnull().all()
 
 
@@ -273,7 +272,7 @@ def test_a_disk_that_fills_up_at_the_flag_flags_nothing(run, full_disk):
     assert flagged(run).size == 0
 
 
-@pytest.mark.parametrize("step", ["write_json", "sync_filesystem"])
+@pytest.mark.parametrize("step", [(seals, "write_json"), (writer, "sync_filesystem")])
 def test_any_step_of_a_commit_that_the_disk_refuses_flags_nothing(run, monkeypatch, step):
     def refuse(*_):
         raise OSError(errno.EIO, "input/output error")
@@ -281,7 +280,7 @@ def test_any_step_of_a_commit_that_the_disk_refuses_flags_nothing(run, monkeypat
     refused = pytest.raises(store.WriteError, match=r"input/output.*--resume")
     with refused, store.Writer(run) as writing, writing.unit(0) as buffer:
         fill(buffer)
-        monkeypatch.setattr(writer, step, refuse)
+        monkeypatch.setattr(*step, refuse)
     assert flagged(run).size == 0
 
 
@@ -289,7 +288,7 @@ def test_a_disk_that_refuses_from_the_start_is_told_like_any_other(run, monkeypa
     def refuse(*_):
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr(writer, "write_json", refuse)
+    monkeypatch.setattr(launches, "write_json", refuse)
     with pytest.raises(store.WriteError, match="no space"), store.Writer(run):
         pass
 

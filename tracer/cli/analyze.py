@@ -14,7 +14,7 @@ import click
 
 from tracer.cli.errors import answered
 from tracer.cli.files import save_figure, write_whole
-from tracer.cli.options import PATH, as_json
+from tracer.cli.options import OUT, STORE, as_json
 from tracer.cli.terminal import frame_as_data, print_json, print_table, with_index
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def command(measure: Measure[...]) -> click.Command:
     weights = [WEIGHTS] if measure.name == SCORED else []
     shown = "[RUN]..." if takes_several(measure) else "[RUN]"
     params: list[click.Parameter] = [
-        click.Argument(["runs"], nargs=-1, type=PATH, metavar=shown),
+        click.Argument(["runs"], nargs=-1, type=STORE, metavar=shown),
         *map(_option, measure.options), *weights,
-        click.Option(["--out"], type=PATH, metavar="DIR", help="Where figure and table go; default: the run; of "
+        click.Option(["--out"], type=OUT, metavar="DIR", help="Where figure and table go; default: the run; of "
                      "several, the folder they are all in."),
         click.Option(["--format", "formats"], multiple=True, type=click.Choice(FORMATS), default=("png",),
                      show_default=True, help="Of the figure. Repeatable."),
@@ -135,23 +135,19 @@ def analyze_runs(
     as_json: bool = False,
 ) -> None:
     """Compute one measure of stored runs with its own `options`; print, draw and write what it gives."""
+    from tracer import store
     from tracer.store.places import check_folder
 
     if len(runs) > 1 and not takes_several(measure):
         raise click.UsageError(f"`trace analyze {measure.name}` takes one run; {len(runs)} were given")
-    paths = list(runs)
-    opened: list[Any]
     if measure.reads == "depth":
-        paths = paths or [Path("runs/depth")]
-        folder = out or paths[0]
-        opened = [open_depth(paths[0])]
-        check_folder(folder)
+        paths = list(runs) or [Path("runs/depth")]
+        opened: list[Any] = [open_depth(paths[0])]
     else:
-        from tracer import store
-
-        paths = [store.locate(path) for path in paths] or [store.latest_run()]
-        folder = out or common_folder(paths)
-        check_folder(folder)
+        paths = [store.locate(path) for path in runs] or [store.latest_run()]
+    folder = store.local(out or common_folder(paths))
+    check_folder(folder)
+    if measure.reads != "depth":
         if measure.name == SCORED:
             score_first(paths[0], options.get("metrics", ()), options.pop("weights", ()))
         opened = [store.open_run(path) for path in paths]
@@ -164,7 +160,7 @@ def common_folder(paths: Sequence[Path]) -> Path:
     """The run itself, or the folder that all these runs are in."""
     if len(set(paths)) == 1:
         return paths[0]
-    absolute = Path(os.path.commonpath([path.absolute() for path in paths]))
+    absolute = Path(os.path.commonpath([str(path.absolute()) for path in paths]))
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
 
 
@@ -214,15 +210,17 @@ def open_depth(folder: Path) -> xr.Dataset:
     """What `trace sweep depth` measured."""
     import xarray as xr
 
+    from tracer.store import readable
+
     file = folder / "depth.nc"
     if not file.is_file():
         raise click.UsageError(f"no depth measurement at {file}: make one with `trace sweep depth --mask R4S32`")
-    return xr.open_dataset(file, engine="scipy")
+    return xr.open_dataset(readable(file), engine="scipy")
 
 
 @click.command()
-@click.argument("run_path", type=PATH, metavar="[RUN]", required=False)
-@click.option("--out", type=PATH, metavar="FILE", help="Default: report.html in the run.")
+@click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
+@click.option("--out", type=OUT, metavar="FILE", help="Default: report.html in the run.")
 @as_json
 def report(run_path: Path | None, out: Path | None, as_json: bool) -> None:
     """Write one self-contained HTML page about a run."""
@@ -235,7 +233,7 @@ def report(run_path: Path | None, out: Path | None, as_json: bool) -> None:
         from tracer.store.places import check_file
 
         path = store.locate(run_path)
-        target = out or path / "report.html"
+        target = store.local(out or path / "report.html")
         check_file(target)
         text = page(store.open_run(path))
         write_whole(target, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -16,6 +16,8 @@ from tracer.store.places import holds_store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tracer.store import RunInfo, SweepInfo
+
 DEPTH = 3
 """How deep studies lie: runs/findings/primary/T0050."""
 MOST_ARMS = 3
@@ -36,6 +38,7 @@ class Line:
     complete: int
     all: int
     bytes: int
+    problem: str = ""
 
     def data(self) -> dict[str, Any]:
         """As plain data."""
@@ -73,6 +76,7 @@ def rows(lines: Sequence[Line]) -> pd.DataFrame:
             human_bytes(line.bytes),
         )
         for line in lines
+        if not line.problem
     ]
     return pd.DataFrame(shown, columns=["name", "made (UTC)", "model", "masks", "how", "recorded", "complete", "size"])
 
@@ -88,6 +92,9 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 
 def _lines(folder: Path, root: Path) -> Iterator[Line]:
     for run in store.list_runs(folder):
+        if run.problem:
+            yield _broken(run, "run", root)
+            continue
         config = store.read_config(run.path)
         masks = tuple(arm for arm in run.arms if arm not in ("clean", "full"))
         how = f"{config.get('steps', '?')} {config.get('sampler', '')} steps"
@@ -97,12 +104,21 @@ def _lines(folder: Path, root: Path) -> Iterator[Line]:
             name, run.path, "run", run.created, run.model, masks, how, record, run.complete, run.samples, run.bytes
         )
     for sweep in store.list_sweeps(folder):
+        if sweep.problem:
+            yield _broken(sweep, "sweep", root)
+            continue
         masks = _specs(store.read_config(sweep.path))
         name = str(sweep.path.relative_to(root))
         yield Line(
             name, sweep.path, "sweep", sweep.created, sweep.model, masks, f"sweep, {sweep.task}", (),
             sweep.complete, sweep.cells, sweep.bytes,
         )  # fmt: skip
+
+
+def _broken(store: RunInfo | SweepInfo, kind: str, root: Path) -> Line:
+    """The line of a store that cannot be read."""
+    name = str(store.path.relative_to(root))
+    return Line(name, store.path, kind, "", "", (), "", (), 0, 0, store.bytes, store.problem)
 
 
 def _specs(config: Mapping[str, Any]) -> tuple[str, ...]:

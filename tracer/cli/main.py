@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import click
 
 from tracer.quiet import silence
+from tracer.visible import visible_output
 
 
 class Commands(click.Group):
@@ -29,11 +30,14 @@ class Commands(click.Group):
         "models": ("tracer.cli.show:models", "List the models and what --checkpoint may name."),
         "runs": ("tracer.cli.show:list_runs", "List the runs under a folder."),
         "show": ("tracer.cli.show:show", "What a run is, and what can be asked of it."),
-        "finalize": (
-            "tracer.cli.show:finalize",
-            "Verify a run, tidy it, and say what is missing.",
-        ),
+        "verify": ("tracer.cli.verify:verify", "Compare runs with their checksums and list what is wrong."),
+        "repair": ("tracer.cli.verify:repair", "Restore what can be restored in a run, take out what cannot."),
     }
+
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        """As in click; control characters in what is printed are made visible."""
+        with visible_output():
+            return super().main(*arguments, **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All command names, in the order of a day's work."""

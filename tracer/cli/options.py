@@ -34,6 +34,39 @@ dry_run = click.option(
 )
 
 
+class StorePath(click.ParamType):
+    """What is read: a path, or an address such as s3://bucket/run."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path, or what stands for the address; an error for an address that nothing here can read."""
+        from tracer.store import RunError, place
+
+        try:
+            return place(value)
+        except RunError as error:
+            self.fail(str(error), param, ctx)
+
+
+class OutPath(click.ParamType):
+    """What is written: a path of this machine, never an address."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path, or an error that says how results get to an address."""
+        from tracer.store import RunError, local
+
+        try:
+            return local(value)
+        except RunError as error:
+            self.fail(str(error), param, ctx)
+
+
+STORE, OUT = StorePath(), OutPath()
+
+
 def request_options(*leave_out: str) -> Callable[[Callable], Callable]:
     """Give a command every option of a `Request`, in the order of its fields, but those named."""
 
@@ -61,7 +94,7 @@ def option(name: str, parameter: Parameter) -> Callable[[Callable], Callable]:
         how |= {"multiple": True}
     else:
         shown = ",".join(default) if parameter.many and default is not None else default
-        how |= {"default": shown, "type": PATH if parameter.type is Path else parameter.type}
+        how |= {"default": shown, "type": OUT if parameter.type is Path else parameter.type}
     how["show_default"] = how.get("default") is not None
     return click.option(parameter.flag, name, **how)
 

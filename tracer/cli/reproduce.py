@@ -19,14 +19,14 @@ from string import Template
 import click
 
 from tracer.cli.errors import answered, going_on_by
-from tracer.cli.options import PATH, as_json, dry_run
+from tracer.cli.options import OUT, as_json, dry_run
 from tracer.cli.terminal import print_json
 from tracer.store.places import check_folder
 
 RECIPES = Path(__file__).parent / "recipes"
 PRICED = ("run", "counterfactual")
 """Commands that take --dry-run in every form that a recipe has."""
-REHEARSAL_SAMPLES, FEWEST_STEPS = 4, 5
+REHEARSED, FEWEST_STEPS = {"--samples": 3, "--paths": 2, "--forks": 2}, 5
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,25 @@ def _resumed(line: list[str]) -> list[str]:
 
 
 def rehearsal(line: list[str]) -> list[str]:
-    """The same command on 4 samples and a tenth of the steps, at least 5; folders are named by these steps."""
-    line = [re.sub(r"T(\d{4})$", lambda match: f"T{_tenth(match[1]):04d}", word) for word in line]
+    """The same command in small: `REHEARSED` samples, paths and forks, few steps; folders are named by these steps."""
+    line = [re.sub(r"T(\d{4})$", lambda match: f"T{_few(match[1]):04d}", word) for word in line]
     for place, word in enumerate(line[:-1]):
-        if word == "--samples":
-            line[place + 1] = str(REHEARSAL_SAMPLES)
+        if word in REHEARSED:
+            line[place + 1] = str(REHEARSED[word])
         elif word in ("--steps", "--counts"):
-            line[place + 1] = ",".join(str(_tenth(count)) for count in line[place + 1].split(","))
+            line[place + 1] = ",".join(str(_few(count)) for count in line[place + 1].split(","))
     return line
 
 
-def _tenth(count: str) -> int:
-    return max(FEWEST_STEPS, int(count) // 10)
+def _few(count: str) -> int:
+    """50 -> 5, 100 -> 7, 250 -> 11, 1000 -> 22: different numbers of steps stay different."""
+    return max(FEWEST_STEPS, round((int(count) / 2) ** 0.5))
 
 
 @click.command()
 @click.argument("name", metavar="[NAME]", required=False)
-@click.option("--out", type=PATH, metavar="DIR", help="Default: runs/NAME.")
-@click.option("--small", is_flag=True, help="A rehearsal: 4 samples, a tenth of the steps; its numbers mean nothing.")
+@click.option("--out", type=OUT, metavar="DIR", help="Default: runs/NAME.")
+@click.option("--small", is_flag=True, help="A rehearsal: 3 samples, 5 to 22 steps; its numbers mean nothing.")
 @click.option("--list", "listed", is_flag=True, help="List the studies.")
 @dry_run
 @as_json
@@ -135,11 +136,14 @@ def reproduce(
         check_folder(folder)
     again = ["trace", "reproduce", name, *(["--small"] if small else []), *(["--out", str(folder)] if out else [])]
     trace = ctx.find_root().command
+    failed = False
     with going_on_by(shlex.join(again)):
         for template in commands(known[name], folder, small=small):
             line = list(chain.from_iterable(map(matches, template)))
-            click.secho(f"\n$ trace {shlex.join(line)}", bold=True, err=as_json)
+            click.echo(f"\n$ trace {shlex.join(line)}", err=as_json)
             if dry_run and line[0] not in PRICED:
                 continue  # they read what the commands before them would have made
             line += [*(["--dry-run"] if dry_run else []), *(["--json"] if as_json else [])]
-            trace.main(args=line, prog_name="trace", standalone_mode=False)
+            failed |= bool(trace.main(args=line, prog_name="trace", standalone_mode=False))  # of samples that diverged
+    if failed:
+        ctx.exit(1)

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer.cli.errors import answered
+from tracer.cli.diverged import tell_of_diverged
+from tracer.cli.errors import answered, fail
 from tracer.cli.options import as_json, dry_run, request_options
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 
 if TYPE_CHECKING:
     from tracer.plan import Plan
     from tracer.request import Request
+    from tracer.store import Verification
     from tracer.studies import Variant
 
 
@@ -54,8 +56,10 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
     if as_json:
         from tracer.cli.summary import summary
 
-        return print_json({**summary(path), "next": then})
-    click.echo(f"next: {then}")
+        print_json({**summary(path), "next": then})
+    else:
+        click.echo(f"next: {then}")
+    tell_of_diverged([path])
 
 
 @click.command()
@@ -108,8 +112,10 @@ def counterfactual(
     if as_json:
         from tracer.cli.summary import summary
 
-        return print_json({"study": study, "runs": [summary(path) for path in paths], "next": then})
-    click.echo(f"{STUDIES[study].question}\nnext: {then}")
+        print_json({"study": study, "runs": [summary(path) for path in paths], "next": then})
+    else:
+        click.echo(f"{STUDIES[study].question}\nnext: {then}")
+    tell_of_diverged(paths)
 
 
 def _study(
@@ -133,6 +139,7 @@ def _study(
     base = plan(replace(request, record="norms"))
     masks = tuple(parse(text) for text in typed["arms"])
     setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths)
+    request = replace(request, denoiser=base.denoiser.name)
     return request, list(STUDIES[study].variants(setting)), base.denoiser
 
 
@@ -183,13 +190,22 @@ def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr:
             click.echo(line, err=True)
         began = time.monotonic()
         with progress_bar(label or path.name) as progress:
-            running.complete(plan, path, progress=progress)
+            report = running.complete(plan, path, progress=progress, found=tell_found)
+        if report is None:
+            click.echo("another process verifies the run", err=to_stderr)
+        elif not report.whole:
+            fail(str(report), command)
         click.echo(f"done in {human_seconds(time.monotonic() - began)}", err=to_stderr)
     from tracer.cli.pictures import pictures_of
 
     if pictures := pictures_of(path):
         click.echo(f"images: {pictures}", err=to_stderr)
     return path
+
+
+def tell_found(report: Verification) -> None:
+    """What is wrong with a run, before it is put right in the same call."""
+    click.echo(f"{report}\n  repaired, or moved to {report.path}/damaged and computed again", err=True)
 
 
 def tell_costs(plans: Sequence[Plan], as_json: bool) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from tracer.cli.errors import answered
-from tracer.cli.options import PATH, as_json
+from tracer.cli.options import STORE, as_json
 from tracer.cli.terminal import print_json, progress_bar
 from tracer.store.places import expanded
 
 
 @click.command()
-@click.argument("run_path", type=PATH, metavar="[RUN]", required=False)
+@click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
 @click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="E.g. clip-t or lpips; default: all that "
               "need only what is shipped. Repeatable.")  # fmt: skip
 @click.option("--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable.")
@@ -53,6 +53,9 @@ def score(
 
 def measure_scores(path: Path, metrics: Sequence[str] = (), weights: Sequence[str] = ()) -> None:
     """Measure what is missing of a run's scores, with a progress bar. `weights`: METRIC=PATH."""
+    from tracer.store import local
+
+    local(path)  # scores are written into the run
     files = paths_by_name(weights)
     from classify_clip import scores
 

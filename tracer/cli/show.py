@@ -1,4 +1,4 @@
-"""The commands that only show: a mask, the models, the runs, the state of one run."""
+"""The commands that only show: a mask, the models, the runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from tracer.cli.errors import answered
 from tracer.cli.files import check_picture, save_figure
-from tracer.cli.options import PATH, as_json
+from tracer.cli.options import OUT, STORE, as_json
 from tracer.cli.terminal import frame_as_data, print_json, print_table
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MOST_TOKENS = 128 * 128
 @click.argument("spec")
 @click.option("--grid", default="16x16", show_default=True, metavar="HxW", help="The token grid.")
 @click.option("--mask-seed", type=int, default=0, show_default=True)
-@click.option("--out", type=PATH, metavar="FILE", help="The picture; default: mask-SPEC.png.")
+@click.option("--out", type=OUT, metavar="FILE", help="The picture; default: mask-SPEC.png.")
 @as_json
 def mask(spec: str, grid: str, mask_seed: int, out: Path | None, as_json: bool) -> None:
     """Show what a graph mask is: picture, density, graph statistics.
@@ -100,7 +100,7 @@ def models(as_json: bool) -> None:
 
 @click.command(name="runs")
 @click.argument("words", nargs=-1, metavar="[TEXT]...")
-@click.option("--root", type=PATH, default=Path("runs"), show_default=True, metavar="DIR")
+@click.option("--root", type=STORE, default=Path("runs"), show_default=True, metavar="DIR")
 @click.option("--model", metavar="NAME", help="Only of this model.")
 @click.option("--mask", metavar="SPEC", help="Only those with this in the name of an arm, such as R4S32 or sink.")
 @as_json
@@ -125,10 +125,13 @@ def list_runs(words: tuple[str, ...], root: Path, model: str | None, mask: str |
             click.echo(f"no runs under {root}: make one with  trace run --model dit --mask R4S32")
             return
         print_table(rows(listed))
+        for each in listed:
+            if each.problem:
+                click.echo(f"cannot be read: {each.path}: {each.problem}")
 
 
 @click.command()
-@click.argument("run_path", type=PATH, metavar="[RUN]", required=False)
+@click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
 @as_json
 def show(run_path: Path | None, as_json: bool) -> None:
     """Say what a run is: the command that makes it, its arms, what is complete, what can be analysed next.
@@ -146,13 +149,3 @@ def show(run_path: Path | None, as_json: bool) -> None:
         if as_json:
             return print_json({**about, "next": then})
         click.echo("\n".join([*described(about), f"next: {then}"]))
-
-
-@click.command()
-@click.argument("run_path", type=PATH, metavar="RUN")
-def finalize(run_path: Path) -> None:
-    """Verify a run, sweep leftovers of killed workers, and say what is missing."""
-    with answered():
-        from tracer import store
-
-        click.echo(str(store.finalize(run_path)))

@@ -16,7 +16,7 @@ import click
 
 from interventions.families import density_families
 from tracer.cli.errors import answered
-from tracer.cli.options import PATH, as_json, dry_run
+from tracer.cli.options import OUT, PATH, as_json, dry_run
 from tracer.cli.run import resume_command
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 
@@ -62,7 +62,7 @@ def shared_options(command: Callable) -> Callable:
         click.option("--limit", type=int, metavar="N", help="At most N images (retrieval: N pairs)."),
         click.option("--batch-size", type=int, default=64, show_default=True, metavar="N"),
         click.option("--device", metavar="DEVICE", help="Default: cuda where there is one, else cpu."),
-        click.option("--out", type=PATH, metavar="DIR", help="Default: runs/<task>-<model>."),
+        click.option("--out", type=OUT, metavar="DIR", help="Default: runs/<task>-<model>."),
         click.option("--resume", is_flag=True, help="Compute only the cells that are missing."),
         click.option("--published", is_flag=True, help="Draw the masking paper's values beside ours."),
     ]  # fmt: skip
@@ -105,7 +105,7 @@ def retrieve(mask_seeds: int, **options: Any) -> None:
 @click.option(
     "--samples", type=click.IntRange(3), default=64, show_default=True, metavar="N", help="Held-out pictures."
 )
-@click.option("--out", type=PATH, default=Path("runs/depth"), show_default=True, metavar="DIR")
+@click.option("--out", type=OUT, default=Path("runs/depth"), show_default=True, metavar="DIR")
 @as_json
 def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_json: bool) -> None:
     """Damage per block inside one forward pass: embedded ViTs, CLIP, and the DiT at several noise levels."""
@@ -124,7 +124,7 @@ def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_js
 
 
 @sweep.command()
-@click.option("--out", type=PATH, default=Path("runs/figure1"), show_default=True, metavar="DIR")
+@click.option("--out", type=OUT, default=Path("runs/figure1"), show_default=True, metavar="DIR")
 @click.option("--images", type=click.IntRange(24), metavar="N", help="Held-out pictures to classify.")
 @click.option("--pairs", type=click.IntRange(16), metavar="N", help="Names to retrieve, with all their pictures.")
 @click.option("--one-pass", type=click.IntRange(3), metavar="N", help="Pictures for one denoising pass.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from tracer.progress import human_bytes as human_bytes
 from tracer.progress import human_seconds as human_seconds
 from tracer.progress import progress_bar as progress_bar
+from tracer.visible import drawing_on, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,11 +27,12 @@ def print_table(frame: pd.DataFrame, most: int | None = None) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "fiu"
-        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(visible(str(column)), justify="right" if numeric else "left", overflow="fold")
     for row in frame[:most].itertuples(index=False):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=200).print(table)
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else visible(str(value)) for value in row))
+    to = drawing_on(sys.stdout)
+    console = Console(file=to, width=None if to.isatty() else 200, markup=False, emoji=False)
+    console.print(table)
     if most is not None and len(frame) > most:
         click.echo(f"… {len(frame) - most} more rows in the CSV")
 

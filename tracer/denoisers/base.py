@@ -160,7 +160,8 @@ class OptionalParts:
 
     prompted: it is told prompts. classes: names of its classes, in order, if it is told classes. prepare: encode the
     prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
-    that only fill up the sequence. model: the torch module itself, whose dtype is recorded.
+    that only fill up the sequence. model: the torch module itself, whose dtype is recorded. own_lanes: whether
+    `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked.
     """
 
     prompted: bool = False
@@ -168,6 +169,7 @@ class OptionalParts:
     prepare: Callable[[Sequence[Sample]], None] | None = None
     padding: Callable[[Sequence[Sample]], np.ndarray] | None = None
     model: Any = None
+    own_lanes: bool = False
 
 
 def optional_parts(denoiser: Denoiser) -> OptionalParts:
@@ -182,7 +184,8 @@ class ModelFamily:
 
     load: (checkpoint, *, device, dtype, **options) -> denoiser; checkpoint None is the family's default, and what else
     it takes are the run's `options`. checkpoints: what `--checkpoint` may name, for help and `trace models`.
-    prompted: it is told prompts. help: one line.
+    prompted: it is told prompts. help: one line. kinds: the `_class_name`s, of diffusers' pipelines and networks, whose
+    folders it reads; by these a checkpoint is recognised where no family is named.
     """
 
     name: str
@@ -190,3 +193,4 @@ class ModelFamily:
     help: str
     checkpoints: str
     prompted: bool = False
+    kinds: tuple[str, ...] = ()

@@ -4,28 +4,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError
 
 from tracer.denoisers.base import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
+from tracer.denoisers.hub import download
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """What ships; `--checkpoint embedded:NAME` names a folder in it, and each family's own is embedded:<family>."""
 PREFIX = "embedded:"
-LOADING = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError)
-"""What diffusers and transformers raise for files that are broken or of another kind."""
+DEFAULT = "dit"
+"""The family where neither a family nor a checkpoint is named."""
 
 
-def find(checkpoint: str | None, family: str, classes: tuple[str, ...]) -> tuple[Path, str]:
+def find(checkpoint: str | None, family: str, classes: tuple[str, ...], parts: Sequence[str] = ()) -> tuple[Path, str]:
     """The folder of a checkpoint and the name it is recorded under; None is embedded:<family>.
 
+    parts: folders of a pipeline that are fetched from the hub.
     `classes` are the `_class_name`s of a fitting `model_index.json` or `config.json` (of an embedded one the
     transformer's is enough); anything else is refused.
     """
@@ -35,31 +31,64 @@ def find(checkpoint: str | None, family: str, classes: tuple[str, ...]) -> tuple
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         name = folder.name
-    elif folder.is_absolute() or checkpoint.startswith((".", "~")) or checkpoint.count("/") != 1:
+    elif folder.is_absolute() or not is_hub_id(checkpoint):
         raise CheckpointError(
             f"no checkpoint folder {checkpoint!r}: give a folder that holds model_index.json or config.json, "
             "or a hub id such as facebook/DiT-XL-2-256"
         )
     else:
-        folder, name = download(checkpoint), checkpoint
+        folder, name = download(checkpoint, parts), checkpoint
     kind = class_name(folder)
     if kind not in classes:
         raise CheckpointError(
             f"{checkpoint} is a {kind or 'folder without model_index.json or config.json'}, "
-            f"not a {family} checkpoint (expected one of: {', '.join(classes)})"
+            f"not a {family} checkpoint (expected one of: {', '.join(classes)}); {_instead(kind)}"
         )
     return folder, name
 
 
-def load_network(kind: Any, folder: Path, what: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """The diffusers network of class `kind` in a folder, in eval mode, without gradients. Raises CheckpointError."""
-    from diffusers.utils import is_accelerate_available
+def recognised(checkpoint: str | None) -> str:
+    """The family that reads a checkpoint, by the `_class_name` in its folder; "dit" for None, and for one that is not
+    there or says nothing, which loading it then explains. Raises CheckpointError for a kind that no family reads.
+    """
+    if checkpoint is None:
+        return DEFAULT
+    if is_embedded(checkpoint):
+        folder = EMBEDDED / checkpoint.removeprefix(PREFIX)
+    else:
+        folder = Path(checkpoint).expanduser()
+        if not folder.is_dir() and is_hub_id(checkpoint):
+            folder = download(checkpoint, ())
+    kind = class_name(folder) or class_name(folder / "transformer")
+    if kind is None:
+        return DEFAULT
+    if (family := _readers().get(kind)) is None:
+        raise CheckpointError(f"{checkpoint} is a {kind}; {_instead(kind)}")
+    return family
 
-    try:
-        network = kind.from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=is_accelerate_available())
-    except LOADING as error:
-        raise CheckpointError(f"{folder} does not load as {what}: {error}") from error
-    return network.to(device).eval().requires_grad_(False)
+
+def is_hub_id(checkpoint: str) -> bool:
+    """Whether a checkpoint that is no folder may be a hub id: owner/name, with @revision after it or not."""
+    return not checkpoint.startswith((".", "~", "/")) and checkpoint.partition("@")[0].count("/") == 1
+
+
+def _readers() -> dict[str, str]:
+    """`_class_name` -> family."""
+    from tracer.denoisers.registry import MODELS
+
+    return {kind: name for name, family in MODELS.items() for kind in family.kinds}
+
+
+def _instead(kind: str | None) -> str:
+    """What to type for a checkpoint of this kind."""
+    readers = _readers()
+    if kind in readers:
+        return f"type --model {readers[kind]}"
+    families: dict[str, list[str]] = {}
+    for each, name in readers.items():
+        families.setdefault(name, []).append(each)
+    supported = ", ".join(f"{name} ({' or '.join(kinds)})" for name, kinds in families.items())
+    return f"supported are {supported}; docs/extending.md says how a family is added"
 
 
 def is_embedded(checkpoint: str | None) -> bool:
@@ -97,34 +126,3 @@ def class_name(folder: Path) -> str | None:
             except json.JSONDecodeError as error:
                 raise CheckpointError(f"{folder / file} is not valid JSON: {error}") from error
     return None
-
-
-def download(hub_id: str) -> Path:
-    """The local snapshot of a hub repository, fetched if need be."""
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        return Path(huggingface_hub.snapshot_download(hub_id, ignore_patterns=["*.bin", "*.ckpt", "*.msgpack"]))
-    except errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{hub_id} is gated: accept its licence on its hub page, then `hf auth login` (or set HF_TOKEN)"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise CheckpointError(f"no hub repository {hub_id!r} (or it is private): check the spelling") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HFValidationError, OSError) as error:
-        raise CheckpointError(
-            f"{hub_id} is not in the local hub cache and the hub cannot be reached: on a machine with network type "
-            f"`hf download {hub_id}`, or give --checkpoint a local folder"
-        ) from error
-
-
-def fingerprint(folder: Path) -> str:
-    """sha256 over the names and contents of the folder's weight and config files, in order of name."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json"} and p.is_file()):
-        digest.update(str(file.relative_to(folder)).encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tracer.denoisers.base import CheckpointError, Sample
-from tracer.denoisers.checkpoints import LOADING
+from tracer.denoisers.weights import LOADING
 from tracer.quiet import quiet
 
 
@@ -100,6 +100,8 @@ def pipeline_encoder(
         try:
             with quiet():
                 pipeline = load()
+        except CheckpointError:
+            raise
         except LOADING as error:
             raise CheckpointError(f"the text encoders in {folder} do not load: {error}") from error
         pipeline.to(device)

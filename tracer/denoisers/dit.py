@@ -22,10 +22,15 @@ from interventions import Intervention, TokenLayout, attend
 from interventions.seam.sites import sites
 from interventions.spec import Clean
 from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Moment, Sample
-from tracer.denoisers.checkpoints import find, fingerprint, is_embedded, load_network
+from tracer.denoisers.checkpoints import find, is_embedded
 from tracer.denoisers.guidance import Halves
 from tracer.denoisers.vae import decode, load_vae, upscale
+from tracer.denoisers.weights import fingerprint, load_network
 from tracer.samplers.base import DDPM_BETAS, Prediction
+
+KINDS = ("DiTPipeline", "DiTTransformer2DModel", "Transformer2DModel")
+PARTS = ("model_index.json", "transformer", "vae")
+"""What is loaded of a pipeline."""
 
 
 @dataclass
@@ -122,7 +127,7 @@ def load_dit(
     """
     from diffusers import DiTTransformer2DModel
 
-    folder, name = find(checkpoint, "dit", ("DiTPipeline", "DiTTransformer2DModel", "Transformer2DModel"))
+    folder, name = find(checkpoint, "dit", KINDS, PARTS)
     transformer = folder / "transformer" if (folder / "transformer").is_dir() else folder
     model = load_network(DiTTransformer2DModel, transformer, "a DiT transformer", device, dtype)
     original = time_embedding == "original" or (time_embedding == "auto" and not is_embedded(checkpoint))
@@ -136,7 +141,7 @@ def load_dit(
         classes=class_names(folder, model.config.num_embeds_ada_norm),
         checkpoint={
             "id": name,
-            "sha256": fingerprint(transformer),
+            "sha256": fingerprint(folder, PARTS if transformer != folder else None),
             "time_embedding": "original" if original else "diffusers",
             "guidance_channels": channels,
         },
@@ -162,4 +167,5 @@ FAMILY = ModelFamily(
     load=load_dit,
     help="DiT, class-conditional, DDPM or DDIM",
     checkpoints="facebook/DiT-XL-2-256, a DiTPipeline folder, or a transformer folder",
+    kinds=KINDS,
 )

@@ -21,7 +21,7 @@ from torch import Tensor
 from interventions import TokenLayout
 from tracer.denoisers import prompted
 from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Sample
-from tracer.denoisers.checkpoints import LOADING, find, fingerprint, is_embedded, load_network
+from tracer.denoisers.checkpoints import find, is_embedded
 from tracer.denoisers.conditions import (
     Condition,
     Conditions,
@@ -32,9 +32,11 @@ from tracer.denoisers.conditions import (
     require_parts,
 )
 from tracer.denoisers.vae import decode, load_vae, upscale
+from tracer.denoisers.weights import LOADING, check_finite, fingerprint, load_network, load_text_encoders
 
-PIPELINES = ("StableDiffusion3Pipeline",)
+PIPELINES, NETWORKS = ("StableDiffusion3Pipeline",), ("SD3Transformer2DModel",)
 PARTS = ("transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+THIRD = ("text_encoder_3", "tokenizer_3")
 T5_TOKENS = 256
 
 
@@ -115,7 +117,8 @@ def load_sd3(
     if checkpoint is not None and (own := Path(checkpoint).expanduser() / "words.safetensors").is_file():
         return _load_embedded(own.parent, own.parent.name, device, dtype, pixels, t5, negative)
     embedded = is_embedded(checkpoint)
-    folder, name = find(checkpoint, "sd3", ("SD3Transformer2DModel",) if embedded else PIPELINES)
+    wanted = (*PARTS, *THIRD) if t5 in (None, True) else PARTS
+    folder, name = find(checkpoint, "sd3", NETWORKS if embedded else PIPELINES, wanted)
     if embedded:
         return _load_embedded(folder, name, device, dtype, pixels, t5, negative)
     return _load_pipeline(folder, name, device, dtype, pixels, t5, negative)
@@ -170,7 +173,7 @@ def word_conditions(folder: Path) -> Conditions:
         encoder.load_state_dict(weights)
     except LOADING as error:
         raise CheckpointError(f"{folder} holds no usable words.safetensors and vocabulary.json: {error}") from error
-    encoder.eval().requires_grad_(False)
+    check_finite(encoder.eval().requires_grad_(False), folder)
 
     def encode(prompts: Sequence[str]) -> list[Condition]:
         encoded = []
@@ -194,11 +197,12 @@ def _load_pipeline(
 ) -> SD3:
     """The parts of a `StableDiffusion3Pipeline`; its text encoders are loaded when prompts are encoded."""
     require_parts(folder, PARTS, name)
-    has_t5 = (folder / "text_encoder_3").is_dir() and (folder / "tokenizer_3").is_dir()
+    has_t5 = all((folder / part).is_dir() for part in THIRD)
     if t5 and not has_t5:
         raise CheckpointError(f"{name} has no text_encoder_3 and tokenizer_3: load it without T5")
     t5 = has_t5 if t5 is None else t5
     scheduler = flow_schedule(folder / "scheduler" / "scheduler_config.json")
+    loaded = ("model_index.json", *PARTS, *(THIRD if t5 else ()))
     model = _transformer(folder, device, dtype)
     vae = load_vae(folder, device, dtype)
     factor = upscale(vae)
@@ -209,7 +213,11 @@ def _load_pipeline(
     return SD3(
         model=model,
         conditions=Conditions(_text_encoders(folder, model, t5), clip_tokens(folder) + T5_TOKENS),
-        checkpoint={"id": name, "sha256": fingerprint(folder / "transformer"), "t5": t5}
+        checkpoint={
+            "id": name,
+            "sha256": fingerprint(folder, loaded),
+            "t5": t5,
+        }
         | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
         size=model.config.sample_size if pixels is None else pixels // factor,
@@ -238,10 +246,9 @@ def _text_encoders(folder: Path, transformer: Any, t5: bool) -> Encode:
     def load() -> Any:
         from diffusers import StableDiffusion3Pipeline
 
-        unused = {} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
-        return StableDiffusion3Pipeline.from_pretrained(
-            folder, transformer=transformer, vae=None, torch_dtype=transformer.dtype, **unused
-        )
+        encoders = ("text_encoder", "text_encoder_2", *(["text_encoder_3"] if t5 else []))
+        given = load_text_encoders(folder, encoders, transformer.dtype) | ({} if t5 else dict.fromkeys(THIRD))
+        return StableDiffusion3Pipeline.from_pretrained(folder, transformer=transformer, vae=None, **given)
 
     return pipeline_encoder(load, _encode_one, folder, transformer.device)
 
@@ -266,4 +273,5 @@ FAMILY = ModelFamily(
     help="SD3 and SD3.5, text-to-image, rectified flow",
     checkpoints="stabilityai/stable-diffusion-3-medium-diffusers, stabilityai/stable-diffusion-3.5-medium",
     prompted=True,
+    kinds=(*PIPELINES, *NETWORKS),
 )

@@ -22,7 +22,7 @@ from interventions import TokenLayout
 from interventions.seam.sites import sites as attention_sites
 from tracer.denoisers import prompted
 from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Sample
-from tracer.denoisers.checkpoints import find, fingerprint, load_network
+from tracer.denoisers.checkpoints import find
 from tracer.denoisers.conditions import (
     Condition,
     Conditions,
@@ -33,6 +33,7 @@ from tracer.denoisers.conditions import (
     require_parts,
 )
 from tracer.denoisers.vae import decode, load_vae, upscale
+from tracer.denoisers.weights import fingerprint, load_network, load_text_encoders
 
 PIPELINES = ("StableDiffusionXLPipeline",)
 PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -142,7 +143,7 @@ def load_sdxl(
         )
     if sites not in ("mid", "all"):
         raise CheckpointError(f"sites {sites!r}: choose mid (the mid block alone) or all")
-    folder, name = find(checkpoint, "sdxl", PIPELINES)
+    folder, name = find(checkpoint, "sdxl", PIPELINES, PARTS)
     require_parts(folder, PARTS, checkpoint)
     scheduler, prediction = beta_schedule(folder / "scheduler" / "scheduler_config.json")
     model = _unet(folder, device, dtype)
@@ -158,7 +159,7 @@ def load_sdxl(
         model=model,
         decoder=vae,
         conditions=Conditions(_text_encoders(folder, model), clip_tokens(folder)),
-        checkpoint={"id": name, "sha256": fingerprint(folder / "unet"), "sites": sites}
+        checkpoint={"id": name, "sha256": fingerprint(folder, ("model_index.json", *PARTS)), "sites": sites}
         | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
         prediction=prediction,
@@ -209,7 +210,8 @@ def _text_encoders(folder: Path, unet: Any) -> Encode:
     def load() -> Any:
         from diffusers import StableDiffusionXLPipeline
 
-        return StableDiffusionXLPipeline.from_pretrained(folder, unet=unet, vae=None, torch_dtype=unet.dtype)
+        given = load_text_encoders(folder, ("text_encoder", "text_encoder_2"), unet.dtype)
+        return StableDiffusionXLPipeline.from_pretrained(folder, unet=unet, vae=None, **given)
 
     return pipeline_encoder(load, _encode_one, folder, unet.device)
 
@@ -226,4 +228,5 @@ FAMILY = ModelFamily(
     help="SDXL, text-to-image, a UNet with DDIM; no weights ship",
     checkpoints="stabilityai/stable-diffusion-xl-base-1.0",
     prompted=True,
+    kinds=PIPELINES,
 )

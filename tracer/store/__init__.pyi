@@ -1,5 +1,6 @@
 __all__ = [
     "ARM_COORDINATES",
+    "LEASE",
     "RECORDS",
     "RUN",
     "STATUS_COMPLETE",
@@ -8,17 +9,23 @@ __all__ = [
     "SWEEP",
     "TOKEN_KINDS",
     "ClaimError",
+    "CompleteError",
     "Coordinate",
-    "FinalizeReport",
     "Record",
+    "Repair",
+    "RepairError",
     "RunError",
     "RunInfo",
     "Schema",
     "SweepInfo",
+    "TakenError",
     "UnitBuffer",
     "Variable",
+    "Verification",
     "WriteError",
     "Writer",
+    "alone",
+    "at_free_folder",
     "check_resume",
     "check_space",
     "config_hash",
@@ -32,27 +39,34 @@ __all__ = [
     "latest_sweep",
     "list_runs",
     "list_sweeps",
+    "local",
     "locate",
     "make_free_folder",
+    "mend",
     "open_run",
     "open_sweep",
+    "place",
     "provenance",
     "read_config",
     "read_scores",
+    "readable",
+    "repair",
+    "say_waiting",
+    "settle",
+    "share",
     "variables",
+    "verify",
     "with_brought",
     "write_scores",
 ]
 
 from .arms import ARM_COORDINATES as ARM_COORDINATES
 from .arms import Coordinate as Coordinate
+from .claims import LEASE as LEASE
 from .claims import ClaimError as ClaimError
 from .config import check_resume as check_resume
-from .config import config_hash as config_hash
 from .config import read_config as read_config
 from .create import create as create
-from .finalize import FinalizeReport as FinalizeReport
-from .finalize import finalize as finalize
 from .find import RunInfo as RunInfo
 from .find import SweepInfo as SweepInfo
 from .find import latest_run as latest_run
@@ -60,6 +74,8 @@ from .find import latest_sweep as latest_sweep
 from .find import list_runs as list_runs
 from .find import list_sweeps as list_sweeps
 from .find import locate as locate
+from .folders import TakenError as TakenError
+from .folders import at_free_folder as at_free_folder
 from .folders import free_folder as free_folder
 from .folders import latest_folder as latest_folder
 from .folders import make_free_folder as make_free_folder
@@ -71,6 +87,14 @@ from .records import TOKEN_KINDS as TOKEN_KINDS
 from .records import Record as Record
 from .records import variables as variables
 from .records import with_brought as with_brought
+from .remote import local as local
+from .remote import place as place
+from .remote import readable as readable
+from .repairs import Repair as Repair
+from .repairs import RepairError as RepairError
+from .repairs import finalize as finalize
+from .repairs import mend as mend
+from .repairs import repair as repair
 from .schema import RUN as RUN
 from .schema import STATUS_COMPLETE as STATUS_COMPLETE
 from .schema import STATUS_FAILED as STATUS_FAILED
@@ -82,8 +106,16 @@ from .schema import Variable as Variable
 from .schema import estimate_bytes as estimate_bytes
 from .scores import read_scores as read_scores
 from .scores import write_scores as write_scores
+from .seals import config_hash as config_hash
+from .sharing import alone as alone
+from .sharing import say_waiting as say_waiting
+from .sharing import settle as settle
+from .sharing import share as share
 from .space import check_space as check_space
 from .space import free_space as free_space
 from .unit import UnitBuffer as UnitBuffer
+from .verification import Verification as Verification
+from .verification import verify as verify
+from .writer import CompleteError as CompleteError
 from .writer import WriteError as WriteError
 from .writer import Writer as Writer

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tracer.store.find import locate, root_attributes
+from tracer.store.remote import place
 from tracer.store.schema import RUN, RunError, Schema
+from tracer.store.seals import canonical, config_hash
 from tracer.store.shards import schema_at
-
-
-def canonical(config: Mapping[str, Any]) -> str:
-    """The configuration as JSON, independent of the order of its keys."""
-    return json.dumps(config, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration, independent of the order of its keys."""
-    return hashlib.sha256(canonical(config).encode()).hexdigest()
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The configuration a run or a sweep was made with."""
-    given = Path(path)
+    given = place(path)
     directory = given.parent if given.suffix == ".zarr" else given
     return json.loads(root_attributes(directory, schema_at(directory))["config"])
 

@@ -21,11 +21,12 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from tracer.store.arms import Coordinate, with_arm_coordinates
-from tracer.store.config import canonical
 from tracer.store.cut import Cut, cut
-from tracer.store.durable import sync_filesystem
+from tracer.store.durable import opened_disk, sync_filesystem
+from tracer.store.folders import TakenError
 from tracer.store.places import occupied
 from tracer.store.provenance import provenance
+from tracer.store.remote import local
 from tracer.store.schema import (
     RUN,
     STATUS_COMPLETE,
@@ -35,8 +36,11 @@ from tracer.store.schema import (
     Schema,
     Variable,
 )
+from tracer.store.seals import canonical, write_static
+from tracer.store.static import keep_copies
 
 _KEYS: Any = {"name": "default", "separator": "."}
+_WHOLE: Any = {"write_empty_chunks": True}  # a file for every chunk, so that a lost one is noticed
 _PARTS = ("launches", "claims", "units")
 
 
@@ -57,12 +61,12 @@ def create(
     are computed from the specs unless given. Each is repeated in every group that has its dims. attrs: root attributes;
     `config` (a mapping or its JSON) is required, hashed and kept as JSON; created_at, run_id and provenance are filled
     in when absent. unit: samples (cells) per commit unit. static: values of variables that no loop writes.
-    Raises RunError when the path exists, a coordinate has another length than its dim, coordinates of the arms are
-    missing and cannot be computed, or a static value is missing.
+    Raises TakenError when the path exists, RunError when a coordinate has another length than its dim, coordinates of
+    the arms are missing and cannot be computed, or a static value is missing.
     """
-    path, static = Path(path), dict(static or {})
+    path, static = local(path), dict(static or {})
     if occupied(path):
-        raise RunError(f"{path} exists; continue it with --resume, or choose another --out")
+        raise _taken(path)
     if unit < 1:
         raise RunError(f"a unit of {unit} {schema.unit_dim}s; it must be at least 1")
     unit = min(unit, sizes[schema.unit_dim])
@@ -74,18 +78,24 @@ def create(
         for part in _PARTS:
             (building / part).mkdir(parents=True)
         attributes = _attributes(attrs, coords, unit, schema)
-        _write_store(building / schema.folder, schema, variables, sizes, coords, attributes, unit, static)
-        sync_filesystem(building)
-        try:
-            building.rename(path)  # an empty directory is replaced, anything else refuses
-        except OSError as error:
-            if not occupied(path):
-                raise
-            raise RunError(f"{path} exists; continue it with --resume, or choose another --out") from error
-        sync_filesystem(path.parent)
+        with opened_disk(path.parent) as disk:
+            _write_store(building / schema.folder, schema, variables, sizes, coords, attributes, unit, static)
+            data = building / schema.folder
+            write_static(building, schema.folder, (str(f.relative_to(data)) for f in data.rglob("*") if f.is_file()))
+            keep_copies(building)
+            sync_filesystem(disk)
+            try:
+                building.rename(path)  # an empty directory is replaced, anything else refuses
+            except OSError as error:
+                raise (_taken(path) if occupied(path) else error) from None
+            sync_filesystem(disk)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def _taken(path: Path) -> TakenError:
+    return TakenError(f"{path} exists; continue it with --resume, or choose another --out")
 
 
 def _coordinates(
@@ -123,6 +133,7 @@ def _attributes(attrs: Mapping[str, Any], coords: Mapping[str, Any], unit: int, 
         "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
         **({"arms": [str(arm) for arm in coords["arm"][1]]} if "arm" in coords else {}),
         "unit": unit,
+        "checksums": "sha256",
         **{key: value for key, value in attrs.items() if key not in ("config", "provenance")},
         "config": config,
         "config_hash": hashlib.sha256(config.encode()).hexdigest(),
@@ -196,6 +207,7 @@ def _write_coordinates(group: zarr.Group, dims: set[str], coords: Mapping[str, A
             dtype=values.dtype,
             compressors=compressors,
             chunk_key_encoding=_KEYS,
+            config=_WHOLE,
             dimension_names=own,
             attributes=dict(attributes),
         )
@@ -223,6 +235,7 @@ def _write_variable(group: zarr.Group, variable: Variable, shape: Cut, values: n
         fill_value=variable.fill_value,
         compressors=[BloscCodec(cname="lz4", shuffle="bitshuffle"), Crc32cCodec()],
         chunk_key_encoding=_KEYS,
+        config=_WHOLE,
         dimension_names=variable.dims,
         attributes=attributes,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tracer.store.schema import RunError, Variable
+from tracer.store.schema import FAILED_STEP, RunError, Variable
 
 MASS_BITS = 10  # mantissa bits kept of attention mass: relative error 2^-11
 TOKEN_KINDS = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
@@ -63,6 +63,13 @@ _CATALOGUE = (
             _per_step("delta_cosine", "cosine of the angle between masked and clean state after the step", 1.0),
             _per_step("eps_l2", "norm of the difference of noise predictions made in the step"),
             _per_step("x0_l2", "norm of the difference of x0 predictions made in the step"),
+            Variable(
+                FAILED_STEP,
+                ("arm", "sample"),
+                "int32",
+                "step in which the sample turned NaN or infinite, -1 for none",
+                optional=True,
+            ),
             Variable(
                 "interventions/mask",
                 ("arm", "query", "key"),

@@ -16,6 +16,8 @@ import numpy as np
 from interventions.errors import RunError as RunError
 
 STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED = 0, 1, 2
+FAILED_STEP = "metrics/failed_step"
+"""The array that says in which step a failed sample turned NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def estimate_bytes(variables: Sequence[Variable], sizes: Mapping[str, int]) -> i
         share = 14 / 32 if variable.keep_bits else {"b": 0.15}.get(np.dtype(variable.dtype).kind, 1.0)
         total += math.prod(variable.shape(sizes)) * np.dtype(variable.dtype).itemsize * share
     groups = {variable.group for variable in variables} | {""}
-    return int(total) + 4096 * (len(variables) + 8) + (32 << 10) * len(groups)  # every group repeats its coordinates
+    # every group repeats its coordinates, and metadata are there three times
+    return int(total) + (10 << 10) * (len(variables) + 8) + (64 << 10) * len(groups)
 
 
 def round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:

@@ -17,12 +17,14 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from tracer.store.durable import sync_filesystem
+from tracer.store.durable import opened_disk, sync_filesystem
 from tracer.store.find import locate, root_attributes
+from tracer.store.remote import local, readable
 from tracer.store.schema import RunError
 from tracer.store.shards import open_store
 
 _FORMS = {"score": ("arm", "sample"), "features": ("arm", "sample", "feature")}
+_FORMS |= {f"replay_{name}": dims for name, dims in _FORMS.items()}
 
 
 def write_scores(run_path: str | Path, name: str, dataset: xr.Dataset) -> Path:
@@ -33,7 +35,7 @@ def write_scores(run_path: str | Path, name: str, dataset: xr.Dataset) -> Path:
     the run that it leaves out become NaN. attrs: texts, numbers, booleans; a mapping is kept as JSON. Raises RunError
     for arms or samples that the run does not have, and for another form.
     """
-    run = locate(run_path)
+    run = local(locate(run_path))
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise RunError(f"scores {name!r}: a metric is named by letters, digits, '-', '_' and '.', for example clip-t")
     _check_form(name, dataset)
@@ -51,8 +53,9 @@ def write_scores(run_path: str | Path, name: str, dataset: xr.Dataset) -> Path:
     file = folder / f"{name}.nc"
     partial = folder / f"{name}.nc.{uuid.uuid4().hex}.partial"
     try:
-        whole.to_netcdf(partial, engine="scipy")
-        sync_filesystem(folder)
+        with opened_disk(folder) as disk:
+            whole.to_netcdf(partial, engine="scipy")
+            sync_filesystem(disk)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -68,7 +71,7 @@ def read_scores(run_path: str | Path) -> dict[str, xr.Dataset]:
     run_id, own = root_attributes(run)["run_id"], _index(run)
     scores = {}
     for file in sorted((run / "scores").glob("*.nc")):
-        dataset = xr.open_dataset(file, engine="scipy")
+        dataset = xr.open_dataset(readable(file), engine="scipy")
         dataset = dataset.assign_coords(arm=dataset["arm"].astype(object))
         same = all(dim in dataset.sizes and dataset[dim].values.tolist() == own[dim].tolist() for dim in own)
         if dataset.attrs.get("run_id") != run_id or not same:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from tracer.store.schema import STATUS_COMPLETE, STATUS_FAILED, RunError, Schema
+from tracer.store.schema import FAILED_STEP, STATUS_COMPLETE, STATUS_FAILED, RunError, Schema
 from tracer.store.shards import dims, shard_shape
 
 Submit = Callable[[str, tuple[slice, ...], np.ndarray], None]
@@ -65,9 +65,16 @@ class UnitBuffer:
         for path, value in values.items():
             self._put(path, self._array(path, per_step=False), value, arms, 0, None)
 
-    def fail(self, sample: int, arm: int | None = None) -> None:
-        """Flag a sample (counted within the unit) of one arm, or all, as failed: masked for readers, not resumed."""
-        self.status[... if arm is None else arm, sample] = STATUS_FAILED
+    def fail(self, steps: np.ndarray) -> None:
+        """Flag samples as failed: masked for readers, and not resumed.
+
+        steps: int [arm, sample] (counted within the unit), the step in which a sample turned NaN or infinite under an
+        arm, -1 where it did not. Stores older than the array of these steps keep the flag alone.
+        """
+        failed = np.asarray(steps) >= 0
+        self.status[failed] = STATUS_FAILED
+        if failed.any() and FAILED_STEP in self.arrays:
+            self.final({FAILED_STEP: steps})
 
     def close(self) -> None:
         """Hand every shard of the unit to the writer; RunError when a variable or a step was left out."""

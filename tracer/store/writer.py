@@ -1,8 +1,9 @@
 """Writing a run or a sweep: whole shards, one unit at a time, flagged complete only when they are on the disk.
 
 The order that makes a crash harmless (docs/schema.md): clear the flag, delete what is there, write each shard once,
-sync, write the flag, sync. One background thread encodes and writes; its errors surface in the caller. Creating a run
-is `tracer.store.create`.
+write their seals, sync, write the flag, sync. Seals and flag are written under the lock of the claims, so that a worker
+that was stopped meanwhile and has lost its unit writes neither. One background thread encodes and writes; its errors
+surface in the caller. Creating a run is `tracer.store.create`.
 """
 
 from __future__ import annotations
@@ -10,26 +11,28 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import uuid
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from interventions.errors import FailureError
 from tracer.store import claims
 from tracer.store.config import check_writable
-from tracer.store.durable import sync_filesystem, write_json
-from tracer.store.provenance import provenance
+from tracer.store.durable import Disk, close_disk, open_disk, sync_filesystem
+from tracer.store.find import root_attributes
+from tracer.store.launches import note_launch, record_launch
+from tracer.store.remote import local
 from tracer.store.schema import STATUS_MISSING, RunError, round_mantissa
+from tracer.store.seals import Seal, SealingStore, difference, write_manifest
 from tracer.store.shards import (
     clear_unit,
     damaged_shards,
-    file_size,
-    manifest_file,
     open_store,
-    read_status,
+    read_flags,
+    refuse_links,
+    remove_partials,
     schema_at,
     shard_shape,
     shards_of,
@@ -46,6 +49,10 @@ class WriteError(FailureError):
     """The run could not be written on; what was flagged complete stays valid."""
 
 
+class CompleteError(claims.ClaimError):
+    """Another worker has completed the unit."""
+
+
 class Writer:
     """Writes the units of one run or sweep; a context manager.
 
@@ -55,82 +62,107 @@ class Writer:
     """
 
     def __init__(
-        self, path: str | Path, config_hash: str | None = None, *, lease: float = 120.0, launch: dict | None = None
+        self,
+        path: str | Path,
+        config_hash: str | None = None,
+        *,
+        lease: float = claims.LEASE,
+        launch: dict | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self.lease = lease
-        self._launch = launch or {}
+        self._launch: dict[str, Any] = launch or {}
         self.schema = schema_at(self.path)
-        root = open_store(self.path, "r+")
-        check_writable(self.path, self.schema, root.attrs)
+        root = open_store(self.path, "r+", SealingStore)
+        refuse_links(self.path, root)
+        check_writable(self.path, self.schema, root_attributes(self.path, self.schema))
         if config_hash is not None and config_hash != root.attrs["config_hash"]:
             raise RunError(
                 f"{self.path} was made with another configuration; choose another --out, or the same options"
             )
         self._status = status_array(root)
-        self._arrays = unit_arrays(root, self.schema)
+        self._parts = unit_parts(self._status)
+        whole: Any = {"write_empty_chunks": True}  # also a shard of nothing but fill is a file, so that loss is noticed
+        self._arrays = {path: array.with_config(whole) for path, array in unit_arrays(root, self.schema).items()}
+        self._sealed = cast(SealingStore, root.store).written
+        self._disk: Disk | None = None
         self._jobs: queue.Queue[tuple[str, tuple[slice, ...], np.ndarray] | None] = queue.Queue(_QUEUED_SHARDS)
         self._error: BaseException | None = None
         self._discard = False
         self._claim: tuple[int, str] | None = None
         self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def __enter__(self) -> Writer:
-        now = datetime.now(UTC)
-        launch = {"started": now.isoformat(timespec="seconds"), "provenance": provenance(), **self._launch}
         with self._disk_errors():
-            write_json(self.path / "launches" / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}.json", launch)
+            record_launch(self.path, self._launch)
+            self._disk = open_disk(self.path / self.schema.folder)
         self._thread = threading.Thread(target=self._work, name="trace-writer", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._beat, name="trace-heartbeat", daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._jobs.put(None)
         if self._thread is not None:
             self._thread.join()
+        self._closed.set()
+        if self._disk is not None:
+            close_disk(self._disk)
+            self._disk = None
         if exception[0] is None:
             self._raise()
+
+    def note(self, name: str, text: str) -> None:
+        """Add a line to the list `name` of this process's launch record."""
+        with self._disk_errors():
+            note_launch(self.path, name, text)
 
     @property
     def units(self) -> int:
         """Number of units of the store."""
-        return len(unit_parts(self._status))
+        return len(self._parts)
 
     def samples(self, unit: int) -> slice:
         """The samples of a unit (the cell, in a sweep); the last unit may be smaller than the rest."""
         if not 0 <= unit < self.units:
             raise RunError(f"unit {unit} is outside 0..{self.units - 1}")
-        return unit_parts(self._status)[unit]
+        return self._parts[unit]
 
     def complete(self, unit: int) -> bool:
-        """Whether the unit is flagged, and its shards have the sizes they were committed with."""
-        status = read_status(self.path)[..., self.samples(unit)]
-        return bool((status != STATUS_MISSING).all()) and not damaged_shards(self.path, unit)
+        """Whether the unit is flagged, and its flags and its shards' sizes are those it was committed with.
+
+        One chunk of flags is read: what this costs does not grow with the number of units.
+        """
+        flags = read_flags(self._status, self.samples(unit))
+        return bool((flags != STATUS_MISSING).all()) and not damaged_shards(self.path, unit, flags)
 
     def pending(self) -> list[int]:
         """Units that are not complete, in order."""
-        status = read_status(self.path)
-        return [
-            unit
-            for unit, part in enumerate(unit_parts(self._status))
-            if (status[..., part] == STATUS_MISSING).any() or damaged_shards(self.path, unit)
-        ]
+        return [unit for unit in range(self.units) if not self.complete(unit)]
 
     @contextlib.contextmanager
-    def unit(self, unit: int) -> Iterator[UnitBuffer]:
+    def unit(self, unit: int, *, again: bool = True) -> Iterator[UnitBuffer]:
         """Take a unit, fill it in the body, commit it on leaving; an exception abandons it without a flag.
 
-        Raises ClaimError when another living worker holds it, RunError when the body left something out, WriteError
-        when writing failed.
+        again: whether a unit that is complete is made again; if not, CompleteError is raised once it is held, so that
+        no two of many workers make the same. Raises ClaimError when another living worker holds the unit, RunError when
+        the body left something out, WriteError when writing failed.
         """
         samples = self.samples(unit)
         if self._thread is None:
             raise RuntimeError("enter the Writer with `with` before taking a unit")
         with self._disk_errors():
+            left = claims.exists(self.path / "claims", unit)
             self._claim = (unit, claims.claim(self.path / "claims", unit, self.lease))
         try:
+            if not again and self.complete(unit):
+                raise CompleteError(f"unit {unit} of {self.path} is complete")
             with self._disk_errors():
-                clear_unit(self.path, self._arrays.values(), unit, samples)
+                clear_unit(self.path, self._arrays.values(), unit, samples, self._disk)
+                if left:  # by a killed worker; else there are none, and listing folders costs more with every unit
+                    remove_partials(self.path, self._arrays.values(), samples)
+            self._sealed.clear()
             buffer = UnitBuffer(self._arrays, self.schema, samples, self._status.shape[:-1], self.submit)
             yield buffer
             self._commit(unit, buffer)
@@ -148,15 +180,39 @@ class Writer:
         buffer.close()
         self._jobs.join()
         self._raise()
-        data = self.path / self.schema.folder
-        keys = [k for array in self._arrays.values() for k, _ in shards_of(array, self.schema.unit_dim, buffer.samples)]
-        shards = {key: size for key in keys if (size := file_size(data / key)) is not None}
+        seals = self._seals(buffer.samples)
+        assert self._disk is not None
         with self._disk_errors():
-            write_json(manifest_file(self.path, unit), {"unit": unit, "shards": shards})
-            sync_filesystem(data)
-            self._keep_claim()
-            self._status[..., buffer.samples] = buffer.status
-            sync_filesystem(data)
+            with self._still_ours(unit):
+                self._check_whole(seals)
+                write_manifest(self.path, unit, buffer.status, seals)
+            sync_filesystem(self._disk)
+            with self._still_ours(unit):
+                self._check_whole(seals)
+                self._status[..., buffer.samples] = buffer.status
+            sync_filesystem(self._disk)
+
+    def _seals(self, samples: slice) -> dict[str, Seal]:
+        """The seals of the unit's shards, of the bytes that were handed to the disk."""
+        arrays, unit_dim = self._arrays.values(), self.schema.unit_dim
+        keys = [key for array in arrays for key, _ in shards_of(array, unit_dim, samples)]
+        return {key: self._sealed[key] for key in keys if key in self._sealed}
+
+    def _check_whole(self, seals: Mapping[str, Seal]) -> None:
+        """Raise OSError where a shard is gone, or has another size than what was written."""
+        for key, sealed in seals.items():
+            if what := difference(self.path / self.schema.folder / key, sealed):
+                raise OSError(f"{key} {what}")
+
+    @contextlib.contextmanager
+    def _still_ours(self, unit: int) -> Iterator[None]:
+        """Keep everybody from taking units over while the body writes; ClaimError when this one was."""
+        assert self._claim is not None
+        directory = self.path / "claims"
+        with claims.locked(directory):
+            if not claims.holds(directory, *self._claim):
+                raise claims.ClaimError(_taken_over(unit, self.path))
+            yield
 
     def submit(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:
         """Queue one whole shard; blocks while the queue is full. Raises WriteError when the writer thread failed."""
@@ -170,12 +226,7 @@ class Writer:
 
     def _work(self) -> None:
         while True:
-            try:
-                job = self._jobs.get(timeout=self.lease / 8)
-            except queue.Empty:
-                with contextlib.suppress(OSError, claims.ClaimError):  # raised where something would be written
-                    self._keep_claim()
-                continue
+            job = self._jobs.get()
             try:
                 if job is None:
                     return
@@ -187,10 +238,17 @@ class Writer:
             finally:
                 self._jobs.task_done()
 
+    def _beat(self) -> None:
+        """Renew the lease again and again, however long a step or a shard takes."""
+        while not self._closed.wait(self.lease / claims.BEATS):
+            if (held := self._claim) is not None:
+                with contextlib.suppress(OSError):  # raised where something would be written
+                    claims.renew(self.path / "claims", *held)
+
     def _keep_claim(self) -> None:
-        """Renew the lease; ClaimError when the unit was taken over, so that nothing more of it is written here."""
-        if (held := self._claim) is not None and not claims.renew(self.path / "claims", *held):
-            raise claims.ClaimError(f"unit {held[0]} of {self.path} was taken over by another worker; not flagged here")
+        """ClaimError when the unit was taken over, so that nothing more of it is written here."""
+        if (held := self._claim) is not None and not claims.holds(self.path / "claims", *held):
+            raise claims.ClaimError(_taken_over(held[0], self.path))
 
     def _write(self, path: str, region: tuple[slice, ...], values: np.ndarray) -> None:
         array = self._arrays[path]
@@ -214,3 +272,7 @@ class Writer:
                 f"writing {self.path} failed ({self._error}); units flagged complete stay valid, "
                 "put the cause right and continue with --resume"
             ) from self._error
+
+
+def _taken_over(unit: int, path: Path) -> str:
+    return f"unit {unit} of {path} was taken over by another worker; not flagged here"

@@ -21,6 +21,7 @@ class Gaussian:
     shape: tuple = (1, 8, 8)
     image_size: tuple = (8, 8)
     layout: None = None
+    own_lanes: bool = True
     layers: int = 0
     heads: int = 0
     sites: tuple = ()

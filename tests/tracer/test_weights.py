@@ -1,0 +1,323 @@
+"""The weights that were loaded are the weights that are named: all keys, no NaN, any format, all of it hashed."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tracer
+from tests.builders import tiny_pipelines as tiny
+from tracer import store
+from tracer.denoisers import CheckpointError, Sample, load
+from tracer.denoisers.checkpoints import EMBEDDED
+from tracer.denoisers.hub import needed
+from tracer.denoisers.weights import fingerprint
+
+NAME = "diffusion_pytorch_model.safetensors"
+BIN = "diffusion_pytorch_model.bin"
+ALONE = "transformer_blocks.1.attn1.to_q.weight"
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory):
+    """A transformer folder in diffusers' format: the embedded one under another name."""
+    return shutil.copytree(EMBEDDED / "dit", tmp_path_factory.mktemp("checkpoints") / "dit")
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / "sd3"
+    tiny.save_sd3(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / "sdxl"
+    tiny.save_sdxl(folder)
+    return folder
+
+
+def copied(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def changed(file, change):
+    weights = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    change(weights)
+    save_file(weights, file, {"format": "pt"})
+
+
+def as_bin(folder, change=lambda weights: None):
+    """The same weights as a pickle, which is how older checkpoints on the hub are."""
+    weights = load_file(folder / NAME) if (folder / NAME).exists() else torch.load(folder / BIN, weights_only=True)
+    change(weights)
+    torch.save(weights, folder / BIN)
+    (folder / NAME).unlink(missing_ok=True)
+    return folder
+
+
+def missing(weights):
+    del weights[ALONE]
+
+
+def unexpected(weights):
+    weights["transformer_blocks.9.extra.weight"] = torch.zeros(3)
+
+
+def another_shape(weights):
+    weights[ALONE] = weights[ALONE][:-1]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (missing, rf"1 missing \({ALONE}\)"),
+        (unexpected, r"1 unexpected \(transformer_blocks.9.extra.weight\)"),
+        (another_shape, ALONE),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused_by_name(dit, tmp_path, change, says, kind):
+    folder = copied(dit, tmp_path)
+    if kind == "bin":
+        as_bin(folder, change)
+    else:
+        changed(folder / NAME, change)
+    with pytest.raises(CheckpointError, match=says):
+        load("dit", checkpoint=str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_nan_or_infinite_is_refused_by_the_name_of_its_tensor(dit, tmp_path, value):
+    folder = copied(dit, tmp_path)
+    changed(folder / NAME, lambda weights: weights[ALONE].view(-1)[7:8].fill_(value))
+    with pytest.raises(CheckpointError, match=f"{ALONE} holds NaN or infinite values"):
+        load("dit", checkpoint=str(folder), device="cpu")
+
+
+def test_weights_beyond_float16_say_which_dtype_to_use(dit, tmp_path):
+    folder = copied(dit, tmp_path)
+
+    def hot(weights):
+        weights.update({name: weight.float() for name, weight in weights.items()})
+        weights[ALONE].view(-1)[0] = 1e6
+
+    changed(folder / NAME, hot)
+    with pytest.raises(CheckpointError, match="use --dtype bfloat16"):
+        load("dit", checkpoint=str(folder), device="cpu", dtype="float16")
+    load("dit", checkpoint=str(folder), device="cpu", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "text_encoder_2", "text_encoder_3"])
+@pytest.mark.parametrize("broken", ["a key is missing", "nan"])
+def test_so_are_those_of_every_other_part(sd3, tmp_path, part, broken):
+    folder = copied(sd3, tmp_path)
+    (file,) = (folder / part).glob("*.safetensors")
+    names = sorted(name for name in load_file(file) if name.endswith("weight") and "norm" in name)
+
+    def spoil(weights):
+        if broken == "nan":
+            weights[names[0]].fill_(float("nan"))
+        else:
+            del weights[names[0]]
+
+    changed(file, spoil)
+    with pytest.raises(CheckpointError, match=f"{part} .*{names[0]}|{part} are broken: {names[0]}"):
+        load("sd3", checkpoint=str(folder), device="cpu").prepare([Sample(0, 0, prompt="a red heart")])
+
+
+def test_a_broken_unet_is_refused(sdxl, tmp_path):
+    folder = copied(sdxl, tmp_path)
+    changed(folder / "unet" / NAME, lambda weights: weights.pop("conv_in.bias"))
+    with pytest.raises(CheckpointError, match=r"1 missing \(conv_in.bias\)"):
+        load("sdxl", checkpoint=str(folder), device="cpu")
+
+
+def test_a_broken_vae_is_bad_input_and_nothing_is_written(sd3, tmp_path):
+    from click.testing import CliRunner
+
+    from tracer.cli.main import main
+
+    folder = copied(sd3, tmp_path)
+    (folder / "vae" / NAME).write_bytes(b"junk")
+    words = ["--checkpoint", str(folder), "--mask", "sink-k1", "--samples", "1", "--steps", "2"]
+    result = CliRunner().invoke(main, ["run", *words, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2, result.output
+    assert "vae does not load as a VAE" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+# --- formats ---
+
+
+def test_weights_as_bin_load_and_are_the_same(dit, tmp_path):
+    first = load("dit", checkpoint=str(dit), device="cpu").model.state_dict()
+    second = load("dit", checkpoint=str(as_bin(copied(dit, tmp_path))), device="cpu").model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_bin_that_would_run_code_is_refused_and_does_not(dit, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
+
+    folder = copied(dit, tmp_path)
+    as_bin(folder, lambda weights: weights.update(evil=Evil()))
+    with pytest.raises(CheckpointError, match="does not load"):
+        load("dit", checkpoint=str(folder), device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_of_one_variant_loads_it(sd3, tmp_path):
+    """As `pipeline.save_pretrained(variant="fp16")` names the files; the values are those of the plain folder."""
+    folder = copied(sd3, tmp_path)
+    for file in folder.rglob("*.safetensors"):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    for name in ("transformer", "vae", "text_encoder", "text_encoder_3"):
+        assert not list((folder / name).glob("*model.safetensors"))
+    plain, variant = (load("sd3", checkpoint=str(each), device="cpu") for each in (sd3, folder))
+    samples = [Sample(0, 0, prompt="a red heart")]
+    for each in (plain, variant):
+        each.prepare(samples)
+    assert torch.equal(*(each.conditions.known["a red heart"].tokens for each in (plain, variant)))
+    first, second = plain.model.state_dict(), variant.model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# --- what is hashed ---
+
+
+def test_other_weights_as_bin_are_another_run(dit, tmp_path):
+    folder = as_bin(copied(dit, tmp_path))
+    options = {"checkpoint": str(folder), "samples": 1, "steps": 2, "record": "norms", "floor": False, "device": "cpu"}
+    path = tracer.trace("dit", "R2S4", out=tmp_path / "run", **options)
+    as_bin(folder, lambda weights: weights[ALONE].mul_(1.05))
+    with pytest.raises(store.RunError, match="checkpoint"):
+        tracer.trace("dit", "R2S4", out=path, resume=True, **options)
+
+
+def test_every_file_that_may_be_loaded_counts(sd3, tmp_path):
+    before = load("sd3", checkpoint=str(sd3), device="cpu").checkpoint["sha256"]
+    for number, (part, text) in enumerate(
+        [("tokenizer/merges.txt", "a b"), ("tokenizer_3/spiece.model", "x"), ("text_encoder/pytorch_model.bin", "x"),
+         ("vae/config.json", None), ("text_encoder_2/model.safetensors", None)]
+    ):  # fmt: skip
+        folder = copied(sd3, tmp_path / str(number))
+        file = folder / part
+        file.write_bytes((file.read_bytes() if text is None else b"") + (text or " ").encode())
+        assert fingerprint(folder, [name.name for name in sd3.iterdir()]) != fingerprint(
+            sd3, [name.name for name in sd3.iterdir()]
+        ), part
+    assert load("sd3", checkpoint=str(sd3), device="cpu").checkpoint["sha256"] == before
+    without = load("sd3", checkpoint=str(sd3), device="cpu", t5=False).checkpoint["sha256"]
+    assert without != before  # what is not loaded is not in it
+
+
+def test_a_text_encoder_that_changed_is_another_checkpoint(sd3, tmp_path):
+    folder = copied(sd3, tmp_path)
+    (file,) = (folder / "text_encoder_2").glob("*.safetensors")
+    changed(file, lambda weights: next(iter(weights.values())).mul_(2))
+    first, second = (load("sd3", checkpoint=str(each), device="cpu").checkpoint["sha256"] for each in (sd3, folder))
+    assert first != second
+
+
+def test_texts_and_pictures_beside_the_weights_do_not_count(dit, tmp_path):
+    folder = copied(dit, tmp_path)
+    (folder / "README.md").write_text("other words")
+    (folder / "samples.png").unlink()
+    assert fingerprint(folder) == fingerprint(dit)
+
+
+# --- what is fetched ---
+
+PIPELINE = [
+    "README.md", ".gitattributes", "model_index.json", "sd3_medium.safetensors", "sd_xl_base_1.0.safetensors",
+    "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors",
+    "transformer/diffusion_pytorch_model.fp16.safetensors", "transformer/diffusion_pytorch_model.bin",
+    "vae/config.json", "vae/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.bin",
+    "text_encoder/config.json", "text_encoder/model-00001-of-00002.safetensors",
+    "text_encoder/model-00002-of-00002.safetensors", "text_encoder/model.safetensors.index.json",
+    "text_encoder/flax_model.msgpack", "text_encoder/openvino_model.bin", "text_encoder/model.onnx",
+    "tokenizer/merges.txt", "tokenizer/vocab.json", "safety_checker/model.safetensors",
+    "scheduler/scheduler_config.json",
+]  # fmt: skip
+
+
+def test_only_the_parts_that_are_loaded_are_fetched_each_in_one_format():
+    fetched = needed(PIPELINE, ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"))
+    assert fetched == sorted([
+        "model_index.json", "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors",
+        "vae/config.json", "vae/diffusion_pytorch_model.bin",  # there are no safetensors
+        "text_encoder/config.json", "text_encoder/model-00001-of-00002.safetensors",
+        "text_encoder/model-00002-of-00002.safetensors", "text_encoder/model.safetensors.index.json",
+        "tokenizer/merges.txt", "tokenizer/vocab.json", "scheduler/scheduler_config.json",
+    ])  # fmt: skip
+
+
+def test_a_lone_network_is_fetched_from_the_top():
+    files = ["config.json", "diffusion_pytorch_model.bin", "README.md", "classes.json"]
+    assert needed(files, ("transformer", "vae")) == ["classes.json", "config.json", "diffusion_pytorch_model.bin"]
+    half = ["config.json", "diffusion_pytorch_model.fp16.safetensors"]
+    assert needed(half, ("transformer",)) == half
+
+
+def test_a_revision_is_fetched_by_its_name(dit, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name, revision: asked.append((name, revision)) or [])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, revision, **_: asked.append(revision) or dit)
+    denoiser = load("dit", checkpoint="org/name@v2", device="cpu")
+    assert asked == [("org/name", "v2"), "v2"]
+    assert denoiser.checkpoint["id"] == "org/name@v2"
+
+
+def test_what_was_fetched_before_is_used_where_there_is_no_network(dit, monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise ConnectionError("no route")
+
+    def cached(name, *, revision, local_files_only):
+        assert local_files_only
+        return dit
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", offline)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    assert load("dit", checkpoint="org/name", device="cpu").checkpoint["id"] == "org/name"
+
+
+# --- the family ---
+
+
+def test_the_folder_says_which_family_it_is(sd3, sdxl, dit):
+    assert load(checkpoint=str(sd3), device="cpu").name == "sd3"
+    assert load(checkpoint=str(sdxl), device="cpu").name == "sdxl"
+    assert load(checkpoint=str(dit), device="cpu").name == "dit"
+    assert load(checkpoint="embedded:sd3", device="cpu").name == "sd3"
+    assert load(device="cpu").name == "dit"
+
+
+def test_a_family_that_does_not_fit_is_told_the_one_that_does(sd3):
+    with pytest.raises(CheckpointError, match=r"not a dit checkpoint.*type --model sd3"):
+        load("dit", checkpoint=str(sd3), device="cpu")
+
+
+@pytest.mark.parametrize("named", [None, "dit"])
+def test_a_pipeline_of_another_kind_is_told_what_is_supported(tmp_path, named):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(CheckpointError, match=r"FluxPipeline.*sd3 .*StableDiffusion3Pipeline.*docs/extending.md"):
+        load(named, checkpoint=str(tmp_path), device="cpu")
+
+
+def test_a_vae_that_overflows_says_so(sd3, tmp_path):
+    folder = copied(sd3, tmp_path)
+    changed(folder / "vae" / NAME, lambda weights: weights["decoder.conv_in.weight"].fill_(1e37))
+    denoiser = load("sd3", checkpoint=str(folder), device="cpu")
+    states = torch.ones(2, *denoiser.shape)
+    states[1] = float("nan")  # a trajectory that diverged is told elsewhere
+    with pytest.warns(UserWarning, match="turned 1 of 2 finite latents into NaN"):
+        denoiser.decode(states)

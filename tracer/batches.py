@@ -1,0 +1,183 @@
+"""The network calls of a unit: lanes and samples in batches that fit the memory, halved where they do not.
+
+A batch that runs out of memory is taken again in halves: first of its lanes, then of its samples. Samples do not know
+of each other, so the results differ by the rounding of another batch size only. What a state means is `tracer.unit`.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from interventions import Intervention
+from interventions.errors import FailureError
+from tracer.denoisers.base import Evaluation, Moment, Sample
+from tracer.samplers.base import Prediction
+
+ROWS = {"cpu": 128, "cuda": 512}
+"""How many rows (lanes x samples) go through the network in one call."""
+Recorded = dict[str, Tensor]
+Opened = Callable[[Sequence[Sample]], AbstractContextManager[Evaluation]]
+
+
+class MemoryShort(FailureError):
+    """One sample under one lane does not fit into the memory."""
+
+
+@dataclass
+class Limits:
+    """How many lanes and samples go through the network at once; None: no limit but `ROWS`. Halving lasts for the run.
+
+    announce: told, in words, of every halving.
+    """
+
+    lanes: int | None = None
+    samples: int | None = None
+    announce: Callable[[str], None] = field(default=lambda text: warnings.warn(text, stacklevel=2))
+
+
+class Batches:
+    """A denoiser opened for the samples of a unit; a context manager.
+
+    opened: opens the denoiser for some samples. While all samples go at once it is opened once. removed: what the
+    recorded keys that an arm removes are padded to, since every lane may remove another number.
+    """
+
+    def __init__(self, opened: Opened, samples: Sequence[Sample], limits: Limits, removed: int = 1) -> None:
+        self._opened, self._samples, self._limits, self._removed = opened, list(samples), limits, removed
+        self._stack = ExitStack()
+        self._whole: Evaluation | None = None
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
+
+    def evaluate(self, x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> tuple[Prediction, Recorded]:
+        """Predictions [lane, sample, ...] at the states x, lane l under `lanes[l]`, and what the seam recorded.
+
+        Raises MemoryShort where a single sample under a single lane does not fit.
+        """
+        while True:
+            parts = self._parts()
+            at_once = self._lanes_at_once(x.device, len(self._samples[parts[0]]))
+            try:
+                return _joined([self._of_samples(part, x, moment, lanes, at_once, parts) for part in parts], axis=1)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_of_memory(error):
+                    raise
+                self._abandon(error)
+                said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._halve(min(at_once, len(lanes)), len(self._samples[parts[0]]), x.device, said)
+
+    def _parts(self) -> list[slice]:
+        size = self._limits.samples or len(self._samples)
+        return [slice(start, start + size) for start in range(0, len(self._samples), size)]
+
+    def _lanes_at_once(self, device: torch.device, samples: int) -> int:
+        rows = max(1, ROWS.get(device.type, 128) // samples)
+        return min(rows, self._limits.lanes or rows)
+
+    def _of_samples(
+        self,
+        part: slice,
+        x: Tensor,
+        moment: Moment,
+        lanes: Sequence[Intervention],
+        at_once: int,
+        parts: Sequence[slice],
+    ) -> tuple[Prediction, Recorded]:
+        if len(parts) > 1:
+            self._close()
+            with self._opened(self._samples[part]) as evaluation:
+                return self._of_lanes(evaluation, x[:, part], moment, lanes, at_once)
+        if self._whole is None:
+            self._whole = self._stack.enter_context(self._opened(self._samples))
+        return self._of_lanes(self._whole, x, moment, lanes, at_once)
+
+    def _of_lanes(
+        self, evaluation: Evaluation, x: Tensor, moment: Moment, lanes: Sequence[Intervention], at_once: int
+    ) -> tuple[Prediction, Recorded]:
+        """All lanes for the samples of one opened evaluation, so many at once."""
+        results: list[tuple[Prediction, Recorded]] = []
+        for group in _groups(lanes, at_once):
+            prediction = evaluation.predict(x[group], moment, [lanes[g] for g in group])
+            taken = _taken(evaluation, self._removed)
+            if results and group[0] == 0:  # the clean lane was only there to be read
+                variance = None if prediction.variance is None else prediction.variance[1:]
+                prediction = Prediction(prediction.value[1:], variance)
+                taken = {key: value[1:] for key, value in taken.items()}
+            results.append((prediction, taken))
+        return _joined(results, axis=0)
+
+    def _close(self) -> None:
+        self._stack.close()
+        self._whole = None
+
+    def _abandon(self, error: BaseException) -> None:
+        """Leave the seam as an exception leaves it: the call that ran out of memory was never finished."""
+        with suppress(type(error)):
+            self._stack.__exit__(type(error), error, error.__traceback__)
+        self._whole = None
+
+    def _halve(self, lanes: int, samples: int, device: torch.device, said: str) -> None:
+        """Take half of the lanes, or of the samples where there is one lane, from now on."""
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        if lanes == samples == 1:
+            raise MemoryShort(
+                f"one sample under one lane does not fit into the memory of {device} ({said}): use --dtype bfloat16, "
+                "a smaller checkpoint or another --device, or record less (--record norms)"
+            )
+        if lanes > 1:
+            self._limits.lanes = lanes // 2
+        else:
+            self._limits.lanes, self._limits.samples = 1, samples // 2
+        before, after = _size(samples, lanes), _size(self._limits.samples or samples, self._limits.lanes)
+        self._limits.announce(f"out of memory with {before} in a batch: going on with {after}")
+
+
+def _taken(evaluation: Evaluation, removed: int) -> Recorded:
+    """What the seam recorded, removed keys padded."""
+    taken = evaluation.take()
+    for key in taken.keys() & {"removed_token", "removed_mass"}:
+        fill = float("nan") if taken[key].is_floating_point() else -1
+        taken[key] = torch.nn.functional.pad(taken[key], (0, removed - taken[key].shape[-1]), value=fill)
+    return taken
+
+
+def _joined(results: Sequence[tuple[Prediction, Recorded]], axis: int) -> tuple[Prediction, Recorded]:
+    if len(results) == 1:
+        return results[0]
+    learned = [prediction.variance for prediction, _ in results if prediction.variance is not None]
+    value = torch.cat([prediction.value for prediction, _ in results], axis)
+    recorded = {key: torch.cat([taken[key] for _, taken in results], axis) for key in results[0][1]}
+    return Prediction(value, torch.cat(learned, axis) if learned else None), recorded
+
+
+def _groups(lanes: Sequence[Intervention], at_once: int) -> list[list[int]]:
+    """Lane indices of each call. Where a lane looks at the clean one (`source=clean`), every call carries it first."""
+    if len(lanes) <= at_once:
+        return [list(range(len(lanes)))]
+    needs_clean = any(lane.scope.source == "clean" for lane in lanes)
+    size = max(1, at_once - needs_clean)
+    if not needs_clean:
+        return [list(range(k, min(k + size, len(lanes)))) for k in range(0, len(lanes), size)]
+    return [[0, *range(k, min(k + size, len(lanes)))] for k in range(1, len(lanes), size)]
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch has no class of its own for that on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _size(samples: int, lanes: int) -> str:
+    return f"{samples} {'sample' if samples == 1 else 'samples'} x {lanes} {'lane' if lanes == 1 else 'lanes'}"

@@ -1,0 +1,143 @@
+"""Loads networks from folders and answers for their weights: all are there, none is left over, none is NaN, all hashed.
+
+diffusers and transformers fill in what a file lacks with random numbers and only say so in a log; here that is refused.
+Weights are read as safetensors, else with torch's `weights_only`, so that no file runs code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from tracer.denoisers.base import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+LOADING = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError)
+"""What diffusers and transformers raise for files that are broken or of another kind."""
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>[a-z]\w*))?(?:-\d+-of-\d+)?\.(?P<format>safetensors|bin)"
+)
+"""Names of weight files as diffusers and transformers write them, of a variant such as fp16 and in shards."""
+PAPER = {".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf"}
+"""Files beside the weights that nothing loads."""
+SHOWN_KEYS = 4
+
+
+def load_network(kind: Any, folder: Path, what: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """The diffusers network of class `kind` in a folder, in eval mode, without gradients.
+
+    Raises CheckpointError for a folder that does not load, naming the keys that are missing, unexpected or of another
+    shape, and for weights that are NaN or infinite, naming the tensor.
+    """
+    from diffusers.utils import is_accelerate_available
+
+    network = _loaded(kind, folder, what, torch_dtype=dtype, low_cpu_mem_usage=is_accelerate_available())
+    network = network.to(device)
+    check_finite(network, folder)
+    return network.eval().requires_grad_(False)
+
+
+def load_text_encoders(folder: Path, parts: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
+    """Part -> the transformers network of a pipeline folder, of the class that `model_index.json` names; checked as
+    `load_network` does. Raises CheckpointError.
+    """
+    import transformers
+
+    index = json.loads((folder / "model_index.json").read_text())
+    encoders = {}
+    for part in parts:
+        name = (index.get(part) or [None, None])[1]
+        kind = getattr(transformers, str(name), None)
+        if kind is None:
+            raise CheckpointError(f"{folder / 'model_index.json'} names {name!r} as {part}: no class of transformers")
+        encoders[part] = _loaded(kind, folder / part, f"a {name}", dtype=dtype)
+        check_finite(encoders[part], folder / part)
+    return encoders
+
+
+def _loaded(kind: Any, folder: Path, what: str, **options: Any) -> Any:
+    names = [match for file in folder.iterdir() if (match := WEIGHTS.fullmatch(file.name))] if folder.is_dir() else []
+    options["use_safetensors"] = chosen_format(names)[1] == "safetensors"
+    if variant := chosen_format(names)[0]:
+        options["variant"] = variant
+    try:
+        network, told = kind.from_pretrained(folder, output_loading_info=True, **options)
+    except LOADING as error:
+        raise CheckpointError(f"{folder} does not load as {what}: {error}") from error
+    refuse_keys(told, folder, what, {name for name, _ in network.named_buffers()})
+    return network
+
+
+def chosen_format(names: Iterable[re.Match[str]]) -> tuple[str | None, str]:
+    """(variant, format) of the weights that are read: without a variant where there are such, else the first one; as
+    safetensors where there are such.
+    """
+    there = {(match["variant"], match["format"]) for match in names}
+    ranked = sorted(there, key=lambda one: (one[0] is not None, one[0] or "", one[1] != "safetensors"))
+    return ranked[0] if ranked else (None, "safetensors")
+
+
+def refuse_keys(told: Mapping[str, Any], folder: Path, what: str, buffers: Iterable[str] = ()) -> None:
+    """Raise CheckpointError where a loader says that keys are missing, unexpected or mismatched.
+
+    buffers: of the network; a stored one that the network computes by itself is not unexpected.
+    """
+    computed = set(buffers)
+    wrong = {
+        "missing": sorted(told.get("missing_keys", ())),
+        "unexpected": sorted(key for key in told.get("unexpected_keys", ()) if key not in computed),
+        "of another shape": sorted(str(key[0]) for key in told.get("mismatched_keys", ())),
+    }
+    parts = [
+        f"{len(keys)} {kind} ({', '.join(keys[:SHOWN_KEYS])}{', ...' if len(keys) > SHOWN_KEYS else ''})"
+        for kind, keys in wrong.items()
+        if keys
+    ]
+    if parts:
+        raise CheckpointError(
+            f"the weights in {folder} are not those of {what} with its config.json: keys {'; '.join(parts)}. "
+            "Give a folder whose weights and config.json belong together"
+        )
+
+
+def check_finite(network: Any, folder: Path) -> None:
+    """Raise CheckpointError naming the first tensor of a network that holds NaN or infinite values."""
+    import torch
+
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            hint = "; in float16 weights above 65504 are infinite: use --dtype bfloat16" if _is_half(tensor) else ""
+            raise CheckpointError(
+                f"the weights in {folder} are broken: {name} holds NaN or infinite values{hint}. Fetch them again"
+            )
+
+
+def _is_half(tensor: Any) -> bool:
+    return str(tensor.dtype) == "torch.float16"
+
+
+def fingerprint(folder: Path, parts: Sequence[str] | None = None) -> str:
+    """sha256 over the names and contents of every file that may be loaded, whatever its format, in order of name.
+
+    parts: files and folders in `folder`; None takes all of it. Texts about the weights and pictures are left out.
+    """
+    roots = [folder] if parts is None else [folder / part for part in parts]
+    found = {file for root in roots for file in ([root] if root.is_file() else root.rglob("*")) if file.is_file()}
+    digest = hashlib.sha256()
+    for file in sorted(found):
+        name = file.relative_to(folder)
+        if file.suffix.lower() in PAPER or any(part.startswith(".") for part in name.parts):
+            continue
+        digest.update(str(name).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

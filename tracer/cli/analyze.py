@@ -151,8 +151,8 @@ def analyze_runs(
         if measure.name == SCORED:
             score_first(paths[0], options.get("metrics", ()), options.pop("weights", ()))
         opened = [store.open_run(path) for path in paths]
+    click.echo(f"run: {', '.join(map(str, paths))}", err=True)
     result = measure(opened if len(opened) > 1 else opened[0], **options)
-    click.echo(f"run: {', '.join(map(str, paths))}", err=as_json)
     show(measure, result, folder, paths, formats, as_json=as_json)
 
 

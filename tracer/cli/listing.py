@@ -16,8 +16,6 @@ from tracer.store.places import holds_store
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tracer.store import RunInfo, SweepInfo
-
 DEPTH = 3
 """How deep studies lie: runs/findings/primary/T0050."""
 MOST_ARMS = 3
@@ -76,7 +74,6 @@ def rows(lines: Sequence[Line]) -> pd.DataFrame:
             human_bytes(line.bytes),
         )
         for line in lines
-        if not line.problem
     ]
     return pd.DataFrame(shown, columns=["name", "made (UTC)", "model", "masks", "how", "recorded", "complete", "size"])
 
@@ -93,7 +90,7 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 def _lines(folder: Path, root: Path) -> Iterator[Line]:
     for run in store.list_runs(folder):
         if run.problem:
-            yield _broken(run, "run", root)
+            yield _unreadable("run", run.path, root, run.bytes, run.problem)
             continue
         config = store.read_config(run.path)
         masks = tuple(arm for arm in run.arms if arm not in ("clean", "full"))
@@ -105,7 +102,7 @@ def _lines(folder: Path, root: Path) -> Iterator[Line]:
         )
     for sweep in store.list_sweeps(folder):
         if sweep.problem:
-            yield _broken(sweep, "sweep", root)
+            yield _unreadable("sweep", sweep.path, root, sweep.bytes, sweep.problem)
             continue
         masks = _specs(store.read_config(sweep.path))
         name = str(sweep.path.relative_to(root))
@@ -115,10 +112,9 @@ def _lines(folder: Path, root: Path) -> Iterator[Line]:
         )  # fmt: skip
 
 
-def _broken(store: RunInfo | SweepInfo, kind: str, root: Path) -> Line:
-    """The line of a store that cannot be read."""
-    name = str(store.path.relative_to(root))
-    return Line(name, store.path, kind, "", "", (), "", (), 0, 0, store.bytes, store.problem)
+def _unreadable(kind: str, path: Path, root: Path, size: int, problem: str) -> Line:
+    """A store of which nothing is known but why."""
+    return Line(str(path.relative_to(root)), path, kind, "", "", (), "", (), 0, 0, size, problem)
 
 
 def _specs(config: Mapping[str, Any]) -> tuple[str, ...]:

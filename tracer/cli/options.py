@@ -9,23 +9,7 @@ from typing import Any
 import click
 
 from tracer.request import Parameter, parameters
-from tracer.store.places import PlaceError, expanded
 
-
-class UserPath(click.ParamType):
-    """A path as a user types it: `~` is expanded, also behind `--out=`, where no shell does it."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path itself, or an error for a home folder that is not there."""
-        try:
-            return expanded(value)
-        except PlaceError as error:
-            self.fail(str(error), param, ctx)
-
-
-PATH = UserPath()
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest goes to stderr.")
 dry_run = click.option(
     "--dry-run",
@@ -35,7 +19,7 @@ dry_run = click.option(
 
 
 class StorePath(click.ParamType):
-    """What is read: a path, or an address such as s3://bucket/run."""
+    """What is read: a path, or an address such as s3://bucket/run. `~` is expanded, which no shell does behind `=`."""
 
     name = "path"
 
@@ -50,7 +34,7 @@ class StorePath(click.ParamType):
 
 
 class OutPath(click.ParamType):
-    """What is written: a path of this machine, never an address."""
+    """What is written: a path of this machine, never an address. `~` is expanded, which no shell does behind `=`."""
 
     name = "path"
 

@@ -124,7 +124,9 @@ def list_runs(words: tuple[str, ...], root: Path, model: str | None, mask: str |
         if not listed:
             click.echo(f"no runs under {root}: make one with  trace run --model dit --mask R4S32")
             return
-        print_table(rows(listed))
+        sound = [each for each in listed if not each.problem]
+        if sound:
+            print_table(rows(sound))
         for each in listed:
             if each.problem:
                 click.echo(f"cannot be read: {each.path}: {each.problem}")

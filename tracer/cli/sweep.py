@@ -16,7 +16,7 @@ import click
 
 from interventions.families import density_families
 from tracer.cli.errors import answered
-from tracer.cli.options import OUT, PATH, as_json, dry_run
+from tracer.cli.options import OUT, STORE, as_json, dry_run
 from tracer.cli.run import resume_command
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 
@@ -55,7 +55,7 @@ def shared_options(command: Callable) -> Callable:
         click.option("--mask-seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Seeds "
                      "0 to N-1 of every random graph."),
         click.option("--checkpoint", metavar="FILE|DIR", help="Local weights instead of the library's."),
-        click.option("--data", type=PATH, metavar="FOLDER", help="Pictures; default: the shipped "
+        click.option("--data", type=STORE, metavar="FOLDER", help="Pictures; default: the shipped "
                      "held-out emoji."),
         click.option("--split", type=click.Choice(["all", "held-out-images", "held-out-concepts"]), default="all",
                      show_default=True, help="Which of the shipped emoji."),
@@ -88,7 +88,7 @@ def classify(mask_seeds: int, **options: Any) -> None:
 @click.option("--model", default="clip", show_default=True, metavar="NAME", help="clip (embedded) or an open_clip "
               "name; the masking paper's is ViT-B-32-quickgelu.")  # fmt: skip
 @click.option("--pretrained", metavar="TAG", help="open_clip's tag of the weights; default: openai where there is one.")
-@click.option("--captions", type=PATH, metavar="JSON", help="COCO's captions_val2017.json or a "
+@click.option("--captions", type=STORE, metavar="JSON", help="COCO's captions_val2017.json or a "
               "Karpathy split, for the pictures of --data.")  # fmt: skip
 @click.option("--captions-per-image", type=click.IntRange(1), default=5, show_default=True, metavar="N")
 @click.option("--gallery", "galleries", multiple=True, type=int, metavar="N", help="Gallery sizes of the R@1 curve; "

@@ -173,12 +173,9 @@ def prepare(
     Of many processes that start at once, each gets a name of its own where none is named, and with `resume` one creates
     the sweep and the others join it.
     """
-    numbered = Path("runs") / name
-    latest = store.latest_folder(numbered) if resume else None
-    if out is None and latest is None:
-        return store.at_free_folder(numbered, lambda path: create(path, coords, outcomes, config))
-    path = store.local(out) if out is not None else latest
-    assert path is not None
+    path = place(out, name, resume)
+    if out is None and not resume:
+        return store.at_free_folder(Path("runs") / name, lambda path: create(path, coords, outcomes, config))
     if not (resume and occupied(path)):
         try:
             create(path, coords, outcomes, config)

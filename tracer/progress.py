@@ -63,7 +63,6 @@ def _tqdm(name: str, unit: str) -> Iterator[Progress]:
 @contextmanager
 def _rich(name: str, unit: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
@@ -71,8 +70,9 @@ def _rich(name: str, unit: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )  # fmt: skip
     short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-    with Progress(*columns, console=Console(file=drawing_on(sys.stderr)), transient=True) as bar:
-        task = bar.add_task(escape(visible(short)), total=None)
+    console = Console(file=drawing_on(sys.stderr), markup=False, emoji=False)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(visible(short), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

@@ -25,7 +25,7 @@ from tracer.denoisers.base import optional_parts
 from tracer.plan import Plan, PlanError, plan
 from tracer.progress import shown
 from tracer.request import Progress, Request, with_parameters_of
-from tracer.store.places import check_new_folder, occupied
+from tracer.store.places import check_folder, check_new_folder, occupied
 from tracer.trajectory import run_unit
 from tracer.unit import most_removed
 
@@ -63,12 +63,14 @@ def destination(plan: Plan, out: str | Path | None = None) -> tuple[Path, bool]:
     """
     request = plan.request
     chosen = request.out if out is None else out
-    free = store.free_folder(default_path(plan)) if chosen is None and not request.resume else None
-    path = free or (store.local(chosen) if chosen is not None else _latest(plan))
+    if chosen is not None:
+        path = store.local(chosen)
+    else:
+        path = _latest(plan) if request.resume else store.free_folder(default_path(plan))
     if request.resume and occupied(path):
         store.check_resume(path, dict(plan.config))
         return path, True
-    check_new_folder(path)
+    (check_folder if request.resume else check_new_folder)(path)
     store.check_space(path.parent, store.estimate_bytes(arrays(plan), dimensions(plan)))
     return path, False
 
@@ -80,18 +82,16 @@ def prepare(plan: Plan, out: str | Path | None = None) -> Path:
     none is named, and with `resume` one creates the run and the others join it.
     """
     request = plan.request
-    if out is None and request.out is None and not request.resume:
-        destination(plan)
-        return store.at_free_folder(default_path(plan), lambda path: _create(plan, path))
     path, goes_on = destination(plan, out)
-    if goes_on:
-        return path
-    try:
-        _create(plan, path)
-    except store.TakenError:  # another process made it since
-        if not request.resume:
-            raise
-        store.check_resume(path, dict(plan.config))
+    if out is None and request.out is None and not request.resume:
+        return store.at_free_folder(default_path(plan), lambda path: _create(plan, path))
+    if not goes_on:
+        try:
+            _create(plan, path)
+        except store.TakenError:
+            if not request.resume:
+                raise
+            store.check_resume(path, dict(plan.config))
     return path
 
 

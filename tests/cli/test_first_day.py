@@ -448,7 +448,7 @@ def test_the_command_that_show_prints_makes_the_same_run(words, tmp_path, idle):
 def test_show_says_what_is_complete_and_what_comes_next(run):
     shown = trace("show").output
     assert "3 of 3 complete" in shown
-    assert "trace run --mask R4S32 --samples 3 --steps 4" in shown
+    assert "trace run --model dit --mask R4S32 --samples 3 --steps 4" in shown
     assert "next: trace analyze verdict runs/dit-R4S32" in shown
 
 

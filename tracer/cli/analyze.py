@@ -135,29 +135,24 @@ def analyze_runs(
     as_json: bool = False,
 ) -> None:
     """Compute one measure of stored runs with its own `options`; print, draw and write what it gives."""
+    from tracer import store
     from tracer.store.places import check_folder
 
     if len(runs) > 1 and not takes_several(measure):
         raise click.UsageError(f"`trace analyze {measure.name}` takes one run; {len(runs)} were given")
-    from tracer import store
-
-    paths = list(runs) or [Path("runs/depth") if measure.reads == "depth" else store.latest_run()]
-    folder = store.local(out or (paths[0].parent if paths[0].suffix == ".zarr" else paths[0]))
-    opened: list[Any]
     if measure.reads == "depth":
-        paths = paths or [Path("runs/depth")]
-        folder = store.local(out or paths[0])
-        opened = [open_depth(paths[0])]
-        check_folder(folder)
+        paths = list(runs) or [Path("runs/depth")]
+        opened: list[Any] = [open_depth(paths[0])]
     else:
-        paths = [store.locate(path) for path in paths] or [store.latest_run()]
-        folder = store.local(out or common_folder(paths))
-        check_folder(folder)
+        paths = [store.locate(path) for path in runs] or [store.latest_run()]
+    folder = store.local(out or common_folder(paths))
+    check_folder(folder)
+    if measure.reads != "depth":
         if measure.name == SCORED:
             score_first(paths[0], options.get("metrics", ()), options.pop("weights", ()))
         opened = [store.open_run(path) for path in paths]
+    click.echo(f"run: {', '.join(map(str, paths))}", err=True)
     result = measure(opened if len(opened) > 1 else opened[0], **options)
-    click.echo(f"run: {', '.join(map(str, paths))}", err=as_json)
     show(measure, result, folder, paths, formats, as_json=as_json)
 
 
@@ -165,7 +160,7 @@ def common_folder(paths: Sequence[Path]) -> Path:
     """The run itself, or the folder that all these runs are in."""
     if len(set(paths)) == 1:
         return paths[0]
-    absolute = Path(os.path.commonpath([path.absolute() for path in paths]))
+    absolute = Path(os.path.commonpath([str(path.absolute()) for path in paths]))
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
 
 

@@ -71,5 +71,5 @@ def fail(message: str, go_on: str | None = None) -> NoReturn:
     """Exit 1 with a message and, where something was begun, the command that goes on with it."""
     click.echo(f"Error: {message}", err=True)
     if go_on:
-        click.echo(f"What is complete stays valid. Go on with:  {go_on}", err=True)
+        click.echo(f"What is complete stays valid. Go on with:  {_INSTEAD.get() or go_on}", err=True)
     raise SystemExit(1)

@@ -139,7 +139,8 @@ def _study(
     base = plan(replace(request, record="norms"))
     masks = tuple(parse(text) for text in typed["arms"])
     setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths)
-    return replace(request, denoiser=base.denoiser.name), list(STUDIES[study].variants(setting)), base.denoiser
+    request = replace(request, denoiser=base.denoiser.name)
+    return request, list(STUDIES[study].variants(setting)), base.denoiser
 
 
 def whole_numbers(text: str, flag: str) -> list[int]:

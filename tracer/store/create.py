@@ -87,9 +87,7 @@ def create(
             try:
                 building.rename(path)  # an empty directory is replaced, anything else refuses
             except OSError as error:
-                if not occupied(path):
-                    raise
-                raise _taken(path) from error
+                raise (_taken(path) if occupied(path) else error) from None
             sync_filesystem(disk)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Parameters = ParamSpec("Parameters")
 Presenter = TypeVar("Presenter", bound=Callable[..., Any])
 Reads = Literal["run", "runs", "sweeps", "depth"]
+Beyond = Literal["", "windows", "parts", "runs", "forks"]
 Form = Literal["table", "sentence", "figure", "records"]
 
 
@@ -50,6 +51,8 @@ class Measure(Generic[Parameters]):
     question: what it answers, in one line. reads: what it is called with: one open "run"; "runs", one or a list of
     them; "sweeps", datasets as positional arguments; "depth", one depth measurement. needs: the records that it cannot
     do without (`--record`). options: its own on the command line. on_page: whether it is a section of the report.
+    beyond: what else it needs: "windows" of one mask, "parts" (windows or doses), several "runs" that differ, paths
+    that "forks" made.
     """
 
     compute: Callable[Parameters, xr.Dataset]
@@ -58,6 +61,7 @@ class Measure(Generic[Parameters]):
     needs: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
     on_page: bool = False
+    beyond: Beyond = ""
     _presenters: dict[str, Callable[..., Any]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -129,6 +133,7 @@ def measure(
     needs: tuple[str, ...] = (),
     options: tuple[Option, ...] = (),
     on_page: bool = False,
+    beyond: Beyond = "",
 ) -> Callable[[Callable[Parameters, xr.Dataset]], Measure[Parameters]]:
     """Decorator that makes a function of stored data a `Measure`; arguments as its fields.
 
@@ -136,7 +141,7 @@ def measure(
     """
 
     def wrap(compute: Callable[Parameters, xr.Dataset]) -> Measure[Parameters]:
-        return Measure(compute, question, reads, needs, options, on_page)
+        return Measure(compute, question, reads, needs, options, on_page, beyond)
 
     return wrap
 

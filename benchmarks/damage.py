@@ -119,14 +119,12 @@ def damages(layout: Layout) -> dict[str, Damage]:
     for target in layout.files:
         for kind in KINDS:
             named[f"{target}: {kind.__name__}"] = _one(layout, target, kind)
-    named["configuration: guidance 1.5 to 2.5"] = lambda at: _edit(at / layout.folder / "zarr.json", "1.5", "2.5")
+    named["metadata (root): guidance 1.5 to 2.5"] = lambda at: _edit(at / layout.folder / "zarr.json", "1.5", "2.5")
     named["coordinate (text): an arm renamed in place"] = lambda at: _edit(
         _both(at, layout, "coordinate (text)")[0], "R1S0", "R1S2"
     )
-    named["values: a whole array's folder deleted"] = lambda at: shutil.rmtree(
-        at / layout.folder / "metrics" / "delta_l2"
-    )
-    named["values: a whole group's folder deleted"] = lambda at: shutil.rmtree(at / layout.folder / "trajectory")
+    named["a whole array's folder deleted"] = lambda at: shutil.rmtree(at / layout.folder / "metrics" / "delta_l2")
+    named["a whole group's folder deleted"] = lambda at: shutil.rmtree(at / layout.folder / "trajectory")
     if layout is OURS:
         named |= _of_ours()
     return named

@@ -96,11 +96,14 @@ def _compared(tree: xr.DataTree, expected: xr.DataTree) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of damage: what our reader got, whether `trace verify` found it, what a reader of plain zarr got."""
+    """One kind of damage: what our reader got, whether `trace verify` found it, what became of the samples by
+    `trace repair` and a resume, and what a reader of plain zarr got.
+    """
 
     name: str
     ours: str
     found: bool
+    after: str
     plain: str
 
 
@@ -110,11 +113,27 @@ def rows(at: Path) -> Iterator[Row]:
     for name, damage in damages(OURS).items():
         with damaged_copy(at / "ours", damage) as copy:
             ours, found = outcome(copy, read_ours, expected), not store.verify(copy).whole
+            after = afterwards(copy, expected)
         plain = ""
         if name in of_plain:
             with damaged_copy(at / "plain", of_plain[name]) as copy:
                 plain = outcome(copy, read_plain, expected)
-        yield Row(name, ours, found, plain)
+        yield Row(name, ours, found, after, plain)
+
+
+RESTORED, AGAIN, LOST = "restored", "computed again", "lost"
+
+
+def afterwards(copy: Path, expected: xr.DataTree) -> str:
+    """What becomes of the damaged samples by repair and resume: all as before, computed again or not, or lost."""
+    try:
+        done = store.repair(copy)
+        runs_by_hand.run_units(copy)
+    except Exception:
+        return LOST
+    if outcome(copy, read_ours, expected) != RIGHT or not store.verify(copy).whole:
+        return LOST
+    return AGAIN if done.moved else RESTORED
 
 
 @contextmanager
@@ -209,33 +228,42 @@ def main(arguments: list[str] | None = None) -> int:
     print("\n".join(long_table(tried) if chosen.all else short_table(tried)))
     print(f"\nA disk full at the k-th file, for each of {disks} k: samples that read as whole and are not: "
           f"{ours} here, {plain} in plain zarr")  # fmt: skip
-    return int(bool(ours) or any(row.ours in (HOLE, WRONG) or not row.found for row in tried))
+    return int(bool(ours) or any(r.ours in (HOLE, WRONG) or not r.found or r.after == LOST for r in tried))
 
 
 def long_table(tried: list[Row]) -> list[str]:
     """A line for every kind of damage."""
     return [
-        "| damage | this store, opened and read | `trace verify` | plain zarr, opened and read |",
-        "|---|---|---|---|",
-        *(f"| {r.name} | {r.ours} | {'found' if r.found else 'NOT FOUND'} | {r.plain or '-'} |" for r in tried),
+        "| damage | this store, opened and read | `trace verify` | repaired, resumed | plain zarr, opened and read |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {r.name} | {r.ours} | {'found' if r.found else 'NOT FOUND'} | {r.after} | {r.plain or '-'} |"
+            for r in tried
+        ),
     ]
 
 
 def short_table(tried: list[Row]) -> list[str]:
     """A line for every file that was damaged, with the number of kinds of each outcome."""
     lines = [
-        "| what is damaged | kinds | refused | masked | hole | wrong | found by verify "
-        "| plain: refused | right | hole | wrong |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| what is damaged | kinds | refused | masked | hole | wrong | found by verify | restored | computed again "
+        "| lost | plain: refused | right | hole | wrong |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    targets = dict.fromkeys(row.name.partition(":")[0] for row in tried)
+    targets = dict.fromkeys(_target(row) for row in tried)
     for target in [*targets, "all"]:
-        these = [row for row in tried if target == "all" or row.name.partition(":")[0] == target]
+        these = [row for row in tried if target in ("all", _target(row))]
         ours, plain = Counter(row.ours for row in these), Counter(row.plain for row in these if row.plain)
         numbers = [len(these), *(ours[each] for each in (REFUSED, MASKED, HOLE, WRONG)), sum(r.found for r in these)]
+        numbers += [sum(row.after == each for row in these) for each in (RESTORED, AGAIN, LOST)]
         theirs = [plain[each] if plain else "-" for each in (REFUSED, RIGHT, HOLE, WRONG)]
         lines.append(f"| {target} | {' | '.join(map(str, [*numbers, *theirs]))} |")
     return lines
+
+
+def _target(row: Row) -> str:
+    name, colon, _ = row.name.partition(":")
+    return name if colon else "several files at once"
 
 
 if __name__ == "__main__":

@@ -65,11 +65,13 @@ def classify(
     out: str | Path | None = None,
     resume: bool = False,
     progress: sweep.Progress | None = None,
+    begin: sweep.Begin | None = None,
 ) -> Path:
     """Top-1 and top-5, agreement with clean and distances of a timm model under masks; returns the sweep's folder.
 
     data: a folder in ImageNet's layout; None is the shipped held-out emoji (`split` of them). limit: at most that many
-    images. Raises DataError, ModelError, SpecError or RunError before anything is written.
+    images. begin: asked, when all is checked, whether to begin. Raises DataError, ModelError, SpecError, PlaceError or
+    RunError before anything is written.
     """
     sweep.check_positive(limit=limit, batch_size=batch_size)
     images = held_out(split).images() if data is None else image_folder(Path(data))
@@ -80,7 +82,6 @@ def classify(
         "classify", model, classifier.source, classifier.model, images, cells, device, batch_size
     )
     coords = sweep.sample_coords(cells, images).assign_coords(rank=np.arange(1, RANKS + 1))
-    path = sweep.prepare(out, f"classify-{model}", resume, coords, VARIABLES, config)
     reference: list[Outputs] = []
 
     def compute(cell: grid.Cell, tick: Callable[[int], None]) -> Mapping[str, Any]:
@@ -90,8 +91,9 @@ def classify(
         result = outputs(classifier, images, cell.intervention, tick=tick, **options)
         return compare(result, reference[0], images.label)
 
-    sweep.run_cells(path, cells, len(images), compute, progress)
-    return path
+    path = sweep.place(out, f"classify-{model}", resume)
+    work = sweep.Work(path, cells, len(images), coords, VARIABLES, config, compute)
+    return sweep.perform(work, resume, progress, begin)
 
 
 @torch.no_grad()

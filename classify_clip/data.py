@@ -233,7 +233,8 @@ def _karpathy(content: dict) -> tuple[list[str], list[list[str]]]:
 def _coco(content: Any, path: Path) -> tuple[list[str], list[list[str]]]:
     if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
         raise DataError(
-            f"{path} is neither COCO captions (images, annotations) nor a Karpathy split (images[].sentences)"
+            f"{path} is neither COCO captions (images, annotations) nor a Karpathy split (images[].sentences): give "
+            "captions_val2017.json or dataset_coco.json"
         )
     if not content["images"]:
         raise DataError(f"{path} names no images")

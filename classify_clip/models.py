@@ -224,7 +224,11 @@ def _known(name: str, names: list[str], ours: list[str], library: str, exists: C
     if exists(name):
         return
     close = difflib.get_close_matches(name, [*ours, *names], n=4, cutoff=0.5)
-    hint = f"close to it: {', '.join(close)}" if close else f"embedded: {', '.join(ours)}; `trace models` lists more"
+    hint = (
+        f"did you mean one of {', '.join(close)}"
+        if close
+        else f"embedded: {', '.join(ours)}; `trace models` lists more"
+    )
     raise ModelError(f"no model {name!r} in {library}; {hint}")
 
 
@@ -296,6 +300,7 @@ def _explained(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         first = " ".join((str(error).strip() or type(error).__name__).split())[:240]
+        first = first.partition(" If this checkpoint is trusted")[0]  # torch's advice to run what is in a pickle
         words = ("connect", "offline", "resolve", "timed out", "localentrynotfound", "proxy", "download", "disabled")
         text = f"{type(error).__name__} {error}".lower()
         if not Path(source).exists() and any(word in text for word in words):

@@ -75,11 +75,13 @@ def retrieve(
     out: str | Path | None = None,
     resume: bool = False,
     progress: sweep.Progress | None = None,
+    begin: sweep.Begin | None = None,
 ) -> Path:
     """Ranks both ways and recall against gallery size of an open_clip model under masks; returns the sweep's folder.
 
     data and captions: an image folder and COCO's captions json or a Karpathy split; None is the shipped held-out emoji
-    with their names. galleries: sizes of the curve, by default powers of two up to all. Raises as `classify` does.
+    with their names. galleries: sizes of the curve, by default powers of two up to all. begin, and what is raised: as
+    of `classify`.
     """
     sweep.check_positive(limit=limit, batch_size=batch_size)
     pairs = _pairs(data, captions, captions_per_image, split).head(limit)
@@ -104,7 +106,6 @@ def retrieve(
         text=("text", np.array(pairs.texts)),
         text_group=("text", pairs.text_group),
     )
-    path = sweep.prepare(out, f"retrieve-{model.replace('/', '-')}", resume, coords, VARIABLES, config)
     reference: list[Embeddings] = []
 
     def compute(cell: grid.Cell, tick: Callable[[int], None]) -> Mapping[str, Any]:
@@ -114,8 +115,9 @@ def retrieve(
         result = embeddings(retriever, pairs, cell.intervention, known=reference[0], tick=tick, **options)
         return compare(result, reference[0], pairs, sizes)
 
-    sweep.run_cells(path, cells, len(pairs.images), compute, progress)
-    return path
+    path = sweep.place(out, f"retrieve-{model.replace('/', '-')}", resume)
+    work = sweep.Work(path, cells, len(pairs.images), coords, VARIABLES, config, compute)
+    return sweep.perform(work, resume, progress, begin)
 
 
 def _pairs(data: str | Path | None, captions: str | Path | None, per_image: int | None, split: str) -> Pairs:

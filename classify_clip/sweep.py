@@ -8,8 +8,12 @@ reads the store alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from classify_clip.data import Images
 from interventions import SpecError, attend
 from interventions.seam.sites import sites
 from tracer import store
+from tracer.store.places import check_new_folder, expanded, occupied
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images to do), counted over all cells."""
@@ -54,7 +59,9 @@ def checked_cells(
         raise SpecError("nothing to do: give --mask SPEC or --density SHARE, for example --mask R4S32")
     for intervention in {cell.spec: cell.intervention for cell in cells}.values():
         if intervention.scope.steps is not None:
-            raise SpecError(f"{intervention}: classification and retrieval have no steps; leave steps= out")
+            raise SpecError(
+                f"{intervention}: classification and retrieval have no steps; leave steps= out, as in --mask R4S32"
+            )
         with attend(module, intervention, layout=layout):
             pass
     return cells
@@ -100,6 +107,64 @@ def sample_coords(cells: Sequence[grid.Cell], images: Images) -> xr.Dataset:
     return grid.coordinates(cells).assign_coords(sample=("sample", names), label=("sample", label, about))
 
 
+@dataclass(frozen=True)
+class Work:
+    """A sweep, checked and ready to run; nothing of it is written yet. `images` is how often each cell ticks."""
+
+    path: Path
+    cells: Sequence[grid.Cell]
+    images: int
+    coords: xr.Dataset
+    outcomes: Outcomes
+    config: dict
+    compute: Compute
+
+    @property
+    def bytes(self) -> int:
+        """What the store takes on disk at most."""
+        return store.estimate_bytes(_variables(self.outcomes), _sizes(self.coords))
+
+    def seconds(self) -> float:
+        """What all cells take: the time of one batch of the clean cell, the second where there are two."""
+        ticks: list[tuple[float, int]] = [(time.perf_counter(), 0)]
+
+        def tick(n: int) -> None:
+            ticks.append((time.perf_counter(), n))
+            if len(ticks) > 2:
+                raise _Enough
+
+        with contextlib.suppress(_Enough):
+            self.compute(self.cells[0], tick)
+        (before, _), (after, n) = ticks[-2:]
+        return (after - before) / n * self.images * len(self.cells)
+
+
+class _Enough(Exception):
+    """Raised out of a computation that was only to be timed."""
+
+
+Begin = Callable[[Work], bool]
+"""Asked when all is checked and nothing written yet, whether to begin."""
+
+
+def perform(work: Work, resume: bool, progress: Progress | None, begin: Begin | None = None) -> Path:
+    """Create or continue the store and compute what is missing, unless `begin` says no; returns its folder."""
+    if not (resume and occupied(work.path)):
+        check_new_folder(work.path)
+    if begin is None or begin(work):
+        prepare(work.path, "", resume, work.coords, work.outcomes, work.config)
+        run_cells(work.path, work.cells, work.images, work.compute, progress)
+    return work.path
+
+
+def place(out: str | Path | None, name: str, resume: bool) -> Path:
+    """Where a sweep goes: `out`, else runs/NAME, numbered when taken, the latest to resume."""
+    numbered = Path("runs") / name
+    if out is not None:
+        return expanded(out)
+    return (resume and store.latest_folder(numbered)) or store.free_folder(numbered)
+
+
 def prepare(
     out: str | Path | None, name: str, resume: bool, coords: xr.Dataset, outcomes: Outcomes, config: dict
 ) -> Path:
@@ -108,13 +173,10 @@ def prepare(
     Of many processes that start at once, each gets a name of its own where none is named, and with `resume` one creates
     the sweep and the others join it.
     """
-    numbered = Path("runs") / name
-    latest = store.latest_folder(numbered) if resume else None
-    if out is None and latest is None:
-        return store.at_free_folder(numbered, lambda path: create(path, coords, outcomes, config))
-    path = store.local(out) if out is not None else latest
-    assert path is not None
-    if not (resume and path.exists()):
+    path = place(out, name, resume)
+    if out is None and not resume:
+        return store.at_free_folder(Path("runs") / name, lambda path: create(path, coords, outcomes, config))
+    if not (resume and occupied(path)):
         try:
             create(path, coords, outcomes, config)
         except store.TakenError:
@@ -131,14 +193,20 @@ def create(path: Path, coords: xr.Dataset, outcomes: Outcomes, config: dict) -> 
 
     coords: a dataset of coordinates only; `spec` along `cell` says what the cells are.
     """
-    variables = [
+    given = {str(name): (value.dims, value.values, value.attrs) for name, value in coords.coords.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.create(path, _variables(outcomes), _sizes(coords), given, {"config": config}, 1, schema=store.SWEEP)
+
+
+def _variables(outcomes: Outcomes) -> list[store.Variable]:
+    return [
         store.Variable(name, dims, dtype, about["long_name"], about.get("units", "1"))
         for name, (dims, dtype, about) in outcomes.items()
     ]
-    given = {str(name): (value.dims, value.values, value.attrs) for name, value in coords.coords.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sizes = {str(dim): size for dim, size in coords.sizes.items()}
-    store.create(path, variables, sizes, given, {"config": config}, 1, schema=store.SWEEP)
+
+
+def _sizes(coords: xr.Dataset) -> dict[str, int]:
+    return {str(dim): size for dim, size in coords.sizes.items()}
 
 
 def run_cells(path: Path, cells: Sequence[grid.Cell], images: int, compute: Compute, progress: Progress | None) -> None:
@@ -146,6 +214,7 @@ def run_cells(path: Path, cells: Sequence[grid.Cell], images: int, compute: Comp
 
     `images` is how often `tick` counts in each.
     """
+    store.mend(path, store.verify(path, contents=False), lambda report: warnings.warn(str(report), stacklevel=2))
     with store.Writer(path) as writer:
         pending = writer.pending()
         finished = 0

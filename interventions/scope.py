@@ -7,6 +7,7 @@ model or a run is checked elsewhere (`Intervention.check`).
 import difflib
 import math
 import operator
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -134,9 +135,10 @@ def _layers(layers: object) -> tuple[int, ...]:
     numbers = [whole("layers", layer, 0, example) for layer in layers]  # type: ignore[attr-defined]
     if not numbers:
         raise spec_error("layers=", "no layer is named", example)
-    repeated = sorted({layer for layer in numbers if numbers.count(layer) > 1})
+    repeated = [layer for layer, count in Counter(numbers).items() if count > 1]
     if repeated:
-        raise spec_error(f"layers={','.join(map(str, numbers))}", f"layer {repeated[0]} is named twice", example)
+        shown = ",".join(map(str, numbers[:20])) + (",…" if len(numbers) > 20 else "")
+        raise spec_error(f"layers={shown}", f"layer {min(repeated)} is named twice", example)
     return tuple(sorted(numbers))
 
 
@@ -166,11 +168,12 @@ def _steps(steps: object, option: str = "steps") -> tuple[int, int] | tuple[floa
     example = "steps=0:50 or steps=0.0:0.2"
     try:
         start, stop = (_edge(edge) for edge in steps)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+        if isinstance(start, float) or isinstance(stop, float):
+            start, stop = float(start), float(stop)
+    except (TypeError, ValueError, OverflowError):
         raise spec_error(f"{option}={steps}", "a window is start:stop", example) from None
     name = f"{option}={start!r}:{stop!r}"
-    if isinstance(start, float) or isinstance(stop, float):
-        start, stop = float(start), float(stop)
+    if isinstance(start, float):
         if not (0 <= start <= 1 and 0 <= stop <= 1):
             raise spec_error(name, "fractions of the run lie between 0.0 and 1.0", example)
     elif start < 0:

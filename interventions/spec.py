@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+LONGEST = 500
+"""Letters of a spec."""
+
+
 def parse(text: str) -> Intervention:
     """Return the intervention that a spec string names; `str()` of it is the canonical spec.
 
@@ -45,6 +49,11 @@ def parse(text: str) -> Intervention:
     """
     if not isinstance(text, str):
         raise spec_error(f"spec {text!r}", "a spec is a string", "R4S32")
+    if len(text) > LONGEST:
+        raise spec_error(f"spec {text[:40]!r}…", f"it has {len(text)} letters, a spec has at most {LONGEST}", "R4S32")
+    if not text.isascii():
+        strange = next(letter for letter in text if not letter.isascii())
+        raise spec_error(f"spec {text!r}", f"{strange!r} is no plain letter or digit", "R4S32")
     head, at, options = (part.strip() for part in text.partition("@"))
     try:
         scope = _scope(options) if at else Scope()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import zarr
 
 import tracer
-from benchmarks import compare_versions, gpu
+from benchmarks import compare_versions, damage, faults, gpu
 from benchmarks.measure import compare
 from benchmarks.models import NaiveAttention, sd3
 from benchmarks.runs import sd3_case
@@ -187,3 +187,19 @@ def test_what_is_missing_is_an_error_and_what_was_added_is_not(sides, capsys):
     assert compared(sides, capsys)[0] == 0
     (sides[1] / "tables/sinks.csv").unlink()
     assert compared(sides, capsys) == (1, ["ERROR missing  tables/sinks.csv"])
+
+
+def test_the_table_of_faults_counts_what_was_tried(tmp_path, monkeypatch):
+    names, kinds = ("values (float): replaced", "mask: deleted", "list of shards: deleted"), {}
+    for layout in (damage.OURS, damage.PLAIN):
+        chosen = {name: act for name, act in damage.damages(layout).items() if name in names}
+        kinds[layout.folder] = chosen
+    monkeypatch.setattr(faults, "damages", lambda layout: kinds[layout.folder])
+    tried = list(faults.rows(damage.make(tmp_path)))
+    assert [(row.name, row.ours, row.found, row.after, row.plain) for row in tried] == [
+        ("values (float): replaced", faults.REFUSED, True, faults.AGAIN, faults.WRONG),
+        ("mask: deleted", faults.REFUSED, True, faults.RESTORED, faults.WRONG),
+        ("list of shards: deleted", faults.MASKED, True, faults.RESTORED, ""),
+    ]
+    assert faults.short_table(tried)[-1] == "| all | 3 | 2 | 1 | 0 | 0 | 3 | 2 | 1 | 0 | 0 | 0 | 0 | 2 |"
+    assert len(faults.long_table(tried)) == 2 + 3

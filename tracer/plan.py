@@ -10,6 +10,7 @@ import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -87,8 +88,11 @@ class Plan:
         return each * len(self.samples) * (1 if self.guidance == 1 else 2)
 
 
-def plan(request: Request) -> Plan:
-    """Check a run and lay it out; what was not asked for is the model's own default."""
+def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
+    """Check a run and lay it out; what was not asked for is the model's own default.
+
+    `denoiser`: the one that the request names, where it is loaded already.
+    """
     specs = request.interventions()
     _check_numbers(request)
     check_names(request.record)
@@ -98,7 +102,7 @@ def plan(request: Request) -> Plan:
         from tracer import cluster
 
         cluster.check(request.workers, request.scheduler)
-    denoiser = request.load()
+    denoiser = request.load() if denoiser is None else denoiser
     defaults = denoiser.defaults
     sampler = _sampler(request, denoiser)
     steps = defaults.get("steps", 50) if request.steps is None else request.steps
@@ -125,6 +129,12 @@ def plan(request: Request) -> Plan:
     return Plan(request, denoiser, sampler, arms, samples, levels, guidance, recorded, config)
 
 
+MOST_SAMPLES = 1_000_000
+"""Samples of one run at most, all paths counted: beyond it the list of them alone takes minutes."""
+MOST_SEED = 2**62
+"""Seeds lie below it, so that those of all samples fit into 64 bits."""
+
+
 def _check_numbers(request: Request) -> None:
     for flag, number in (
         ("--samples", request.samples),
@@ -133,6 +143,14 @@ def _check_numbers(request: Request) -> None:
     ):
         if number < 1:
             raise PlanError(f"{flag} {number}: it must be at least 1")
+    if request.samples * request.paths > MOST_SAMPLES:
+        raise PlanError(
+            f"--samples {request.samples} x --paths {request.paths}: a run has at most {MOST_SAMPLES} samples; "
+            "make several with other --seed"
+        )
+    for flag, seed in (("--seed", request.seed), ("--mask-seed", request.mask_seed)):
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < MOST_SEED:
+            raise PlanError(f"{flag} {seed}: it must be a whole number from 0 to 2**62, for example {flag} 7")
     if request.guidance is not None and not np.isfinite(request.guidance):
         raise PlanError(f"--guidance {request.guidance}: a finite number is needed; 1 means no guidance")
 
@@ -206,8 +224,13 @@ def _check_noise(denoiser: Denoiser, request: Request, sampler: Sampler, levels:
 
 def _class_index(asked: str | int, names: Sequence[str]) -> int:
     text = str(asked).strip()
-    if text in names:
-        return list(names).index(text)
+    named = [i for i, name in enumerate(names) if name == text]
+    named = named or [i for i, name in enumerate(names) if name.lower() == text.lower()]
+    if len(named) > 1:
+        numbers = ",".join(map(str, named))
+        raise PlanError(f"--classes {text}: {len(named)} classes are called so; give a number, --classes {numbers}")
+    if named:
+        return named[0]
     if text.lstrip("-").isdigit():
         if 0 <= int(text) < len(names):
             return int(text)

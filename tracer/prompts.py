@@ -14,9 +14,16 @@ from pathlib import Path
 
 from interventions.errors import InputError
 from tracer.denoisers.registry import MODELS, prompted_models
+from tracer.store.places import expanded
 
 BUILT_IN = Path(__file__).parent / "denoisers" / "embedded" / "sd3" / "prompts.jsonl"
 """The prompts that ship, in the embedded SD3's words; `--prompts emoji`, or nothing, takes them."""
+
+
+MOST_LETTERS = 5_000
+"""Of a prompt; text encoders read far less."""
+MOST_BYTES = 20_000_000
+"""Of a prompt file."""
 
 
 class PromptError(InputError):
@@ -71,7 +78,7 @@ def _counted(prompts: list[Prompt], count: int | None) -> list[Prompt]:
 def _read(source: str | Path) -> list[Prompt]:
     if str(source) == "emoji":
         return _read_file(BUILT_IN)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         return _read_file(path)
     if path.is_dir():
@@ -88,35 +95,54 @@ def _typed(texts: Iterable[str | Prompt]) -> list[Prompt]:
     prompts = [each if isinstance(each, Prompt) else Prompt(" ".join(str(each).split())) for each in texts]
     if not prompts or not all(prompt.text for prompt in prompts):
         raise PromptError('a prompt is empty: type for example "a red heart"')
-    return prompts
+    return [_bounded(prompt, "a prompt") for prompt in prompts]
+
+
+def _bounded(prompt: Prompt, where: str) -> Prompt:
+    """The prompt itself. Raises PromptError for one that is no prompt any more, or no text that can be stored."""
+    if len(prompt.text) > MOST_LETTERS:
+        raise PromptError(
+            f"{where}: {len(prompt.text)} letters; a prompt has at most {MOST_LETTERS}, and one stands on one line"
+        )
+    try:
+        f"{prompt.text}{prompt.tag}".encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{where}: it is not Unicode text ({error.reason}): write it in UTF-8") from error
+    return prompt
 
 
 def _read_file(path: Path) -> list[Prompt]:
+    if path.stat().st_size > MOST_BYTES:
+        raise PromptError(f"{path} has {path.stat().st_size} bytes: a prompt file has at most {MOST_BYTES}; split it")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not a UTF-8 text file: {error}") from error
+        raise PromptError(
+            f"{path} is not a UTF-8 text file ({error}): give one, for example by `iconv -f latin1 -t utf-8`"
+        ) from error
     except OSError as error:
         raise PromptError(f"{path} cannot be read: {error}") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
-        raise PromptError(f"{path} holds no prompt: write one a line")
+        raise PromptError(f'{path} holds no prompt: write one a line, for example "a red heart"')
     if path.suffix in (".jsonl", ".json"):
         return [_from_json(path, number, line) for number, line in numbered]
-    return [Prompt(line) for _, line in numbered]
+    return [_bounded(Prompt(line), f"{path}, line {number}") for number, line in numbered]
 
 
 def _from_json(path: Path, number: int, line: str) -> Prompt:
     where = f"{path}, line {number}"
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise PromptError(f"{where}: not valid JSON ({error}); one object a line is expected") from error
+    except (ValueError, RecursionError) as error:
+        raise PromptError(
+            f'{where}: not valid JSON ({error}); one object a line is expected, such as {{"prompt": "a red heart"}}'
+        ) from error
     if not isinstance(entry, dict):
         raise PromptError(f'{where}: an object such as {{"prompt": "a red heart", "tag": "colors"}} is expected')
     text, tag = entry.get("prompt"), entry.get("tag")
     if not isinstance(text, str) or not text.strip():
-        raise PromptError(f'{where}: "prompt" is missing or empty')
+        raise PromptError(f'{where}: "prompt" is missing or empty; write for example {{"prompt": "a red heart"}}')
     if tag is not None and not isinstance(tag, str):
-        raise PromptError(f'{where}: "tag" must be text, not {tag!r}')
-    return Prompt(text.strip(), tag)
+        raise PromptError(f'{where}: "tag" must be text, not {str(tag)[:40]}')
+    return _bounded(Prompt(text.strip(), tag), where)

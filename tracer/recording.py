@@ -17,6 +17,10 @@ ATTENTION = frozenset(records.RECORDS)
 Preset = Callable[[Denoiser, Sampler], Iterable[str]]
 
 
+def _default(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
+    return "latents", "images", "replay", *_if(denoiser.layout is not None, "mass", "sinks")
+
+
 def _growth(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
     return ("latents", "images", "replay", "decomposition", *_if(_martingale(sampler), "null"))
 
@@ -37,8 +41,11 @@ def _all(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
     return set(RECORDS) - missing
 
 
-PRESETS: dict[str, Preset] = {"growth": _growth, "verdict": _verdict, "sinks": _sinks, "all": _all}
-"""Name -> the records that it stands for. `all` leaves out `worst`, which costs more than everything else together."""
+PRESETS: dict[str, Preset] = {
+    "default": _default, "growth": _growth, "verdict": _verdict, "sinks": _sinks, "all": _all
+}  # fmt: skip
+"""Name -> the records that it stands for. `default` is what `trace analyze verdict`, `growth` and `sinks` need (of the
+verdict, its feedback). `all` leaves out `worst`, which costs more than everything else together."""
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -54,8 +61,8 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
     """
     names, named = list(names), {"norms"}
     for name in names:
-        alone = name not in RECORDS or len(names) == 1  # `sinks` beside other records is the record of that name
-        named |= set(PRESETS[name](denoiser, sampler)) if name in PRESETS and alone else {name}
+        preset = name not in RECORDS or set(names) <= PRESETS.keys()  # `sinks` beside records is the one of that name
+        named |= set(PRESETS[name](denoiser, sampler)) if name in PRESETS and preset else {name}
     recorded = with_brought(named)
     _check(denoiser, sampler, recorded)
     return recorded

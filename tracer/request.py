@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from interventions.errors import InputError
 from tracer.denoisers.base import DTYPES
+from tracer.quiet import quiet
+from tracer.store.places import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -182,9 +184,14 @@ class Request:
         metadata=_typed("Samples run and saved together.", "--batch-size", metavar="N", type=int, stored="batch_size"),
     )
     record: str | Iterable[str] = field(
-        default=("norms", "latents", "images", "replay"),
+        default=("default",),
         metadata=_typed(
-            "What to keep of every step.", "--record", metavar="LIST", choices=_records, many=True, stored="record"
+            "What to keep of every step; `default` is what verdict, growth and sinks need.",
+            "--record",
+            metavar="LIST",
+            choices=_records,
+            many=True,
+            stored="record",
         ),
     )
     classes: str | int | Iterable[str | int] | None = field(
@@ -235,8 +242,9 @@ class Request:
     scheduler: str | None = field(
         default=None, metadata=_typed("Run the units on an existing Dask cluster.", "--scheduler", metavar="ADDRESS")
     )
-    progress: Progress | None = field(
-        default=None, metadata=_typed("Called after every step with (steps done, steps to do).")
+    progress: Progress | bool | None = field(
+        default=None,
+        metadata=_typed("Called after every step with (steps done, steps to do); default: a bar, False for none."),
     )
 
     def __post_init__(self) -> None:
@@ -248,6 +256,8 @@ class Request:
         object.__setattr__(self, "record", _names(self.record))
         if self.classes is not None:
             object.__setattr__(self, "classes", _names(self.classes) or None)
+        if self.out is not None:
+            object.__setattr__(self, "out", expanded(self.out))
         if self.prompts is not None and not isinstance(self.prompts, str | Path):
             object.__setattr__(self, "prompts", tuple(self.prompts))
 
@@ -280,9 +290,9 @@ class Request:
         if self.denoiser is None or isinstance(self.denoiser, str):
             from tracer.denoisers.registry import load
 
-            return load(
-                self.denoiser, checkpoint=self.checkpoint, device=self.device, dtype=self.dtype, **(self.options or {})
-            )
+            how = {"checkpoint": self.checkpoint, "device": self.device, "dtype": self.dtype, **(self.options or {})}
+            with quiet():
+                return load(self.denoiser, **how)
         own = {"checkpoint": None, "device": None, "dtype": DTYPES[0], "options": None}
         if given := [name for name, default in own.items() if getattr(self, name) != default]:
             raise PlanError(f"{', '.join(given)}: these choose how a model named by a string is loaded")

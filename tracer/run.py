@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,14 +22,12 @@ from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.batches import Limits
 from tracer.denoisers.base import optional_parts
-from tracer.lanes import evaluations_of_step, lanes_of_step
-from tracer.noise import sample_noise
 from tracer.plan import Plan, PlanError, plan
-from tracer.recording import resolve
+from tracer.progress import shown
 from tracer.request import Progress, Request, with_parameters_of
-from tracer.samplers.base import PREDICTIONS
+from tracer.store.places import check_folder, check_new_folder, occupied
 from tracer.trajectory import run_unit
-from tracer.unit import Unit, batches, most_removed
+from tracer.unit import most_removed
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 
@@ -48,7 +45,8 @@ def trace(request: Request) -> Path:
     """
     checked = plan(request)
     path = prepare(checked)
-    report = complete(checked, path, progress=request.progress)
+    with shown(request.progress, path.name) as progress:
+        report = complete(checked, path, progress=progress)
     if report is not None and report.failed:
         warnings.warn(
             f"{len(report.failed)} of {report.samples} samples of {path} diverged: they turned NaN or infinite. "
@@ -58,6 +56,25 @@ def trace(request: Request) -> Path:
     return path
 
 
+def destination(plan: Plan, out: str | Path | None = None) -> tuple[Path, bool]:
+    """Where the run goes, and whether it is there already and goes on; all that can be wrong with the place is raised.
+
+    `out`: another place than the request names. Nothing is written.
+    """
+    request = plan.request
+    chosen = request.out if out is None else out
+    if chosen is not None:
+        path = store.local(chosen)
+    else:
+        path = _latest(plan) if request.resume else store.free_folder(default_path(plan))
+    if request.resume and occupied(path):
+        store.check_resume(path, dict(plan.config))
+        return path, True
+    (check_folder if request.resume else check_new_folder)(path)
+    store.check_space(path.parent, store.estimate_bytes(arrays(plan), dimensions(plan)))
+    return path, False
+
+
 def prepare(plan: Plan, out: str | Path | None = None) -> Path:
     """Create the run directory, or check that the existing one is this very run and may be resumed.
 
@@ -65,33 +82,27 @@ def prepare(plan: Plan, out: str | Path | None = None) -> Path:
     none is named, and with `resume` one creates the run and the others join it.
     """
     request = plan.request
-    chosen = request.out if out is None else out
-    if chosen is None and not request.resume:
+    path, goes_on = destination(plan, out)
+    if out is None and request.out is None and not request.resume:
         return store.at_free_folder(default_path(plan), lambda path: _create(plan, path))
-    path = store.local(chosen) if chosen is not None else _latest(plan)
-    if not path.exists():
+    if not goes_on:
         try:
             _create(plan, path)
         except store.TakenError:
             if not request.resume:
                 raise
-        else:
-            return path
-    if not request.resume:
-        raise store.RunError(f"{path} exists: add --resume to go on with it, or choose another --out")
-    store.check_resume(path, dict(plan.config))
+            store.check_resume(path, dict(plan.config))
     return path
 
 
 def _create(plan: Plan, path: Path) -> None:
-    variables, sizes = arrays(plan), dimensions(plan)
-    store.check_space(path.parent, store.estimate_bytes(variables, sizes))
     attributes = {
         "config": json.dumps(dict(plan.config)),
         "provenance": hardware(plan),
         "sampler": plan.sampler.name,
         "sampler_stochastic": plan.sampler.stochastic,
     }
+    variables, sizes = arrays(plan), dimensions(plan)
     store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=masks(plan))
 
 
@@ -141,7 +152,7 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
         prepare_prompts = optional_parts(plan.denoiser).prepare
         if pending and prepare_prompts:  # encode the prompts of all units at once
             prepare_prompts([s for unit in pending for s in plan.samples[writer.samples(unit)]])
-        steps, finished = plan.schedule.steps, 0
+        steps, finished, own = plan.schedule.steps, 0, set()
 
         def tell(step: int) -> None:
             if progress:
@@ -149,11 +160,13 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
 
         def compute(unit: int, buffer: store.UnitBuffer) -> None:
             run_unit(plan, plan.samples[writer.samples(unit)], buffer, lambda i: tell(i + 1), limits)
+            own.add(unit)
 
         def done(unit: int) -> None:
             nonlocal finished
             finished += 1
-            tell(0)
+            if unit not in own:  # another process made it; of our own every step was told
+                tell(0)
 
         store.share(writer, pending, compute, done=done)
     store.settle(path, lease)
@@ -276,55 +289,3 @@ def masks(plan: Plan) -> dict[str, np.ndarray]:
         full if isinstance(arm.spec, Clean | KeyRemoval) else arm.spec.mask(layout, plan.mask_seed) for arm in plan.arms
     ]
     return {"interventions/mask": np.stack(cut)}
-
-
-def estimate_seconds(plan: Plan) -> float:
-    """Time the run will take, from timing one evaluation of the first unit's clean lane (after a warm-up)."""
-    samples = plan.samples[: plan.unit]
-    denoiser = plan.denoiser
-    like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
-    x = sample_noise(samples, -1, denoiser.shape, like)
-    with torch.no_grad(), batches(plan, samples) as opened:
-        unit = Unit(plan, samples, opened, x)
-        lanes = lanes_of_step(plan, 0)
-        states = torch.stack([unit.state(lane.state) for lane in lanes])
-        unit.evaluate(0, lanes, states, plan.schedule.level(0))
-        start = time.perf_counter()
-        float(unit.evaluate(0, lanes, states, plan.schedule.level(0))[0].value.sum())
-        per_lane = (time.perf_counter() - start) / len(lanes)
-    count = sum(evaluations_of_step(plan, i) for i in range(plan.schedule.steps))
-    return per_lane * count * plan.units
-
-
-def describe(plan: Plan) -> list[str]:
-    """What `trace run` says before it starts: the checkpoint, the size of the run, how it is sampled."""
-    config, checkpoint = plan.config, plan.config["checkpoint"]
-    corrections = ", ".join(f"{key} {value}" for key, value in checkpoint.items() if key not in {"id", "sha256"})
-    masked = [arm.name for arm in plan.arms[1:]]
-    return [
-        f"checkpoint  {checkpoint['id']}" + (f"  ({corrections})" if corrections else ""),
-        f"arms        clean + {len(masked)}: {', '.join(masked[:6])}" + (" …" if len(masked) > 6 else ""),
-        f"sampling    {config['samples']} {_paths(plan)} x {config['steps']} {config['sampler']} steps, guidance "
-        f"{config['guidance']:g}, predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",
-        *_price_of_replay(plan),
-    ]
-
-
-def _paths(plan: Plan) -> str:
-    return "samples" if plan.request.paths == 1 else f"starts x {plan.request.paths} paths"
-
-
-def _price_of_replay(plan: Plan) -> list[str]:
-    """What the replay costs, where it was asked for by its own name, and how to leave it out."""
-    asked = tuple(plan.request.record)
-    others = [name for name in asked if name != "replay"]
-    if len(others) == len(asked) or "replay" in (rest := resolve(others, plan.denoiser, plan.sampler)):
-        return []
-    per_step, without = (
-        sum(evaluations_of_step(each, i) for i in range(plan.schedule.steps)) / plan.schedule.steps
-        for each in (plan, replace(plan, record=rest))
-    )
-    return [
-        f"replay      answers whether masks feed on their own error, for {per_step:.1f} evaluations a step instead of "
-        f"{without:.1f}; leave it out with --record {','.join(others) or 'norms'}"
-    ]

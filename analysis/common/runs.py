@@ -7,6 +7,7 @@ A run is read from its store alone (docs/schema.md). What an arm is stands in co
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -195,6 +196,11 @@ def every_arm(run: xr.DataTree) -> list[Arm]:
 def arms(run: xr.DataTree, *, floor: bool = False) -> list[Arm]:
     """The intervened arms in order: without clean, and without the numerical floor `full` unless asked for."""
     return [arm for arm in every_arm(run) if arm.role != "clean" and (floor or not arm.is_floor)]
+
+
+def narrowed(mask: str, option: str) -> str:
+    """The spec of a mask with one more option, such as "steps=0:1", as a message says to type it."""
+    return shlex.quote(f"{mask}{';' if '@' in mask else '@'}{option}")
 
 
 def names(run: xr.DataTree, *, floor: bool = False) -> list[str]:

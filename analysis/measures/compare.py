@@ -34,7 +34,10 @@ MEANINGS = {
 
 
 @measure(
-    question="Runs that differ in one setting, such as the sampler, side by side", reads="runs", needs=("latents",)
+    question="Runs that differ in one setting, such as the sampler, side by side",
+    reads="runs",
+    needs=("latents",),
+    beyond="runs",
 )
 def compare(
     several: Iterable[xr.DataTree] | Mapping[object, xr.DataTree], *, confidence: float = 0.95, seed: int = 0

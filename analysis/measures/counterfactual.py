@@ -24,7 +24,7 @@ FINAL = "final error (sd of clean images)"
 KINDS = ("whole", "prefix", "suffix", "window", "all but", "dose")
 
 
-@measure(question="Which part of the run matters", needs=("norms", "latents"), on_page=True)
+@measure(question="Which part of the run matters", needs=("norms", "latents"), on_page=True, beyond="parts")
 def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Final error of every intervened arm beside that of its whole mask: (arm, sample).
 
@@ -45,9 +45,10 @@ def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0)
     arms, steps = runs.arms(run), delta.sizes["step"]
     labels = _labels(arms, steps)
     if set(labels["kind"]) <= {"whole"}:
+        mask = arms[0].mask if arms else "R4S32"
         raise runs.RunError(
             "every arm masks the whole run: add windows or doses such as "
-            "--mask R4S32@steps=0.0:0.5 --mask R4S32@strength=0.1"
+            f"--mask {runs.narrowed(mask, 'steps=0.0:0.5')} --mask {runs.narrowed(mask, 'strength=0.1')}"
         )
     last = runs.plain(delta.sel(arm=[arm.name for arm in arms]).isel(step=-1, drop=True).astype(np.float64).compute())
     variance = spectrum.mean_variance(runs.get(run, "trajectory/latent").isel(step=-1, drop=True)).compute()

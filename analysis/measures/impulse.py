@@ -24,7 +24,7 @@ MOST_MASKS = 4  # drawn
 RMS = "RMS over samples"
 
 
-@measure(question="What one masked step does", needs=("norms", "latents"), on_page=True)
+@measure(question="What one masked step does", needs=("norms", "latents"), on_page=True, beyond="windows")
 def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Cumulative gain of every single-step (or tiling window) arm of each mask, its map over bands, and S and R.
 
@@ -44,9 +44,10 @@ def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
     steps = delta.sizes["step"]
     sets = window_sets(runs.arms(run), steps)
     if not sets:
+        mask = next((arm.mask for arm in runs.arms(run)), "R4S32")
         raise runs.RunError(
             "no mask of this run has two windows to compare: add arms such as "
-            "--mask R4S32@steps=0:1 --mask R4S32@steps=1:2"
+            f"--mask {runs.narrowed(mask, 'steps=0:1')} --mask {runs.narrowed(mask, 'steps=1:2')}"
         )
     variance = spectrum.ring_variance(runs.get(run, "trajectory/latent")).compute().reset_coords(drop=True)
     each = [_of_mask(run, mask, windows, variance) for mask, windows in sets.items()]

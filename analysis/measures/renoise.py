@@ -33,7 +33,7 @@ QUANTITIES = {
 
 @measure(
     question="Does an injection end, on average over fresh noise, where its null says?", reads="runs",
-    needs=("finals", "null"),
+    needs=("finals", "null"), beyond="forks",
 )  # fmt: skip
 def renoise(several: pairing.Runs, *, seed: int = 0) -> xr.Dataset:
     """Mean and scatter of single injections under fresh noise, per mask, step of the injection and start.

@@ -38,6 +38,7 @@ LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
     question="Do feedback and error grow with the number of steps?",
     reads="runs",
     needs=("norms", "replay"),
+    beyond="runs",
     options=(KIND_OPTION,),
 )
 def steps(several: Runs, *, kind: str | None = None) -> xr.Dataset:

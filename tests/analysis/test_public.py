@@ -38,7 +38,7 @@ PARAMETERS = {
     "growth": ["run", "statistic", "confidence", "seed"],
     "impulse": ["run", "confidence", "seed"],
     "matched": ["sweeps", "timesteps"],
-    "measure": ["question", "reads", "needs", "options", "on_page"],
+    "measure": ["question", "reads", "needs", "options", "on_page", "beyond"],
     "null": ["run", "kind", "transport"],
     "paths": ["run", "seed"],
     "quality": ["run", "metrics", "seed"],

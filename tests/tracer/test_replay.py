@@ -1,5 +1,7 @@
 """The replay through the real tracer: closed forms, an independent float64 loop, and what it costs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,12 @@ from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
 from tests.oracles.three_paths import norm, three_paths
 from tests.plugins import installed
+from tracer.cli.announce import announcement
 from tracer.lanes import lanes_of_step
 from tracer.noise import sample_noise
 from tracer.plan import plan
+from tracer.price import price
 from tracer.request import Request
-from tracer.run import describe
 
 LAM = np.geomspace(10, 0.1, 64).reshape(1, 8, 8)
 EXACT = 1e-10
@@ -159,11 +162,15 @@ def test_the_floor_has_no_replay_and_pictures_of_replays_stand_beside_those_of_a
     assert (pictures.replay.sel(arm="R1S0") != pictures.image.sel(arm="R1S0")).any()
 
 
-def test_the_announcement_says_what_the_replay_costs_and_how_to_leave_it_out():
-    """9 steps: 2 evaluations at the first and 3 at the others with the floor; the replay adds two but at the first."""
-    request = Request(system("ddpm", clean), "R1S0", samples=1, steps=9)
-    (line,) = [line for line in describe(plan(request)) if line.startswith("replay")]
-    assert "4.8 evaluations a step instead of 3.0" in line
-    assert line.endswith("leave it out with --record norms,latents,images")
-    without = Request(system("ddpm", clean), "R1S0", samples=1, steps=9, record="norms")
-    assert not [line for line in describe(plan(without)) if line.startswith("replay")]
+def test_the_price_says_what_the_replay_adds_and_the_announcement_names_it():
+    """9 steps: 3 evaluations at each with the floor; the replay adds two but at the first."""
+    planned = plan(Request(system("ddpm", clean), "R1S0", samples=1, steps=9))
+    cost = price(planned)
+    added = {part.records: part for part in cost.parts}
+    assert added["replay",].evaluations == pytest.approx(16 / 9)
+    assert cost.evaluations == 9 * 3 + 16
+    assert added["latents",].evaluations == 0 < added["latents",].bytes
+    (line,) = [line for line in announcement(planned, Path("runs/x"), cost) if line.startswith("records")]
+    assert "replay" in line
+    without = plan(Request(system("ddpm", clean), "R1S0", samples=1, steps=9, record="norms"))
+    assert price(without).parts == ()

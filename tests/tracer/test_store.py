@@ -245,11 +245,17 @@ def test_creation_leaves_nothing_behind_when_it_fails(tmp_path, seeds, static, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_creation_never_replaces_what_is_there(tmp_path):
+def test_creation_takes_an_empty_folder_and_never_replaces_what_is_there(tmp_path):
     (tmp_path / "run").mkdir()
-    with pytest.raises(store.RunError, match="exists"):
-        create(tmp_path / "run")
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    create(tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    (tmp_path / "link").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    for taken in ("run", "mine", "link"):
+        with pytest.raises(store.RunError, match="exists"):
+            create(tmp_path / taken)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_metadata_never_changes_after_creation(whole, tmp_path):

@@ -5,6 +5,7 @@ Table and sentence are printed; figure and CSV go beside the run. It computes no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli.errors import answered
-from tracer.cli.options import OUT, STORE
-from tracer.cli.terminal import print_table, with_index
+from tracer.cli.files import save_figure, write_whole
+from tracer.cli.options import OUT, STORE, as_json
+from tracer.cli.terminal import frame_as_data, print_json, print_table, with_index
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,21 +91,21 @@ class MeasureCommand(click.Command):
 def command(measure: Measure[...]) -> click.Command:
     """The click command of one measure: its question as the short help, its docstring and needs as the long one."""
 
-    def callback(runs: tuple[Path, ...], out: Path | None, formats: tuple[str, ...], **own: Any) -> None:
+    def callback(runs: tuple[Path, ...], out: Path | None, formats: tuple[str, ...], as_json: bool, **own: Any) -> None:
+        options = {key: value for key, value in own.items() if value not in (None, ())}
         with answered():
-            analyze_runs(
-                measure, runs, out, formats, {key: value for key, value in own.items() if value not in (None, ())}
-            )
+            analyze_runs(measure, runs, out, formats, options, as_json=as_json)
 
     weights = [WEIGHTS] if measure.name == SCORED else []
     shown = "[RUN]..." if takes_several(measure) else "[RUN]"
     params: list[click.Parameter] = [
         click.Argument(["runs"], nargs=-1, type=STORE, metavar=shown),
         *map(_option, measure.options), *weights,
-        click.Option(["--out"], type=OUT, metavar="DIR", help="Where figure and table go; "
-                     "default: the run."),
+        click.Option(["--out"], type=OUT, metavar="DIR", help="Where figure and table go; default: the run; of "
+                     "several, the folder they are all in."),
         click.Option(["--format", "formats"], multiple=True, type=click.Choice(FORMATS), default=("png",),
                      show_default=True, help="Of the figure. Repeatable."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object: the sentence and the table."),
     ]  # fmt: skip
     records = f"\n\nNeeds `--record {','.join(measure.needs)}`." if measure.needs else ""
     help_text = f"{measure.question}\n\n\b\n{(measure.__doc__ or '').strip()}{records}"
@@ -124,51 +126,83 @@ def _option(option: Option) -> click.Option:
 
 
 def analyze_runs(
-    measure: Measure[...], runs: Sequence[Path], out: Path | None, formats: Sequence[str], options: dict[str, Any]
+    measure: Measure[...],
+    runs: Sequence[Path],
+    out: Path | None,
+    formats: Sequence[str],
+    options: dict[str, Any],
+    *,
+    as_json: bool = False,
 ) -> None:
     """Compute one measure of stored runs with its own `options`; print, draw and write what it gives."""
+    from tracer import store
+    from tracer.store.places import check_folder
+
     if len(runs) > 1 and not takes_several(measure):
         raise click.UsageError(f"`trace analyze {measure.name}` takes one run; {len(runs)} were given")
-    from tracer import store
-
-    paths = list(runs) or [Path("runs/depth") if measure.reads == "depth" else store.latest_run()]
-    folder = store.local(out or (paths[0].parent if paths[0].suffix == ".zarr" else paths[0]))
-    opened: list[Any]
     if measure.reads == "depth":
-        opened = [open_depth(paths[0])]
+        paths = list(runs) or [Path("runs/depth")]
+        opened: list[Any] = [open_depth(paths[0])]
     else:
+        paths = [store.locate(path) for path in runs] or [store.latest_run()]
+    folder = store.local(out or common_folder(paths))
+    check_folder(folder)
+    if measure.reads != "depth":
         if measure.name == SCORED:
             score_first(paths[0], options.get("metrics", ()), options.pop("weights", ()))
         opened = [store.open_run(path) for path in paths]
-    click.echo(f"run: {', '.join(map(str, paths))}")
+    click.echo(f"run: {', '.join(map(str, paths))}", err=True)
     result = measure(opened if len(opened) > 1 else opened[0], **options)
-    show(measure, result, folder, formats)
+    show(measure, result, folder, paths, formats, as_json=as_json)
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The run itself, or the folder that all these runs are in."""
+    if len(set(paths)) == 1:
+        return paths[0]
+    absolute = Path(os.path.commonpath([str(path.absolute()) for path in paths]))
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
 
 
 def score_first(path: Path, metrics: Sequence[str], weights: Sequence[str]) -> None:
     """Let networks measure what is asked for and not stored yet; what is stored needs none of them."""
     from tracer import store
     from tracer.cli.score import measure_scores
+    from tracer.store.places import check_writable
 
     stored = store.read_scores(path)
     if weights or not stored or set(metrics) - stored.keys():
+        check_writable(path, "scores are kept in the run; copy it to where you may write, and name the copy")
         measure_scores(path, metrics, weights)
 
 
-def show(measure: Measure[...], result: xr.Dataset, folder: Path, formats: Sequence[str] = ("png",)) -> None:
-    """Print table and sentence of a result; write its figure and CSV into `folder`."""
+def show(
+    measure: Measure[...],
+    result: xr.Dataset,
+    folder: Path,
+    paths: Sequence[Path],
+    formats: Sequence[str] = ("png",),
+    *,
+    as_json: bool = False,
+) -> None:
+    """Print table and sentence of a result of these runs; write its figure and CSV into `folder`."""
     import matplotlib
 
     matplotlib.use("agg")
-    print_table(measure.table(result), MOST_ROWS)
-    click.echo(f"\n{measure.sentence(result)}")
+    shown, sentence = measure.table(result), measure.sentence(result)
+    if not as_json:
+        print_table(shown, MOST_ROWS)
+        click.echo(f"\n{sentence}")
     folder.mkdir(parents=True, exist_ok=True)
     figure = measure.figure(result)
     figures = [folder / f"{measure.name}.{suffix}" for suffix in formats]
     for file in figures:
-        figure.savefig(file, dpi=160, bbox_inches="tight")
-    table = folder / f"{measure.name}.csv"
-    with_index(measure.records(result)).to_csv(table, index=False)
+        save_figure(figure, file)
+    table, records = folder / f"{measure.name}.csv", with_index(measure.records(result))
+    write_whole(table, lambda aside: records.to_csv(aside, index=False))
+    if as_json:
+        found = {"measure": measure.name, "runs": paths, "sentence": sentence, "table": frame_as_data(shown)}
+        return print_json({**found, "figures": figures, "csv": table})
     click.echo(f"\nfigure: {', '.join(map(str, figures))}\ntable:  {table}")
 
 
@@ -187,7 +221,8 @@ def open_depth(folder: Path) -> xr.Dataset:
 @click.command()
 @click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
 @click.option("--out", type=OUT, metavar="FILE", help="Default: report.html in the run.")
-def report(run_path: Path | None, out: Path | None) -> None:
+@as_json
+def report(run_path: Path | None, out: Path | None, as_json: bool) -> None:
     """Write one self-contained HTML page about a run."""
     with answered():
         import matplotlib
@@ -195,8 +230,13 @@ def report(run_path: Path | None, out: Path | None) -> None:
         matplotlib.use("agg")
         from analysis import report as page
         from tracer import store
+        from tracer.store.places import check_file
 
-        path = run_path or store.latest_run()
-        target = store.local(out or (path.parent if path.suffix == ".zarr" else path) / "report.html")
-        target.write_text(page(store.open_run(path)), encoding="utf-8")
+        path = store.locate(run_path)
+        target = store.local(out or path / "report.html")
+        check_file(target)
+        text = page(store.open_run(path))
+        write_whole(target, lambda aside: aside.write_text(text, encoding="utf-8"))
+        if as_json:
+            return print_json({"run": path, "report": target})
         click.echo(f"report: {target}")

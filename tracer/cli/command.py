@@ -33,7 +33,7 @@ def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
         elif parameter.flag is None:
             beyond += [f"{name} {value}"] if value != parameter.default else []
         elif name == "record":
-            words += ["--record", ",".join(value)]
+            words += _records(value)
         elif value != parameter.default and value is not None:
             words += [parameter.flag, _typed(value, parameter)]
     return shlex.join(words) + (f"  ({'; '.join(beyond)})" if beyond else "")
@@ -55,6 +55,16 @@ def _checkpoint(value: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
     if shown == f"embedded {config.get('model')}":
         return []
     return ["--checkpoint", shown.replace("embedded ", "embedded:", 1)]
+
+
+def _records(names: Sequence[str]) -> list[str]:
+    """Nothing for the default; else what was named, without what that brings along."""
+    from tracer.store import RECORDS, with_brought
+
+    if set(names) == with_brought(("latents", "images", "replay", "mass", "sinks")):
+        return []
+    brought = {each for name in names for each in RECORDS[name].brings} | {"norms"}
+    return ["--record", ",".join(name for name in RECORDS if name in set(names) - brought) or "norms"]
 
 
 def _arms(names: Sequence[str]) -> list[str]:

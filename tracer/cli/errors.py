@@ -9,11 +9,24 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import click
 
 from interventions.errors import InputError
+
+_INSTEAD: ContextVar[str | None] = ContextVar("instead", default=None)
+
+
+@contextmanager
+def going_on_by(command: str) -> Iterator[None]:
+    """Inside it, whatever was begun is gone on with by this command: for one that runs other commands."""
+    token = _INSTEAD.set(command)
+    try:
+        yield
+    finally:
+        _INSTEAD.reset(token)
 
 
 @contextmanager
@@ -33,19 +46,19 @@ def answered(go_on: Callable[[], str | None] = lambda: None) -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise
     except KeyboardInterrupt:
-        fail("stopped; complete samples are valid", go_on())
+        fail("stopped; complete samples are valid", _INSTEAD.get() or go_on())
     except InputError as error:
         if (command := go_on()) is None:
             raise click.UsageError(str(error)) from error
-        fail(f"{type(error).__name__}: {error}", command)
+        fail(f"{type(error).__name__}: {error}", _INSTEAD.get() or command)
     except ModuleNotFoundError as error:
         if error.name in RUN_PACKAGES:
             raise click.UsageError(
                 f"this needs {error.name}, which the base installation leaves out: pip install 'denoise-trace[run]'"
             ) from error
-        fail(f"{type(error).__name__}: {error}", go_on())
+        fail(f"{type(error).__name__}: {error}", _INSTEAD.get() or go_on())
     except Exception as error:
-        fail(f"{type(error).__name__}: {error}", go_on())
+        fail(f"{type(error).__name__}: {error}", _INSTEAD.get() or go_on())
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -58,5 +71,5 @@ def fail(message: str, go_on: str | None = None) -> NoReturn:
     """Exit 1 with a message and, where something was begun, the command that goes on with it."""
     click.echo(f"Error: {message}", err=True)
     if go_on:
-        click.echo(f"What is complete stays valid. Go on with:  {go_on}", err=True)
+        click.echo(f"What is complete stays valid. Go on with:  {_INSTEAD.get() or go_on}", err=True)
     raise SystemExit(1)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import click
+
+from tracer.quiet import silence
+from tracer.visible import visible_output
 
 
 class Commands(click.Group):
@@ -26,9 +29,15 @@ class Commands(click.Group):
         "mask": ("tracer.cli.show:mask", "Picture, density and graph statistics of a mask."),
         "models": ("tracer.cli.show:models", "List the models and what --checkpoint may name."),
         "runs": ("tracer.cli.show:list_runs", "List the runs under a folder."),
+        "show": ("tracer.cli.show:show", "What a run is, and what can be asked of it."),
         "verify": ("tracer.cli.verify:verify", "Compare runs with their checksums and list what is wrong."),
         "repair": ("tracer.cli.verify:repair", "Restore what can be restored in a run, take out what cannot."),
     }
+
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        """As in click; control characters in what is printed are made visible."""
+        with visible_output():
+            return super().main(*arguments, **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All command names, in the order of a day's work."""
@@ -65,6 +74,7 @@ def main() -> None:
     trace analyze growth                    curves, table and figure of the latest run
     trace analyze verdict                   does the error compound?
     """
+    silence()
 
 
 if __name__ == "__main__":

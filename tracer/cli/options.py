@@ -1,4 +1,4 @@
-"""Command line options made of data: the fields of `tracer.request.Request`, and the own options of a measure."""
+"""Command line options made of data: the fields of `tracer.request.Request`; and those that many commands share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ import click
 
 from tracer.request import Parameter, parameters
 
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest goes to stderr.")
+dry_run = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check, say what it would cost (evaluations, time, disk, memory), write nothing.",
+)
+
 
 class StorePath(click.ParamType):
-    """What is read: a path, or an address such as s3://bucket/run."""
+    """What is read: a path, or an address such as s3://bucket/run. `~` is expanded, which no shell does behind `=`."""
 
     name = "path"
 
@@ -24,7 +31,7 @@ class StorePath(click.ParamType):
 
 
 class OutPath(click.ParamType):
-    """What is written: a path of this machine, never an address."""
+    """What is written: a path of this machine, never an address. `~` is expanded, which no shell does behind `=`."""
 
     name = "path"
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
+
 from tracer import store
+from tracer.cli.files import save_figure
 
 MOST_ARMS, MOST_SAMPLES, MOST_LETTERS = 8, 12, 16
+
+
+def pictures_of(run: Path) -> Path | None:
+    """As `save_images`; what goes wrong with a picture is a warning, the run itself is whole."""
+    try:
+        return save_images(run)
+    except Exception as error:
+        click.echo(f"Warning: no picture of the results ({type(error).__name__}: {error})", err=True)
+        return None
 
 
 def save_images(run: Path) -> Path | None:
@@ -31,7 +43,7 @@ def save_images(run: Path) -> Path | None:
                 ax.set_title(subject(tree, column), fontsize=7, parse_math=False)
         axes[row, 0].set_ylabel(arm, rotation=0, ha="right", va="center", fontsize=8, parse_math=False)
     figure.subplots_adjust(wspace=0.04, hspace=0.04)
-    figure.savefig(run / "images.png", dpi=110, bbox_inches="tight")
+    save_figure(figure, run / "images.png", dpi=110)
     return run / "images.png"
 
 

@@ -18,9 +18,14 @@ from string import Template
 
 import click
 
-from tracer.cli.options import OUT
+from tracer.cli.errors import answered, going_on_by
+from tracer.cli.options import OUT, as_json, dry_run
+from tracer.cli.terminal import print_json
+from tracer.store.places import check_folder
 
 RECIPES = Path(__file__).parent / "recipes"
+PRICED = ("run", "counterfactual")
+"""Commands that take --dry-run in every form that a recipe has."""
 REHEARSED, FEWEST_STEPS = {"--samples": 3, "--paths": 2, "--forks": 2}, 5
 
 
@@ -98,27 +103,47 @@ def _few(count: str) -> int:
 @click.option("--out", type=OUT, metavar="DIR", help="Default: runs/NAME.")
 @click.option("--small", is_flag=True, help="A rehearsal: 3 samples, 5 to 22 steps; its numbers mean nothing.")
 @click.option("--list", "listed", is_flag=True, help="List the studies.")
+@dry_run
+@as_json
 @click.pass_context
-def reproduce(ctx: click.Context, name: str | None, out: Path | None, small: bool, listed: bool) -> None:
+def reproduce(
+    ctx: click.Context,
+    name: str | None,
+    out: Path | None,
+    small: bool,
+    listed: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Run a study behind a page of docs/ again.
 
     Every command it runs is printed, so that any of them can be typed alone with other settings. A study that was
-    interrupted goes on where it stopped. `trace reproduce --list` names the studies.
+    interrupted goes on where it stopped. `trace reproduce --list` names the studies. With --json, one object for every
+    command.
     """
     known = recipes()
     table = "\n".join(f"  {key:10} {recipe.about}" for key, recipe in known.items())
     if listed:
+        if as_json:
+            return print_json({key: recipe.about for key, recipe in known.items()})
         click.echo(table)
         return
     if name not in known:
         what = f"no study {name!r}" if name else "name a study"
         raise click.UsageError(f"{what}; there are\n{table}")
     folder = out or Path("runs") / (f"{name}-small" if small else name)
+    with answered():
+        check_folder(folder)
+    again = ["trace", "reproduce", name, *(["--small"] if small else []), *(["--out", str(folder)] if out else [])]
     trace = ctx.find_root().command
     failed = False
-    for template in commands(known[name], folder, small=small):
-        line = list(chain.from_iterable(map(matches, template)))
-        click.secho(f"\n$ trace {shlex.join(line)}", bold=True)
-        failed |= bool(trace.main(args=line, prog_name="trace", standalone_mode=False))  # of samples that diverged
+    with going_on_by(shlex.join(again)):
+        for template in commands(known[name], folder, small=small):
+            line = list(chain.from_iterable(map(matches, template)))
+            click.echo(f"\n$ trace {shlex.join(line)}", err=as_json)
+            if dry_run and line[0] not in PRICED:
+                continue  # they read what the commands before them would have made
+            line += [*(["--dry-run"] if dry_run else []), *(["--json"] if as_json else [])]
+            failed |= bool(trace.main(args=line, prog_name="trace", standalone_mode=False))  # of samples that diverged
     if failed:
         ctx.exit(1)

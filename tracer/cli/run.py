@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,8 @@ import click
 
 from tracer.cli.diverged import tell_of_diverged
 from tracer.cli.errors import answered, fail
-from tracer.cli.options import request_options
-from tracer.cli.terminal import human_bytes, human_seconds, progress_bar
+from tracer.cli.options import as_json, dry_run, request_options
+from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 
 if TYPE_CHECKING:
     from tracer.plan import Plan
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @request_options()
-def run(**typed: Any) -> None:
+@dry_run
+@as_json
+def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
     """Run a clean trajectory and one per --mask from the same noise, and save every step.
 
     \b
@@ -36,13 +40,25 @@ def run(**typed: Any) -> None:
     trace run --model sd3 --mask sink-k1 --mask random-k1 --prompts prompts.txt --record finals,images,mass,sinks
     trace run --checkpoint facebook/DiT-XL-2-256 --mask R4S32 --steps 250 --samples 1000 --device cuda
     """
+    from tracer.cli.announce import possible
+    from tracer.cli.possible import next_commands
+
     with answered():
         if not typed["arms"]:
             raise click.UsageError("name at least one --mask, for example --mask R4S32 (see `trace mask R4S32`)")
         from tracer.request import Request
 
-        path = start(Request(**typed))
-    click.echo(f"next: trace analyze growth {shlex.quote(str(path))}")
+        (checked,) = checked_plans([Request(**typed)])
+        if dry_run:
+            return tell_costs([checked], as_json)
+        path = start(checked, to_stderr=as_json)
+    then = next_commands(path, possible(checked))
+    if as_json:
+        from tracer.cli.summary import summary
+
+        print_json({**summary(path), "next": then})
+    else:
+        click.echo(f"next: {then}")
     tell_of_diverged([path])
 
 
@@ -52,7 +68,11 @@ def run(**typed: Any) -> None:
 @click.option("--every", type=int, default=1, show_default=True, help="impulse: one impulse every this many steps.")
 @click.option("--counts", metavar="LIST", help="steps: the numbers of steps; default 50,100,250,500,1000.")
 @click.option("--forks", type=int, default=8, show_default=True, help="renoise: forks, spread over the run.")
-def counterfactual(study: str, every: int, counts: str | None, forks: int, **typed: Any) -> None:
+@dry_run
+@as_json
+def counterfactual(
+    study: str, every: int, counts: str | None, forks: int, dry_run: bool, as_json: bool, **typed: Any
+) -> None:
     """Run a counterfactual study of one or more masks.
 
     \b
@@ -68,27 +88,40 @@ def counterfactual(study: str, every: int, counts: str | None, forks: int, **typ
     with answered():
         from tracer.store import free_folder, latest_folder
 
-        request, variants = _study(study, every, counts, forks, typed)
+        request, variants, denoiser = _study(study, every, counts, forks, typed)
         numbered = Path("runs") / f"{request.denoiser}-{study}"
         root = Path(request.out or (request.resume and latest_folder(numbered)) or free_folder(numbered))
+        folders = [root / variant.name if len(variants) > 1 else root for variant in variants]
+        plans = checked_plans(
+            [
+                variant.request(request, out, resume=request.resume and out.exists())
+                for variant, out in zip(variants, folders, strict=True)
+            ],
+            denoiser,
+        )
+        if dry_run:
+            return tell_costs(plans, as_json)
     paths = []
-    for number, variant in enumerate(variants, start=1):
-        out = root / variant.name if len(variants) > 1 else root
-        if len(variants) > 1:
-            click.echo(f"\n{variant.name}: run {number} of {len(variants)}")
+    for number, (variant, checked) in enumerate(zip(variants, plans, strict=True), start=1):
+        label = f"{variant.name}: run {number} of {len(variants)}" if len(variants) > 1 else ""
         with answered():
-            paths.append(start(variant.request(request, out, resume=request.resume and out.exists()), root))
+            paths.append(start(checked, root, label=label, to_stderr=as_json))
     from tracer.studies import STUDIES
 
-    shown = " ".join(shlex.quote(str(path)) for path in paths)
-    click.echo(f"{STUDIES[study].question}\nnext: trace analyze {STUDIES[study].analysis} {shown}")
+    then = f"trace analyze {STUDIES[study].analysis} {' '.join(shlex.quote(str(path)) for path in paths)}"
+    if as_json:
+        from tracer.cli.summary import summary
+
+        print_json({"study": study, "runs": [summary(path) for path in paths], "next": then})
+    else:
+        click.echo(f"{STUDIES[study].question}\nnext: {then}")
     tell_of_diverged(paths)
 
 
 def _study(
     study: str, every: int, counts: str | None, forks: int, typed: dict[str, Any]
-) -> tuple[Request, list[Variant]]:
-    """The request and the runs of a study; what is wrong with any of it is raised here."""
+) -> tuple[Request, list[Variant], Any]:
+    """The request and the runs of a study, and the model, loaded once; what is wrong with any is raised here."""
     from interventions import parse
     from tracer.plan import plan
     from tracer.request import Request
@@ -106,7 +139,8 @@ def _study(
     base = plan(replace(request, record="norms"))
     masks = tuple(parse(text) for text in typed["arms"])
     setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths)
-    return replace(request, denoiser=base.denoiser.name), list(STUDIES[study].variants(setting))
+    request = replace(request, denoiser=base.denoiser.name)
+    return request, list(STUDIES[study].variants(setting)), base.denoiser
 
 
 def whole_numbers(text: str, flag: str) -> list[int]:
@@ -117,26 +151,55 @@ def whole_numbers(text: str, flag: str) -> list[int]:
         raise click.UsageError(f"{flag} {text!r}: whole numbers, comma separated, e.g. 50,100,250") from None
 
 
-def start(request: Request, folder: Path | None = None) -> Path:
-    """Check, announce and execute one run; returns its directory. `folder`: what --out names, a study's own folder."""
-    from tracer import run as running
+def checked_plans(requests: Sequence[Request], denoiser: Any = None) -> list[Plan]:
+    """All runs, checked, with the places they go to, before any of them starts; the model is loaded once."""
     from tracer.plan import plan
+    from tracer.run import destination
+    from tracer.store.places import check_folder, check_new_folder
 
-    checked = plan(request)
-    path = running.prepare(checked)
+    for request in requests:
+        if request.out is None:
+            check_folder(Path("runs"))
+        elif not request.resume:
+            check_new_folder(Path(request.out))
+    plans: list[Plan] = []
+    for request in requests:
+        plans.append(plan(request, denoiser))
+        denoiser = plans[-1].denoiser
+    for each in plans:
+        destination(each)
+    return plans
+
+
+def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr: bool = False) -> Path:
+    """Price, announce and execute one run; returns its directory.
+
+    folder: what --out names in the command that goes on, a study's own folder. label: which run of a study it is.
+    """
+    from tracer import run as running
+    from tracer.cli.announce import announcement, warnings
+    from tracer.price import price
+
+    cost = price(plan)
+    path = running.prepare(plan)
     command = resume_command(folder or path)
     with answered(lambda: command):
-        announce(checked, path)
-        with progress_bar(path.name) as progress:
-            report = running.complete(checked, path, progress=progress, found=tell_found)
+        for line in [*(["", label] if label else []), *announcement(plan, path, cost)]:
+            click.echo(line, err=to_stderr)
+        for line in warnings(plan):
+            click.echo(line, err=True)
+        began = time.monotonic()
+        with progress_bar(label or path.name) as progress:
+            report = running.complete(plan, path, progress=progress, found=tell_found)
         if report is None:
-            click.echo("another process verifies the run")
+            click.echo("another process verifies the run", err=to_stderr)
         elif not report.whole:
             fail(str(report), command)
-        from tracer.cli.pictures import save_images
+        click.echo(f"done in {human_seconds(time.monotonic() - began)}", err=to_stderr)
+    from tracer.cli.pictures import pictures_of
 
-        if pictures := save_images(path):
-            click.echo(f"images: {pictures}")
+    if pictures := pictures_of(path):
+        click.echo(f"images: {pictures}", err=to_stderr)
     return path
 
 
@@ -145,16 +208,25 @@ def tell_found(report: Verification) -> None:
     click.echo(f"{report}\n  repaired, or moved to {report.path}/damaged and computed again", err=True)
 
 
-def announce(plan: Plan, path: Path) -> None:
-    """Say what is about to happen: checkpoint, arms, samples, steps, size on disk, time."""
-    from tracer import run as running
-    from tracer import store
+def tell_costs(plans: Sequence[Plan], as_json: bool) -> None:
+    """What these runs would cost, each and together; nothing is written."""
+    from tracer.cli.announce import announcement, costs
+    from tracer.price import price
 
-    for line in running.describe(plan):
-        click.echo(line)
-    size = human_bytes(store.estimate_bytes(running.arrays(plan), running.dimensions(plan)))
-    time = human_seconds(running.estimate_seconds(plan))
-    click.echo(f"output      {path}: at most {size}, about {time} on {plan.denoiser.device}")
+    prices = [price(plan) for plan in plans]
+    each = [costs(plan, cost) for plan, cost in zip(plans, prices, strict=True)]
+    total = {name: sum(run[name] for run in each) for name in ("evaluations", "seconds", "disk_bytes")}
+    total["memory_bytes"] = max(run["memory_bytes"] for run in each)
+    if as_json:
+        return print_json({"runs": each, **total} if len(each) > 1 else each[0])
+    for plan, cost in zip(plans, prices, strict=True):
+        where = Path(plan.request.out or "runs")
+        click.echo("\n".join(announcement(plan, where, cost)) + ("\n" if len(plans) > 1 else ""))
+    click.echo(
+        f"would take  {total['evaluations']} evaluations, about {human_seconds(total['seconds'])}; at most "
+        f"{human_bytes(total['disk_bytes'])} on disk, about {human_bytes(total['memory_bytes'])} of memory\n"
+        "nothing was written (--dry-run)"
+    )
 
 
 def resume_command(path: Path) -> str:

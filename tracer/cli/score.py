@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from tracer.cli.errors import answered
-from tracer.cli.options import STORE
-from tracer.cli.terminal import progress_bar
+from tracer.cli.options import STORE, as_json
+from tracer.cli.terminal import print_json, progress_bar
+from tracer.store.places import expanded
 
 
 @click.command()
@@ -18,7 +19,10 @@ from tracer.cli.terminal import progress_bar
               "need only what is shipped. Repeatable.")  # fmt: skip
 @click.option("--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable.")
 @click.option("--list", "listed", is_flag=True, help="List the metrics.")
-def score(run_path: Path | None, metrics: tuple[str, ...], weights: tuple[str, ...], listed: bool) -> None:
+@as_json
+def score(
+    run_path: Path | None, metrics: tuple[str, ...], weights: tuple[str, ...], listed: bool, as_json: bool
+) -> None:
     """Measure the decoded pictures of a run by metrics, and keep the scores beside it.
 
     What is already measured is not measured again. RUN defaults to the latest under ./runs.
@@ -28,16 +32,22 @@ def score(run_path: Path | None, metrics: tuple[str, ...], weights: tuple[str, .
     """
     with answered():
         from tracer import store
+        from tracer.store.places import check_writable
 
         if listed:
             from classify_clip.scores import METRICS
 
+            if as_json:
+                return print_json({name: metric.title for name, metric in METRICS.items()})
             for name, metric in METRICS.items():
                 click.echo(f"  {name:12} {metric.title}")
             return
-        path = run_path or store.latest_run()
+        path = store.locate(run_path)
+        check_writable(path)
         measure_scores(path, metrics, weights)
         names = sorted(store.read_scores(path))
+        if as_json:
+            return print_json({"run": path, "scores": names, "folder": path / "scores"})
         click.echo(f"scores: {', '.join(names)} in {path / 'scores'}\nnext: trace analyze quality {path}")
 
 
@@ -58,4 +68,5 @@ def paths_by_name(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         if not all(word.partition("=")):
             raise click.UsageError(f"--weights {word!r}: give METRIC=PATH, for example hps=HPS_v2.1_compressed.pt")
-    return dict(word.split("=", 1) for word in words)
+    named = dict(word.split("=", 1) for word in words)
+    return {metric: str(expanded(path)) for metric, path in named.items()}

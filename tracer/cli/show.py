@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from tracer.cli.errors import answered
-from tracer.cli.options import OUT, STORE
-from tracer.cli.terminal import human_bytes, print_table
+from tracer.cli.files import check_picture, save_figure
+from tracer.cli.options import OUT, STORE, as_json
+from tracer.cli.terminal import frame_as_data, print_json, print_table
 
 if TYPE_CHECKING:
     from interventions import TokenLayout
+
+MOST_TOKENS = 128 * 128
+"""Of `trace mask`: beyond it the mask alone takes more than a quarter of a gigabyte."""
 
 
 @click.command()
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
 @click.option("--grid", default="16x16", show_default=True, metavar="HxW", help="The token grid.")
 @click.option("--mask-seed", type=int, default=0, show_default=True)
 @click.option("--out", type=OUT, metavar="FILE", help="The picture; default: mask-SPEC.png.")
-def mask(spec: str, grid: str, mask_seed: int, out: Path | None) -> None:
+@as_json
+def mask(spec: str, grid: str, mask_seed: int, out: Path | None, as_json: bool) -> None:
     """Show what a graph mask is: picture, density, graph statistics.
 
     \b
@@ -35,16 +40,21 @@ def mask(spec: str, grid: str, mask_seed: int, out: Path | None) -> None:
         from analysis.figures.mask import figure
         from interventions import density, graph_statistics, parse
 
+        if not 0 <= mask_seed < 2**62:
+            raise click.UsageError(f"--mask-seed {mask_seed}: it must be a whole number from 0 to 2**62")
         layout = _grid_layout(grid)
         intervention = parse(spec)
         intervention.check(layout)
+        target = out or Path(f"mask-{str(intervention).replace('/', '_')}.png")
+        check_picture(target)
         allowed = intervention.mask(layout, mask_seed)
         rows = {"density": density(allowed), "allowed pairs": int(allowed.sum()), **graph_statistics(allowed)}
-        print_table(pd.DataFrame({"statistic": list(rows), "value": [f"{value:.6g}" for value in rows.values()]}))
         size = "{} x {}".format(*layout.grid)
-        target = out or Path(f"mask-{str(intervention).replace('/', '_')}.png")
-        picture = figure(allowed, layout, f"{intervention} on {size}")
-        picture.savefig(target, dpi=160, bbox_inches="tight")
+        save_figure(figure(allowed, layout, f"{intervention} on {size}"), target)
+        if as_json:
+            named = {name.replace(" ", "_"): value for name, value in rows.items()}
+            return print_json({"spec": str(intervention), "grid": list(layout.grid), **named, "figure": target})
+        print_table(pd.DataFrame({"statistic": list(rows), "value": [f"{value:.6g}" for value in rows.values()]}))
         click.echo(f"\n{intervention} on {size} tokens: {rows['density']:.1%} of all pairs\nfigure: {target}")
 
 
@@ -54,13 +64,18 @@ def _grid_layout(grid: str) -> TokenLayout:
 
     try:
         height, width = (int(side) for side in grid.lower().split("x"))
-        return TokenLayout(grid=(height, width))
+        if height * width <= MOST_TOKENS:
+            return TokenLayout(grid=(height, width))
     except (ValueError, SpecError):
         raise click.UsageError(f"--grid {grid!r}: give height x width in tokens, for example --grid 16x16") from None
+    raise click.UsageError(
+        f"--grid {grid[:40]}: a mask is drawn over at most {MOST_TOKENS} tokens, for example --grid 64x64"
+    )
 
 
 @click.command()
-def models() -> None:
+@as_json
+def models(as_json: bool) -> None:
     """List the models, their embedded weights, and what --checkpoint may name."""
     with answered():
         import pandas as pd
@@ -73,28 +88,66 @@ def models() -> None:
             size = embedded_megabytes(name)
             weights = f"{size:.1f} MB, trained on emoji" if size else "none"
             rows.append((name, weights, MODELS[name].checkpoints))
-        print_table(pd.DataFrame(rows, columns=["--model", "embedded weights", "--checkpoint"]))
+        frame = pd.DataFrame(rows, columns=["--model", "embedded weights", "--checkpoint"])
+        if as_json:
+            return print_json(frame_as_data(frame.rename(columns=lambda name: name.strip("-").replace(" ", "_"))))
+        print_table(frame)
+        click.echo(
+            "\n`trace sweep classify --model` takes vit, vit-cls (embedded) or a timm name; "
+            "`trace sweep retrieve --model` clip (embedded) or an open_clip name"
+        )
 
 
 @click.command(name="runs")
-@click.option("--root", type=STORE, default=Path("runs"), show_default=True)
-def list_runs(root: Path) -> None:
-    """List the runs under a folder, oldest first."""
+@click.argument("words", nargs=-1, metavar="[TEXT]...")
+@click.option("--root", type=STORE, default=Path("runs"), show_default=True, metavar="DIR")
+@click.option("--model", metavar="NAME", help="Only of this model.")
+@click.option("--mask", metavar="SPEC", help="Only those with this in the name of an arm, such as R4S32 or sink.")
+@as_json
+def list_runs(words: tuple[str, ...], root: Path, model: str | None, mask: str | None, as_json: bool) -> None:
+    """List the runs and sweeps under a folder, those of studies too, oldest first.
+
+    TEXT keeps those whose line holds it. `trace show RUN` says all about one of them.
+
+    \b
+    trace runs --model sd3 --mask sink
+    trace runs dit-steps
+    """
     with answered():
-        import pandas as pd
+        from tracer.cli.listing import found, rows
 
-        from tracer import store
-
-        listed = store.list_runs(root)
+        listed = [each for each in found(root) if each.fits(model, mask, words)]
+        if as_json:
+            return print_json([each.data() for each in listed])
+        if not listed and (model or mask or words):
+            raise click.UsageError(f"nothing under {root} fits; `trace runs --root {root}` lists all there is")
         if not listed:
             click.echo(f"no runs under {root}: make one with  trace run --model dit --mask R4S32")
             return
-        rows = [
-            (run.name, run.created, run.model, len(run.arms), f"{run.complete}/{run.samples}", human_bytes(run.bytes))
-            for run in listed
-            if not run.problem
-        ]
-        print_table(pd.DataFrame(rows, columns=["run", "created", "model", "arms", "complete", "size"]))
-        for run in listed:
-            if run.problem:
-                click.echo(f"cannot be read: {run.path}: {run.problem}")
+        sound = [each for each in listed if not each.problem]
+        if sound:
+            print_table(rows(sound))
+        for each in listed:
+            if each.problem:
+                click.echo(f"cannot be read: {each.path}: {each.problem}")
+
+
+@click.command()
+@click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
+@as_json
+def show(run_path: Path | None, as_json: bool) -> None:
+    """Say what a run is: the command that makes it, its arms, what is complete, what can be analysed next.
+
+    RUN defaults to the latest under ./runs.
+    """
+    with answered():
+        from tracer import store
+        from tracer.cli.possible import next_commands
+        from tracer.cli.summary import described, summary
+
+        path = store.locate(run_path)
+        about = summary(path)
+        then = next_commands(path, about["analyses"])
+        if as_json:
+            return print_json({**about, "next": then})
+        click.echo("\n".join([*described(about), f"next: {then}"]))

@@ -7,6 +7,7 @@ What is measured is `classify_clip`; what is drawn of it is `analysis`. Heavy im
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import click
 
 from interventions.families import density_families
 from tracer.cli.errors import answered
-from tracer.cli.options import OUT
-from tracer.cli.terminal import progress_bar
+from tracer.cli.options import OUT, STORE, as_json, dry_run
+from tracer.cli.run import resume_command
+from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 
 
 class Families(click.ParamType):
@@ -53,7 +55,7 @@ def shared_options(command: Callable) -> Callable:
         click.option("--mask-seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Seeds "
                      "0 to N-1 of every random graph."),
         click.option("--checkpoint", metavar="FILE|DIR", help="Local weights instead of the library's."),
-        click.option("--data", type=click.Path(path_type=Path), metavar="FOLDER", help="Pictures; default: the shipped "
+        click.option("--data", type=STORE, metavar="FOLDER", help="Pictures; default: the shipped "
                      "held-out emoji."),
         click.option("--split", type=click.Choice(["all", "held-out-images", "held-out-concepts"]), default="all",
                      show_default=True, help="Which of the shipped emoji."),
@@ -64,7 +66,7 @@ def shared_options(command: Callable) -> Callable:
         click.option("--resume", is_flag=True, help="Compute only the cells that are missing."),
         click.option("--published", is_flag=True, help="Draw the masking paper's values beside ours."),
     ]  # fmt: skip
-    for option in reversed(options):
+    for option in reversed([*options, dry_run, as_json]):
         command = option(command)
     return command
 
@@ -86,7 +88,7 @@ def classify(mask_seeds: int, **options: Any) -> None:
 @click.option("--model", default="clip", show_default=True, metavar="NAME", help="clip (embedded) or an open_clip "
               "name; the masking paper's is ViT-B-32-quickgelu.")  # fmt: skip
 @click.option("--pretrained", metavar="TAG", help="open_clip's tag of the weights; default: openai where there is one.")
-@click.option("--captions", type=click.Path(path_type=Path), metavar="JSON", help="COCO's captions_val2017.json or a "
+@click.option("--captions", type=STORE, metavar="JSON", help="COCO's captions_val2017.json or a "
               "Karpathy split, for the pictures of --data.")  # fmt: skip
 @click.option("--captions-per-image", type=click.IntRange(1), default=5, show_default=True, metavar="N")
 @click.option("--gallery", "galleries", multiple=True, type=int, metavar="N", help="Gallery sizes of the R@1 curve; "
@@ -104,19 +106,21 @@ def retrieve(mask_seeds: int, **options: Any) -> None:
     "--samples", type=click.IntRange(3), default=64, show_default=True, metavar="N", help="Held-out pictures."
 )
 @click.option("--out", type=OUT, default=Path("runs/depth"), show_default=True, metavar="DIR")
-def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path) -> None:
+@as_json
+def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_json: bool) -> None:
     """Damage per block inside one forward pass: embedded ViTs, CLIP, and the DiT at several noise levels."""
     with answered():
-        if out.exists():
-            raise click.UsageError(f"{out} exists; choose another --out")
+        from tracer.store.places import check_new_folder
+
+        check_new_folder(out)
         import classify_clip
         from analysis import depth as measure
         from tracer.cli.analyze import show
 
         measured = classify_clip.depth(masks, mask_seed=mask_seed, samples=samples)
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         measured.to_netcdf(out / "depth.nc", engine="scipy")
-        show(measure, measure(measured), out)
+        show(measure, measure(measured), out, [out], as_json=as_json)
 
 
 @sweep.command()
@@ -150,17 +154,53 @@ def figure1(out: Path, densities: tuple[float, ...], families: tuple[str, ...], 
 
 
 def _run(task: str, mask_seeds: int, options: dict[str, Any]) -> None:
-    published = options.pop("published")
-    with answered():
-        import classify_clip
-        from analysis import curves
-        from tracer.cli.analyze import show
-        from tracer.store import open_sweep
+    published, dry, json_wanted = (options.pop(name) for name in ("published", "dry_run", "as_json"))
+    going: list[Path] = []
 
+    def begin(work: Any) -> bool:
+        if dry:
+            _tell_cost(work, json_wanted)
+            return False
+        going.append(work.path)
+        return True
+
+    with answered(lambda: resume_command(going[0]) if going else None):
+        import classify_clip
+
+        began = time.monotonic()
         with progress_bar(task, "images") as progress:
-            path = getattr(classify_clip, task)(mask_seeds=range(mask_seeds), progress=progress, **options)
-        data = open_sweep(path)
-        config = json.loads(data.attrs["config"])
-        click.echo(f"{config['model']} ({config['source']}), {config['images']} images of {config['data']}")
-        click.echo(f"store: {path}")
-        show(curves, curves(data, published=published), path)
+            path = getattr(classify_clip, task)(mask_seeds=range(mask_seeds), progress=progress, begin=begin, **options)
+    if not dry:
+        click.echo(f"done in {human_seconds(time.monotonic() - began)}", err=json_wanted)
+        with answered():
+            _present(path, published, json_wanted)
+
+
+def _present(path: Path, published: bool, as_json: bool) -> None:
+    """Table, sentence, figure and CSV of a sweep."""
+    from analysis import curves
+    from tracer.cli.analyze import show
+    from tracer.store import open_sweep
+
+    data = open_sweep(path)
+    config = json.loads(data.attrs["config"])
+    about = f"{config['model']} ({config['source']}), {config['images']} images of {config['data']}\nstore: {path}"
+    click.echo(about, err=as_json)
+    show(curves, curves(data, published=published), path, [path], as_json=as_json)
+
+
+def _tell_cost(work: Any, as_json: bool) -> None:
+    """What a sweep would cost; `work` is a `classify_clip.sweep.Work`."""
+    from tracer.price import peak_memory
+
+    passes = work.images * len(work.cells)
+    seconds = work.seconds()
+    memory = peak_memory()
+    if as_json:
+        return print_json({"path": work.path, "cells": len(work.cells), "images": work.images, "evaluations": passes,
+                           "seconds": round(seconds, 3), "disk_bytes": work.bytes, "memory_bytes": memory})  # fmt: skip
+    click.echo(
+        f"{len(work.cells)} cells x {work.images} images to {work.path}\nwould take  {passes} evaluations, about "
+        f"{human_seconds(seconds)}; at most {human_bytes(work.bytes)} on disk, about {human_bytes(memory)} of memory\n"
+        "nothing was written (--dry-run)"
+    )

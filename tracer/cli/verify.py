@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from tracer.cli.errors import answered, fail
+from tracer.cli.options import OUT, STORE
 
 
 @click.command()
-@click.argument("paths", type=click.Path(path_type=Path), metavar="RUN...", nargs=-1, required=True)
+@click.argument("paths", type=STORE, metavar="RUN...", nargs=-1, required=True)
 def verify(paths: tuple[Path, ...]) -> None:
     """Compare runs or sweeps with their checksums and list what is wrong or missing; exit 1 if anything is.
 
@@ -35,7 +36,7 @@ def verify(paths: tuple[Path, ...]) -> None:
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("path", type=OUT, metavar="RUN")
 def repair(path: Path) -> None:
     """Restore what can be restored in a run or a sweep, and take out what cannot, so that it is computed again.
 

@@ -106,7 +106,9 @@ def _embedded(name: str, family: str, classes: tuple[str, ...]) -> tuple[Path, s
         raise CheckpointError(f"no embedded checkpoint {PREFIX + name}: there are {known}")
     kind = class_name(folder) or class_name(folder / "transformer")
     if kind not in classes:
-        raise CheckpointError(f"{PREFIX + name} is a {kind}, not a {family} checkpoint")
+        raise CheckpointError(
+            f"{PREFIX + name} is a {kind}, not a {family} checkpoint: use another --model or --checkpoint"
+        )
     return folder, f"embedded {name}"
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tracer.denoisers.base import CheckpointError, Sample
 from tracer.denoisers.weights import LOADING
+from tracer.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,14 @@ Encode = Callable[[Sequence[str]], list[Condition]]
 
 @dataclass
 class Conditions:
-    """A cache over `encode`, which is called with the prompts not seen before only. `text`: tokens per prompt."""
+    """A cache over `encode`, which is called with the prompts not seen before only. `text`: tokens per prompt.
+
+    `unknown`: prompt -> the words of it that the encoder does not know; None where it can read any word.
+    """
 
     encode: Encode
     text: int
+    unknown: Callable[[str], list[str]] | None = None
     known: dict[str, Condition] = field(default_factory=dict)
 
     def prepare(self, prompts: Iterable[str]) -> None:
@@ -93,7 +98,8 @@ def pipeline_encoder(
 
     def encode(prompts: Sequence[str]) -> list[Condition]:
         try:
-            pipeline = load()
+            with quiet():
+                pipeline = load()
         except CheckpointError:
             raise
         except LOADING as error:

@@ -90,13 +90,14 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
     try:
         device = torch.device(own_device(name))
     except RuntimeError as error:
-        raise DeviceError(f"no device {name!r}: cpu, cuda, cuda:1 ...") from error
+        raise DeviceError(f"no device {name!r}: type --device cpu, cuda, cuda:1 ...") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError("no CUDA device is usable here: leave --device out, or type --device cpu")
     try:
-        torch.zeros(1, device=device)
+        float(torch.zeros(1, device=device))  # a device that holds no values, such as meta, is none
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise DeviceError(f"no device {name!r} here ({str(error).splitlines()[0]}): type --device cpu") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise DeviceError(f"no device {name!r} here ({why}): type --device cpu") from error
     return device

@@ -163,7 +163,7 @@ def word_conditions(folder: Path) -> Conditions:
     """Prompts through the embedded word encoder, in float32; the end token counts as text, what follows as padding."""
     from safetensors.torch import load_file
 
-    from tracer.denoisers.embedded.words import PAD, WordEncoder, tokenize
+    from tracer.denoisers.embedded.words import PAD, WordEncoder, tokenize, words
 
     try:
         known = json.loads((folder / "vocabulary.json").read_text())
@@ -183,7 +183,7 @@ def word_conditions(folder: Path) -> Conditions:
             encoded.append(Condition(tokens[0], pooled[0], ids[0] != PAD))
         return encoded
 
-    return Conditions(encode, context)
+    return Conditions(encode, context, lambda prompt: [word for word in words(prompt) if word not in known])
 
 
 def _load_pipeline(

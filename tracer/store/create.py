@@ -5,7 +5,6 @@ After this nothing changes the metadata; `tracer.store.writer` fills in the valu
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -25,6 +24,7 @@ from tracer.store.arms import Coordinate, with_arm_coordinates
 from tracer.store.cut import Cut, cut
 from tracer.store.durable import opened_disk, sync_filesystem
 from tracer.store.folders import TakenError
+from tracer.store.places import occupied
 from tracer.store.provenance import provenance
 from tracer.store.remote import local
 from tracer.store.schema import (
@@ -65,7 +65,7 @@ def create(
     the arms are missing and cannot be computed, or a static value is missing.
     """
     path, static = local(path), dict(static or {})
-    if path.exists():
+    if occupied(path):
         raise _taken(path)
     if unit < 1:
         raise RunError(f"a unit of {unit} {schema.unit_dim}s; it must be at least 1")
@@ -84,12 +84,10 @@ def create(
             write_static(building, schema.folder, (str(f.relative_to(data)) for f in data.rglob("*") if f.is_file()))
             keep_copies(building)
             sync_filesystem(disk)
-            if path.exists():  # rename would silently replace an empty directory
-                raise _taken(path)
             try:
-                building.rename(path)
-            except OSError as error:  # another process put its own there since
-                raise (_taken(path) if error.errno in (errno.EEXIST, errno.ENOTEMPTY) else error) from None
+                building.rename(path)  # an empty directory is replaced, anything else refuses
+            except OSError as error:
+                raise (_taken(path) if occupied(path) else error) from None
             sync_filesystem(disk)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)

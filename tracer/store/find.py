@@ -7,6 +7,7 @@ ours and cannot be read is listed with the reason, and hides no other.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -145,14 +146,18 @@ def attributes_problem(attributes: dict[str, Any], schema: Schema) -> str:
 
 
 def _latest(root: Path, schema: Schema) -> Path:
-    times = {
-        directory: time
-        for directory in _directories(root, schema)
-        if (time := _created(directory, schema)) and not attributes_problem(_attributes(directory, schema), schema)
-    }
-    if not times:
-        raise RunError(f"no {schema.noun} under {root}/; {schema.remedy}, or name its path")
-    return max(times, key=lambda directory: (times[directory], directory.stat().st_mtime))
+    """The newest that can be read; newer ones that cannot be are named in a warning."""
+    directories = _directories(root, schema)
+    long_ago = datetime.min.replace(tzinfo=UTC)
+    newest = sorted(directories, key=lambda d: (_created(d, schema) or long_ago, d.stat().st_mtime), reverse=True)
+    for directory in newest:
+        try:
+            _read(directory, schema)
+        except RunError as error:
+            warnings.warn(f"{directory} is passed over: {error}", stacklevel=4)
+        else:
+            return directory
+    raise RunError(f"no {schema.noun} under {root}/; {schema.remedy}, or name its path")
 
 
 @dataclass(frozen=True)
@@ -170,10 +175,10 @@ def _listed(root: Path, schema: Schema) -> Iterator[tuple[Path, _Read | str]]:
     readable, broken = [], []
     for directory in _directories(root, schema):
         try:
-            time = _created(directory, schema)
+            read, time = _read(directory, schema), _created(directory, schema)
             if time is None:
                 raise RunError("its attribute `created_at` is no time in the past")
-            readable.append((time, directory.stat().st_mtime, directory, _read(directory, schema)))
+            readable.append((time, directory.stat().st_mtime, directory, read))
         except Exception as error:  # whatever is wrong with one store, the others are listed
             broken.append((directory, f"{error}" or type(error).__name__))
     yield from ((directory, read) for _, _, directory, read in sorted(readable, key=lambda each: each[:2]))

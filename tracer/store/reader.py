@@ -60,7 +60,11 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
     refuse_links(run, stored)
     shards = _Shards(run.resolve(), RUN, unit_arrays(stored, RUN), unit_parts(status_array(stored)))
     loaded: dict[Hashable, xr.Variable] = {}  # every group repeats its coordinates; each is read once
-    for node in xr.open_datatree(zarr_store(data_folder(run)), engine="zarr", chunks=None).subtree:
+    try:
+        tree = xr.open_datatree(zarr_store(data_folder(run)), engine="zarr", chunks=None)
+    except (ValueError, TypeError, KeyError) as error:  # metadata that contradict each other
+        raise shards.damaged(f"its metadata do not fit together ({error})") from error
+    for node in tree.subtree:
         data = node.to_dataset(inherit=False)
         for name, coordinate in data.coords.items():
             loaded[name] = loaded[name] if name in loaded else _loaded(coordinate.variable)

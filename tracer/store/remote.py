@@ -17,6 +17,7 @@ from typing import IO, Any, Literal, cast
 
 from zarr.storage import LocalStore
 
+from tracer.store.places import expanded
 from tracer.store.schema import RunError
 
 _ADDRESS = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.\-]+::?)+)/+")
@@ -150,7 +151,7 @@ def place(path: str | Path, *, afresh: bool = False) -> Path:
     afresh: whether listings that the library behind an address keeps are forgotten first.
     """
     if not is_remote(path):
-        return Path(path)
+        return expanded(path)
     scheme, _, rest = str(path).partition(":")
     if scheme in ("file", "local"):
         return Path("/" + rest.lstrip("/"))
@@ -164,7 +165,7 @@ def local(path: str | Path) -> Path:
     """The path, which is to be written to. Raises RunError for an address."""
     if is_remote(path):
         raise RunError(refusal(path))
-    return Path(path)
+    return expanded(path)
 
 
 def refusal(path: object) -> str:

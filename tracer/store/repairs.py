@@ -29,7 +29,9 @@ from tracer.store.find import root_attributes
 from tracer.store.schema import RunError, Schema
 from tracer.store.seals import (
     Seal,
+    digits,
     file_size,
+    inside,
     manifest_file,
     read_manifest,
     seal_file,
@@ -52,7 +54,7 @@ from tracer.store.shards import (
 from tracer.store.static import restore_static
 from tracer.store.verification import Verification, store_at, verify
 
-_PICTURE = re.compile(r"\.[0-9a-f]{32}\.partial\.\w+$")  # as `durable.replacing` names them
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial(\.\w+)?$")  # as `tracer.store.durable` names them
 _ABANDONED = 3600.0  # seconds after which a creation that was never renamed counts as left behind
 
 
@@ -94,7 +96,7 @@ def repair(path: str | Path, *, lease: float = 120.0) -> Repair:
     """
     store = store_at(path)
     schema = schema_at(store)
-    if (store / "claims").is_symlink():
+    if _linked(store):
         raise RunError(f"{store / 'claims'} is a link, which is not followed: put there the folder that it names")
     if not (store / "claims").is_dir():
         check_writable(store, schema, root_attributes(store, schema))
@@ -127,12 +129,17 @@ def repair(path: str | Path, *, lease: float = 120.0) -> Repair:
     return Repair(tuple(restored), tuple(condemned), folder, swept, verify(store, lease=lease))
 
 
+def _linked(store: Path) -> bool:
+    """Whether a link stands where claims are kept, or where their lock is."""
+    return (store / "claims").is_symlink() or (store / "claims" / "lock").is_symlink()
+
+
 def _put_folders_aside(store: Path, seen: Verification, folder: Path) -> None:
     """Move what is a folder where a file should be."""
     for finding in seen.findings:
         for place in (store / finding.key, store / schema_at(store).folder / finding.key):
             is_file = finding.key.endswith(".json") or "/c." in finding.key
-            if is_file and place.is_dir() and not place.is_symlink():
+            if is_file and inside(store, place) and place.is_dir() and not place.is_symlink():
                 target = folder / place.relative_to(store)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 place.rename(target)
@@ -141,7 +148,7 @@ def _put_folders_aside(store: Path, seen: Verification, folder: Path) -> None:
 def finalize(path: str | Path, *, contents: bool = True, lease: float = 120.0) -> Verification:
     """The end of a run: sweep what killed writers left, unless somebody still writes, and verify. Condemns nothing."""
     store = store_at(path)
-    own = (store / "claims").is_dir() and not (store / "claims").is_symlink()
+    own = (store / "claims").is_dir() and not _linked(store)
     if own and not claims.live_claims(store / "claims", lease):
         with claims.locked(store / "claims"):
             if not claims.live_claims(store / "claims", lease):
@@ -172,7 +179,8 @@ def sweep(store: Path) -> int:
 
     Call it under the lock of the claims, when no worker lives. Links are not followed.
     """
-    stray = [file for file in _files(store) if file.name.endswith(".partial") or _PICTURE.search(file.name)]
+    data = store / schema_at(store).folder
+    stray = [f for f in _files(store) if _PARTIAL.search(f.name) or (f.suffix == ".partial" and data in f.parents)]
     if not (store / "claims").is_symlink():
         stray += [file for file in (store / "claims").iterdir() if re.fullmatch(r"\d{6,}\.json", file.name)]
     for file in stray:
@@ -240,7 +248,7 @@ class _Units:
         part = unit_parts(self.status)[unit]
         flags, manifest = read_flags(self.status, part), read_manifest(self.store, unit)
         if manifest is not None:
-            if flags.any() or manifest.flags is None or damaged_shards(self.store, unit, contents=True):
+            if manifest.flags in (None, digits(flags)) or damaged_shards(self.store, unit, contents=True):
                 return ""
             return self._flag_again(unit, part, manifest.flags)
         if not flags.any() or (seals := self._seals(part)) is None:

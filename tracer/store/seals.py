@@ -113,6 +113,11 @@ def file_size(file: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
+def inside(root: Path, file: Path) -> bool:
+    """Whether a file lies in a folder without a link on the way that leads out of it."""
+    return file.parent.resolve().is_relative_to(root.resolve())
+
+
 def canonical(config: Mapping[str, Any]) -> str:
     """A mapping as JSON, independent of the order of its keys."""
     return json.dumps(config, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

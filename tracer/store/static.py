@@ -17,7 +17,7 @@ from zarr.core.metadata import ArrayV3Metadata
 
 from tracer.store.durable import replacing
 from tracer.store.find import root_attributes
-from tracer.store.seals import Fault, Seal, difference, read_static, seal, static_file, write_static
+from tracer.store.seals import Fault, Seal, difference, inside, read_static, seal, static_file, write_static
 from tracer.store.shards import open_store, schema_at, shards_of, undecodable, unit_arrays
 
 SINCE = "checksums"
@@ -65,7 +65,7 @@ def restore_static(path: Path) -> list[str]:
     bad = {key: expected for key, expected in seals.items() if difference(data / key, expected, contents=True)}
     for key, expected in bad.items():
         content = _copy(path, data, key, expected, [other for other in seals if seals[other] == expected])
-        if content is not None and not (data / key).is_dir():
+        if content is not None and inside(data, data / key):
             (data / key).parent.mkdir(parents=True, exist_ok=True)
             with replacing(data / key) as file:
                 file.write_bytes(content)

@@ -1,0 +1,131 @@
+"""What a run costs before it starts: evaluations, time, disk and memory, and what each thing it records adds to them.
+
+Time is measured, on evaluations of the first samples with every lane of a step; the rest is counted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from tracer import store
+from tracer.lanes import evaluations_of_step, lanes_of_step
+from tracer.noise import sample_noise
+from tracer.plan import Plan
+from tracer.recording import ATTENTION
+from tracer.run import arrays, dimensions
+from tracer.store.records import RECORDS, with_brought
+from tracer.unit import Unit, batches
+
+SLOW = 1.0
+"""Seconds of one evaluation from which on a single sample is timed and not a whole batch."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What some records add to a run: evaluations a step, seconds and bytes of the whole run."""
+
+    records: tuple[str, ...]
+    evaluations: float
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a run costs: network evaluations, seconds, bytes on disk and in memory, and the parts of its records."""
+
+    evaluations: int
+    seconds: float
+    bytes: int
+    memory: int
+    parts: tuple[Part, ...]
+
+
+def price(plan: Plan) -> Price:
+    """What this run will cost on its device. A few evaluations are made; nothing is written.
+
+    Memory is what the process has at most taken so far, these evaluations included, and two units of samples to write.
+    """
+    recorded, plain = seconds_of_evaluation(plan)
+    whole = _evaluations_a_step(plan)
+    steps = plan.schedule.steps * plan.units
+    parts = []
+    for records in _groups(plan.record):
+        without = replace(plan, record=_without(plan.record, records))
+        fewer = _evaluations_a_step(without)
+        looks = (recorded - plain) * fewer if set(records) <= ATTENTION else 0.0
+        seconds = ((whole - fewer) * recorded + looks) * steps
+        parts.append(Part(records, whole - fewer, seconds, disk(plan) - disk(without)))
+    unit = disk(plan, min(plan.unit, len(plan.samples)))
+    memory = peak_memory(plan.denoiser.device) + 2 * unit
+    return Price(plan.evaluations(), whole * recorded * steps, disk(plan), memory, tuple(parts))
+
+
+def disk(plan: Plan, samples: int | None = None) -> int:
+    """Bytes the run, or so many samples of it, take on disk at most."""
+    sizes = dimensions(plan) | ({} if samples is None else {"sample": samples})
+    return store.estimate_bytes(arrays(plan), sizes)
+
+
+def seconds_of_evaluation(plan: Plan) -> tuple[float, float]:
+    """Seconds of one evaluation of one lane for a whole unit of samples: as it is recorded, and with nothing recorded.
+
+    A large model is timed on one sample; a GPU is warmed up with a whole batch.
+    """
+    attention, samples = plan.record & ATTENTION, plan.samples[: plan.unit]
+    lanes = len(lanes_of_step(plan, plan.schedule.steps // 2))
+    _timed(plan, samples[:1], 1, attention)
+    slow = _timed(plan, samples[:1], 1, attention)
+    if slow > SLOW:
+        plain = _timed(plan, samples[:1], 1, ()) if attention else slow
+        return slow * len(samples), min(slow, plain) * len(samples)
+    if plan.denoiser.device.type != "cpu":
+        _timed(plan, samples, lanes, attention)
+    recorded = _timed(plan, samples, lanes, attention)
+    return recorded, min(recorded, _timed(plan, samples, lanes, ())) if attention else recorded
+
+
+def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> float:
+    """Seconds of one of the first `count` lanes in the middle of the run, all of them evaluated at once."""
+    denoiser, i = plan.denoiser, plan.schedule.steps // 2
+    x = sample_noise(samples, -1, denoiser.shape, torch.empty(0, dtype=denoiser.dtype, device=denoiser.device))
+    with torch.no_grad(), batches(plan, samples, record) as opened:
+        lanes = lanes_of_step(plan, i)[:count]
+        states = x.expand(len(lanes), *x.shape)
+        start = time.perf_counter()
+        prediction, _ = Unit(plan, samples, opened, x).evaluate(i, lanes, states, plan.schedule.level(i))
+        float(prediction.value.sum())  # waits for the device
+        return (time.perf_counter() - start) / len(lanes)
+
+
+def _evaluations_a_step(plan: Plan) -> float:
+    """Evaluations of one sample, mean over the steps."""
+    return sum(evaluations_of_step(plan, i) for i in range(plan.schedule.steps)) / plan.schedule.steps
+
+
+def _groups(recorded: frozenset[str]) -> list[tuple[str, ...]]:
+    """What can be left out by itself: the records that no other brought along, those of attention as one."""
+    brought = {each for name in recorded for each in RECORDS[name].brings}
+    own = [name for name in RECORDS if name in recorded - brought - {"norms"}]
+    looked = tuple(name for name in own if name in ATTENTION)
+    return [*((name,) for name in own if name not in ATTENTION), *([looked] if looked else [])]
+
+
+def _without(recorded: frozenset[str], left_out: tuple[str, ...]) -> frozenset[str]:
+    """The records of a run without these and without what only these bring along."""
+    return with_brought(name for group in _groups(recorded) if group != left_out for name in group)
+
+
+def peak_memory(device: torch.device | None = None) -> int:
+    """Bytes that this process has taken at most: of the GPU where it runs on one."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

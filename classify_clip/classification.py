@@ -91,8 +91,9 @@ def classify(
         result = outputs(classifier, images, cell.intervention, tick=tick, **options)
         return compare(result, reference[0], images.label)
 
-    path = sweep.place(out, f"classify-{model}", resume)
-    work = sweep.Work(path, cells, len(images), coords, VARIABLES, config, compute)
+    name = f"classify-{model}"
+    path = sweep.place(out, name, resume)
+    work = sweep.Work(path, cells, len(images), coords, VARIABLES, config, compute, "" if out else name)
     return sweep.perform(work, resume, progress, begin)
 
 

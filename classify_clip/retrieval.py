@@ -115,8 +115,9 @@ def retrieve(
         result = embeddings(retriever, pairs, cell.intervention, known=reference[0], tick=tick, **options)
         return compare(result, reference[0], pairs, sizes)
 
-    path = sweep.place(out, f"retrieve-{model.replace('/', '-')}", resume)
-    work = sweep.Work(path, cells, len(pairs.images), coords, VARIABLES, config, compute)
+    name = f"retrieve-{model.replace('/', '-')}"
+    path = sweep.place(out, name, resume)
+    work = sweep.Work(path, cells, len(pairs.images), coords, VARIABLES, config, compute, "" if out else name)
     return sweep.perform(work, resume, progress, begin)
 
 

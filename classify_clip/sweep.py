@@ -26,7 +26,7 @@ from classify_clip.data import Images
 from interventions import SpecError, attend
 from interventions.seam.sites import sites
 from tracer import store
-from tracer.store.places import check_new_folder, expanded, occupied
+from tracer.store.places import check_folder, check_new_folder, expanded, occupied
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images to do), counted over all cells."""
@@ -109,7 +109,10 @@ def sample_coords(cells: Sequence[grid.Cell], images: Images) -> xr.Dataset:
 
 @dataclass(frozen=True)
 class Work:
-    """A sweep, checked and ready to run; nothing of it is written yet. `images` is how often each cell ticks."""
+    """A sweep, checked and ready to run; nothing of it is written yet.
+
+    images: how often each cell ticks. name: under runs/, numbered when taken; empty where --out names the folder.
+    """
 
     path: Path
     cells: Sequence[grid.Cell]
@@ -118,6 +121,7 @@ class Work:
     outcomes: Outcomes
     config: dict
     compute: Compute
+    name: str = ""
 
     @property
     def bytes(self) -> int:
@@ -149,19 +153,20 @@ Begin = Callable[[Work], bool]
 
 def perform(work: Work, resume: bool, progress: Progress | None, begin: Begin | None = None) -> Path:
     """Create or continue the store and compute what is missing, unless `begin` says no; returns its folder."""
-    if not (resume and occupied(work.path)):
-        check_new_folder(work.path)
+    path = work.path
+    if not (resume and occupied(path)):
+        (check_folder if resume else check_new_folder)(path)
     if begin is None or begin(work):
-        prepare(work.path, "", resume, work.coords, work.outcomes, work.config)
-        run_cells(work.path, work.cells, work.images, work.compute, progress)
-    return work.path
+        path = prepare(None if work.name else path, work.name, resume, work.coords, work.outcomes, work.config)
+        run_cells(path, work.cells, work.images, work.compute, progress)
+    return path
 
 
 def place(out: str | Path | None, name: str, resume: bool) -> Path:
     """Where a sweep goes: `out`, else runs/NAME, numbered when taken, the latest to resume."""
     numbered = Path("runs") / name
     if out is not None:
-        return expanded(out)
+        return store.local(expanded(out))
     return (resume and store.latest_folder(numbered)) or store.free_folder(numbered)
 
 
@@ -194,7 +199,6 @@ def create(path: Path, coords: xr.Dataset, outcomes: Outcomes, config: dict) -> 
     coords: a dataset of coordinates only; `spec` along `cell` says what the cells are.
     """
     given = {str(name): (value.dims, value.values, value.attrs) for name, value in coords.coords.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     store.create(path, _variables(outcomes), _sizes(coords), given, {"config": config}, 1, schema=store.SWEEP)
 
 

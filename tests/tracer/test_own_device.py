@@ -40,7 +40,7 @@ def test_without_a_rank_or_with_a_device_by_name_nothing_is_chosen(gpus, monkeyp
 def test_the_gpu_of_the_rank_is_used_and_becomes_the_current_one(gpus, monkeypatch):
     current = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    monkeypatch.setattr(torch, "zeros", lambda *shape, device: None)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: 0.0)
     monkeypatch.setenv("LOCAL_RANK", "2")
     assert registry.usable_device("cuda") == torch.device("cuda:2")
     assert current == [torch.device("cuda:2")]

@@ -13,25 +13,27 @@ from click.testing import CliRunner
 
 import analysis
 import tracer
+from benchmarks.many_processes import Setting, requested
 from classify_clip import sweep
 from tests.builders import runs_by_hand, sweeps_by_hand
 from tests.builders.runs_by_hand import DELTA
-from tracer import store
+from tracer import run, store
 from tracer.cli.main import main
+from tracer.plan import plan
 
 ADDRESSES = ["s3://bucket/run", "gs://bucket/run", "memory://bucket/run", "abfs://box/run", "simplecache::s3://b/run"]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run of the embedded model with a score, and one made by hand of which a unit is missing; folder of both."""
+    """An exact run with a score, a run and a sweep made by hand of which a unit is missing; the folder of all."""
     root = tmp_path_factory.mktemp("made")
-    tracer.trace("dit", ["R4S32"], samples=3, steps=3, batch_size=2, record="norms,latents", out=root / "dit",
-                 device="cpu")  # fmt: skip
-    score = xr.DataArray(np.ones((3, 3)), dims=("arm", "sample"))
-    arms = tracer.open_run(root / "dit")["arm"].values
+    checked = plan(requested(Setting(samples=3, steps=3, batch_size=2), root / "exact"))
+    run.complete(checked, run.prepare(checked))
+    score = xr.DataArray(np.ones((2, 3)), dims=("arm", "sample"))
+    arms = tracer.open_run(root / "exact")["arm"].values
     coords = {"arm": arms.astype(object), "sample": np.arange(3)}
-    store.write_scores(root / "dit", "lpips", xr.Dataset({"score": score}, coords=coords, attrs={"kind": "pictures"}))
+    store.write_scores(root / "exact", "lpips", xr.Dataset({"score": score}, coords=coords, attrs={"kind": "pictures"}))
     runs_by_hand.run_units(runs_by_hand.create(root / "hand"), [0, 1])
     sweeps_by_hand.run_units(sweeps_by_hand.create(root / "sweep"), list(range(39)))
     return root
@@ -72,17 +74,17 @@ def bucket(request, made, tmp_path, monkeypatch):
 
 
 def test_a_run_at_an_address_is_the_run_it_was_copied_from(bucket, made):
-    for name in ("dit", "hand"):
+    for name in ("exact", "hand"):
         there, here = tracer.open_run(f"{bucket}/{name}"), tracer.open_run(made / name)
         assert there.name == name
         xr.testing.assert_identical(there.load(), here.load())
-    assert tracer.open_run(f"{bucket}/dit/trace.zarr")["/scores/lpips"]["score"].values.tolist() == [[1.0] * 3] * 3
-    assert tracer.open_run(Path(f"{bucket}/dit")).name == "dit"  # a Path drops one of the slashes
+    assert tracer.open_run(f"{bucket}/exact/trace.zarr")["/scores/lpips"]["score"].values.tolist() == [[1.0] * 3] * 2
+    assert tracer.open_run(Path(f"{bucket}/exact")).name == "exact"  # a Path drops one of the slashes
     xr.testing.assert_identical(tracer.open_sweep(f"{bucket}/sweep"), tracer.open_sweep(made / "sweep"))
 
 
 def test_analyses_give_the_same_numbers(bucket, made):
-    there, here = analysis.growth(tracer.open_run(f"{bucket}/dit")), analysis.growth(tracer.open_run(made / "dit"))
+    there, here = analysis.growth(tracer.open_run(f"{bucket}/exact")), analysis.growth(tracer.open_run(made / "exact"))
     xr.testing.assert_identical(there, here)
 
 
@@ -96,8 +98,8 @@ def test_a_shard_of_another_size_at_an_address_is_masked_with_a_warning(bucket):
 
 
 def test_runs_at_an_address_are_listed(bucket):
-    listed = {run.name: (run.complete, run.samples) for run in store.list_runs(bucket)}
-    assert listed == {"dit": (3, 3), "hand": (4, 5)}
+    listed = {each.name: (each.complete, each.samples) for each in store.list_runs(bucket)}
+    assert listed == {"exact": (3, 3), "hand": (4, 5)}
     assert CliRunner().invoke(main, ["runs", "--root", bucket]).exit_code == 0
 
 
@@ -107,11 +109,11 @@ def test_an_address_without_a_run_is_answered_like_a_folder_without_one(bucket):
 
 
 def test_analyze_reads_an_address_and_writes_into_a_folder(bucket, tmp_path):
-    done = CliRunner().invoke(main, ["analyze", "growth", f"{bucket}/dit", "--out", "results"])
+    done = CliRunner().invoke(main, ["analyze", "growth", f"{bucket}/exact", "--out", "results"])
     assert done.exit_code == 0, done.output
-    assert f"run: {bucket}/dit" in done.output
+    assert f"run: {bucket}/exact" in done.output
     assert sorted(file.name for file in (tmp_path / "results").iterdir()) == ["growth.csv", "growth.png"]
-    refused = CliRunner().invoke(main, ["analyze", "growth", f"{bucket}/dit"])
+    refused = CliRunner().invoke(main, ["analyze", "growth", f"{bucket}/exact"])
     assert (refused.exit_code, "--out FOLDER" in refused.output) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 

@@ -86,7 +86,7 @@ def counterfactual(
     trace counterfactual steps --mask R4S32 --guidance 1
     """
     with answered():
-        from tracer.store import free_folder, latest_folder
+        from tracer.store import free_folder, latest_folder, make_free_folder
 
         request, variants, denoiser = _study(study, every, counts, forks, typed)
         numbered = Path("runs") / f"{request.denoiser}-{study}"
@@ -94,13 +94,16 @@ def counterfactual(
         folders = [root / variant.name if len(variants) > 1 else root for variant in variants]
         plans = checked_plans(
             [
-                variant.request(request, out, resume=request.resume and out.exists())
+                variant.request(request, out, resume=request.resume)
                 for variant, out in zip(variants, folders, strict=True)
             ],
             denoiser,
         )
         if dry_run:
             return tell_costs(plans, as_json)
+        if not request.out and not request.resume:  # of several that start at once each has a folder of its own
+            planned, root = root, make_free_folder(numbered)
+            plans = [_moved(checked, planned, root) for checked in plans]
     paths = []
     for number, (variant, checked) in enumerate(zip(variants, plans, strict=True), start=1):
         label = f"{variant.name}: run {number} of {len(variants)}" if len(variants) > 1 else ""
@@ -116,6 +119,12 @@ def counterfactual(
     else:
         click.echo(f"{STUDIES[study].question}\nnext: {then}")
     tell_of_diverged(paths)
+
+
+def _moved(plan: Plan, planned: Path, root: Path) -> Plan:
+    """The run of a study in another folder of the study."""
+    inside = Path(str(plan.request.out)).relative_to(planned)
+    return replace(plan, request=replace(plan.request, out=root / inside))
 
 
 def _study(

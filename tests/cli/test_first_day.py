@@ -252,19 +252,23 @@ def test_a_place_is_checked_without_leaving_anything(tmp_path, read_only):
 
 
 def test_a_figure_that_fails_leaves_the_older_one_and_a_link_is_not_followed(tmp_path):
-    from tracer.cli.files import write_whole
+    from tracer.cli.files import save_figure
+
+    class Broken:
+        def savefig(self, file, **options):
+            file.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Whole:
+        def savefig(self, file, **options):
+            file.write_text("new")
 
     (tmp_path / "growth.png").write_text("good")
-
-    def broken(aside):
-        aside.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with pytest.raises(OSError, match="No space"):
-        write_whole(tmp_path / "growth.png", broken)
+        save_figure(Broken(), tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_text() == "good"
     (tmp_path / "link.png").symlink_to("growth.png")
-    write_whole(tmp_path / "link.png", lambda aside: aside.write_text("new"))
+    save_figure(Whole(), tmp_path / "link.png")
     assert (tmp_path / "growth.png").read_text() == "good"
     assert files(tmp_path) == ["growth.png", "link.png"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli.errors import answered
-from tracer.cli.files import save_figure, write_whole
+from tracer.cli.files import save_figure
 from tracer.cli.options import OUT, STORE, as_json
 from tracer.cli.terminal import frame_as_data, print_json, print_table, with_index
 
@@ -188,6 +188,8 @@ def show(
     """Print table and sentence of a result of these runs; write its figure and CSV into `folder`."""
     import matplotlib
 
+    from tracer.store.durable import replacing
+
     matplotlib.use("agg")
     shown, sentence = measure.table(result), measure.sentence(result)
     if not as_json:
@@ -199,7 +201,8 @@ def show(
     for file in figures:
         save_figure(figure, file)
     table, records = folder / f"{measure.name}.csv", with_index(measure.records(result))
-    write_whole(table, lambda aside: records.to_csv(aside, index=False))
+    with replacing(table) as aside:
+        records.to_csv(aside, index=False)
     if as_json:
         found = {"measure": measure.name, "runs": paths, "sentence": sentence, "table": frame_as_data(shown)}
         return print_json({**found, "figures": figures, "csv": table})
@@ -230,13 +233,15 @@ def report(run_path: Path | None, out: Path | None, as_json: bool) -> None:
         matplotlib.use("agg")
         from analysis import report as page
         from tracer import store
+        from tracer.store.durable import replacing
         from tracer.store.places import check_file
 
         path = store.locate(run_path)
         target = store.local(out or path / "report.html")
         check_file(target)
         text = page(store.open_run(path))
-        write_whole(target, lambda aside: aside.write_text(text, encoding="utf-8"))
+        with replacing(target) as aside:
+            aside.write_text(text, encoding="utf-8")
         if as_json:
             return print_json({"run": path, "report": target})
         click.echo(f"report: {target}")

@@ -19,6 +19,7 @@ from tracer.cli.errors import answered
 from tracer.cli.options import OUT, STORE, as_json, dry_run
 from tracer.cli.run import resume_command
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
+from tracer.store.places import expanded
 
 
 class Families(click.ParamType):
@@ -167,6 +168,8 @@ def _run(task: str, mask_seeds: int, options: dict[str, Any]) -> None:
     with answered(lambda: resume_command(going[0]) if going else None):
         import classify_clip
 
+        if options["checkpoint"] is not None:
+            options["checkpoint"] = str(expanded(options["checkpoint"]))
         began = time.monotonic()
         with progress_bar(task, "images") as progress:
             path = getattr(classify_clip, task)(mask_seeds=range(mask_seeds), progress=progress, begin=begin, **options)

@@ -17,11 +17,13 @@ import os
 import random
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -98,20 +100,29 @@ def work(setting: Setting, out: Path) -> None:
 
 def on_machine(number: int, skew: float, events: Path) -> None:
     """Let this process believe that it is on machine `number`, whose clock is off by `skew` seconds."""
-    identity, clock, take = claims._identity, time.time, claims.claim
+    identity, clock, take, look = claims._identity, time.time, claims.claim, claims.live_claim
+    taking = threading.local()
 
     def claim(directory: Path, unit: int, lease: float) -> str:
-        before = claims.read_json(directory / f"{unit:06d}.json")
-        token = take(directory, unit, lease)
-        if before is not None:
-            state = claims._state(before["pid"])
-            same = bool(state) and state[19] == before["started"]
+        taking.unit = unit
+        try:
+            return take(directory, unit, lease)
+        finally:
+            taking.unit = None
+
+    def live_claim(directory: Path, unit: int, lease: float) -> Any:
+        held = look(directory, unit, lease)
+        left = claims.read_json(directory / f"{unit:06d}.json")
+        if held is None and left is not None and getattr(taking, "unit", None) == unit:  # under the lock: a take-over
+            state = claims._state(left["pid"])
+            same = bool(state) and state[19] == left["started"]
             with events.open("a") as file:
                 file.write(f"unit {unit} taken from {'living' if same and state[0] not in 'TtZX' else 'dead'}\n")
-        return token
+        return held
 
     claims._identity = lambda pid: (f"machine-{number}", identity(pid)[1])
     claims.claim = claim
+    claims.live_claim = live_claim
     time.time = lambda: clock() + skew
 
 

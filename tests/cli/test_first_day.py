@@ -460,6 +460,7 @@ def test_everything_that_prints_a_result_prints_it_as_json(run, tmp_path, free):
     for words in (
         ["analyze", "growth", "--out", tmp_path], ["models"], ["show"], ["runs"],
         ["mask", "R2S8", "--grid", "6x6", "--out", tmp_path / "m.png"], ["reproduce", "--list"], ["score", "--list"],
+        ["verify", "runs/dit-R4S32"], ["repair", "runs/dit-R4S32"],
     ):  # fmt: skip
         done = trace(*words, "--json")
         assert done.exit_code == 0, done.output

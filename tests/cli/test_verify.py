@@ -65,7 +65,7 @@ def test_the_command_that_repair_prints_completes_the_run(run):
     shown = trace("repair", "runs/x")
     assert shown.exit_code == 1
     line = shown.output.rpartition("compute what is missing with:")[2].strip()
-    assert line.startswith("trace run --mask R2S4 --no-floor --samples 2")
+    assert line.startswith("trace run --model dit --mask R2S4 --no-floor --samples 2")
     assert trace(*shlex.split(line)[1:]).exit_code == 0
     assert trace("verify", "runs/x").exit_code == 0
     after = store.open_run(run)["metrics"].to_dataset()

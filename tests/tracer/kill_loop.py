@@ -57,7 +57,7 @@ def die_after_writes(count: int) -> None:
 
 
 def die_in_time(rng: random.Random) -> Callable[[], object]:
-    seconds = rng.uniform(0.03, 0.2)
+    seconds = rng.uniform(0.01, 0.08)
     return lambda: threading.Thread(target=die_after, args=(seconds,), daemon=True).start()
 
 

@@ -94,7 +94,7 @@ def test_the_command_says_how_many_where_and_when_and_exits_with_1(tmp_path, mon
     assert result.exit_code == 1, result.output
     assert "4 of 6 samples diverged (R1S0 from step 4)" in result.output
     assert "--resume does not run them again" in result.output
-    assert "next: trace analyze" in result.output  # what is complete can be analysed
+    assert "next: trace report" in result.output  # what is complete can be looked at
 
 
 def test_a_study_runs_all_its_variants_first(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from tracer.denoisers.base import CheckpointError
-from tracer.denoisers.weights import PAPER, WEIGHTS, chosen_format
+from tracer.denoisers.weight_files import PAPER, WEIGHTS, chosen_format
 
 INDEX = ("model_index.json", "config.json")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +15,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from tracer.denoisers.base import CheckpointError
+from tracer.denoisers.weight_files import PAPER, WEIGHTS, chosen_format
 
 if TYPE_CHECKING:
     import torch
 
 LOADING = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError)
 """What diffusers and transformers raise for files that are broken or of another kind."""
-WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>[a-z]\w*))?(?:-\d+-of-\d+)?\.(?P<format>safetensors|bin)"
-)
-"""Names of weight files as diffusers and transformers write them, of a variant such as fp16 and in shards."""
-PAPER = {".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf"}
-"""Files beside the weights that nothing loads."""
 SHOWN_KEYS = 4
 
 
@@ -74,15 +68,6 @@ def _loaded(kind: Any, folder: Path, what: str, **options: Any) -> Any:
         raise CheckpointError(f"{folder} does not load as {what}: {error}") from error
     refuse_keys(told, folder, what, {name for name, _ in network.named_buffers()})
     return network
-
-
-def chosen_format(names: Iterable[re.Match[str]]) -> tuple[str | None, str]:
-    """(variant, format) of the weights that are read: without a variant where there are such, else the first one; as
-    safetensors where there are such.
-    """
-    there = {(match["variant"], match["format"]) for match in names}
-    ranked = sorted(there, key=lambda one: (one[0] is not None, one[0] or "", one[1] != "safetensors"))
-    return ranked[0] if ranked else (None, "safetensors")
 
 
 def refuse_keys(told: Mapping[str, Any], folder: Path, what: str, buffers: Iterable[str] = ()) -> None:

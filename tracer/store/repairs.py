@@ -88,7 +88,7 @@ class Repair:
         return "\n".join([*(lines or ["nothing to repair"]), str(self.after)])
 
 
-def repair(path: str | Path, *, lease: float = 120.0) -> Repair:
+def repair(path: str | Path, *, lease: float = claims.LEASE) -> Repair:
     """Restore what can be restored and take out what cannot, so that a resume computes it again.
 
     Raises BusyError while a living worker writes to the store, RunError for a store that is only read today, and
@@ -145,7 +145,7 @@ def _put_folders_aside(store: Path, seen: Verification, folder: Path) -> None:
                 place.rename(target)
 
 
-def finalize(path: str | Path, *, contents: bool = True, lease: float = 120.0) -> Verification:
+def finalize(path: str | Path, *, contents: bool = True, lease: float = claims.LEASE) -> Verification:
     """The end of a run: sweep what killed writers left, unless somebody still writes, and verify. Condemns nothing."""
     store = store_at(path)
     own = (store / "claims").is_dir() and not _linked(store)

@@ -105,7 +105,7 @@ class Verification:
         return "1 thing wrong" if len(self.findings) == 1 else f"{len(self.findings)} things wrong"
 
 
-def verify(path: str | Path, *, contents: bool = True, lease: float = 120.0) -> Verification:
+def verify(path: str | Path, *, contents: bool = True, lease: float = claims.LEASE) -> Verification:
     """Everything that is wrong with a run or a sweep; nothing is written, locked or repaired.
 
     path: its directory, or the data in it. contents: whether contents are compared, besides kinds and sizes.

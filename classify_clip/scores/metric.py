@@ -104,8 +104,8 @@ def choose(names: Sequence[str] | None, pictures: Pictures) -> tuple[list[Metric
 def _named(name: str, pictures: Pictures) -> Metric:
     if name not in METRICS:
         close = difflib.get_close_matches(name, list(METRICS), 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ScoreError(f"--metric {name}: no such metric; {hint}There are {', '.join(METRICS)}")
+        hint = f"did you mean {close[0]}? there" if close else "there"
+        raise ScoreError(f"--metric {name}: no such metric; {hint} are {', '.join(METRICS)}")
     if (reason := METRICS[name].lacks(pictures)) is not None:
         raise ScoreError(f"--metric {name}: {reason}")
     return METRICS[name]

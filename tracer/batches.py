@@ -30,6 +30,15 @@ class MemoryShort(FailureError):
     """One sample under one lane does not fit into the memory."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One question to the network: where in the trajectory, under which lanes, and how many of them are measured."""
+
+    moment: Moment
+    lanes: Sequence[Intervention]
+    measured: int
+
+
 @dataclass
 class Limits:
     """How many lanes and samples go through the network at once; None: no limit but `ROWS`. Halving lasts for the run.
@@ -60,16 +69,20 @@ class Batches:
     def __exit__(self, *exception: object) -> None:
         self._close()
 
-    def evaluate(self, x: Tensor, moment: Moment, lanes: Sequence[Intervention]) -> tuple[Prediction, Recorded]:
-        """Predictions [lane, sample, ...] at the states x, lane l under `lanes[l]`, and what the seam recorded.
+    def evaluate(
+        self, x: Tensor, moment: Moment, lanes: Sequence[Intervention], measured: int
+    ) -> tuple[Prediction, Recorded]:
+        """Predictions [lane, sample, ...] at the states x, lane l under `lanes[l]`, and what the seam recorded of the
+        first `measured` lanes (empty if there are none).
 
         Raises MemoryShort where a single sample under a single lane does not fit.
         """
+        asked = Asked(moment, lanes, measured)
         while True:
             parts = self._parts()
             at_once = self._lanes_at_once(x.device, len(self._samples[parts[0]]))
             try:
-                return _joined([self._of_samples(part, x, moment, lanes, at_once, parts) for part in parts], axis=1)
+                return _joined([self._of_samples(part, x, asked, at_once, parts) for part in parts], axis=1)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_of_memory(error):
                     raise
@@ -86,30 +99,25 @@ class Batches:
         return min(rows, self._limits.lanes or rows)
 
     def _of_samples(
-        self,
-        part: slice,
-        x: Tensor,
-        moment: Moment,
-        lanes: Sequence[Intervention],
-        at_once: int,
-        parts: Sequence[slice],
+        self, part: slice, x: Tensor, asked: Asked, at_once: int, parts: Sequence[slice]
     ) -> tuple[Prediction, Recorded]:
         if len(parts) > 1:
             self._close()
             with self._opened(self._samples[part]) as evaluation:
-                return self._of_lanes(evaluation, x[:, part], moment, lanes, at_once)
+                return self._of_lanes(evaluation, x[:, part], asked, at_once)
         if self._whole is None:
             self._whole = self._stack.enter_context(self._opened(self._samples))
-        return self._of_lanes(self._whole, x, moment, lanes, at_once)
+        return self._of_lanes(self._whole, x, asked, at_once)
 
-    def _of_lanes(
-        self, evaluation: Evaluation, x: Tensor, moment: Moment, lanes: Sequence[Intervention], at_once: int
-    ) -> tuple[Prediction, Recorded]:
+    def _of_lanes(self, evaluation: Evaluation, x: Tensor, asked: Asked, at_once: int) -> tuple[Prediction, Recorded]:
         """All lanes for the samples of one opened evaluation, so many at once."""
         results: list[tuple[Prediction, Recorded]] = []
-        for group in _groups(lanes, at_once):
-            prediction = evaluation.predict(x[group], moment, [lanes[g] for g in group])
-            taken = _taken(evaluation, self._removed)
+        for group in _groups(asked.lanes, at_once):
+            seen = sum(g < asked.measured for g in group)
+            if evaluation.measure is not None:
+                evaluation.measure(seen)
+            prediction = evaluation.predict(x[group], asked.moment, [asked.lanes[g] for g in group])
+            taken = _taken(evaluation, seen, self._removed)
             if results and group[0] == 0:  # the clean lane was only there to be read
                 variance = None if prediction.variance is None else prediction.variance[1:]
                 prediction = Prediction(prediction.value[1:], variance)
@@ -145,9 +153,9 @@ class Batches:
         self._limits.announce(f"out of memory with {before} in a batch: going on with {after}")
 
 
-def _taken(evaluation: Evaluation, removed: int) -> Recorded:
-    """What the seam recorded, removed keys padded."""
-    taken = evaluation.take()
+def _taken(evaluation: Evaluation, seen: int, removed: int) -> Recorded:
+    """What the seam recorded of the first `seen` lanes, removed keys padded; empty for none."""
+    taken = {key: value[:seen] for key, value in evaluation.take().items()} if seen else {}
     for key in taken.keys() & {"removed_token", "removed_mass"}:
         fill = float("nan") if taken[key].is_floating_point() else -1
         taken[key] = torch.nn.functional.pad(taken[key], (0, removed - taken[key].shape[-1]), value=fill)
@@ -159,7 +167,8 @@ def _joined(results: Sequence[tuple[Prediction, Recorded]], axis: int) -> tuple[
         return results[0]
     learned = [prediction.variance for prediction, _ in results if prediction.variance is not None]
     value = torch.cat([prediction.value for prediction, _ in results], axis)
-    recorded = {key: torch.cat([taken[key] for _, taken in results], axis) for key in results[0][1]}
+    measured = [taken for _, taken in results if taken]
+    recorded = {key: torch.cat([taken[key] for taken in measured], axis) for key in measured[0]} if measured else {}
     return Prediction(value, torch.cat(learned, axis) if learned else None), recorded
 
 

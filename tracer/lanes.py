@@ -110,11 +110,15 @@ def _replayed(arm: Arm, m: int, i: int) -> Any:
 
 
 def lanes_of_step(plan: Plan, i: int) -> list[Lane]:
-    """The distinct evaluations of step i; the clean one is first."""
-    lanes = {CLEAN: None}
-    for role in roles_of_step(plan, i).values():
-        lanes.update(dict.fromkeys(role.lanes()))
-    return list(lanes)
+    """The distinct evaluations of step i: the clean one, then those of `measured_lanes`, then the rest."""
+    roles = roles_of_step(plan, i).values()
+    rest = (lane for role in roles for lane in role.lanes())
+    return list(dict.fromkeys([*measured_lanes(plan, i), *rest]))
+
+
+def measured_lanes(plan: Plan, i: int) -> list[Lane]:
+    """The lanes of step i whose attention is recorded: the clean one and where each arm itself stands."""
+    return list(dict.fromkeys([CLEAN, *(role.own for role in roles_of_step(plan, i).values())]))
 
 
 def evaluations_of_step(plan: Plan, i: int) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tracer import store
-from tracer.lanes import evaluations_of_step, lanes_of_step
+from tracer.lanes import evaluations_of_step, lanes_of_step, measured_lanes
 from tracer.noise import sample_noise
 from tracer.plan import Plan
 from tracer.recording import ATTENTION
@@ -98,7 +98,8 @@ def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> flo
         lanes = lanes_of_step(plan, i)[:count]
         states = x.expand(len(lanes), *x.shape)
         start = time.perf_counter()
-        prediction, _ = Unit(plan, samples, opened, x).evaluate(i, lanes, states, plan.schedule.level(i))
+        measured = len(set(lanes) & set(measured_lanes(plan, i)))
+        prediction, _ = Unit(plan, samples, opened, x).evaluate(i, lanes, states, plan.schedule.level(i), measured)
         float(prediction.value.sum())  # waits for the device
         return (time.perf_counter() - start) / len(lanes)
 

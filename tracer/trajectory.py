@@ -27,7 +27,7 @@ from tracer.batches import Limits
 from tracer.denoisers.base import Moment, Sample
 from tracer.divergence import failed_steps
 from tracer.gains import norms
-from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, replay_is_own, roles_of_step
+from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, measured_lanes, replay_is_own, roles_of_step
 from tracer.noise import coupled_noise, sample_noise
 from tracer.plan import Plan
 from tracer.recording import ATTENTION
@@ -103,7 +103,7 @@ def _step(unit: Unit, i: int, draw: Callable[[], Tensor | None], buffer: Any) ->
     """Evaluate all lanes of step i, advance every state, record. Noise is drawn, on the CPU, while a GPU evaluates."""
     plan = unit.plan
     roles, lanes = roles_of_step(plan, i), lanes_of_step(plan, i)
-    states, prediction, move, recorded = unit.step(i, lanes)
+    states, prediction, move, recorded = unit.step(i, lanes, len(measured_lanes(plan, i)))
     noise = draw()
     eps, x0 = epsilon_and_x0(plan.schedule, i, states, prediction.value)
     shown = Shown({lane: k for k, lane in enumerate(lanes)}, eps, x0, move.land(noise), move.mean)
@@ -295,7 +295,7 @@ def _linear_gains(
     def clean_step(states: Tensor) -> Tensor:
         def predict(states: Tensor, level: Level) -> Prediction:
             moment = Moment(i, levels.steps, *level)
-            return unit.batches.evaluate(states, moment, [CLEAN.spec] * len(states))[0]  # what was recorded is dropped
+            return unit.batches.evaluate(states, moment, [CLEAN.spec] * len(states), measured=0)[0]
 
         held = [Earlier(*(part.expand_as(states) for part in earlier)) for earlier in history]
         return advance(plan.sampler, levels, i, states, predict, held)[1].land(noise)

@@ -75,16 +75,17 @@ class Unit:
         if depth := self.plan.sampler.history:
             self.past = {path: [earlier, *self.past[before]][:depth] for path, (before, earlier) in latest.items()}
 
-    def step(self, i: int, lanes: Sequence[Lane]) -> tuple[Tensor, Prediction, Move, dict[str, Tensor]]:
+    def step(self, i: int, lanes: Sequence[Lane], measured: int) -> tuple[Tensor, Prediction, Move, dict[str, Tensor]]:
         """States and first predictions [lane, sample, ...] of these lanes, where they lead, what the seam recorded.
 
-        What is recorded of attention is that of the first evaluation, at the level where the step starts.
+        What is recorded of attention is that of the first `measured` lanes, in the first evaluation, at the level where
+        the step starts.
         """
         states = torch.stack([self.state(lane.state) for lane in lanes])
         recorded: list[dict[str, Tensor]] = []
 
         def predict(x: Tensor, level: Level) -> Prediction:
-            prediction, taken = self.evaluate(i, lanes, x, level)
+            prediction, taken = self.evaluate(i, lanes, x, level, 0 if recorded else measured)
             recorded.append(taken)
             return prediction
 
@@ -92,11 +93,11 @@ class Unit:
         return states, prediction, move, recorded[0]
 
     def evaluate(
-        self, i: int, lanes: Sequence[Lane], states: Tensor, level: Level
+        self, i: int, lanes: Sequence[Lane], states: Tensor, level: Level, measured: int
     ) -> tuple[Prediction, dict[str, Tensor]]:
-        """Predictions [lane, sample, ...] of these lanes at these states, and what the seam recorded."""
+        """Predictions [lane, sample, ...] of these lanes at these states, what the seam recorded of the first ones."""
         moment = Moment(i, self.plan.schedule.steps, *level)
-        return self.batches.evaluate(states, moment, [lane.spec for lane in lanes])
+        return self.batches.evaluate(states, moment, [lane.spec for lane in lanes], measured)
 
 
 def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), limits: Limits | None = None) -> Batches:

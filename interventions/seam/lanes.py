@@ -28,6 +28,7 @@ class Lanes:
     samples: tuple[int, ...] | None = None
     padding: torch.Tensor | None = field(default=None, repr=False)  # bool [half, sample, text token]
     half: int | None = None  # the one that is measured
+    seen: int | None = None  # how many lanes are measured, the first ones; None: all
     step: int | None = None
     steps: int | None = None
     nested: bool = False
@@ -59,25 +60,43 @@ class Lanes:
         return block
 
     def measured(self, batch: int) -> slice:
-        """The rows that are measured."""
-        if self.half is None:
+        """The rows that are measured. Raises ValueError where they are not contiguous."""
+        block = self.block(batch)
+        rows = block * len(self)
+        if self.half is None and self.seen is None:
             return slice(0, batch)
-        rows = self.block(batch) * len(self)
-        start = self.half % (batch // rows) * rows
-        return slice(start, start + rows)
+        if self.half is None and batch > rows:
+            raise ValueError("measuring some lanes of several halves: say which half to attend, half=0 or half=-1")
+        start = (self.half or 0) % (batch // rows) * rows
+        return slice(start, start + block * self.measured_lanes)
+
+    @property
+    def measured_lanes(self) -> int:
+        """How many lanes are measured."""
+        return len(self) if self.seen is None else min(self.seen, len(self))
 
     def segments(self, batch: int, acting: Sequence[bool]) -> list[tuple[slice, int | None]]:
-        """Contiguous rows and the lane that acts on them (None: the stock call); equal neighbours are one block."""
+        """Contiguous rows and a lane that acts on them (None: the stock call); neighbours that are alike are one block.
+
+        Lanes that look at the clean one stay apart: each has its own distance to it.
+        """
         block = self.block(batch)
         segments: list[tuple[slice, int | None]] = []
         for start in range(0, batch, block):
             lane = start // block % len(self)
             owner = lane if acting[lane] else None
-            if segments and segments[-1][1] == owner:
-                segments[-1] = (slice(segments[-1][0].start, start + block), owner)
+            if segments and self._alike(segments[-1][1], owner):
+                segments[-1] = (slice(segments[-1][0].start, start + block), segments[-1][1])
             else:
                 segments.append((slice(start, start + block), owner))
         return segments
+
+    def _alike(self, one: int | None, other: int | None) -> bool:
+        """Whether rows of these lanes can be answered by one call."""
+        if one is None or other is None:
+            return one is other
+        lane = self.interventions[one]
+        return lane == self.interventions[other] and lane.scope.source != "clean"
 
     def acting(self, site: Site) -> list[bool]:
         """Whether each lane's intervention changes anything at this site in the current step."""

@@ -37,8 +37,12 @@ class Recorder:
         self.lanes.begin(step, steps, interventions)
         self.measurements.clear()
 
+    def measure(self, lanes: int | None) -> None:
+        """Record the first so many lanes only from now on, which saves the time of the others; None: all of them."""
+        self.lanes.seen = lanes
+
     def take(self, per: str = "layer") -> dict[str, torch.Tensor]:
-        """What the last forward measured, as [halves, lanes, samples, layers, ...]; empty if nothing is recorded.
+        """What the last forward measured, as [halves, lanes, samples, layers, ...]; empty if nothing was.
 
         "mass_layer" [..., tokens] (mean over heads) and "mass" [..., heads, tokens]: the attention a key receives from
         all queries, as it was paid, masks and removals included; its sum over the keys of one call is 1. "entropy"
@@ -51,8 +55,9 @@ class Recorder:
         attention the text tokens). "site" has one entry for each attention module, in the order of `sites`.
         """
         values = self.measurements.take(per)
-        lanes = self.lanes
-        return {name: value.unflatten(0, (-1, len(lanes), lanes.block(len(value)))) for name, value in values.items()}
+        lanes, samples = self.lanes.measured_lanes, self.lanes.samples
+        split = (1, lanes, -1) if samples is None else (-1, lanes, len(samples))
+        return {name: value.unflatten(0, split) for name, value in values.items()}
 
     def note_forward(self, *_: object) -> None:
         """Remember that the model ran: the hook that `attend` sets, in case no site is ever reached."""

@@ -437,3 +437,50 @@ def test_a_watcher_sees_every_call_as_the_model_made_it_and_changes_nothing(spec
             assert torch.equal(call.query, query)
             assert torch.equal(call.key, key)
             assert torch.equal(call.value, value)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_the_first_lanes_alone_are_measured_as_among_all(count):
+    model, layout = models.sd3()
+    specs = [parse(lane) for lane in ("clean", "R1S2", "sink-k2")]
+    inputs = models.sd3_inputs(4 * len(specs))  # 2 halves x lanes x 2 samples
+    options = {"layout": layout, "samples": [5, 6], "record": ("mass-per-head", "entropy", "sinks"), "half": -1}
+    with attend(model, specs, **options) as recorder:
+        outputs, every = model(**inputs).sample, recorder.take()
+        recorder.measure(count)
+        assert torch.equal(model(**inputs).sample, outputs)
+        some = recorder.take()
+    assert some.keys() == (every.keys() if count else set())
+    for record, value in some.items():
+        width = value.shape[-1]  # of removed keys: as many as any measured lane removes
+        expected = every[record][:, :count, ..., :width]
+        torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True, msg=record)
+
+
+def test_measuring_some_lanes_of_both_halves_is_refused():
+    model, layout = models.dit()
+    lanes = [parse("clean"), parse("R1S2")]
+    with (
+        pytest.raises(ValueError, match="half=0 or half=-1"),
+        attend(model, lanes, layout=layout, samples=[5], record=("mass",)) as recorder,
+    ):
+        recorder.measure(1)
+        model(**models.dit_inputs(4))
+
+
+@pytest.mark.parametrize("spec", ["R1S2", "sink-k2", "random-k2", "sink-k2@source=clean"])
+def test_neighbours_under_one_intervention_are_as_lanes_apart(spec):
+    model, layout = models.sd3()
+    inputs = models.sd3_inputs(8)  # 4 lanes x 2 samples
+    lanes, options = [parse(name) for name in ("clean", spec, spec, "clean")], {"layout": layout, "samples": [5, 6]}
+    record = ("mass-per-head", "sinks")
+    with attend(model, lanes, record=record, **options) as recorder:
+        together, taken = model(**inputs).sample.unflatten(0, (4, 2)), recorder.take()
+    for lane in (1, 2):
+        rows = [0, 1, 2 * lane, 2 * lane + 1]
+        with attend(model, lanes[:2], record=record, **options) as recorder:
+            alone = model(**{name: value[rows] for name, value in inputs.items()}).sample.unflatten(0, (2, 2))
+            seen = recorder.take()
+        assert dense.relative(together[lane], alone[1]) < 1e-6
+        for name, value in seen.items():
+            torch.testing.assert_close(taken[name][:, lane], value[:, 1], rtol=1e-5, atol=1e-6, equal_nan=True)

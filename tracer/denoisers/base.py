@@ -68,10 +68,12 @@ class Evaluation:
 
     `predict(x, moment, lanes)`: x [lanes, samples, channel, y, x]; lane l of the batch runs under `lanes[l]`.
     `take()`: what the seam recorded during the last call, arrays [lanes, samples, layers, ...] of the conditional pass.
+    `measure(count)`: record only the first `count` lanes of the calls from now on. None: it always records all.
     """
 
     predict: Callable[[Tensor, Moment, Sequence[Intervention]], Prediction]
     take: Callable[[], dict[str, Tensor]] = dict
+    measure: Callable[[int], None] | None = None
 
 
 @runtime_checkable

@@ -20,8 +20,11 @@ from interventions.errors import FailureError
 from tracer.denoisers.base import Evaluation, Moment, Sample
 from tracer.samplers.base import Prediction
 
-ROWS = {"cpu": 128, "cuda": 512}
-"""How many rows (lanes x samples) go through the network in one call."""
+ROWS = {"cpu": 32, "cuda": 1024}
+"""How many rows (lanes x samples x guidance halves) go through the network in one call. Beyond it a CPU takes longer
+for each: its caches and the allocator's (docs/performance.md)."""
+BESIDE_CLEAN = 4
+"""So many times as many where every call must carry the clean lane too."""
 Recorded = dict[str, Tensor]
 Opened = Callable[[Sequence[Sample]], AbstractContextManager[Evaluation]]
 
@@ -54,12 +57,16 @@ class Limits:
 class Batches:
     """A denoiser opened for the samples of a unit; a context manager.
 
-    opened: opens the denoiser for some samples. While all samples go at once it is opened once. removed: what the
-    recorded keys that an arm removes are padded to, since every lane may remove another number.
+    opened: opens the denoiser for some samples. While all samples go at once it is opened once. halves: rows that the
+    network gets for one lane of one sample. removed: what the recorded keys that an arm removes are padded to, since
+    every lane may remove another number.
     """
 
-    def __init__(self, opened: Opened, samples: Sequence[Sample], limits: Limits, removed: int = 1) -> None:
-        self._opened, self._samples, self._limits, self._removed = opened, list(samples), limits, removed
+    def __init__(
+        self, opened: Opened, samples: Sequence[Sample], limits: Limits, halves: int = 1, removed: int = 1
+    ) -> None:
+        self._opened, self._samples, self._limits = opened, list(samples), limits
+        self._halves, self._removed = halves, removed
         self._stack = ExitStack()
         self._whole: Evaluation | None = None
 
@@ -80,7 +87,7 @@ class Batches:
         asked = Asked(moment, lanes, measured)
         while True:
             parts = self._parts()
-            at_once = self._lanes_at_once(x.device, len(self._samples[parts[0]]))
+            at_once = self._lanes_at_once(x.device, len(self._samples[parts[0]]), lanes)
             try:
                 return _joined([self._of_samples(part, x, asked, at_once, parts) for part in parts], axis=1)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -94,9 +101,10 @@ class Batches:
         size = self._limits.samples or len(self._samples)
         return [slice(start, start + size) for start in range(0, len(self._samples), size)]
 
-    def _lanes_at_once(self, device: torch.device, samples: int) -> int:
-        rows = max(1, ROWS.get(device.type, 128) // samples)
-        return min(rows, self._limits.lanes or rows)
+    def _lanes_at_once(self, device: torch.device, samples: int, lanes: Sequence[Intervention]) -> int:
+        rows = ROWS.get(device.type, ROWS["cpu"]) * (BESIDE_CLEAN if _need_clean(lanes) else 1)
+        most = max(1, rows // (samples * self._halves))
+        return min(most, self._limits.lanes or most)
 
     def _of_samples(
         self, part: slice, x: Tensor, asked: Asked, at_once: int, parts: Sequence[slice]
@@ -176,11 +184,16 @@ def _groups(lanes: Sequence[Intervention], at_once: int) -> list[list[int]]:
     """Lane indices of each call. Where a lane looks at the clean one (`source=clean`), every call carries it first."""
     if len(lanes) <= at_once:
         return [list(range(len(lanes)))]
-    needs_clean = any(lane.scope.source == "clean" for lane in lanes)
+    needs_clean = _need_clean(lanes)
     size = max(1, at_once - needs_clean)
     if not needs_clean:
         return [list(range(k, min(k + size, len(lanes)))) for k in range(0, len(lanes), size)]
     return [[0, *range(k, min(k + size, len(lanes)))] for k in range(1, len(lanes), size)]
+
+
+def _need_clean(lanes: Sequence[Intervention]) -> bool:
+    """Whether one of the lanes looks at the clean one."""
+    return any(lane.scope.source == "clean" for lane in lanes)
 
 
 def _is_of_memory(error: BaseException) -> bool:

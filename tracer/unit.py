@@ -103,7 +103,8 @@ class Unit:
 def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), limits: Limits | None = None) -> Batches:
     """The plan's denoiser, opened for these samples in batches that fit the memory."""
     opened = partial(plan.denoiser.opened, guidance=plan.guidance, mask_seed=plan.mask_seed, record=sorted(record))
-    return Batches(opened, samples, limits or Limits(), most_removed(plan))
+    halves = 1 if plan.guidance == 1 else 2
+    return Batches(opened, samples, limits or Limits(), halves, most_removed(plan))
 
 
 def most_removed(plan: Plan) -> int:

@@ -150,7 +150,7 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
     if not any(acting) and not seen.record:
         return call.run()
     call = call.grouped()
-    output = None
+    output, begun = None, None
     for rows, lane in lanes.segments(call.batch, acting):
         part = call.rows(rows)
         answered = part.whole(part) if lane is None else pieces(lanes, seen, site, call, rows, lane)
@@ -163,8 +163,10 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
                 output = _empty(call, answer)
             if piece.share == 1:
                 output[rows, :, queries] = answer
-            else:
+            elif begun == (rows, queries):
                 output[rows, :, queries] += piece.share * answer
+            else:
+                output[rows, :, queries], begun = piece.share * answer, (rows, queries)
     assert output is not None
     return output
 
@@ -172,4 +174,4 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
 def _empty(call: Call, answer: torch.Tensor) -> torch.Tensor:
     """Room for the whole output, in the memory order that the fused kernel gives ([batch, tokens, heads, head_dim])."""
     batch, heads, tokens, _ = call.query.shape
-    return answer.new_zeros(batch, tokens, heads, answer.shape[-1]).transpose(1, 2)
+    return answer.new_empty(batch, tokens, heads, answer.shape[-1]).transpose(1, 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import math
 
 import torch
@@ -83,60 +84,74 @@ def _has_triton() -> bool:
 def blocked(
     query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float, entropy: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The statistics by softmax over blocks of queries and heads, in float32 (float64 for such inputs) on any device.
+    """The statistics by softmax over blocks of rows, heads and queries, in float32 (float64 for such inputs) on any
+    device.
 
-    mask: four-dimensional. Besides its result it holds two float32 copies of a few heads' keys and `_BUFFER_BYTES`.
+    mask: four-dimensional. Besides its result it holds a few heads' keys in that type and `_BUFFER_BYTES`.
     """
-    batch, heads, queries, _ = query.shape
+    batch, heads, queries, width = query.shape
     keys = key.shape[2]
     dtype = query.dtype if query.dtype == torch.float64 else torch.float32
     mass = torch.zeros(batch, heads, keys, dtype=dtype, device=query.device)
     total = torch.zeros(batch, heads, dtype=dtype, device=query.device)
-    group, block = _cut(heads, queries, keys)
-    probabilities = torch.empty(group * block * keys, dtype=dtype, device=query.device)
+    of_rows, of_heads, of_queries = _blocks(batch, heads, queries, keys)
+    probabilities = torch.empty(
+        min(of_rows, batch) * min(of_heads, heads) * of_queries * keys, dtype=dtype, device=query.device
+    )
     logs = torch.empty_like(probabilities) if entropy else None
-    for row in range(batch):
-        for first in range(0, heads, group):
-            at = row, slice(first, first + group)
-            turned = key[at].to(dtype).mT
-            for start in range(0, queries, block):
-                part = query[at][:, start : start + block].to(dtype) * scale
-                p = probabilities[: part.shape[0] * part.shape[1] * keys].view(*part.shape[:2], keys)
-                torch.bmm(part, turned, out=p)
-                if mask is None:
-                    torch.softmax(p, -1, out=p)
-                else:
-                    _softmax_under_mask(p, _block(mask, *at, slice(start, start + block)))
-                mass[at] += p.sum(1)
-                if logs is not None:
-                    total[at] += _entropy(p, logs)
+    blind = None if mask is None else _blind(mask)
+    for at in itertools.product(_slices(batch, of_rows), _slices(heads, of_heads)):
+        turned = key[at].reshape(-1, keys, width).to(dtype).mT
+        here = query[at].reshape(-1, queries, width).to(dtype)
+        bias, nowhere = (None if x is None else _part(x, at) for x in (mask, blind))
+        shape = query[at].shape[:2]
+        for block in _slices(queries, of_queries):
+            part = here[:, block]
+            p = probabilities[: part.shape[0] * part.shape[1] * keys].view(*part.shape[:2], keys)
+            torch.baddbmm(p, part, turned, beta=0, alpha=scale, out=p)
+            if bias is not None:
+                _mask(p.unflatten(0, shape), bias[:, :, block] if bias.shape[2] > 1 else bias)
+            torch.softmax(p, -1, out=p)
+            if nowhere is not None:
+                p.unflatten(0, shape).masked_fill_(nowhere[:, :, block] if nowhere.shape[2] > 1 else nowhere, 0)
+            mass[at] += p.sum(1).unflatten(0, shape)
+            if logs is not None:
+                total[at] += _entropy(p, logs).unflatten(0, shape)
     return mass.div_(queries).float(), total.div_(queries).float() if entropy else None
 
 
-def _cut(heads: int, queries: int, keys: int) -> tuple[int, int]:
-    """How many heads and queries go into the buffer: few queries of one head where it is long, else several heads."""
+def _blocks(batch: int, heads: int, queries: int, keys: int) -> tuple[int, int, int]:
+    """How many rows, heads and queries go into the buffer: some queries of one head where sequences are long, all
+    queries of several heads and rows where they are short.
+    """
     lines = max(1, _BUFFER_BYTES // (4 * keys))
-    block = min(queries, lines)
-    return min(heads, lines // block), block
+    of_queries = min(queries, lines)
+    of_heads = min(heads, lines // of_queries)
+    return min(batch, lines // (of_queries * of_heads)), of_heads, of_queries
 
 
-def _block(mask: torch.Tensor, row: int, heads: slice, queries: slice) -> torch.Tensor:
-    """The part [heads or 1, queries or 1, keys or 1] of a mask for some heads and queries of one row of the batch."""
-    of_row = mask[row if mask.shape[0] > 1 else 0]
-    of_heads = of_row[heads] if mask.shape[1] > 1 else of_row
-    return of_heads[:, queries] if mask.shape[2] > 1 else of_heads
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _softmax_under_mask(scores: torch.Tensor, mask: torch.Tensor) -> None:
-    """Scores [heads, queries, keys] -> probabilities, in place; all zero for a query that may see no key."""
+def _part(mask: torch.Tensor, at: tuple[slice, slice]) -> torch.Tensor:
+    """Some rows and heads of a mask that may have one for all."""
+    rows, heads = (part if size > 1 else slice(None) for part, size in zip(at, mask.shape, strict=False))
+    return mask[rows, heads]
+
+
+def _blind(mask: torch.Tensor) -> torch.Tensor | None:
+    """Bool [.., .., queries, 1]: which queries may see no key; None where every one may see some."""
+    blind = ~mask.any(-1, keepdim=True) if mask.dtype == torch.bool else torch.isneginf(mask.amax(-1, keepdim=True))
+    return blind if bool(blind.any()) else None
+
+
+def _mask(scores: torch.Tensor, mask: torch.Tensor) -> None:
+    """Forbid or add, in place."""
     if mask.dtype == torch.bool:
         scores.masked_fill_(~mask, -math.inf)
     else:
         scores += mask.to(scores.dtype)
-    blind = torch.isneginf(scores.amax(-1, keepdim=True))
-    torch.softmax(scores, -1, out=scores)
-    if scores.device.type != "cpu" or bool(blind.any()):  # elsewhere the question would wait for the device
-        scores.masked_fill_(blind, 0)
 
 
 def _entropy(p: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:

@@ -460,10 +460,8 @@ def test_the_first_lanes_alone_are_measured_as_among_all(count):
 def test_measuring_some_lanes_of_both_halves_is_refused():
     model, layout = models.dit()
     lanes = [parse("clean"), parse("R1S2")]
-    with (
-        pytest.raises(ValueError, match="half=0 or half=-1"),
-        attend(model, lanes, layout=layout, samples=[5], record=("mass",)) as recorder,
-    ):
+    seam = attend(model, lanes, layout=layout, samples=[5], record=("mass",))
+    with pytest.raises(ValueError, match="half=0 or half=-1"), seam as recorder:  # noqa: PT012
         recorder.measure(1)
         model(**models.dit_inputs(4))
 

@@ -56,7 +56,7 @@ def roomy(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("most", "last"), [(15, "5 samples x 2 lanes"), (5, "5 samples x 1 lane"), (1, "1 sample x 1 lane")]
+    ("most", "last"), [(15, "5 samples x 3 lanes"), (5, "5 samples x 1 lane"), (1, "1 sample x 1 lane")]
 )
 def test_halves_give_the_very_numbers_of_the_whole(tmp_path, roomy, most, last):
     denoiser = tight(most)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import Opened, Row, Work, compare, machine, report
+from benchmarks.measure import Opened, Row, Work, compare, machine, plain, report
 from benchmarks.models import NaiveAttention, Subject, dit, flux, sd3
 from benchmarks.runs import dit_case, print_runs, run_rows, sd3_case
 from interventions import attend, parse
@@ -116,8 +116,8 @@ def mass_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: 
     for name, size in ({"tiny": (2, 2, 33, 8)} if smoke else SIZES).items():
         query, key, value = _qkv(size, device, dtype)
         bias = _graph_bias(size[2], device, dtype)
-        plain, masked = Call(query, key, value), Call(query, key, value, bias)
-        lse, masked_lse = run(plain)[1], run(masked)[1]
+        free, masked = Call(query, key, value), Call(query, key, value, bias)
+        lse, masked_lse = run(free)[1], run(masked)[1]
         naive = NaiveAttention(mass=True)
 
         def materialised(query=query, key=key, value=value, naive=naive) -> None:
@@ -128,8 +128,8 @@ def mass_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: 
             return lambda: attention_statistics(q, k, bias, entropy=entropy, lse=lse)
 
         works: dict[str, Work] = {
-            "fused attention": plain.run,
-            "fused attention, asked for its log-sum-exp": lambda call=plain: run(call),
+            "fused attention": free.run,
+            "fused attention, asked for its log-sum-exp": lambda call=free: run(call),
             "mass": mass(),
             "mass, log-sum-exp known": mass(lse=lse),
             "mass and entropy": mass(entropy=True),
@@ -139,7 +139,7 @@ def mass_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: 
             "mass under a mask, log-sum-exp known": mass(bias, masked_lse),
             "naive attention with mass (N x N held)": materialised,
         }
-        opened = {name: _plain(work) for name, work in works.items()}
+        opened = {name: plain(work) for name, work in works.items()}
         rows += compare(f"attention alone: {name}", opened, "fused attention", device, **options)
     return rows
 
@@ -174,16 +174,8 @@ def tile_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: 
                 for tile in tiles:
                     works[named(tile)] = tiled(tile, mass_tile if known is None else tile, known)
                 title = f"{sweeps} of mass{' under a mask' if masked else ''}, {name}"
-                rows += compare(title, {n: _plain(w) for n, w in works.items()}, "in use", device, **options)
+                rows += compare(title, {n: plain(w) for n, w in works.items()}, "in use", device, **options)
     return rows
-
-
-def _plain(work: Work) -> Opened:
-    @contextmanager
-    def opened() -> Iterator[Work]:
-        yield work
-
-    return opened
 
 
 def model_rows(subject: Subject, device: torch.device, samples: int, halves: int = 2, **options: int) -> list[Row]:

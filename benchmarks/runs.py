@@ -189,7 +189,9 @@ class RunRow:
     fixed_seconds: float
     """Median time besides the steps: the price, creating, warming up, encoding, syncing, verifying."""
     whole_ratio: float
-    """The ratio of a run of `whole` steps, fixed time included."""
+    """The ratio of a run of `whole` steps, fixed time included, with its quartiles."""
+    whole_low: float
+    whole_high: float
     mib: float | None = None
 
 
@@ -198,15 +200,16 @@ def run_rows(case: Case, works: Works, rounds: int) -> list[RunRow]:
     found = time_runs(case, works, rounds)
     base = [seconds for measured in found.values() for seconds in measured.bare]
     group = f"{case.name}, {case.samples} samples x {case.steps} steps with guidance"
-    rows = [RunRow(group, "bare loop", 1, 1e3 * statistics.median(base), 1.0, 1.0, 1.0, 0.0, 1.0)]
+    rows = [RunRow(group, "bare loop", 1, 1e3 * statistics.median(base), 1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0)]
     for name, measured in found.items():
         whole = evaluations(case.plan(*works[name], steps=case.whole))
         each = whole / case.whole
         low, middle, high = quartiles(measured.ratios())
+        whole_low, whole_ratio, whole_high = quartiles(measured.ratios(whole))
         rows.append(
             RunRow(
                 group, name, each, 1e3 * each * statistics.median(measured.evaluation), middle, low, high,
-                statistics.median(measured.fixed), statistics.median(measured.ratios(whole)),
+                statistics.median(measured.fixed), whole_ratio, whole_low, whole_high,
                 max(measured.mib, default=None),
             )
         )  # fmt: skip

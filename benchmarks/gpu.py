@@ -324,6 +324,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.smoke and not torch.cuda.is_available():
         parser.error("no CUDA device here; `--smoke` shows on a CPU that everything runs")
+    options.device = "cpu" if options.smoke else "cuda"
     return options
 
 
@@ -331,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the groups in turn; 1 when the mass kernel is off, a limit is exceeded or a group fails."""
     begun = time.perf_counter()
     options = parsed(arguments)
-    device = torch.device("cpu" if options.smoke else "cuda")
+    device = torch.device(options.device)
     pace = (
         {"rounds": 1, "calls": 1, "warmup": 1} if options.smoke else {"rounds": options.rounds, "calls": options.calls}
     )

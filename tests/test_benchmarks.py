@@ -15,6 +15,7 @@ import tracer
 from benchmarks import __main__ as table
 from benchmarks import compare_versions, damage, faults, gpu
 from benchmarks.bare import bare_predict, bare_step, drawn
+from benchmarks.measure import Row as Comparison
 from benchmarks.measure import compare
 from benchmarks.models import NaiveAttention
 from benchmarks.processes import ROOT, launch
@@ -78,6 +79,25 @@ def test_whole_recorded_runs_are_compared_with_as_many_bare_loops_as_lanes(group
     for row in recorded:
         assert row["whole_ratio"] > row["ratio"] or row["fixed_seconds"] <= 0
     assert "bare loop" in capsys.readouterr().out
+
+
+def test_a_kernel_over_its_limit_and_a_group_that_fails_are_exit_1(tmp_path, monkeypatch, capsys):
+    """The other groups go on, and what was measured is saved; the smoke mode holds no limits, so it is left."""
+    row = Comparison(
+        "attention alone: SD3, 2 rows", "mass, log-sum-exp known", "fused attention", 0.4, 0.61, 0.6, 0.62, 0, 0
+    )
+    options = gpu.parsed(["--smoke", "--only", "tiles", "--only", "mass", "--out", str(tmp_path / "gpu.json")])
+    options.smoke = False
+    monkeypatch.setattr(gpu, "parsed", lambda arguments: options)
+    monkeypatch.setattr(gpu, "measure", lambda group, *_: [row] if group == "mass" else 1 / 0)
+    assert gpu.main() == 1
+    assert json.loads((tmp_path / "gpu.json").read_text())["limits"][0]["met"] is False
+    assert "NOT MET mass / fused attention, SD3's size\ntiles failed" in capsys.readouterr().out
+
+
+def test_groups_that_would_not_end_in_time_are_skipped_and_said_so(capsys):
+    assert gpu.main(["--smoke", "--minutes", "-1", "--only", "flux"]) == 0
+    assert "flux skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("family", ["dit", "sd3"])

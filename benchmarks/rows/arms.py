@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from benchmarks.measure import compare, plain
@@ -38,11 +39,15 @@ class Nowhere:
     def fail(self, steps: Any) -> None:
         """Drop what diverged."""
 
+    def ask(self, asked: Any) -> None:
+        """Drop which arms are run on which samples."""
+
 
 def run_plans(plans: Sequence[Plan]) -> None:
-    """Run these, one after the other."""
+    """Run these, one after the other, unit by unit."""
     for each in plans:
-        run_unit(each, each.samples, Nowhere())
+        for start in range(0, len(each.samples), each.unit):
+            run_unit(each, each.samples[start : start + each.unit], Nowhere())
 
 
 def sink_arms(settings: Settings) -> Iterator[Line]:
@@ -71,9 +76,11 @@ def together(kind: str, arms: Sequence[str], settings: Settings) -> Line:
 def impulses(settings: Settings) -> Iterator[Line]:
     """The clean lane and T arms, each masked in one step, in units of T bare trajectories.
 
-    The map is made of one sample; the bare loop has the default batch, so that its samples are as cheap as they get.
+    The map is made of one sample, without guidance; the bare loop has the default batch, so that its samples are as
+    cheap as they get.
     """
     tried = case("dit", settings, 6)
+    tried = replace(tried, options={**tried.options, "guidance": 1.0})
     steps = 4 if settings.smoke else IMPULSE_STEPS
     whole = replace(tried, samples=1).plan([f"{mask(settings)}@steps={k}:{k + 1}" for k in range(steps)], steps=steps)
     ratios = []
@@ -90,13 +97,24 @@ def impulses(settings: Settings) -> Iterator[Line]:
 
 
 def floor(settings: Settings) -> Iterator[Line]:
-    """By count in the default run, where it is stated, and in one of 1000 samples."""
+    """The share of the default record's evaluations in a run of 1000 samples, by count; the time it adds to a few."""
     tried = case("dit", settings, 6)
-    for samples in (12, 1000):
-        with_floor, without = (
-            plan(Request(tried.denoiser, mask(settings), samples=samples, floor=floor, **tried.options)).evaluations()
+
+    def pair(samples: int, **options: Any) -> list[Plan]:
+        return [
+            plan(Request(tried.denoiser, mask(settings), samples=samples, floor=floor, **tried.options, **options))
             for floor in (True, False)
-        )
+        ]
+
+    for samples, limit in ((12, None), (1000, FLOOR_LIMIT)):
+        count, without = (each.evaluations() for each in pair(samples))
         work = f"floor arm, share of the evaluations of the default record, {samples} samples"
-        limit = FLOOR_LIMIT if samples == 1000 else None
-        yield line(work, [1 - without / with_floor], limit, unit="of it", note=f"{with_floor} evaluations")
+        yield line(work, [1 - without / count], limit, unit="of it", note=f"{count} evaluations")
+    few = pair(2 if settings.smoke else 16, steps=3, batch_size=4)
+    count, without = (each.evaluations() for each in few)
+    works = {name: plain(partial(run_plans, [each])) for name, each in zip(("with", "without"), few, strict=True)}
+    rows = compare(
+        "floor", works, "without", CPU, rounds=settings.rounds, calls=1, warmup=0, clock=settings.clock
+    )  # fmt: skip
+    work = f"a run of {len(few[0].samples)} samples with the floor arm / without it"
+    yield line_of(rows[0], settings.rounds, work=work, note=f"by count {count / without:.3f}")

@@ -33,7 +33,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--list", action="store_true", help="name the rows and what they measure")
-    parser.add_argument("--only", metavar="ROW,...", help="these rows; default: all but those that take minutes each")
+    parser.add_argument("--only", metavar="ROW,...", help="these rows; default: all but `seam` and `suite`")
     parser.add_argument("--rounds", type=int, default=5, help="of every paired comparison")
     parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time; one thread if unset")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threads:
         torch.set_num_threads(threads)
     clock = next(name for name in CLOCKS if (name == "cpu") == typed.cpu_time)
-    settings = Settings(1 if typed.smoke else typed.rounds, typed.smoke, clock, typed.root)
+    settings = Settings(1 if typed.smoke else typed.rounds, typed.smoke, clock, typed.root, threads)
     about = machine(settings)
     print(", ".join(f"{name} {value}" for name, value in about.items() if name != "git"), flush=True)
     found: dict[str, list[Line]] = {}

@@ -27,6 +27,8 @@ class Settings:
     clock_name: str = "wall"
     root: Path | None = None
     """Folder on the disk that is measured; None: the system's temporary one."""
+    threads: int | None = None
+    """Of processes that are started; None: torch's own choice."""
 
     @property
     def clock(self) -> Clock:

@@ -11,7 +11,7 @@ from benchmarks.table import Line, Settings
 
 @dataclass(frozen=True)
 class Row:
-    """What a row measures, and how. default: whether it belongs to the table when no row is named."""
+    """What a row measures, and how. default: whether it is measured when no row is named."""
 
     what: str
     measure: Callable[[Settings], Iterator[Line]]
@@ -39,6 +39,8 @@ ROWS: dict[str, Row] = RECORDED | {
     "readme": Row("the first command of the README", start.readme),
     "scaling": Row("exponents in steps, samples, lanes and tokens", scaling.exponents),
     "leak": Row("memory over the steps of a long run", scaling.leak),
-    "seam": Row("one evaluation under the seam, with masks and records / stock network", evaluation.lines),
+    "seam": Row(
+        "one evaluation under the seam, with masks and records / stock network", evaluation.lines, default=False
+    ),
     "suite": Row("the test suite; minutes", start.suite, default=False),
 }

@@ -32,7 +32,10 @@ def first_output(settings: Settings) -> Iterator[Line]:
         model.save_pretrained(Path(folder) / "model")
         del model
         words = shlex.split(ONE_STEP)
-        costs = [launch([*TRACE, *words, "--out", f"run-{k}"], Path(folder)) for k in range(min(2, settings.rounds))]
+        costs = [
+            launch([*TRACE, *words, "--out", f"run-{k}"], Path(folder), settings.threads)
+            for k in range(min(2, settings.rounds))
+        ]
     name = f"`trace run`, a folder of {millions:.0f} million parameters"
     yield line(f"{name}, first output", [cost.first_output for cost in costs], FIRST_OUTPUT, unit="s", note="wall time")
     note = "one sample, one step: loaded, priced, run, committed"
@@ -55,7 +58,7 @@ def readme(settings: Settings) -> Iterator[Line]:
     if settings.smoke:
         commands = [["trace", "models"]]
     with tempfile.TemporaryDirectory(dir=settings.root) as folder:
-        costs: list[Cost] = [launch([*TRACE, *words[1:]], Path(folder)) for words in commands]
+        costs: list[Cost] = [launch([*TRACE, *words[1:]], Path(folder), settings.threads) for words in commands]
     seconds = [cost.by(settings.clock_name) for cost in costs]
     note = ", ".join(f"`{shlex.join(words)}` {each:.1f} s" for words, each in zip(commands, seconds, strict=True))
     yield line("the README's first command after installation", [sum(seconds)], README, unit="s", note=note)

@@ -55,7 +55,8 @@ def run_of(settings: Settings) -> Path:
 def growth(settings: Settings) -> Iterator[Line]:
     """`trace analyze growth` in a process of its own: seconds, and memory at its peak."""
     run = run_of(settings)
-    costs = [launch([*TRACE, "analyze", "growth", str(run)], run.parent) for _ in range(min(3, settings.rounds))]
+    command = [*TRACE, "analyze", "growth", str(run)]
+    costs = [launch(command, run.parent, settings.threads) for _ in range(min(3, settings.rounds))]
     size = "8 x 6" if settings.smoke else f"{SAMPLES} x {STEPS}"
     work = f"`trace analyze growth`, {size} with latents"
     seconds = [cost.by(settings.clock_name) for cost in costs]
@@ -68,7 +69,7 @@ def query(settings: Settings) -> Iterator[Line]:
     """One step of a state, one layer of attention mass, of all samples; the run is open already."""
     run = run_of(settings)
     words = [str(run), str(settings.rounds), settings.clock_name]
-    cost = launch([sys.executable, "-m", "benchmarks.rows.stores", *words])
+    cost = launch([sys.executable, "-m", "benchmarks.rows.stores", *words], threads=settings.threads)
     for work, seconds in json.loads(cost.output.splitlines()[-1]).items():
         yield line(f"{work} of all samples out of a store", seconds, None if "all steps" in work else QUERY, unit="s")
 

@@ -1,11 +1,13 @@
 """What masks, mass and the seam cost on a GPU at the real sizes, beside plain fused attention and a naive baseline.
 
-    python -m benchmarks.gpu --out gpu.json       # a CUDA machine, 20 GB of its memory (FLUX.1: 50), five minutes
+    python -m benchmarks.gpu --out gpu.json       # a CUDA machine, 20 GB of its memory (FLUX.1: 50), ten minutes
+    python -m benchmarks.gpu --rounds 3 --calls 5 --minutes 9 --out gpu.json    # a machine that is lent for ten minutes
     python -m benchmarks.gpu --smoke              # any CPU, seconds: shows that everything runs; its times mean nothing
 
-The mass kernel against float64 (exit 1 when it is off); its time and memory over plain fused attention, also at other
-block sizes; one evaluation of DiT-XL/2, SD3-medium and FLUX.1 with random weights, stock, under the seam, and naive;
-whole recorded runs beside bare loops. Every group is printed and saved when it is done.
+The mass kernel against float64; its time and memory over plain fused attention; whole recorded runs of DiT-XL/2 and
+SD3-medium with random weights beside bare loops; one evaluation of these and FLUX.1, stock, under the seam, and naive;
+other block sizes of the kernels. Every group is printed and saved when it is done. Exit status 1 when the kernel is
+off, a limit is exceeded or a group fails.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import sys
+import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,9 +27,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import Opened, Row, Work, compare, machine, report
+from benchmarks.measure import Opened, Row, Work, compare, machine, plain, report
 from benchmarks.models import NaiveAttention, Subject, dit, flux, sd3
 from benchmarks.runs import dit_case, print_runs, run_rows, sd3_case
+from benchmarks.table import Line, line_of, printed
 from interventions import attend, parse
 from interventions.seam.calls import Call, additive
 from interventions.seam.kernels import run
@@ -116,8 +122,8 @@ def mass_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: 
     for name, size in ({"tiny": (2, 2, 33, 8)} if smoke else SIZES).items():
         query, key, value = _qkv(size, device, dtype)
         bias = _graph_bias(size[2], device, dtype)
-        plain, masked = Call(query, key, value), Call(query, key, value, bias)
-        lse, masked_lse = run(plain)[1], run(masked)[1]
+        free, masked = Call(query, key, value), Call(query, key, value, bias)
+        lse, masked_lse = run(free)[1], run(masked)[1]
         naive = NaiveAttention(mass=True)
 
         def materialised(query=query, key=key, value=value, naive=naive) -> None:
@@ -128,8 +134,8 @@ def mass_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: 
             return lambda: attention_statistics(q, k, bias, entropy=entropy, lse=lse)
 
         works: dict[str, Work] = {
-            "fused attention": plain.run,
-            "fused attention, asked for its log-sum-exp": lambda call=plain: run(call),
+            "fused attention": free.run,
+            "fused attention, asked for its log-sum-exp": lambda call=free: run(call),
             "mass": mass(),
             "mass, log-sum-exp known": mass(lse=lse),
             "mass and entropy": mass(entropy=True),
@@ -139,7 +145,7 @@ def mass_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: 
             "mass under a mask, log-sum-exp known": mass(bias, masked_lse),
             "naive attention with mass (N x N held)": materialised,
         }
-        opened = {name: _plain(work) for name, work in works.items()}
+        opened = {name: plain(work) for name, work in works.items()}
         rows += compare(f"attention alone: {name}", opened, "fused attention", device, **options)
     return rows
 
@@ -174,16 +180,8 @@ def tile_rows(device: torch.device, dtype: torch.dtype, smoke: bool, **options: 
                 for tile in tiles:
                     works[named(tile)] = tiled(tile, mass_tile if known is None else tile, known)
                 title = f"{sweeps} of mass{' under a mask' if masked else ''}, {name}"
-                rows += compare(title, {n: _plain(w) for n, w in works.items()}, "in use", device, **options)
+                rows += compare(title, {n: plain(w) for n, w in works.items()}, "in use", device, **options)
     return rows
-
-
-def _plain(work: Work) -> Opened:
-    @contextmanager
-    def opened() -> Iterator[Work]:
-        yield work
-
-    return opened
 
 
 def model_rows(subject: Subject, device: torch.device, samples: int, halves: int = 2, **options: int) -> list[Row]:
@@ -249,12 +247,30 @@ def model_rows(subject: Subject, device: torch.device, samples: int, halves: int
     return compare(title, works, "stock", device, **options)
 
 
-GROUPS = ("correctness", "mass", "tiles", "dit", "dit-run", "sd3", "sd3-run", "flux")
+GROUPS = {
+    "correctness": 40, "mass": 40, "dit-run": 110, "sd3-run": 70, "sd3": 80, "dit": 30, "tiles": 120, "flux": 120
+}  # fmt: skip
+"""Group -> seconds that it is expected to take at three rounds, from a guess; the first hold the limits."""
 RUNS = {
     "clean alone, norms": ((), ("norms",)),
     "clean alone, latents, mass and sinks": ((), ("norms", "latents", "mass", "sinks")),
 }
 """Work of a recorded run: its arms beside the clean one, and what is recorded."""
+MASS_LIMIT, DIT_LIMIT, SD3_LIMIT = 0.60, 1.10, 1.20
+
+
+def limits(group: str, rows: Sequence[Any], rounds: int) -> list[Line]:
+    """The lines of a group that have a limit: mass at SD3's size, and the whole runs that record latents and sinks."""
+    lines = []
+    for row in rows:
+        if group == "mass" and row.work == "mass, log-sum-exp known" and ("SD3" in row.group or "tiny" in row.group):
+            lines.append(line_of(row, rounds, MASS_LIMIT, work="mass / fused attention, SD3's size"))
+        if group in ("dit-run", "sd3-run") and row.work == "clean alone, latents, mass and sinks":
+            limit = DIT_LIMIT if group == "dit-run" else SD3_LIMIT
+            note = f"a step alone {row.ratio:.3f}; start and end {row.fixed_seconds:.2f} s"
+            whole = row.whole_ratio, row.whole_low, row.whole_high
+            lines.append(Line(f"{row.group}: {row.work} / bare loop", "x", *whole, limit, rounds, note))
+    return lines
 
 
 def model_group(group: str, options: argparse.Namespace, device: torch.device, dtype: torch.dtype, pace: dict) -> Any:
@@ -276,50 +292,80 @@ def model_group(group: str, options: argparse.Namespace, device: torch.device, d
     return rows
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run everything; 1 when the mass kernel is off."""
+def measure(group: str, options: argparse.Namespace, device: torch.device, pace: dict[str, int]) -> list[Any]:
+    """The rows of one group, printed."""
+    dtype = torch.float32 if options.smoke else getattr(torch, options.dtype)
+    with torch.no_grad():
+        if group == "correctness":
+            found = errors(device, options.smoke)
+            print_errors(found, device)
+            return found
+        if group in ("mass", "tiles"):
+            rows = (mass_rows if group == "mass" else tile_rows)(device, dtype, options.smoke, **pace)
+        else:
+            rows = model_group(group, options, device, dtype, pace)
+    if not group.endswith("-run"):
+        report(rows, device, None)
+    return rows
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What was typed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU; times mean nothing")
     parser.add_argument("--out", type=Path, help="write everything as JSON, anew after every group")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=5, help="timed calls per round")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no group that would not end by then")
     parser.add_argument("--samples", type=int, default=8, help="samples of a DiT batch; SD3 and FLUX.1 take 1")
     parser.add_argument("--run-steps", type=int, default=50, help="steps of a recorded DiT run")
     parser.add_argument("--only", choices=GROUPS, action="append")
     options = parser.parse_args(arguments)
     if not options.smoke and not torch.cuda.is_available():
         parser.error("no CUDA device here; `--smoke` shows on a CPU that everything runs")
-    device = torch.device("cpu" if options.smoke else "cuda")
-    dtype = torch.float32 if options.smoke else getattr(torch, options.dtype)
+    options.device = "cpu" if options.smoke else "cuda"
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the groups in turn; 1 when the mass kernel is off, a limit is exceeded or a group fails."""
+    begun = time.perf_counter()
+    options = parsed(arguments)
+    device = torch.device(options.device)
     pace = (
         {"rounds": 1, "calls": 1, "warmup": 1} if options.smoke else {"rounds": options.rounds, "calls": options.calls}
     )
     print(machine(device))
-    found: list[Error] = []
     groups: dict[str, list[dict[str, Any]]] = {}
-    for group in GROUPS:
-        if options.only and group not in options.only:
+    held: dict[str, list[Line]] = {}
+    wrong: list[str] = []
+    for group in options.only or GROUPS:
+        spent, expected = time.perf_counter() - begun, GROUPS[group] * (0 if options.smoke else pace["rounds"] / 3)
+        if spent + expected > 60 * options.minutes:
+            print(f"\n{group} skipped: {spent:.0f} s spent, about {expected:.0f} more do not fit; --only {group}")
             continue
-        with torch.no_grad():
-            if group == "correctness":
-                found = errors(device, options.smoke)
-                print_errors(found, device)
-                rows: list[Any] = list(found)
-            elif group in ("mass", "tiles"):
-                rows = (mass_rows if group == "mass" else tile_rows)(device, dtype, options.smoke, **pace)
-            else:
-                rows = model_group(group, options, device, dtype, pace)
-        if group != "correctness" and not group.endswith("-run"):
-            report(rows, device, None)
-        groups[group] = [asdict(row) for row in rows]
+        try:
+            rows = measure(group, options, device, pace)
+        except Exception:
+            wrong.append(f"{group} failed")
+            traceback.print_exc()
+            continue
+        finally:
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        groups[group], held[group] = [asdict(row) for row in rows], limits(group, rows, pace["rounds"])
+        wrong += [f"{group}: mass is off" for row in rows if isinstance(row, Error) and not row.good]
+        print(*(printed(group, each) for each in held[group]), sep="\n")
+        print(f"{group}: {time.perf_counter() - begun - spent:.0f} s", flush=True)
         if options.out is not None:
-            content = {"machine": machine(device), "dtype": str(dtype), "smoke": options.smoke, "groups": groups}
-            options.out.write_text(json.dumps(content, indent=2) + "\n")
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    return int(not all(e.good for e in found))
+            about = {"machine": machine(device), "dtype": options.dtype, "smoke": options.smoke}
+            lines = [asdict(each) | {"met": each.met} for lines in held.values() for each in lines]
+            options.out.write_text(json.dumps({**about, "limits": lines, "groups": groups}, indent=2) + "\n")
+    missed = [each.work for lines in held.values() for each in lines if each.met is False and not options.smoke]
+    print(*[f"NOT MET {work}" for work in missed], *wrong, sep="\n")
+    return int(bool(wrong or missed))
 
 
 def print_errors(found: Sequence[Error], device: torch.device) -> None:

@@ -11,8 +11,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ import torch
 Work = Callable[[], Any]
 Opened = Callable[[], AbstractContextManager[Work]]
 """Sets a piece of work up (untimed) and hands out the call that is timed."""
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Seconds that passed, or that the processors spent on this process, all of its threads: for machines that are busy."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Row:
 
 def compare(
     group: str, works: Mapping[str, Opened], baseline: str, device: torch.device, *, rounds: int = 5, calls: int = 10,
-    warmup: int = 2, notes: Mapping[str, str] | None = None,
+    warmup: int = 2, notes: Mapping[str, str] | None = None, clock: Clock = time.perf_counter,
 ) -> list[Row]:  # fmt: skip
     """Time every piece of work in turn, `rounds` times `calls` calls each. Running out of memory is a result too."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -59,7 +62,7 @@ def compare(
                         work()
                     if turn == 0:
                         peaks[name] = peak(work, device)
-                    seconds[name].append(median_seconds(work, device, calls))
+                    seconds[name].append(median_seconds(work, device, calls, clock))
             except torch.OutOfMemoryError:
                 failed[name] = "out of memory"
                 torch.cuda.empty_cache()
@@ -73,23 +76,39 @@ def _row(
     own, base = seconds[name], seconds[baseline]
     if not own or not base:
         return Row(group, name, baseline, None, None, None, None, None, None, notes.get(name, ""))
-    ratios = sorted(a / b for a, b in zip(own, base, strict=False))
-    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+    low, middle, high = quartiles([a / b for a, b in zip(own, base, strict=False)])
     mib, base_mib = peaks.get(name), peaks.get(baseline)
     return Row(
-        group, name, baseline, 1e3 * statistics.median(own), statistics.median(ratios), low, high, mib,
+        group, name, baseline, 1e3 * statistics.median(own), middle, low, high, mib,
         mib / base_mib if mib is not None and base_mib else None, notes.get(name, ""),
     )  # fmt: skip
 
 
-def median_seconds(work: Work, device: torch.device, calls: int) -> float:
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """(lower quartile, median, upper quartile) as values that were measured; of three or fewer the extremes."""
+    ordered = sorted(values)
+    quarter = len(ordered) // 4
+    return ordered[quarter], statistics.median(ordered), ordered[-1 - quarter]
+
+
+def plain(work: Work) -> Opened:
+    """A piece of work that needs no setting up."""
+
+    @contextmanager
+    def opened() -> Iterator[Work]:
+        yield work
+
+    return opened
+
+
+def median_seconds(work: Work, device: torch.device, calls: int, clock: Clock = time.perf_counter) -> float:
     """Median time of a call; on CUDA between events, so that queueing ahead is counted as it happens."""
     if device.type != "cuda":
         times = []
         for _ in range(calls):
-            start = time.perf_counter()
+            start = clock()
             work()
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
         return statistics.median(times)
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
     torch.cuda.synchronize()
@@ -102,7 +121,7 @@ def median_seconds(work: Work, device: torch.device, calls: int) -> float:
 
 
 def peak(work: Work, device: torch.device) -> float | None:
-    """MiB the allocator held at most during one call, beyond what it held before; None on a CPU (see mass.py)."""
+    """MiB the allocator held at most during one call, beyond what it held before; None on a CPU (`rows/memory.py`)."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize()

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from interventions import TokenLayout
+from tracer.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Subject:
     """Keyword arguments of one call on this many rows."""
 
 
+def in_precision(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """The network in this precision, to be evaluated; diffusers' advice to load it so does not fit random weights."""
+    with quiet():
+        model = model.to(dtype)
+    return model.eval().requires_grad_(False)
+
+
 def dit(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Subject:
     """DiT-XL/2 at 256 px: 28 layers, width 1152, 16 heads, 16 x 16 tokens; `tiny` to smoke-test."""
     from diffusers import DiTTransformer2DModel
@@ -41,7 +49,7 @@ def dit(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Subj
             num_layers=layers, num_attention_heads=heads, attention_head_dim=width, sample_size=side, patch_size=2,
             in_channels=4, out_channels=8, num_embeds_ada_norm=1000, norm_type="ada_norm_zero",
         )  # fmt: skip
-    model = model.to(dtype).eval().requires_grad_(False)
+    model = in_precision(model, dtype)
 
     def inputs(rows: int) -> dict[str, Any]:
         return {
@@ -68,7 +76,7 @@ def sd3(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Subj
             in_channels=16, out_channels=16, joint_attention_dim=joint, caption_projection_dim=heads * width,
             pooled_projection_dim=pooled, pos_embed_max_size=max(side // 2, 8 if tiny else 192),
         )  # fmt: skip
-    model = model.to(dtype).eval().requires_grad_(False)
+    model = in_precision(model, dtype)
 
     def inputs(rows: int) -> dict[str, Any]:
         return {

@@ -3,7 +3,7 @@ comparison of versions notices a number that moved.
 """
 
 import json
-from dataclasses import replace
+import sys
 
 import numpy as np
 import pytest
@@ -12,13 +12,22 @@ import torch.nn.functional as F
 import zarr
 
 import tracer
+from benchmarks import __main__ as table
 from benchmarks import compare_versions, damage, faults, gpu
+from benchmarks.bare import bare_predict, bare_step, drawn
+from benchmarks.measure import Row as Comparison
 from benchmarks.measure import compare
-from benchmarks.models import NaiveAttention, sd3
-from benchmarks.runs import sd3_case
-from tracer.denoisers import Sample
+from benchmarks.models import NaiveAttention
+from benchmarks.processes import ROOT, launch
+from benchmarks.rows import Row
+from benchmarks.rows.cases import case as small_case
+from benchmarks.rows.start import first_commands
+from benchmarks.rows.stores import RECORD, time_queries
+from benchmarks.runs import Rounds
+from benchmarks.stores import make_store
+from benchmarks.table import Settings, line, slope
 from tracer.noise import sample_noise
-from tracer.samplers import SAMPLERS, noise_levels
+from tracer.run import complete, prepare
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -57,30 +66,142 @@ def test_gpu_benchmark_runs_on_a_cpu_in_smoke_mode(tmp_path, capsys):
 def test_whole_recorded_runs_are_compared_with_as_many_bare_loops_as_lanes(group, tmp_path, capsys):
     out = tmp_path / "gpu.json"
     assert gpu.main(["--smoke", "--only", group, "--out", str(out)]) == 0
-    bare, *recorded = json.loads(out.read_text())["groups"][group]
-    assert [row["lanes"] for row in recorded] == [1, 1, 2]
+    _, *recorded = json.loads(out.read_text())["groups"][group]
+    assert [row["evaluations"] for row in recorded] == [1, 1, 2]
     for row in recorded:
-        assert row["ratio"] == pytest.approx(row["milliseconds"] / bare["milliseconds"] / row["lanes"])
         assert row["whole_ratio"] > row["ratio"] or row["fixed_seconds"] <= 0
     assert "bare loop" in capsys.readouterr().out
 
 
-def test_the_bare_loop_takes_the_steps_that_a_recorded_run_takes(tmp_path):
-    """From the same noise and conditions both end in the same state."""
-    subject = sd3(torch.device("cpu"), torch.float32, tiny=True)
-    case = sd3_case(subject, 2, 4, 4)
-    samples = [Sample(0, 0, prompt="a prompt"), Sample(1, 1, prompt="a prompt")]
-    x = sample_noise(samples, -1, case.denoiser.shape, torch.empty(0))
-    given, pooled = case.denoiser.conditions.batch(["", "", "a prompt", "a prompt"], torch.device("cpu"), torch.float32)
-    case = replace(case, bare=sd3_case(replace(subject, inputs=lambda rows: subject.inputs(rows) | {
-        "encoder_hidden_states": given, "pooled_projections": pooled}), 2, 4, 4).bare)  # fmt: skip
-    tracer.trace(case.denoiser, [], floor=False, samples=2, steps=4, batch_size=2, out=tmp_path / "run", **case.options)
-    levels = noise_levels(SAMPLERS["flow"], 4, "flow", case.denoiser.scheduler)
+def test_a_kernel_over_its_limit_and_a_group_that_fails_are_exit_1(tmp_path, monkeypatch, capsys):
+    """The other groups go on, and what was measured is saved; the smoke mode holds no limits, so it is left."""
+    row = Comparison(
+        "attention alone: SD3, 2 rows", "mass, log-sum-exp known", "fused attention", 0.4, 0.61, 0.6, 0.62, 0, 0
+    )
+    options = gpu.parsed(["--smoke", "--only", "tiles", "--only", "mass", "--out", str(tmp_path / "gpu.json")])
+    options.smoke = False
+    monkeypatch.setattr(gpu, "parsed", lambda arguments: options)
+    monkeypatch.setattr(gpu, "measure", lambda group, *_: [row] if group == "mass" else 1 / 0)
+    assert gpu.main() == 1
+    assert json.loads((tmp_path / "gpu.json").read_text())["limits"][0]["met"] is False
+    assert "NOT MET mass / fused attention, SD3's size\ntiles failed" in capsys.readouterr().out
+
+
+def test_groups_that_would_not_end_in_time_are_skipped_and_said_so(capsys):
+    assert gpu.main(["--smoke", "--minutes", "-1", "--only", "flux"]) == 0
+    assert "flux skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", ["dit", "sd3"])
+@pytest.mark.parametrize("arms", [[], ["R4S32"]])
+def test_the_bare_loop_ends_in_the_state_of_the_traced_clean_lane(family, arms, tmp_path):
+    """So baseline and trace compute the same: bit for bit. With an arm the batch has twice the rows, and the stock
+    network itself then differs by 1e-6 (measured), which four steps may carry on.
+    """
+    case = small_case(family, Settings(), steps=4, samples=2)
+    plan = case.plan(arms, ("latents",))
+    complete(plan, prepare(plan, tmp_path / "run"))
+    like = torch.empty(0)
+    x, predict = sample_noise(plan.samples, -1, case.denoiser.shape, like), bare_predict(plan, plan.samples)
     with torch.no_grad():
-        for i in range(4):
-            x = case.bare(x, i, levels)
+        for i in range(case.steps):
+            own = drawn(plan, x, i)
+            noise = None if own is None else sample_noise(plan.samples, i, own.shape[1:], like)
+            x = bare_step(plan, predict, x, i, noise)
     latent = tracer.open_run(tmp_path / "run")["trajectory/latent"].values
-    assert np.allclose(latent[:, -1], x.numpy(), atol=1e-5)
+    if arms:
+        assert np.abs(latent[:, -1] - x.numpy()).max() < 1e-4
+    else:
+        assert np.array_equal(latent[:, -1], x.numpy())
+
+
+def lines_of(values):
+    """A row of lines with these medians, unit and limit 1; an exception in their place is raised."""
+
+    def measure(settings):
+        for value in values:
+            if isinstance(value, BaseException):
+                raise value
+            yield line(f"work {value}", [value], 1.0)
+
+    return Row("a row", measure)
+
+
+@pytest.mark.parametrize(
+    ("values", "status", "says"),
+    [((0.5, 1.0), 0, "2 of 2 limits met"), ((0.5, 1.001), 1, "one: work 1.001"), ((ValueError(),), 1, "one: failed")],
+)
+def test_a_row_over_its_limit_or_one_that_fails_is_exit_1(values, status, says, monkeypatch, capsys):
+    monkeypatch.setattr(table, "ROWS", {"one": lines_of(values), "never": lines_of([9])})
+    assert table.main(["--only", "one"]) == status
+    assert says in capsys.readouterr().out
+
+
+def test_a_line_is_saved_when_it_is_measured(tmp_path, monkeypatch):
+    """What comes before a stop is there, as JSON and as a page."""
+    monkeypatch.setattr(table, "ROWS", {"one": lines_of([0.5, 2.0, KeyboardInterrupt()])})
+    files = {"--out": tmp_path / "table.json", "--markdown": tmp_path / "table.md"}
+    with pytest.raises(KeyboardInterrupt):
+        table.main([str(word) for pair in files.items() for word in pair])
+    content = json.loads(files["--out"].read_text())
+    assert [(each["median"], each["met"]) for each in content["rows"]["one"]] == [(0.5, True), (2.0, False)]
+    page = files["--markdown"].read_text()
+    assert f"torch {torch.__version__}" in page
+    assert "| one | work 2.0 | 2.000 x |  | 1.000 x | NOT MET |" in page
+    assert "1 of 2 limits met" in page
+
+
+def test_an_unknown_row_is_answered_with_those_there_are(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        table.main(["--only", "mass-dti"])
+    assert "no such row; choose among mass-dit, mass-sd3" in capsys.readouterr().err
+
+
+SMALL = ("mass-dit", "plain-sd3", "blocks", "kernel", "sink-arms", "impulses", "floor", "scaling", "leak", "seam")
+"""Rows that start no process of their own."""
+
+
+def test_the_table_is_measured_on_tiny_networks(tmp_path):
+    out = tmp_path / "table.json"
+    assert table.main(["--smoke", "--only", ",".join(SMALL), "--out", str(out), "--root", str(tmp_path)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert tuple(rows) == SMALL
+    assert all(rows.values())
+    assert "by count 0.583" in rows["sink-arms"][0]["note"]  # 7 / 12
+    assert "by count 0.875" in rows["impulses"][0]["note"]  # ((T + 1) / 2 + 1) / T at T = 4
+    assert "16 evaluations" in rows["mass-dit"][0]["note"]  # 2 lanes x 8 steps
+
+
+def test_the_exponent_of_a_power_law_is_found():
+    assert slope([2, 4, 16], [5 * n**1.7 for n in (2, 4, 16)]) == pytest.approx(1.7, abs=1e-12)
+
+
+def test_a_whole_run_is_charged_with_its_start():
+    """(0.3 + 6 / 20) / 0.5 in one round, (0.4 + 8 / 20) / 0.4 in the other."""
+    rounds = Rounds(bare=[0.5, 0.4], evaluation=[0.3, 0.4], fixed=[6.0, 8.0])
+    assert rounds.ratios(20) == pytest.approx([1.2, 2.0])
+    assert rounds.ratios() == pytest.approx([0.6, 1.0])
+
+
+def test_the_cost_of_a_command_is_its_own():
+    """Not the memory of the process that starts it, which holds torch; the first output comes before the end."""
+    text = "import time; block = bytearray(64 << 20); print(1, flush=True); time.sleep(0.3); print(2)"
+    cost = launch([sys.executable, "-c", text])
+    assert cost.output.split() == ["1", "2"]
+    assert 0.0625 < cost.gib < 0.15
+    assert cost.first_output + 0.3 <= cost.seconds
+    with pytest.raises(RuntimeError, match="exit 3"):
+        launch([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_queries_are_timed_on_what_they_read(tmp_path):
+    found = time_queries(str(make_store(tmp_path / "run", samples=2, steps=3, record=RECORD)), 2, "wall")
+    assert len(found) == 3
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found.values())
+
+
+def test_the_readme_begins_with_the_commands_that_are_timed():
+    assert first_commands((ROOT / "README.md").read_text())[0][:2] == ["trace", "run"]
 
 
 def test_work_that_runs_out_of_memory_is_reported_and_the_rest_goes_on():

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.rows import memory
 from interventions.seam.mass import attention_entropy, attention_mass, attention_statistics
 from tests.oracles import dense
 
@@ -151,10 +152,7 @@ def test_shapes_that_do_not_go_together_are_refused():
 
 def test_nothing_of_the_size_of_tokens_squared_is_held():
     # 2 heads of 3000 tokens: two float32 matrices of tokens x tokens are 69 MiB, the inputs 1.1 MiB
-    command = [sys.executable, str(ROOT / "benchmarks" / "mass.py"), "--one", "mass", "0", "3000", "2", "16", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["mib"] < 35
+    assert memory.in_own_process("mass", False, tokens=3000, heads=2, width=16) < 35
 
 
 INTERPRETED = """

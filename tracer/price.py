@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tracer import store
-from tracer.lanes import evaluations_of_step, lanes_of_step
+from tracer.lanes import evaluations, lanes_of_step
 from tracer.noise import sample_noise
 from tracer.plan import Plan
 from tracer.recording import ATTENTION
@@ -77,7 +77,8 @@ def seconds_of_evaluation(plan: Plan) -> tuple[float, float]:
 
     A large model is timed on one sample; a GPU is warmed up with a whole batch.
     """
-    attention, samples = plan.record & ATTENTION, plan.samples[: plan.unit]
+    plan, samples = plan.of(plan.samples[-1:]), plan.samples[: plan.unit]
+    attention = plan.record & ATTENTION
     lanes = len(lanes_of_step(plan, plan.schedule.steps // 2))
     _timed(plan, samples[:1], 1, attention)
     slow = _timed(plan, samples[:1], 1, attention)
@@ -104,8 +105,8 @@ def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> flo
 
 
 def _evaluations_a_step(plan: Plan) -> float:
-    """Evaluations of one sample, mean over the steps."""
-    return sum(evaluations_of_step(plan, i) for i in range(plan.schedule.steps)) / plan.schedule.steps
+    """Evaluations of one sample, mean over samples and steps."""
+    return evaluations(plan) / (len(plan.samples) * plan.schedule.steps)
 
 
 def _groups(recorded: frozenset[str]) -> list[tuple[str, ...]]:

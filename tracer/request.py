@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 NOISES = ("independent", "coupled")
 """How the noise of the steps may be drawn (`tracer.noise`)."""
+FLOOR_SAMPLES = 4
+"""Samples, the first of a run, under the floor that nobody named: rounding is alike in all of them, and errors are
+compared with 100 times it."""
 Progress = Callable[[int, int], None]
 """Called after every step with (steps done, steps to do), counted over all units."""
 P = ParamSpec("P")
@@ -214,7 +217,10 @@ class Request:
         ),
     )
     floor: bool = field(
-        default=True, metadata=_typed("Add the arm `full`, the numerical floor.", "--floor/--no-floor", type=bool)
+        default=True,
+        metadata=_typed(
+            "Add the arm `full`, the numerical floor, on the first samples.", "--floor/--no-floor", type=bool
+        ),
     )
     device: str | torch.device | None = field(
         default=None, metadata=_typed("Default: cuda where there is one, else cpu.", "--device", metavar="DEVICE")
@@ -268,13 +274,22 @@ class Request:
 
     def interventions(self) -> tuple[Intervention, ...]:
         """The arms as values: clean first, no arm twice, the floor last if it is added. Raises SpecError."""
-        from interventions import Intervention, parse
         from interventions.spec import Clean, Full
 
+        floor = [Full()] if self.floor else []
+        return (Clean(), *(arm for arm in dict.fromkeys([*self._named(), *floor]) if not isinstance(arm, Clean)))
+
+    def names_floor(self) -> bool:
+        """Whether the floor is among the arms that are named: then it is run on all samples, as any arm is."""
+        from interventions.spec import Full
+
+        return Full() in self._named()
+
+    def _named(self) -> list[Intervention]:
+        from interventions import Intervention, parse
+
         assert isinstance(self.arms, tuple)
-        specs = [arm if isinstance(arm, Intervention) else parse(arm) for arm in self.arms]
-        floor = [Full()] if self.floor and Full() not in specs else []
-        return (Clean(), *(arm for arm in dict.fromkeys([*specs, *floor]) if not isinstance(arm, Clean)))
+        return [arm if isinstance(arm, Intervention) else parse(arm) for arm in self.arms]
 
     def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """The stored configuration: the stored keys, from `resolved` where the plan had to fill them in."""

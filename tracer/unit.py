@@ -102,7 +102,9 @@ class Unit:
 def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), limits: Limits | None = None) -> Batches:
     """The plan's denoiser, opened for these samples in batches that fit the memory."""
     opened = partial(plan.denoiser.opened, guidance=plan.guidance, mask_seed=plan.mask_seed, record=sorted(record))
-    return Batches(opened, samples, limits or Limits(), most_removed(plan))
+    counts = zip(plan.arms, plan.asked(samples).sum(axis=1).tolist(), strict=True)
+    few = {arm.spec: count for arm, count in counts if count < len(samples)}
+    return Batches(opened, samples, limits or Limits(), most_removed(plan), few)
 
 
 def most_removed(plan: Plan) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tracer.cli.terminal import human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from tracer.plan import Plan
+    from tracer.plan import Arm, Plan
     from tracer.price import Part, Price
 
 NAMED, LETTERS = 4, 40
@@ -25,7 +25,7 @@ def announcement(plan: Plan, path: Path, price: Price) -> list[str]:
     starts = "samples" if plan.request.paths == 1 else f"starts x {plan.request.paths} paths"
     lines = {
         "checkpoint": checkpoint["id"] + (f"  ({corrections})" if corrections else ""),
-        "arms": f"clean + {len(plan.arms) - 1}: {_few([arm.name for arm in plan.arms[1:]], 6)}",
+        "arms": f"clean + {len(plan.arms) - 1}: {_few([_named(arm) for arm in plan.arms[1:]], 6)}",
         **shown(plan),
         "sampling": f"{config['samples']} {starts} x {config['steps']} {config['sampler']} steps, guidance "
         f"{config['guidance']:g}, predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",
@@ -35,6 +35,10 @@ def announcement(plan: Plan, path: Path, price: Price) -> list[str]:
         f"on {plan.denoiser.device}",
     }
     return [f"{name:11} {text}" for name, text in lines.items() if text]
+
+
+def _named(arm: Arm) -> str:
+    return arm.name if arm.samples is None else f"{arm.name} (first {arm.samples} samples)"
 
 
 def shown(plan: Plan) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from interventions.errors import InputError
 from tracer.denoisers.base import DTYPES
+from tracer.denoisers.checkpoints import DEFAULT
 from tracer.quiet import quiet
 from tracer.store.places import expanded
 
@@ -277,19 +278,20 @@ class Request:
         from interventions.spec import Clean, Full
 
         floor = [Full()] if self.floor else []
-        return (Clean(), *(arm for arm in dict.fromkeys([*self._named(), *floor]) if not isinstance(arm, Clean)))
+        return (Clean(), *(arm for arm in dict.fromkeys([*self.named_arms(), *floor]) if not isinstance(arm, Clean)))
 
     def names_floor(self) -> bool:
         """Whether the floor is among the arms that are named: then it is run on all samples, as any arm is."""
         from interventions.spec import Full
 
-        return Full() in self._named()
+        return Full() in self.named_arms()
 
-    def _named(self) -> list[Intervention]:
+    def named_arms(self) -> tuple[Intervention, ...]:
+        """The arms that were named, as values. Raises SpecError."""
         from interventions import Intervention, parse
 
         assert isinstance(self.arms, tuple)
-        return [arm if isinstance(arm, Intervention) else parse(arm) for arm in self.arms]
+        return tuple(arm if isinstance(arm, Intervention) else parse(arm) for arm in self.arms)
 
     def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """The stored configuration: the stored keys, from `resolved` where the plan had to fill them in."""
@@ -299,6 +301,11 @@ class Request:
             if how.stored and not (how.later and getattr(self, name) == how.default)
         }
         return own | dict(resolved)
+
+    def model_name(self) -> str:
+        """What is loaded, as it was asked for: a checkpoint, or a family's own."""
+        own = self.denoiser if isinstance(self.denoiser, str | None) else self.denoiser.name
+        return self.checkpoint or own or DEFAULT
 
     def load(self) -> Denoiser:
         """The denoiser itself: handed in, or loaded by its family's name. Raises CheckpointError, PlanError."""

@@ -125,7 +125,8 @@ def _pictures(run: xr.DataTree) -> str:
     images = runs.get(run, "images/image")
     arms = [arm.name for arm in runs.every_arm(run) if arm.whole]
     shown = images.sel(arm=arms).isel(sample=slice(0, IMAGES)).transpose("arm", "image_y", "sample", "image_x", "rgb")
-    pixels = np.asarray(shown.values, dtype=np.uint8)
+    asked = divergence.asked(run).sel(arm=arms).isel(sample=slice(0, IMAGES))
+    pixels = np.asarray(shown.where(asked, 255).values, dtype=np.uint8)  # white where an arm is not run
     count, height, columns, width, _ = pixels.shape
     buffer = io.BytesIO()
     Image.fromarray(pixels.reshape(count * height, columns * width, 3)).save(buffer, format="PNG")

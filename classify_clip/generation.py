@@ -21,6 +21,7 @@ from classify_clip.models import load_retriever
 from classify_clip.scores import judge
 from classify_clip.scores.embedded_clip import embed
 from interventions import TokenLayout, parse
+from tracer import store
 
 LAYOUT = TokenLayout((16, 16))
 VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {
@@ -107,12 +108,14 @@ def _pictures(runs: Sequence[xr.DataTree]) -> tuple[dict, dict[int, dict[str, np
         if changed:
             raise DataError(f"the runs differ in {', '.join(changed)}; score runs that differ in masks only")
         root = run.to_dataset()
-        whole = (root["status"] == 1).all("arm").values
+        whole = root["status"].isin((store.STATUS_COMPLETE, store.STATUS_UNASKED)).all("arm").values
         if not whole.all():
             raise DataError(f"{int((~whole).sum())} samples of the run are not complete; resume it first")
         images = run["images"].to_dataset()["image"]
         by_spec = pictures.setdefault(int(config["mask_seed"]), {})
         for index, spec in enumerate(root["arm"].values.tolist()):
+            if (root["status"].isel(arm=index) == store.STATUS_UNASKED).any():  # the floor, run on a few samples only
+                continue
             by_spec[str(spec)] = images.isel(arm=index).values.astype(np.uint8)
     first = configs[0]
     kept = {key: first[key] for key in ("model", "checkpoint", "samples", "steps", "sampler", "guidance", "seed")}

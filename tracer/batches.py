@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -59,14 +60,22 @@ class Batches:
 
     opened: opens the denoiser for some samples. While all samples go at once it is opened once. halves: rows that the
     network gets for one lane of one sample. removed: what the recorded keys that an arm removes are padded to, since
-    every lane may remove another number.
+    every lane may remove another number. few: lane -> how many of the samples, the first ones, it is evaluated for; for
+    the others the first lane, the clean one, stands in.
     """
 
     def __init__(
-        self, opened: Opened, samples: Sequence[Sample], limits: Limits, halves: int = 1, removed: int = 1
+        self,
+        opened: Opened,
+        samples: Sequence[Sample],
+        limits: Limits,
+        *,
+        halves: int = 1,
+        removed: int = 1,
+        few: Mapping[Intervention, int] | None = None,
     ) -> None:
         self._opened, self._samples, self._limits = opened, list(samples), limits
-        self._halves, self._removed = halves, removed
+        self._halves, self._removed, self._few = halves, removed, dict(few or {})
         self._stack = ExitStack()
         self._whole: Evaluation | None = None
 
@@ -87,7 +96,8 @@ class Batches:
         asked = Asked(moment, lanes, measured)
         while True:
             parts = self._parts()
-            at_once = self._lanes_at_once(x.device, len(self._samples[parts[0]]), lanes)
+            largest = max(len(self._samples[part]) for part in parts)
+            at_once = self._lanes_at_once(x.device, largest, lanes)
             try:
                 return _joined([self._of_samples(part, x, asked, at_once, parts) for part in parts], axis=1)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -95,11 +105,12 @@ class Batches:
                     raise
                 self._abandon(error)
                 said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self._halve(min(at_once, len(lanes)), len(self._samples[parts[0]]), x.device, said)
+            self._halve(min(at_once, len(lanes)), largest, x.device, said)
 
     def _parts(self) -> list[slice]:
-        size = self._limits.samples or len(self._samples)
-        return [slice(start, start + size) for start in range(0, len(self._samples), size)]
+        count = len(self._samples)
+        starts = {*range(0, count, self._limits.samples or count), *self._few.values()}
+        return [slice(*ends) for ends in pairwise([*sorted(start for start in starts if start < count), count])]
 
     def _lanes_at_once(self, device: torch.device, samples: int, lanes: Sequence[Intervention]) -> int:
         rows = ROWS.get(device.type, ROWS["cpu"]) * (BESIDE_CLEAN if _need_clean(lanes) else 1)
@@ -111,8 +122,11 @@ class Batches:
     ) -> tuple[Prediction, Recorded]:
         if len(parts) > 1:
             self._close()
+            there = [k for k, lane in enumerate(asked.lanes) if part.start < self._few.get(lane, len(self._samples))]
             with self._opened(self._samples[part]) as evaluation:
-                return self._of_lanes(evaluation, x[:, part], asked, at_once)
+                some = Asked(asked.moment, [asked.lanes[k] for k in there], sum(k < asked.measured for k in there))
+                few = self._of_lanes(evaluation, x[there, part], some, at_once)
+            return _spread(few, [there.index(k) if k in there else 0 for k in range(len(asked.lanes))], asked.measured)
         if self._whole is None:
             self._whole = self._stack.enter_context(self._opened(self._samples))
         return self._of_lanes(self._whole, x, asked, at_once)
@@ -168,6 +182,15 @@ def _taken(evaluation: Evaluation, seen: int, removed: int) -> Recorded:
         fill = float("nan") if taken[key].is_floating_point() else -1
         taken[key] = torch.nn.functional.pad(taken[key], (0, removed - taken[key].shape[-1]), value=fill)
     return taken
+
+
+def _spread(result: tuple[Prediction, Recorded], at: Sequence[int], measured: int) -> tuple[Prediction, Recorded]:
+    """The lanes at these places, one may come twice; of what was recorded the first `measured` of them."""
+    prediction, recorded = result
+    if list(at) == list(range(len(prediction.value))):
+        return result
+    variance = None if prediction.variance is None else prediction.variance[at]
+    return Prediction(prediction.value[at], variance), {key: value[at[:measured]] for key, value in recorded.items()}
 
 
 def _joined(results: Sequence[tuple[Prediction, Recorded]], axis: int) -> tuple[Prediction, Recorded]:

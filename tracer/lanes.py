@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from interventions import Intervention
@@ -119,6 +120,16 @@ def lanes_of_step(plan: Plan, i: int) -> list[Lane]:
 def measured_lanes(plan: Plan, i: int) -> list[Lane]:
     """The lanes of step i whose attention is recorded: the clean one and where each arm itself stands."""
     return list(dict.fromkeys([CLEAN, *(role.own for role in roles_of_step(plan, i).values())]))
+
+
+def evaluations(plan: Plan) -> int:
+    """Network evaluations of the whole run (guidance not counted); an arm may be run on the first samples only."""
+    few = {min(arm.samples, len(plan.samples)) for arm in plan.arms if arm.samples is not None}
+    total = 0
+    for start, stop in pairwise(sorted({0, *few, len(plan.samples)})):
+        alike = plan.of(plan.samples[start:stop])
+        total += (stop - start) * sum(evaluations_of_step(alike, i) for i in range(plan.schedule.steps))
+    return total
 
 
 def evaluations_of_step(plan: Plan, i: int) -> int:

@@ -22,7 +22,7 @@ from tracer.noise import check_coupled
 from tracer.prompts import Prompt
 from tracer.prompts import load as load_prompts
 from tracer.recording import check_names, resolve
-from tracer.request import NOISES, PlanError, Request
+from tracer.request import FLOOR_SAMPLES, NOISES, PlanError, Request
 from tracer.samplers.base import Sampler, SamplerError, Schedule
 from tracer.samplers.registry import SAMPLERS, fitting, noise_levels
 from tracer.store.remote import local
@@ -30,10 +30,14 @@ from tracer.store.remote import local
 
 @dataclass(frozen=True)
 class Arm:
-    """One experimental condition: its spec and the steps it acts on, ascending."""
+    """One experimental condition: its spec and the steps it acts on, ascending.
+
+    samples: how many of the run's samples, its first ones, it is run on; None: all.
+    """
 
     spec: Intervention
     window: Sequence[int]
+    samples: int | None = None
 
     @property
     def name(self) -> str:
@@ -80,12 +84,21 @@ class Plan:
         """How many units of work the samples make."""
         return -(-len(self.samples) // self.unit)
 
+    def asked(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Which arms are run on which of these samples, bool [arm, sample]."""
+        index = np.array([sample.index for sample in samples])
+        return np.stack([index < (len(self.samples) if arm.samples is None else arm.samples) for arm in self.arms])
+
+    def of(self, samples: Sequence[Sample]) -> Plan:
+        """The plan with the arms alone that are run on any of these samples."""
+        arms = tuple(arm for arm, asked in zip(self.arms, self.asked(samples), strict=True) if asked.any())
+        return self if len(arms) == len(self.arms) else replace(self, arms=arms)
+
     def evaluations(self) -> int:
         """Network evaluations of the whole run, one sample under one lane each (guidance counts twice)."""
-        from tracer.lanes import evaluations_of_step
+        from tracer.lanes import evaluations
 
-        each = sum(evaluations_of_step(self, i) for i in range(self.schedule.steps))
-        return each * len(self.samples) * (1 if self.guidance == 1 else 2)
+        return evaluations(self) * (1 if self.guidance == 1 else 2)
 
 
 def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
@@ -109,7 +122,7 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     guidance = float(defaults.get("guidance", 1.0) if request.guidance is None else request.guidance)
     prompts = _prompts(request, denoiser)
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
-    arms = _arms(denoiser, specs, steps)
+    arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
     _check_noise(denoiser, request, sampler, levels)
     samples = _with_paths(_starts(denoiser, request, prompts), request.paths)
@@ -165,7 +178,7 @@ def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
     return SAMPLERS.get_or_raise(name, SamplerError)
 
 
-def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int) -> tuple[Arm, ...]:
+def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_samples: int | None) -> tuple[Arm, ...]:
     for spec in specs:
         if denoiser.layout is not None:
             spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
@@ -175,7 +188,7 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int) -> tupl
                 "attach the seam in `opened`, or set `own_lanes = True` where its `predict` acts on the lanes by "
                 'itself (docs/extending.md, "A model")'
             )
-    return tuple(Arm(spec, spec.scope.window(steps)) for spec in specs)
+    return tuple(Arm(spec, spec.scope.window(steps), floor_samples if spec == Full() else None) for spec in specs)
 
 
 def _prompts(request: Request, denoiser: Denoiser) -> list[Prompt] | None:

@@ -9,20 +9,25 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 
 from tracer import store
-from tracer.lanes import evaluations_of_step, lanes_of_step, measured_lanes
+from tracer.lanes import evaluations, lanes_of_step, measured_lanes
 from tracer.noise import sample_noise
 from tracer.plan import Plan
+from tracer.progress import Progress
 from tracer.recording import ATTENTION
 from tracer.run import arrays, dimensions
 from tracer.store.records import RECORDS, with_brought
 from tracer.unit import Unit, batches
 
-SLOW = 1.0
-"""Seconds of one evaluation from which on a single sample is timed and not a whole batch."""
+SLOW, WARM = 1.0, 4.0
+"""Seconds of one evaluation from which on a single sample is timed and not a whole batch, and from which on the first
+evaluation is good enough: what else it does is little beside it."""
+TIMED = 4
+"""Evaluations, or batches of them, that are timed at most."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,12 @@ class Price:
     parts: tuple[Part, ...]
 
 
-def price(plan: Plan) -> Price:
-    """What this run will cost on its device. A few evaluations are made; nothing is written.
+def price(plan: Plan, tell: Progress = lambda done, total: None) -> Price:
+    """What this run will cost on its device. A few evaluations are made, `TIMED` at most, and told; nothing is written.
 
     Memory is what the process has at most taken so far, these evaluations included, and two units of samples to write.
     """
-    recorded, plain = seconds_of_evaluation(plan)
+    recorded, plain = seconds_of_evaluation(plan, tell)
     whole = _evaluations_a_step(plan)
     steps = plan.schedule.steps * plan.units
     parts = []
@@ -72,22 +77,29 @@ def disk(plan: Plan, samples: int | None = None) -> int:
     return store.estimate_bytes(arrays(plan), sizes)
 
 
-def seconds_of_evaluation(plan: Plan) -> tuple[float, float]:
+def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None) -> tuple[float, float]:
     """Seconds of one evaluation of one lane for a whole unit of samples: as it is recorded, and with nothing recorded.
 
     A large model is timed on one sample; a GPU is warmed up with a whole batch.
     """
-    attention, samples = plan.record & ATTENTION, plan.samples[: plan.unit]
+    plan, samples = plan.of(plan.samples[-1:]), plan.samples[: plan.unit]
+    attention, counted = plan.record & ATTENTION, count(1)
     lanes = len(lanes_of_step(plan, plan.schedule.steps // 2))
-    _timed(plan, samples[:1], 1, attention)
-    slow = _timed(plan, samples[:1], 1, attention)
+
+    def timed(samples: tuple, lanes: int, record: Iterable[str]) -> float:
+        seconds = _timed(plan, samples, lanes, record)
+        tell(next(counted), TIMED)
+        return seconds
+
+    slow = timed(samples[:1], 1, attention)
+    slow = slow if slow > WARM else timed(samples[:1], 1, attention)
     if slow > SLOW:
-        plain = _timed(plan, samples[:1], 1, ()) if attention else slow
+        plain = timed(samples[:1], 1, ()) if attention else slow
         return slow * len(samples), min(slow, plain) * len(samples)
     if plan.denoiser.device.type != "cpu":
         _timed(plan, samples, lanes, attention)
-    recorded = _timed(plan, samples, lanes, attention)
-    return recorded, min(recorded, _timed(plan, samples, lanes, ())) if attention else recorded
+    recorded = timed(samples, lanes, attention)
+    return recorded, min(recorded, timed(samples, lanes, ())) if attention else recorded
 
 
 def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> float:
@@ -105,8 +117,8 @@ def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> flo
 
 
 def _evaluations_a_step(plan: Plan) -> float:
-    """Evaluations of one sample, mean over the steps."""
-    return sum(evaluations_of_step(plan, i) for i in range(plan.schedule.steps)) / plan.schedule.steps
+    """Evaluations of one sample, mean over samples and steps."""
+    return evaluations(plan) / (len(plan.samples) * plan.schedule.steps)
 
 
 def _groups(recorded: frozenset[str]) -> list[tuple[str, ...]]:

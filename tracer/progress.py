@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 from tracer.visible import drawing_on, visible
 
 Progress = Callable[[int, int], None]
 """Called with (done, to do)."""
+BYTES = "bytes"
+"""The unit that is shown as kB, MB and GB."""
 LINE_SECONDS = 30.0
 """Where there is no terminal, a line this often."""
 LONGEST_NAME = 24
@@ -47,11 +50,39 @@ def in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
+_READING: ContextVar[Progress | None] = ContextVar("reading", default=None)
+
+
+@contextmanager
+def reading(asked: Progress | bool | None, name: str, *, said: bool = False) -> Iterator[None]:
+    """Shows how much of a checkpoint has been read inside it, unless what is asked for is no bar of ours.
+
+    said: whether it is said at once, in a line, where nothing can be drawn. A `reading` inside another shows nothing.
+    """
+    if asked is False or callable(asked) or _READING.get() is not None:
+        yield
+        return
+    if said and not in_notebook() and not sys.stderr.isatty():
+        print(f"loading {name}", file=sys.stderr, flush=True)
+    with progress_bar(f"loading {name}", BYTES) as tell:
+        token = _READING.set(tell)
+        try:
+            yield
+        finally:
+            _READING.reset(token)
+
+
+def reading_progress() -> Progress:
+    """Who is to be told of bytes that are read, (done, to do); from any thread."""
+    return _READING.get() or (lambda done, total: None)
+
+
 @contextmanager
 def _tqdm(name: str, unit: str) -> Iterator[Progress]:
     from tqdm.auto import tqdm
 
-    with tqdm(desc=name, unit=f" {unit}", leave=False, disable=False) as bar:
+    in_words = {"unit": "B", "unit_scale": True} if unit == BYTES else {"unit": f" {unit}"}
+    with tqdm(desc=name, leave=False, disable=False, **in_words) as bar:
 
         def tell(done: int, total: int) -> None:
             bar.total = total
@@ -63,11 +94,18 @@ def _tqdm(name: str, unit: str) -> Iterator[Progress]:
 @contextmanager
 def _rich(name: str, unit: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )  # fmt: skip
 
+    amount = (DownloadColumn(),) if unit == BYTES else (MofNCompleteColumn(), unit)
     columns = (
-        "{task.description}", BarColumn(bar_width=None), MofNCompleteColumn(), unit, TimeElapsedColumn(), "left",
-        TimeRemainingColumn(),
+        "{task.description}", BarColumn(bar_width=None), *amount, TimeElapsedColumn(), "left", TimeRemainingColumn()
     )  # fmt: skip
     short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
     console = Console(file=drawing_on(sys.stderr), markup=False, emoji=False)
@@ -85,7 +123,8 @@ def _lines(name: str, unit: str) -> Progress:
         if now - shown >= LINE_SECONDS and 0 < done < total:
             shown = now
             left = human_seconds((now - start) / done * (total - done))
-            print(f"{name}: {done} of {total} {unit}, about {left} left", file=sys.stderr, flush=True)
+            amount = f"{human_bytes(done)} of {human_bytes(total)}" if unit == BYTES else f"{done} of {total} {unit}"
+            print(f"{name}: {amount}, about {left} left", file=sys.stderr, flush=True)
 
     return tell
 

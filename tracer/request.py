@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from interventions.errors import InputError
 from tracer.denoisers.base import DTYPES
+from tracer.denoisers.checkpoints import DEFAULT
 from tracer.quiet import quiet
 from tracer.store.places import expanded
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 NOISES = ("independent", "coupled")
 """How the noise of the steps may be drawn (`tracer.noise`)."""
+FLOOR_SAMPLES = 4
+"""Samples, the first of a run, under the floor that nobody named: rounding is alike in all of them, and errors are
+compared with 100 times it."""
 Progress = Callable[[int, int], None]
 """Called after every step with (steps done, steps to do), counted over all units."""
 P = ParamSpec("P")
@@ -214,7 +218,10 @@ class Request:
         ),
     )
     floor: bool = field(
-        default=True, metadata=_typed("Add the arm `full`, the numerical floor.", "--floor/--no-floor", type=bool)
+        default=True,
+        metadata=_typed(
+            "Add the arm `full`, the numerical floor, on the first samples.", "--floor/--no-floor", type=bool
+        ),
     )
     device: str | torch.device | None = field(
         default=None, metadata=_typed("Default: cuda where there is one, else cpu.", "--device", metavar="DEVICE")
@@ -268,13 +275,23 @@ class Request:
 
     def interventions(self) -> tuple[Intervention, ...]:
         """The arms as values: clean first, no arm twice, the floor last if it is added. Raises SpecError."""
-        from interventions import Intervention, parse
         from interventions.spec import Clean, Full
 
+        floor = [Full()] if self.floor else []
+        return (Clean(), *(arm for arm in dict.fromkeys([*self.named_arms(), *floor]) if not isinstance(arm, Clean)))
+
+    def names_floor(self) -> bool:
+        """Whether the floor is among the arms that are named: then it is run on all samples, as any arm is."""
+        from interventions.spec import Full
+
+        return Full() in self.named_arms()
+
+    def named_arms(self) -> tuple[Intervention, ...]:
+        """The arms that were named, as values. Raises SpecError."""
+        from interventions import Intervention, parse
+
         assert isinstance(self.arms, tuple)
-        specs = [arm if isinstance(arm, Intervention) else parse(arm) for arm in self.arms]
-        floor = [Full()] if self.floor and Full() not in specs else []
-        return (Clean(), *(arm for arm in dict.fromkeys([*specs, *floor]) if not isinstance(arm, Clean)))
+        return tuple(arm if isinstance(arm, Intervention) else parse(arm) for arm in self.arms)
 
     def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """The stored configuration: the stored keys, from `resolved` where the plan had to fill them in."""
@@ -284,6 +301,11 @@ class Request:
             if how.stored and not (how.later and getattr(self, name) == how.default)
         }
         return own | dict(resolved)
+
+    def model_name(self) -> str:
+        """What is loaded, as it was asked for: a checkpoint, or a family's own."""
+        own = self.denoiser if isinstance(self.denoiser, str | None) else self.denoiser.name
+        return self.checkpoint or own or DEFAULT
 
     def load(self) -> Denoiser:
         """The denoiser itself: handed in, or loaded by its family's name. Raises CheckpointError, PlanError."""

@@ -23,7 +23,7 @@ from tracer import store
 from tracer.batches import Limits
 from tracer.denoisers.base import optional_parts
 from tracer.plan import Plan, PlanError, plan
-from tracer.progress import shown
+from tracer.progress import reading, shown
 from tracer.request import Progress, Request, with_parameters_of
 from tracer.store.places import check_folder, check_new_folder, occupied
 from tracer.trajectory import run_unit
@@ -43,7 +43,8 @@ def trace(request: Request) -> Path:
     Raises PlanError, SpecError, SamplerError, CheckpointError, DeviceError, PromptError, ClusterError or RunError
     before anything is written.
     """
-    checked = plan(request)
+    with reading(request.progress, request.model_name()):
+        checked = plan(request)
     path = prepare(checked)
     with shown(request.progress, path.name) as progress:
         report = complete(checked, path, progress=progress)

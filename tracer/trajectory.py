@@ -70,6 +70,9 @@ def run_unit(
     A sample that turns NaN or infinite in an arm is flagged failed there, with the step; the others go on. `limits` on
     what goes through the network at once are halved where memory runs out, and so for the units that follow.
     """
+    if not (asked := plan.asked(samples)).all():
+        buffer.ask(asked)
+        plan = plan.of(samples)
     denoiser, levels = plan.denoiser, plan.schedule
     like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
     x = sample_noise(samples, -1, denoiser.shape, like)

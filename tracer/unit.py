@@ -104,7 +104,9 @@ def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), l
     """The plan's denoiser, opened for these samples in batches that fit the memory."""
     opened = partial(plan.denoiser.opened, guidance=plan.guidance, mask_seed=plan.mask_seed, record=sorted(record))
     halves = 1 if plan.guidance == 1 else 2
-    return Batches(opened, samples, limits or Limits(), halves, most_removed(plan))
+    counts = zip(plan.arms, plan.asked(samples).sum(axis=1).tolist(), strict=True)
+    few = {arm.spec: count for arm, count in counts if count < len(samples)}
+    return Batches(opened, samples, limits or Limits(), halves=halves, removed=most_removed(plan), few=few)
 
 
 def most_removed(plan: Plan) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from analysis.answer import null
-from analysis.common import runs, spectrum
+from analysis.common import floor, runs, spectrum
 from analysis.common.pairing import identities
 from analysis.common.runs import FLOOR_FACTOR
 
@@ -43,9 +43,9 @@ def amplification(run: xr.DataTree, kind: str | None = None) -> xr.Dataset:
     else:
         sizes["injected_path"] = sizes["actual"] * np.nan
     sizes = sizes.compute()
-    floor = sizes["actual"].sel(arm=runs.FULL, drop=True) if runs.FULL in sizes["arm"] else 0.0
+    least = FLOOR_FACTOR * floor.of_samples(run, sizes["actual"])
     sizes = sizes.sel(arm=names)
-    kept = (sizes["actual"] >= FLOOR_FACTOR * floor) & (sizes["actual"] > 0) & (sizes["null_sum"] > 0)
+    kept = (sizes["actual"] >= least) & (sizes["actual"] > 0) & (sizes["null_sum"] > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = xr.DataArray(np.log(sizes["actual"] / sizes["null_sum"]))
         coherence = sizes["null_sum"] / sizes["null_path"]

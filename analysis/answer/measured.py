@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.answer import amplification as amp
-from analysis.common import divergence, pairing, runs, spectrum
+from analysis.common import divergence, floor, pairing, runs, spectrum
 from analysis.common.runs import FLOOR_FACTOR
 
 ROWS = ("arm", "steps", "pair")
@@ -71,10 +71,11 @@ def of_run(run: xr.DataTree, kind: str | None = None) -> pd.DataFrame:
     samples = _identified(run)
     described = _described(run, names, kind)
     spread = final_spread(run)
-    floor = _floor(run)
+    rounding = floor.of_samples(run, run["metrics"]["delta_l2"].isel(step=-1).astype(np.float64))
+    least = np.broadcast_to(FLOOR_FACTOR * np.asarray(rounding), len(samples))
     tables = []
     for name in names:
-        table = samples.assign(**_of_arm(run, name, samples["start"].to_numpy(), floor, spread))
+        table = samples.assign(**_of_arm(run, name, samples["start"].to_numpy(), least, spread))
         table = table.assign(**{key: values.sel(arm=name).values for key, values in described.items()})
         table.loc[~table["kept"], [key for key in VALUES if key in table]] = np.nan
         tables.append(table.assign(arm=name, steps=run["metrics"].sizes["step"]))
@@ -129,18 +130,10 @@ def final_spread(run: xr.DataTree) -> float:
     return float(np.sqrt((known**2).mean())) if known.size else float("nan")
 
 
-def _floor(run: xr.DataTree) -> np.ndarray | float:
-    """|delta| of the arm `full` per sample; 0 without that arm."""
-    has_floor = any(arm.is_floor for arm in runs.every_arm(run))
-    return _final(run, "delta_l2", runs.FULL) if has_floor else 0.0
-
-
-def _of_arm(
-    run: xr.DataTree, arm: str, start: np.ndarray, floor: np.ndarray | float, spread: float
-) -> dict[str, np.ndarray]:
-    """The columns of one arm, each [sample], those that were recorded."""
+def _of_arm(run: xr.DataTree, arm: str, start: np.ndarray, least: np.ndarray, spread: float) -> dict[str, np.ndarray]:
+    """The columns of one arm, each [sample], those that were recorded; errors below `least` are not kept."""
     error = _final(run, "delta_l2", arm)
-    kept = (error >= FLOOR_FACTOR * floor) & (error > 0)
+    kept = (error >= least) & (error > 0)
     columns = {"error": error, "error_spreads": error / spread, "kept": kept}
     replay = _final(run, "replay_l2", arm) if runs.has(run, "metrics/replay_l2") else np.full_like(error, np.nan)
     columns["log_feedback"] = _log_ratio(error, replay)

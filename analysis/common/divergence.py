@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-MISSING, COMPLETE, FAILED = 0, 1, 2
+MISSING, COMPLETE, FAILED, UNASKED = 0, 1, 2, 3
 """The flags of `status` (docs/schema.md)."""
 UNKNOWN = -1
 COLUMN = "diverged"
@@ -30,19 +30,31 @@ class Outcome:
 
     @property
     def kept_arms(self) -> np.ndarray:
-        """Bool [arm]: all but those that diverged in every sample that the clean arm completed, if it did any."""
-        clean = self.status[0] == COMPLETE
-        return (self.status[:, clean] != FAILED).any(axis=1) | ~clean.any()
+        """Bool [arm]: all but those that diverged wherever they were run and the clean arm is complete, if anywhere."""
+        asked = (self.status != UNASKED) & (self.status[:1] == COMPLETE)
+        return ((self.status != FAILED) & asked).any(axis=1) | ~asked.any(axis=1)
 
     @property
     def kept_samples(self) -> np.ndarray:
-        """Bool [sample]: complete in every arm that is kept."""
-        return (self.status[self.kept_arms] == COMPLETE).all(axis=0)
+        """Bool [sample]: complete in every arm that is kept and run on it."""
+        status = self.status[self.kept_arms]
+        return ((status == COMPLETE) | (status == UNASKED)).all(axis=0)
 
     @property
     def diverged(self) -> np.ndarray:
         """Bool [arm, sample]: turned NaN or infinite, in this arm or in the clean one, which is part of every pair."""
         return (self.status == FAILED) | (self.status[:1] == FAILED)
+
+
+def asked(run: xr.DataTree) -> xr.DataArray:
+    """Which arms are run on which samples, bool (arm, sample): the floor is run on the first few, other arms on all.
+
+    Where an arm is not run its values are NaN, and nothing is missing.
+    """
+    if "status" in run:
+        return (run["status"].fillna(MISSING) != UNASKED).transpose("arm", "sample").reset_coords(drop=True)
+    error = run["metrics"].to_dataset()["delta_l2"].isel(step=0, drop=True)
+    return xr.ones_like(error, bool).transpose("arm", "sample").reset_coords(drop=True)
 
 
 def outcome(run: xr.DataTree) -> Outcome:

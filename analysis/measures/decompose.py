@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.answer import null
-from analysis.common import runs, spectrum
+from analysis.common import floor, runs, spectrum
 from analysis.common.runs import FLOOR_FACTOR
 from analysis.figures import style as figures
 from analysis.measure import measure
@@ -62,9 +62,9 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
         "null_gain": null.null_gain(run).compute().reset_coords(drop=True),
         "closure": metrics["closure"],
     })  # fmt: skip
-    result["excess"] = (result["gain"] / result["null_gain"]).where(_above_floor(metrics))
+    result["excess"] = (result["gain"] / result["null_gain"]).where(_above_floor(run, metrics))
     if "tangent_gain" in metrics:
-        result["tangent_excess"] = (metrics["tangent_gain"] / result["null_gain"]).where(_above_floor(metrics))
+        result["tangent_excess"] = (metrics["tangent_gain"] / result["null_gain"]).where(_above_floor(run, metrics))
     if "worst_gain" in metrics:
         gains = spectrum.step_gain(run, spectrum.data_variance(run))
         gaussian = gains.max("ring", skipna=False).compute().reset_coords(drop=True)
@@ -81,13 +81,11 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
     return result
 
 
-def _above_floor(metrics: xr.Dataset) -> xr.DataArray:
+def _above_floor(run: xr.DataTree, metrics: xr.Dataset) -> xr.DataArray:
     """Where the error handed to a step is far enough above the numerical floor to be analysed."""
     before = metrics["delta_l2"].shift(step=1, fill_value=0.0)
-    if runs.FULL not in before["arm"].values:
-        return before > 0
-    floor = before.sel(arm=runs.FULL, drop=True).max("sample", skipna=False)
-    return before > FLOOR_FACTOR * floor
+    own = floor.measured(run, before)
+    return before > (0 if own is None else FLOOR_FACTOR * own.max("sample", skipna=True))
 
 
 def _summaries(result: xr.Dataset, confidence: float, seed: int) -> xr.Dataset:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.answer import null
-from analysis.common import runs, spectrum, statistics
+from analysis.common import floor, runs, spectrum, statistics
 from analysis.figures import style as figures
 from analysis.measure import measure
 
@@ -77,9 +77,9 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
         kind, result["null_interval"] = INJECTED_NULL, over_samples(_injected_null(run, masked, scale))
     else:
         kind, result["null_interval"] = SHAPE_NULL, _shape_band(run, arms, masked, scale)
-    floor = error.sel(arm=error["arm"] == runs.FULL).median("sample", skipna=False)
+    own = floor.measured(run, error)
     unknown = masked.isel(arm=0, sample=0, drop=True) * np.nan
-    result["floor"] = floor.isel(arm=0, drop=True) if floor.sizes["arm"] else unknown
+    result["floor"] = unknown if own is None else own.median("sample", skipna=True)
     if runs.has(run, "metrics/injected_x0_l2"):
         one_pass = runs.plain(
             runs.get(run, "metrics/injected_x0_l2").sel(arm=masked["arm"]).astype(np.float64).compute()
@@ -207,8 +207,8 @@ def sentence(dataset: xr.Dataset) -> str:
         if dataset.attrs["null"] == INJECTED_NULL:
             text += f" (addition alone, carried by the sampler: {float(runs.bounds(at['null_interval'])[1]):.3g})"
         parts.append(text)
-    floor = float(dataset["floor"].sel(coordinate="raw").isel(step=-1))
-    tail = f" The numerical floor is {f'{floor:.1e}' if floor else '0 (bit-identical)'}." if np.isfinite(floor) else ""
+    least = float(dataset["floor"].sel(coordinate="raw").isel(step=-1))
+    tail = f" The numerical floor is {f'{least:.1e}' if least else '0 (bit-identical)'}." if np.isfinite(least) else ""
     head = f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples, error in units of the data's spread"
     warning = (
         " A rising curve by itself does not show that the error compounds, because additive samplers rise too; "

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from analysis.common import runs, set_distances, statistics
+from analysis.common import divergence, runs, set_distances, statistics
 from analysis.figures import style as figures
 from analysis.measure import Option, measure
 from interventions.errors import RunError
@@ -47,9 +47,11 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
     if "scores" not in run.children:
         runs.need(run, "images/image", "norms,images")
         raise RunError("the pictures of this run are not scored yet: measure them with `trace score RUN`")
-    stored = {name: node.to_dataset() for name, node in runs.complete(run)["scores"].children.items()}
+    run = runs.complete(run)
+    stored = {name: node.to_dataset() for name, node in run["scores"].children.items()}
     chosen, left_out = _chosen(stored, [metrics] if isinstance(metrics, str) else metrics)
-    scored = np.logical_and.reduce([_scored(group) for group in chosen.values()])
+    asked = divergence.asked(run).values
+    scored = np.logical_and.reduce([_scored(group, asked) for group in chosen.values()])
     if not scored.any():
         raise RunError("no complete sample of this run is scored by all of these metrics: repeat `trace score RUN`")
     chosen = {name: group.isel(sample=np.flatnonzero(scored)) for name, group in chosen.items()}
@@ -97,32 +99,38 @@ def _values(group: xr.Dataset) -> xr.DataArray:
     return group["features" if "features" in group else "score"].transpose("arm", "sample", ...).load()
 
 
-def _scored(group: xr.Dataset) -> np.ndarray:
-    """Bool [sample]: every arm has its value."""
-    values = _values(group)
-    return values.notnull().all([dim for dim in values.dims if dim != "sample"]).values
+def _scored(group: xr.Dataset, asked: np.ndarray) -> np.ndarray:
+    """Bool [sample]: every arm that is run on it, bool [arm, sample], has its value."""
+    return (_there(_values(group)) | ~asked).all(axis=0)
+
+
+def _there(values: xr.DataArray) -> np.ndarray:
+    """Bool [arm, sample]: where there is a value; of the floor on the few samples only that it is run on."""
+    return values.notnull().all([dim for dim in values.dims if dim not in ("arm", "sample")]).values
 
 
 def _compared(group: xr.Dataset, seed: int) -> xr.Dataset:
-    """One metric's dataset: value, and for scores of single pictures the change from clean."""
+    """One metric's dataset: value, and for scores of single pictures the change from clean.
+
+    The floor's are those of the samples that it is run on.
+    """
     values, arms = _values(group), [str(arm) for arm in group["arm"].values]
     clean = arms.index(runs.CLEAN)
     score = np.full(values.shape[:2], np.nan)
     change = np.full((len(arms), 3), np.nan)
     effect, p = np.full(len(arms), np.nan), np.full(len(arms), np.nan)
-    if "features" in group:
-        value = np.stack([_set_distance(group, values[clean].values, arm.values, seed) for arm in values])
-    else:
+    is_set, value = "features" in group, np.full((len(arms), 3), np.nan)
+    if not is_set:
         score = values.values
-        value = np.stack([_bounds(row, seed) for row in score])
-    if group.attrs["kind"] == "score":
-        for k, arm in enumerate(arms):
-            if arm == runs.CLEAN:
-                continue
-            change[k] = _bounds(score[k] - score[clean], seed)
-            effect[k] = statistics.effect_size(score[k], score[clean])
+    for k, (arm, there) in enumerate(zip(arms, _there(values), strict=True)):
+        if not there.any():
+            continue
+        own, twin = values.values[k, there], values.values[clean, there]
+        value[k] = _set_distance(group, twin, own, seed) if is_set else _bounds(own, seed)
+        if group.attrs["kind"] == "score" and arm != runs.CLEAN:
+            change[k], effect[k] = _bounds(own - twin, seed), statistics.effect_size(own, twin)
             if arm != runs.FULL:
-                p[k] = paired_p(score[k], score[clean])
+                p[k] = paired_p(own, twin)
     return xr.Dataset(
         {
             "value": (("arm", "bound"), value),

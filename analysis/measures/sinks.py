@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.common import runs
+from analysis.common import floor, runs
 from analysis.measure import measure
 from analysis.measures import concentration, removal, sinks_figure
 from analysis.measures.sinks_figure import present
@@ -55,9 +55,8 @@ def sinks(
     parts = [concentration.described(run)] if recorded else []
     if pairs:
         parts.append(_effects(run, pairs, distance, scores, confidence, seed))
-        if runs.FULL in runs.names(run, floor=True):
-            floor = removal.shifts(run, distance).sel(arm=runs.FULL, drop=True).mean(skipna=False)
-            parts.append(xr.Dataset({"floor": floor}))
+        own = floor.measured(run, removal.shifts(run, distance))
+        parts += [] if own is None else [xr.Dataset({"floor": own.mean(skipna=True)})]
         kinds = concentration.token_kinds(run)
         taken = None if kinds is None else removal.removed(run, kinds)
         parts += [] if taken is None else [taken]
@@ -209,12 +208,9 @@ def _effect(dataset: xr.Dataset, measure: str) -> str:
         texts.append(text)
     what = dataset.attrs["distance"].split(",")[0] if measure in removal.DISTANCES else f"score {measure}"
     level = f"{dataset.attrs['confidence']:.0%} BCa intervals, paired by sample"
-    floor = (
-        f" Numerical floor: {float(dataset['floor']):.1g}."
-        if "floor" in dataset and measure in removal.DISTANCES
-        else ""
-    )
-    return f"Sink against matched random removal, {what} ({level}): {'; '.join(texts)}.{floor}"
+    known = "floor" in dataset and measure in removal.DISTANCES
+    tail = f" Numerical floor: {float(dataset['floor']):.1g}." if known else ""
+    return f"Sink against matched random removal, {what} ({level}): {'; '.join(texts)}.{tail}"
 
 
 def _taken(dataset: xr.Dataset) -> str:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from classify_clip.scores.weights import ScoreError
 from interventions.errors import RunError
+from tracer import store
 
 CLEAN, FULL = "clean", "full"
 
@@ -22,6 +23,7 @@ class Pictures:
     replays: xr.DataArray | None  # the same of the replayed arms; None where they were not recorded
     classes: tuple[str, ...] | None
     prompts: tuple[str, ...] | None
+    asked: np.ndarray  # bool [arm, sample]: whether the arm is run on it; the floor is on the first few only
     embedded: bool
     """Whether the run's model is one of the shipped ones, so that the shipped judge and CLIP know its pictures."""
 
@@ -45,8 +47,12 @@ class Pictures:
         """(y, x) in pixels."""
         return self.images.sizes["image_y"], self.images.sizes["image_x"]
 
+    def of(self, arm: str) -> np.ndarray:
+        """Bool [sample]: on which samples the arm is run."""
+        return self.asked[self.arms.index(arm)]
+
     def arm(self, name: str) -> np.ndarray:
-        """uint8 [sample, y, x, 3] of one arm, read now."""
+        """uint8 [sample, y, x, 3] of one arm, read now; black where it is not run."""
         return _pixels(self.images, self.arms.index(name))
 
     def replay(self, name: str) -> np.ndarray:
@@ -59,6 +65,7 @@ class Pictures:
         return replace(
             self,
             images=self.images.isel(sample=positions),
+            asked=self.asked[:, positions],
             replays=None if self.replays is None else self.replays.isel(sample=positions),
             classes=None if self.classes is None else tuple(self.classes[k] for k in positions),
             prompts=None if self.prompts is None else tuple(self.prompts[k] for k in positions),
@@ -70,14 +77,15 @@ def _pixels(images: xr.DataArray, arm: int) -> np.ndarray:
 
 
 def pictures_of(run: xr.DataTree) -> Pictures:
-    """The pictures of the samples that every arm completed.
+    """The pictures of the samples that every arm completed that is run on them.
 
     Raises ScoreError for a run without pictures, RunError where no sample is complete.
     """
     if "images" not in run.children or "image" not in run["images"].data_vars:
         raise ScoreError("this run holds no pictures: record them with `trace run ... --record norms,images`")
     images = run["images"].to_dataset()
-    complete = np.flatnonzero((np.asarray(run["status"].fillna(0)) == 1).all(axis=0))
+    status = run["status"].fillna(store.STATUS_MISSING).transpose("arm", "sample").values
+    complete = np.flatnonzero(np.isin(status, (store.STATUS_COMPLETE, store.STATUS_UNASKED)).all(axis=0))
     if complete.size == 0:
         raise RunError(
             "no sample of this run is complete in every arm: let it finish, or resume it with `trace run ... --resume`"
@@ -92,6 +100,7 @@ def pictures_of(run: xr.DataTree) -> Pictures:
     return Pictures(
         images=images["image"],
         replays=images["replay"].isel(arm=_replayed(images)) if "replay" in images else None,
+        asked=status[:, complete] != store.STATUS_UNASKED,
         classes=texts.get("class_name", texts.get("tag")),
         prompts=texts.get("prompt"),
         embedded=str(checkpoint.get("id", "")).startswith("embedded"),

@@ -91,7 +91,9 @@ def _missing(metric: Metric, group: xr.Dataset | None, pictures: Pictures, weigh
             return everything
         values = group[variable].sel(arm=arms, sample=pictures.samples) if arms else None
         if values is not None:
-            lacking |= values.isnull().any([dim for dim in values.dims if dim != "sample"]).values
+            absent = values.isnull().any([dim for dim in values.dims if dim not in ("arm", "sample")])
+            asked = np.stack([pictures.of(arm) for arm in arms])
+            lacking |= (absent.transpose("arm", "sample").values & asked).any(axis=0)
     return everything[lacking]
 
 
@@ -104,7 +106,8 @@ def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Callab
     def of(arms: list[str], images: Callable[[str], np.ndarray]) -> xr.DataArray:
         rows = []
         for arm in arms:
-            rows.append(measure(images(arm), clean) if metric.kind == "to clean" else measure(images(arm)))
+            values = measure(images(arm), clean) if metric.kind == "to clean" else measure(images(arm))
+            rows.append(_where(pictures.of(arm), values))
             tick(next(done))
         dims = ("arm", "sample", "feature") if metric.kind == "set" else ("arm", "sample")
         return xr.DataArray(np.stack(rows), dims=dims, coords={"arm": arms, "sample": pictures.samples})
@@ -114,6 +117,11 @@ def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Callab
     if pictures.replayed:
         values[f"replay_{variable}"] = of(pictures.replayed, pictures.replay).reindex(arm=pictures.arms)
     return xr.Dataset(values)
+
+
+def _where(run: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values [sample, ...] of an arm, NaN for samples that it is not run on; run: bool [sample]."""
+    return values if run.all() else np.where(run.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan)
 
 
 def _group(

@@ -203,6 +203,23 @@ def test_samples_that_are_not_complete_or_not_scored_are_left_out():
         analysis.quality(run, ["lpips"])
 
 
+@pytest.mark.parametrize("about", [{}, {"kind": "set", "distance": "mmd"}])
+def test_the_floor_says_what_it_says_of_its_own_samples_and_the_others_are_whole(about):
+    """Run on 5 of 8 samples: its row is that of a run of these 5; the other rows are those of a floor on all 8."""
+    shape = (3, 8) if not about else (3, 8, 4)
+    whole = RNG.normal(size=shape)
+    few = whole.copy()
+    few[2, 5:] = np.nan
+    run = scored_run({"mine": (about, few)})
+    run["status"].values[2, 5:] = 3
+    found, of_all = analysis.quality(run), analysis.quality(scored_run({"mine": (about, whole)}))
+    first = analysis.quality(scored_run({"mine": (about, whole[:, :5])}, samples=5))
+    assert found.sizes["sample"] == 8
+    for name in ("value", "change", "effect_size", "p", "p_holm"):
+        np.testing.assert_array_equal(found[name].isel(arm=[0, 1]), of_all[name].isel(arm=[0, 1]), err_msg=name)
+        np.testing.assert_array_equal(found[name].isel(arm=2), first[name].isel(arm=2), err_msg=name)
+
+
 def test_metrics_stand_in_their_own_order_or_as_asked_and_those_left_out_are_named():
     values = RNG.normal(size=(3, 8))
     reason = {"left_out": "the run was not made from prompts"}

@@ -44,6 +44,24 @@ def test_pictures_of_the_replay_are_scored_beside_those_of_the_mask():
     assert float(found["replayed"].sel(arm="R4S0", bound="estimate").squeeze()) == pytest.approx(0.2)
 
 
+def test_the_floor_is_scored_where_it_is_run_and_nothing_more_is_missing():
+    """Two of three samples: the third is black in the store, which would be 100 / 255 away."""
+    clean = np.full((3, 4, 4, 3), 100, np.uint8)
+    floor = np.where(np.arange(3)[:, None, None, None] < 2, clean + 51, 0).astype(np.uint8)
+    run = picture_run({"clean": clean, "R4S0": clean + 102, "full": floor})
+    run["status"].values[2, 2] = 3
+    scored = score(run, "pixels")
+    values = scored["scores/pixels/score"]
+    np.testing.assert_allclose(values.sel(arm="full"), [0.2, 0.2, np.nan])
+    np.testing.assert_allclose(values.sel(arm="R4S0"), 0.4)
+    found = analysis.quality(scored)
+    assert found.sizes["sample"] == 3
+    assert float(found["value"].sel(arm="full", bound="estimate").squeeze()) == pytest.approx(0.2)
+    ticks = []
+    score(scored, "pixels", progress=lambda done, total: ticks.append(done))
+    assert ticks == []
+
+
 def test_a_run_scored_before_its_replays_were_is_scored_again():
     clean = np.full((3, 4, 4, 3), 100, np.uint8)
     run = picture_run({"clean": clean, "R4S0": clean + 102}, replays={"R4S0": clean + 51})

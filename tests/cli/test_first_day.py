@@ -11,7 +11,7 @@ from tests.builders.analytic import Analytic
 from tests.builders.typed import FIRST, SMALL, files, trace
 from tests.ground_truth import gaussian
 from tracer.plan import PlanError, plan
-from tracer.price import disk
+from tracer.price import disk, seconds_of_evaluation
 from tracer.request import Request
 
 # --- what the first run answers ---
@@ -85,6 +85,21 @@ def test_a_dry_run_says_evaluations_time_disk_and_memory_and_writes_nothing(tmp_
     assert "would take" in shown.output
     assert "nothing was written" in shown.output
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls"),
+    [(0.1, ["warm", "sample", "batch", "plain"]), (2.0, ["warm", "sample", "plain"]), (9.0, ["warm", "plain"])],
+)
+def test_the_slower_a_network_is_the_fewer_evaluations_price_it(monkeypatch, seconds, calls):
+    """A sample is timed, then a batch of a fast network; of a very slow one the first evaluation will do."""
+    told = []
+    monkeypatch.setattr("tracer.price._timed", lambda plan, samples, lanes, record: seconds if record else seconds / 2)
+    checked = plan(Request("dit", "R4S32", samples=6, steps=4))
+    recorded, plain = seconds_of_evaluation(checked, lambda done, total: told.append((done, total)))
+    assert told == [(k + 1, 4) for k in range(len(calls))]
+    per_unit = 1 if seconds == 0.1 else 6
+    assert (recorded, plain) == (pytest.approx(seconds * per_unit), pytest.approx(seconds / 2 * per_unit))
 
 
 def test_the_estimate_of_disk_is_an_upper_bound_that_is_not_absurd(run):

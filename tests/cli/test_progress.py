@@ -4,7 +4,9 @@ import io
 import logging
 import os
 import re
+import subprocess
 import sys
+import threading
 import warnings
 from types import SimpleNamespace
 
@@ -66,6 +68,54 @@ def test_without_a_terminal_there_is_a_line_every_thirty_seconds(monkeypatch, ca
         "dit-R4S32: 60 of 100 steps, about 40 s left",
         "dit-R4S32: 90 of 100 steps, about 10 s left",
     ]
+
+
+def test_bytes_that_are_read_are_told_in_words_from_any_thread(monkeypatch, capsys):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
+    with progress.reading(None, "dit-xl", said=True):
+        tell = progress.reading_progress()
+        clock.now = 40.0
+        thread = threading.Thread(target=tell, args=(10**9, 3 * 10**9))
+        thread.start()
+        thread.join()
+        with progress.reading(None, "the same again", said=True):
+            assert progress.reading_progress() is tell
+    progress.reading_progress()(1, 2)  # nobody listens
+    assert capsys.readouterr().err.splitlines() == [
+        "loading dit-xl",
+        "loading dit-xl: 1 GB of 3 GB, about 1.3 min left",
+    ]
+
+
+@pytest.mark.parametrize("asked", [False, lambda done, total: pytest.fail("it was asked for steps")])
+def test_reading_is_silent_where_no_bar_of_ours_is_asked_for(asked, capsys):
+    with progress.reading(asked, "dit-xl", said=True):
+        progress.reading_progress()(1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_shows_megabytes_while_it_reads(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.reading(None, "dit-xl", said=True):
+        progress.reading_progress()(1_500_000_000, 3_000_000_000)
+    assert "loading dit-xl" in screen.getvalue()
+    assert "1.5/3.0 GB" in screen.getvalue()
+
+
+def test_a_checkpoint_of_ones_own_is_named_before_anything_heavy_is_imported(tmp_path):
+    """In a process of its own: the first line stands there while torch is not even imported."""
+    program = (
+        "import sys; from tracer.cli import run; from tracer.cli.main import main\n"
+        "def heavy(*_): sys.exit(['not yet', 'torch is imported']['torch' in sys.modules])\n"
+        "run.checked_plans = heavy\n"
+        "main(['run', '--mask', 'R4S32', *sys.argv[1:]])"
+    )
+    for words, said in ((["--checkpoint", str(tmp_path)], f"loading {tmp_path}\n"), ([], "")):
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+        assert done.stderr == f"{said}not yet\n"
 
 
 class Terminal(io.StringIO):

@@ -92,6 +92,7 @@ def test_the_status_says_its_flags(whole):
         "missing": 0,
         "complete": 1,
         "failed": 2,
+        "unasked": 3,
     }
 
 

@@ -1,7 +1,11 @@
 """The weights that were loaded are the weights that are named: all keys, no NaN, any format, all of it hashed."""
 
+import hashlib
 import json
 import shutil
+import threading
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +16,9 @@ from tests.builders import tiny_pipelines as tiny
 from tracer import store
 from tracer.denoisers import CheckpointError, Sample, load
 from tracer.denoisers.checkpoints import EMBEDDED
+from tracer.denoisers.fingerprint import fingerprint, fingerprinted
 from tracer.denoisers.hub import needed
-from tracer.denoisers.weights import fingerprint
+from tracer.denoisers.weights import check_finite
 
 NAME = "diffusion_pytorch_model.safetensors"
 BIN = "diffusion_pytorch_model.bin"
@@ -150,6 +155,18 @@ def test_a_broken_vae_is_bad_input_and_nothing_is_written(sd3, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("left", [0.5, 0.999])
+def test_a_file_that_was_cut_short_is_refused_from_its_head(dit, tmp_path, monkeypatch, left):
+    from diffusers import DiTTransformer2DModel
+
+    monkeypatch.setattr(DiTTransformer2DModel, "from_pretrained", lambda *_, **__: pytest.fail("it was read"))
+    folder = copied(dit, tmp_path)
+    whole = (folder / NAME).read_bytes()
+    (folder / NAME).write_bytes(whole[: int(left * len(whole))])
+    with pytest.raises(CheckpointError, match=r"does not load as a DiT transformer: .*(incomplete|not fully covered)"):
+        load("dit", checkpoint=str(folder), device="cpu")
+
+
 # --- formats ---
 
 
@@ -229,6 +246,70 @@ def test_texts_and_pictures_beside_the_weights_do_not_count(dit, tmp_path):
     (folder / "README.md").write_text("other words")
     (folder / "samples.png").unlink()
     assert fingerprint(folder) == fingerprint(dit)
+
+
+def test_the_fingerprint_is_sha256_of_names_and_contents_in_order(sd3):
+    """Recomputed here with whole files; blocks are smaller than the weights."""
+    digest, parts = hashlib.sha256(), ("vae", "tokenizer", "model_index.json")
+    for file in sorted(file for file in sd3.rglob("*") if file.is_file() and file.relative_to(sd3).parts[0] in parts):
+        digest.update(str(file.relative_to(sd3)).encode() + file.read_bytes())
+    assert fingerprint(sd3, parts) == digest.hexdigest()
+    with fingerprinted(sd3, parts) as sha256:
+        pass
+    assert sha256() == digest.hexdigest()
+
+
+def test_bytes_are_told_up_to_all_of_them(sd3, monkeypatch):
+    monkeypatch.setattr("tracer.denoisers.fingerprint.BLOCK", 1000)
+    told, size = [], sum(file.stat().st_size for file in (sd3 / "vae").rglob("*"))
+    fingerprint(sd3, ("vae",), lambda done, total: told.append((done, total)))
+    done = [each for each, _ in told]
+    assert done == sorted(set(done))
+    assert told[-1] == (size, size)
+    assert {total for _, total in told} == {size}
+    assert max(b - a for a, b in pairwise([0, *done])) == 1000
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, CheckpointError])
+def test_hashing_ends_where_loading_does(dit, monkeypatch, error):
+    """Ctrl-C, or weights that do not load, in the middle: the thread stops before its next block."""
+    monkeypatch.setattr("tracer.denoisers.fingerprint.BLOCK", 1)
+    begun, told = threading.Event(), []
+
+    def tell(done, total):
+        told.append(done)
+        begun.set()
+
+    monkeypatch.setattr("tracer.denoisers.fingerprint.reading_progress", lambda: tell)
+    with pytest.raises(error), fingerprinted(dit):  # noqa: PT012
+        begun.wait(10)
+        raise error
+    for thread in threading.enumerate():
+        if thread.name == "trace-fingerprint":
+            thread.join(10)
+            assert not thread.is_alive()
+    assert 0 < told[-1] < sum(file.stat().st_size for file in dit.rglob("*"))
+
+
+def test_a_file_that_cannot_be_read_is_told_when_the_weights_are_there(dit, monkeypatch):
+    def refused(self, *mode, **options):
+        raise PermissionError(str(self))
+
+    monkeypatch.setattr("pathlib.Path.open", refused)
+    with pytest.raises(PermissionError, match=str(dit)), fingerprinted(dit):
+        pass
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_finite_weights_whose_sum_is_not_are_finite(dtype):
+    """A check by sums must look again where they overflow, and must not be fooled where infinities cancel."""
+    network = torch.nn.Linear(8, 8).to(dtype).requires_grad_(False)
+    network.weight.fill_(torch.finfo(dtype).max)
+    check_finite(network, Path("x"))
+    for values in ([torch.inf, -torch.inf], [torch.nan, 1.0], [torch.inf, 1.0]):
+        network.weight.flatten()[:2] = torch.tensor(values, dtype=dtype)
+        with pytest.raises(CheckpointError, match="weight holds NaN"):
+            check_finite(network, Path("x"))
 
 
 # --- what is fetched ---

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracer.cli.terminal import human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from tracer.plan import Plan
+    from tracer.plan import Arm, Plan
     from tracer.price import Part, Price
 
 NAMED, LETTERS = 4, 40
@@ -17,7 +17,12 @@ NAMED, LETTERS = 4, 40
 
 
 def announcement(plan: Plan, path: Path, price: Price) -> list[str]:
-    """Lines: checkpoint, arms, what is shown, how it is sampled, what its records cost, what can be asked, output."""
+    """All there is to say: `about` the run, and what it `promises`."""
+    return [*about(plan), *promises(plan, path, price)]
+
+
+def about(plan: Plan) -> list[str]:
+    """Lines: checkpoint, arms, what is shown, how it is sampled. Known at once, whatever pricing the run takes."""
     from tracer.samplers.base import PREDICTIONS
 
     config, checkpoint = plan.config, plan.config["checkpoint"]
@@ -25,16 +30,31 @@ def announcement(plan: Plan, path: Path, price: Price) -> list[str]:
     starts = "samples" if plan.request.paths == 1 else f"starts x {plan.request.paths} paths"
     lines = {
         "checkpoint": checkpoint["id"] + (f"  ({corrections})" if corrections else ""),
-        "arms": f"clean + {len(plan.arms) - 1}: {_few([arm.name for arm in plan.arms[1:]], 6)}",
+        "arms": f"clean + {len(plan.arms) - 1}: {_few([_named(arm) for arm in plan.arms[1:]], 6)}",
         **shown(plan),
         "sampling": f"{config['samples']} {starts} x {config['steps']} {config['sampler']} steps, guidance "
         f"{config['guidance']:g}, predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",
+    }
+    return _lines(lines)
+
+
+def promises(plan: Plan, path: Path, price: Price) -> list[str]:
+    """Lines: what its records cost, what can be asked of it, where it goes and what it takes."""
+    lines = {
         "records": _records(price.parts),
         "answers": ", ".join(possible(plan)) or "none of `trace analyze`: see --record",
         "output": f"{path}: at most {human_bytes(price.bytes)}, about {human_seconds(price.seconds)} "
         f"on {plan.denoiser.device}",
     }
-    return [f"{name:11} {text}" for name, text in lines.items() if text]
+    return _lines(lines)
+
+
+def _lines(named: Mapping[str, str]) -> list[str]:
+    return [f"{name:11} {text}" for name, text in named.items() if text]
+
+
+def _named(arm: Arm) -> str:
+    return arm.name if arm.samples is None else f"{arm.name} (first {arm.samples} samples)"
 
 
 def shown(plan: Plan) -> dict[str, str]:

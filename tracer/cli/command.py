@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tracer.request import Parameter, parameters
+import numpy as np
+
+from tracer.request import FLOOR_SAMPLES, Parameter, parameters
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +31,7 @@ def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
         elif name in ("classes", "prompts"):
             words += _shown(name, tree)
         elif name == "arms":
-            words += _arms(value)
+            words += _arms(value, tree)
         elif parameter.flag is None:
             beyond += [f"{name} {value}"] if value != parameter.default else []
         elif name == "record":
@@ -67,8 +69,13 @@ def _records(names: Sequence[str]) -> list[str]:
     return ["--record", ",".join(name for name in RECORDS if name in set(names) - brought) or "norms"]
 
 
-def _arms(names: Sequence[str]) -> list[str]:
-    masks = [word for name in names[1:] if name != "full" for word in ("--mask", name)]
+def _arms(names: Sequence[str], tree: xr.DataTree) -> list[str]:
+    """Every arm but clean; the floor only where it was run on more samples than without being named."""
+    from tracer.store import STATUS_MISSING, STATUS_UNASKED
+
+    extent = np.asarray(tree["status"])[names.index("full")] if "full" in names else np.array([])
+    named = extent.size > FLOOR_SAMPLES and not np.isin(extent, (STATUS_MISSING, STATUS_UNASKED)).any()
+    masks = [word for name in names[1:] if name != "full" or named for word in ("--mask", name)]
     return [*masks, *([] if "full" in names else ["--no-floor"])] or ["--mask", "full"]
 
 

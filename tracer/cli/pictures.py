@@ -1,4 +1,7 @@
-"""`images.png` beside a run: its decoded pictures, one row per arm, one column per sample."""
+"""`images.png` beside a run: its decoded pictures, one row per arm, one column per sample.
+
+There is a gap where an arm is not run.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,15 @@ def save_images(run: Path) -> Path | None:
     if "images" not in tree.children:
         return None
     images = tree["images"].to_dataset()["image"].isel(sample=slice(MOST_SAMPLES), arm=slice(MOST_ARMS))
+    unasked = (tree["status"] == store.STATUS_UNASKED).transpose("arm", "sample").values
     rows, columns = images.sizes["arm"], images.sizes["sample"]
     figure = Figure(figsize=(1.1 + columns, 0.35 + rows))
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, arm in enumerate(images["arm"].values):
         for column in range(columns):
             ax = axes[row, column]
-            ax.imshow(images.isel(arm=row, sample=column).values, interpolation="nearest")
+            if not unasked[row, column]:
+                ax.imshow(images.isel(arm=row, sample=column).values, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             if row == 0:

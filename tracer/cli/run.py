@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,9 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
             raise click.UsageError("name at least one --mask, for example --mask R4S32 (see `trace mask R4S32`)")
         from tracer.request import Request
 
-        (checked,) = checked_plans([Request(**typed)])
+        request = Request(**typed)
+        with _loading(request):
+            (checked,) = checked_plans([request])
         if dry_run:
             return tell_costs([checked], as_json)
         path = start(checked, to_stderr=as_json)
@@ -86,9 +89,12 @@ def counterfactual(
     trace counterfactual steps --mask R4S32 --guidance 1
     """
     with answered():
+        from tracer.request import Request
         from tracer.store import free_folder, latest_folder, make_free_folder
 
-        request, variants, denoiser = _study(study, every, counts, forks, typed)
+        request = Request(**typed)
+        with _loading(request):
+            request, variants, denoiser = _study(study, every, counts, forks, request)
         numbered = Path("runs") / f"{request.denoiser}-{study}"
         root = Path(request.out or (request.resume and latest_folder(numbered)) or free_folder(numbered))
         folders = [root / variant.name if len(variants) > 1 else root for variant in variants]
@@ -128,28 +134,33 @@ def _moved(plan: Plan, planned: Path, root: Path) -> Plan:
 
 
 def _study(
-    study: str, every: int, counts: str | None, forks: int, typed: dict[str, Any]
+    study: str, every: int, counts: str | None, forks: int, request: Request
 ) -> tuple[Request, list[Variant], Any]:
     """The request and the runs of a study, and the model, loaded once; what is wrong with any is raised here."""
-    from interventions import parse
     from tracer.plan import plan
-    from tracer.request import Request
     from tracer.studies import STEP_COUNTS, STUDIES, Setting
 
     if study not in STUDIES:
         raise click.UsageError(f"no study {study!r}: choose one of {', '.join(STUDIES)}")
-    if not typed["arms"]:
+    if not request.arms:
         raise click.UsageError(f"name at least one --mask, for example: trace counterfactual {study} --mask R4S32")
     for flag, number in (("--every", every), ("--forks", forks)):
         if number < 1:
             raise click.UsageError(f"{flag} {number}: at least 1")
     numbers = tuple(whole_numbers(counts, "--counts")) if counts else STEP_COUNTS
-    request = Request(**typed)
     base = plan(replace(request, record="norms"))
-    masks = tuple(parse(text) for text in typed["arms"])
+    masks = request.named_arms()
     setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths)
     request = replace(request, denoiser=base.denoiser.name)
     return request, list(STUDIES[study].variants(setting)), base.denoiser
+
+
+def _loading(request: Request) -> AbstractContextManager[None]:
+    """Shows how the model is loaded; of one that does not ship it is said at once, before anything is imported."""
+    from tracer.denoisers.checkpoints import is_embedded
+    from tracer.progress import reading
+
+    return reading(request.progress, request.model_name(), said=not is_embedded(request.checkpoint))
 
 
 def whole_numbers(text: str, flag: str) -> list[int]:
@@ -186,14 +197,17 @@ def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr:
     folder: what --out names in the command that goes on, a study's own folder. label: which run of a study it is.
     """
     from tracer import run as running
-    from tracer.cli.announce import announcement, warnings
+    from tracer.cli.announce import about, promises, warnings
     from tracer.price import price
 
-    cost = price(plan)
+    for line in [*(["", label] if label else []), *about(plan)]:
+        click.echo(line, err=to_stderr)
+    with progress_bar("timing the network", "calls") as tell:
+        cost = price(plan, tell)
     path = running.prepare(plan)
     command = resume_command(folder or path)
     with answered(lambda: command):
-        for line in [*(["", label] if label else []), *announcement(plan, path, cost)]:
+        for line in promises(plan, path, cost):
             click.echo(line, err=to_stderr)
         for line in warnings(plan):
             click.echo(line, err=True)

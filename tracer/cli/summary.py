@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tracer.cli.terminal import human_bytes
 
 if TYPE_CHECKING:
@@ -37,12 +39,13 @@ def summary(path: Path) -> dict[str, Any]:
         "device": json.loads(tree.attrs["provenance"]).get("device"),
         "record": sorted(config.get("record", [])),
         "samples": flags.shape[1],
-        "complete": int((flags == store.STATUS_COMPLETE).all(axis=0).sum()),
+        "complete": int(np.isin(flags, (store.STATUS_COMPLETE, store.STATUS_UNASKED)).all(axis=0).sum()),
         "arms": [
             {
                 "arm": name,
                 "complete": int((row == store.STATUS_COMPLETE).sum()),
                 "failed": int((row == store.STATUS_FAILED).sum()),
+                "unasked": int((row == store.STATUS_UNASKED).sum()),
             }
             for name, row in zip(names, flags, strict=True)
         ],
@@ -65,7 +68,9 @@ def seconds_only(created: str) -> str:
 def described(about: Mapping[str, Any]) -> list[str]:
     """A summary as lines to read."""
     counted = [
-        f"{arm['arm']} {arm['complete']}" + (f" ({arm['failed']} failed)" if arm["failed"] else "")
+        f"{arm['arm']} {arm['complete']}"
+        + (f" ({arm['failed']} failed)" if arm["failed"] else "")
+        + (f" (not run on {arm['unasked']})" if arm["unasked"] else "")
         for arm in about["arms"]
     ]
     many = f" … ({len(counted)} arms)" if len(counted) > MOST_ARMS else ""

@@ -23,9 +23,10 @@ from interventions.seam.sites import sites
 from interventions.spec import Clean
 from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Moment, Sample
 from tracer.denoisers.checkpoints import find, is_embedded
+from tracer.denoisers.fingerprint import fingerprinted
 from tracer.denoisers.guidance import Halves
 from tracer.denoisers.vae import decode, load_vae, upscale
-from tracer.denoisers.weights import fingerprint, load_network
+from tracer.denoisers.weights import load_network
 from tracer.samplers.base import DDPM_BETAS, Prediction
 
 KINDS = ("DiTPipeline", "DiTTransformer2DModel", "Transformer2DModel")
@@ -125,11 +126,13 @@ def load_dit(
     `time_embedding` "auto" corrects every checkpoint except embedded ones, which were trained as diffusers has it.
     `guidance_channels` None: 3 of a 4-channel latent as in the original sampler, else all. Raises CheckpointError.
     """
-    from diffusers import DiTTransformer2DModel
-
     folder, name = find(checkpoint, "dit", KINDS, PARTS)
     transformer = folder / "transformer" if (folder / "transformer").is_dir() else folder
-    model = load_network(DiTTransformer2DModel, transformer, "a DiT transformer", device, dtype)
+    with fingerprinted(folder, PARTS if transformer != folder else None) as sha256:
+        from diffusers import DiTTransformer2DModel
+
+        model = load_network(DiTTransformer2DModel, transformer, "a DiT transformer", device, dtype)
+        decoder = load_vae(folder, device, dtype)
     original = time_embedding == "original" or (time_embedding == "auto" and not is_embedded(checkpoint))
     if original:
         correct_time_embedding(model)
@@ -141,12 +144,12 @@ def load_dit(
         classes=class_names(folder, model.config.num_embeds_ada_norm),
         checkpoint={
             "id": name,
-            "sha256": fingerprint(folder, PARTS if transformer != folder else None),
+            "sha256": sha256(),
             "time_embedding": "original" if original else "diffusers",
             "guidance_channels": channels,
         },
         guidance_channels=channels,
-        decoder=load_vae(folder, device, dtype),
+        decoder=decoder,
         steps=100 if is_embedded(checkpoint) else 250,  # a first run within minutes on two cores
     )
 

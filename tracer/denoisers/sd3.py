@@ -31,8 +31,9 @@ from tracer.denoisers.conditions import (
     real_tokens,
     require_parts,
 )
+from tracer.denoisers.fingerprint import fingerprinted
 from tracer.denoisers.vae import decode, load_vae, upscale
-from tracer.denoisers.weights import LOADING, check_finite, fingerprint, load_network, load_text_encoders
+from tracer.denoisers.weights import LOADING, check_finite, load_network, load_text_encoders
 
 PIPELINES, NETWORKS = ("StableDiffusion3Pipeline",), ("SD3Transformer2DModel",)
 PARTS = ("transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -142,7 +143,8 @@ def _load_embedded(
     """A pixel-space transformer with a learned word encoder (`embedded.words`)."""
     if t5:
         raise CheckpointError(f"{name} has no T5: its text encoder is a table of words")
-    model = _transformer(folder, device, dtype)
+    with fingerprinted(folder) as sha256:
+        model, conditions = _transformer(folder, device, dtype), word_conditions(folder)
     size = model.config.sample_size
     if pixels not in (None, size):
         raise CheckpointError(f"{name} makes images of {size} pixels only, not {pixels}")
@@ -150,8 +152,8 @@ def _load_embedded(
     defaults = {"sampler": "flow", "steps": settings.get("steps", 28), "guidance": settings.get("guidance", 3.0)}
     return SD3(
         model=model,
-        conditions=word_conditions(folder),
-        checkpoint={"id": name, "sha256": fingerprint(folder)} | ({"negative": negative} if negative else {}),
+        conditions=conditions,
+        checkpoint={"id": name, "sha256": sha256()} | ({"negative": negative} if negative else {}),
         scheduler={"num_train_timesteps": 1000, "shift": settings.get("shift", 1.0)},
         size=size,
         defaults=defaults,
@@ -203,8 +205,8 @@ def _load_pipeline(
     t5 = has_t5 if t5 is None else t5
     scheduler = flow_schedule(folder / "scheduler" / "scheduler_config.json")
     loaded = ("model_index.json", *PARTS, *(THIRD if t5 else ()))
-    model = _transformer(folder, device, dtype)
-    vae = load_vae(folder, device, dtype)
+    with fingerprinted(folder, loaded) as sha256:
+        model, vae = _transformer(folder, device, dtype), load_vae(folder, device, dtype)
     factor = upscale(vae)
     unit = factor * model.config.patch_size
     most = unit * model.config.pos_embed_max_size
@@ -215,7 +217,7 @@ def _load_pipeline(
         conditions=Conditions(_text_encoders(folder, model, t5), clip_tokens(folder) + T5_TOKENS),
         checkpoint={
             "id": name,
-            "sha256": fingerprint(folder, loaded),
+            "sha256": sha256(),
             "t5": t5,
         }
         | ({"negative": negative} if negative else {}),

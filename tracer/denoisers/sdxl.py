@@ -32,8 +32,9 @@ from tracer.denoisers.conditions import (
     real_tokens,
     require_parts,
 )
+from tracer.denoisers.fingerprint import fingerprinted
 from tracer.denoisers.vae import decode, load_vae, upscale
-from tracer.denoisers.weights import fingerprint, load_network, load_text_encoders
+from tracer.denoisers.weights import load_network, load_text_encoders
 
 PIPELINES = ("StableDiffusionXLPipeline",)
 PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -146,8 +147,8 @@ def load_sdxl(
     folder, name = find(checkpoint, "sdxl", PIPELINES, PARTS)
     require_parts(folder, PARTS, checkpoint)
     scheduler, prediction = beta_schedule(folder / "scheduler" / "scheduler_config.json")
-    model = _unet(folder, device, dtype)
-    vae = load_vae(folder, device, dtype)
+    with fingerprinted(folder, ("model_index.json", *PARTS)) as sha256:
+        model, vae = _unet(folder, device, dtype), load_vae(folder, device, dtype)
     if vae.config.force_upcast:
         vae = vae.float()  # its activations overflow in half precision
     factor = upscale(vae)
@@ -159,8 +160,7 @@ def load_sdxl(
         model=model,
         decoder=vae,
         conditions=Conditions(_text_encoders(folder, model), clip_tokens(folder)),
-        checkpoint={"id": name, "sha256": fingerprint(folder, ("model_index.json", *PARTS)), "sites": sites}
-        | ({"negative": negative} if negative else {}),
+        checkpoint={"id": name, "sha256": sha256(), "sites": sites} | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
         prediction=prediction,
         size=model.config.sample_size if pixels is None else pixels // factor,

@@ -1,4 +1,4 @@
-"""Loads networks from folders and answers for their weights: all are there, none is left over, none is NaN, all hashed.
+"""Loads networks from folders and answers for their weights: all are there, none is left over, none is NaN.
 
 diffusers and transformers fill in what a file lacks with random numbers and only say so in a log; here that is refused.
 Weights are read as safetensors, else with torch's `weights_only`, so that no file runs code.
@@ -6,16 +6,15 @@ Weights are read as safetensors, else with torch's `weights_only`, so that no fi
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from tracer.denoisers.base import CheckpointError
-from tracer.denoisers.weight_files import PAPER, WEIGHTS, chosen_format
+from tracer.denoisers.weight_files import WEIGHTS, chosen_format
 
 if TYPE_CHECKING:
     import torch
@@ -59,10 +58,14 @@ def load_text_encoders(folder: Path, parts: Sequence[str], dtype: torch.dtype) -
 
 def _loaded(kind: Any, folder: Path, what: str, **options: Any) -> Any:
     names = [match for file in folder.iterdir() if (match := WEIGHTS.fullmatch(file.name))] if folder.is_dir() else []
-    options["use_safetensors"] = chosen_format(names)[1] == "safetensors"
-    if variant := chosen_format(names)[0]:
+    variant, suffix = chosen_format(names)
+    options["use_safetensors"] = suffix == "safetensors"
+    if variant:
         options["variant"] = variant
     try:
+        for name in names:
+            if (name["variant"], name["format"]) == (variant, "safetensors"):
+                safe_open(folder / name.string, "pt")  # diffusers would read all of a file that was cut short as text
         network, told = kind.from_pretrained(folder, output_loading_info=True, **options)
     except LOADING as error:
         raise CheckpointError(f"{folder} does not load as {what}: {error}") from error
@@ -95,34 +98,21 @@ def refuse_keys(told: Mapping[str, Any], folder: Path, what: str, buffers: Itera
 
 def check_finite(network: Any, folder: Path) -> None:
     """Raise CheckpointError naming the first tensor of a network that holds NaN or infinite values."""
-    import torch
 
     for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not _finite(tensor):
             hint = "; in float16 weights above 65504 are infinite: use --dtype bfloat16" if _is_half(tensor) else ""
             raise CheckpointError(
                 f"the weights in {folder} are broken: {name} holds NaN or infinite values{hint}. Fetch them again"
             )
 
 
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are finite: their sum says so at the speed of the memory, unless it overflows."""
+    import torch
+
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
+
+
 def _is_half(tensor: Any) -> bool:
     return str(tensor.dtype) == "torch.float16"
-
-
-def fingerprint(folder: Path, parts: Sequence[str] | None = None) -> str:
-    """sha256 over the names and contents of every file that may be loaded, whatever its format, in order of name.
-
-    parts: files and folders in `folder`; None takes all of it. Texts about the weights and pictures are left out.
-    """
-    roots = [folder] if parts is None else [folder / part for part in parts]
-    found = {file for root in roots for file in ([root] if root.is_file() else root.rglob("*")) if file.is_file()}
-    digest = hashlib.sha256()
-    for file in sorted(found):
-        name = file.relative_to(folder)
-        if file.suffix.lower() in PAPER or any(part.startswith(".") for part in name.parts):
-            continue
-        digest.update(str(name).encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

@@ -6,6 +6,7 @@ __all__ = [
     "STATUS_COMPLETE",
     "STATUS_FAILED",
     "STATUS_MISSING",
+    "STATUS_UNASKED",
     "SWEEP",
     "TOKEN_KINDS",
     "ClaimError",
@@ -99,6 +100,7 @@ from .schema import RUN as RUN
 from .schema import STATUS_COMPLETE as STATUS_COMPLETE
 from .schema import STATUS_FAILED as STATUS_FAILED
 from .schema import STATUS_MISSING as STATUS_MISSING
+from .schema import STATUS_UNASKED as STATUS_UNASKED
 from .schema import SWEEP as SWEEP
 from .schema import RunError as RunError
 from .schema import Schema as Schema

@@ -32,6 +32,7 @@ from tracer.store.schema import (
     STATUS_COMPLETE,
     STATUS_FAILED,
     STATUS_MISSING,
+    STATUS_UNASKED,
     RunError,
     Schema,
     Variable,
@@ -189,8 +190,8 @@ def _write_status(root: zarr.Group, schema: Schema, sizes: Mapping[str, int], un
         attributes={
             "long_name": f"whether the {schema.unit_dim} is on the disk",
             "units": "1",
-            "flag_values": [STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED],
-            "flag_meanings": "missing complete failed",
+            "flag_values": [STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED, STATUS_UNASKED],
+            "flag_meanings": "missing complete failed unasked",
         },
     )
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from interventions.errors import RunError as RunError
 
-STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED = 0, 1, 2
+STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED, STATUS_UNASKED = 0, 1, 2, 3
+"""The flags of an arm and a sample. Unasked: the arm is not run on that sample, so nothing is missing there."""
 FAILED_STEP = "metrics/failed_step"
 """The array that says in which step a failed sample turned NaN or infinite."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from tracer.store.schema import FAILED_STEP, STATUS_COMPLETE, STATUS_FAILED, RunError, Schema
+from tracer.store.schema import FAILED_STEP, STATUS_COMPLETE, STATUS_FAILED, STATUS_UNASKED, RunError, Schema
 from tracer.store.shards import dims, shard_shape
 
 Submit = Callable[[str, tuple[slice, ...], np.ndarray], None]
@@ -37,6 +37,7 @@ class UnitBuffer:
     flags: tuple[int, ...]
     submit: Submit
     status: np.ndarray = field(init=False)
+    _arms: Sequence[int] | None = None
     _open: dict[Key, np.ndarray] = field(default_factory=dict)
     _sent: set[Key] = field(default_factory=set)
     _steps: set[int] = field(default_factory=set)
@@ -45,12 +46,20 @@ class UnitBuffer:
         self._length = self.samples.stop - self.samples.start
         self.status = np.full((*self.flags, self._length), STATUS_COMPLETE, np.int8)
 
+    def ask(self, asked: np.ndarray) -> None:
+        """Say which arms are run on which samples, bool [arm, sample] (counted within the unit); by default all are.
+
+        The others are flagged unasked. From now on values are given for the arms that are run on any sample.
+        """
+        self.status[~asked] = STATUS_UNASKED
+        self._arms = np.flatnonzero(asked.any(axis=1)).tolist()
+
     def step(self, step: int, values: Mapping[str, Any], arms: Sequence[int] | None = None) -> None:
         """Give values of one step: [arm, sample, ...] in the order of the dims, without arm where it has none.
 
-        arms: indices of the arms along the first axis, all by default. Values are copied. Steps may come in any order
-        within a block of steps, and blocks in rising order for one arm. Raises RunError for an unknown name, another
-        shape, a step out of range or already written; WriteError when the writer failed.
+        arms: indices of the arms along the first axis, all that are asked by default. Values are copied. Steps may come
+        in any order within a block of steps, and blocks in rising order for one arm. Raises RunError for an unknown
+        name, another shape, a step out of range or already written; WriteError when the writer failed.
         """
         self._steps.add(step)
         for path, value in values.items():
@@ -68,11 +77,13 @@ class UnitBuffer:
     def fail(self, steps: np.ndarray) -> None:
         """Flag samples as failed: masked for readers, and not resumed.
 
-        steps: int [arm, sample] (counted within the unit), the step in which a sample turned NaN or infinite under an
-        arm, -1 where it did not. Stores older than the array of these steps keep the flag alone.
+        steps: int [arm, sample] (counted within the unit, the arms that are asked), the step in which a sample turned
+        NaN or infinite under an arm, -1 where it did not. Stores older than the array of these steps keep the flag
+        alone.
         """
-        failed = np.asarray(steps) >= 0
-        self.status[failed] = STATUS_FAILED
+        failed = np.zeros(self.status.shape, bool)
+        failed[slice(None) if self._arms is None else self._arms] = np.asarray(steps) >= 0
+        self.status[failed & (self.status != STATUS_UNASKED)] = STATUS_FAILED
         if failed.any() and FAILED_STEP in self.arrays:
             self.final({FAILED_STEP: steps})
 
@@ -92,9 +103,16 @@ class UnitBuffer:
                     raise RunError(f"only {len(self._steps)} of {size} steps of the unit were given")
             if array.attrs.get("before_onset") is not None and path in given:
                 for block in itertools.product(blocks.get("arm", [0]), blocks.get("step", [0])):
-                    if (path, *block) not in self._sent:
+                    if (path, *block) not in self._sent and self._asked(array, block[0]):
                         self._block(path, array, *block)
         self._flush(list(self._open))
+
+    def _asked(self, array: zarr.Array, block: int) -> bool:
+        """Whether a block along arm holds an arm that is asked of any sample."""
+        if self._arms is None or dims(array)[0] != "arm":
+            return True
+        size = shard_shape(array)[0]
+        return any(arm // size == block for arm in self._arms)
 
     def _array(self, path: str, per_step: bool) -> zarr.Array:
         array = self.arrays.get(path)
@@ -110,6 +128,7 @@ class UnitBuffer:
     ) -> None:
         names, value = dims(array), np.asarray(value)
         has_arm = names[0] == "arm"
+        arms = self._arms if arms is None else arms
         indices = list(range(array.shape[0])) if arms is None else [int(arm) for arm in arms]
         rest = tuple(
             n for n, dim in zip(array.shape, names, strict=True) if dim not in ("arm", "step", self.schema.unit_dim)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.command_line import ROOT, trace
+from tests.builders import typed
+from tests.builders.command_line import ROOT, one_process
 
 pytestmark = pytest.mark.install
 
@@ -21,12 +22,11 @@ pytestmark = pytest.mark.install
 def place(tmp_path_factory):
     """A folder with a run that the full environment made: 2 samples, 5 steps, pictures."""
     folder = tmp_path_factory.mktemp("colleague")
-    made = trace(
+    made = typed.trace(
         *("run", "--model", "dit", "--mask", "R4S32", "--samples", 2, "--steps", 5, "--guidance", 1),
-        *("--record", "norms,latents,null,images", "--out", "stored"),
-        folder=folder,
+        *("--record", "norms,latents,null,images", "--out", folder / "stored"),
     )
-    assert made.returncode == 0, made.stderr
+    assert made.exit_code == 0, made.output
     return folder
 
 
@@ -47,11 +47,22 @@ def environment(tmp_path_factory):
     return programs
 
 
+def settings() -> dict[str, str]:
+    """The environment's variables, with nothing of the checkout on the path."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 def there(environment: Path, program: str, *words: object, folder: Path) -> subprocess.CompletedProcess:
-    """Run a program of the fresh environment; nothing of the checkout is on its path."""
-    settings = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    """Run a program of the fresh environment."""
     command = [str(environment / program), *map(str, words)]
-    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=settings(), capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def trace(environment, place):
+    """`trace` of the fresh environment, where the run lies."""
+    with one_process(environment / "python", place, settings()) as run:
+        yield run
 
 
 def test_it_holds_the_four_packages_and_no_torch(environment, place):
@@ -91,29 +102,35 @@ def test_a_stored_run_opens(environment, place):
     assert int(measured) > 0
 
 
-def test_a_stored_run_is_analysed_and_reported(environment, place):
-    growth = there(environment, "trace", "analyze", "growth", "stored", folder=place)
+def test_a_stored_run_is_analysed_and_reported(trace, place):
+    growth = trace("analyze", "growth", "stored")
     assert growth.returncode == 0, growth.stderr
     assert "final state error" in growth.stdout
     assert (place / "stored" / "growth.png").read_bytes().startswith(b"\x89PNG")
     assert (place / "stored" / "growth.csv").stat().st_size > 0
-    report = there(environment, "trace", "report", "stored", folder=place)
+    report = trace("report", "stored")
     assert report.returncode == 0, report.stderr
     assert "data:image/png" in (place / "stored" / "report.html").read_text(encoding="utf-8")
 
 
-def test_its_numbers_are_those_of_the_full_installation(environment, place):
-    for folder in ("there", "here"):
-        words = ("analyze", "growth", "stored", "--out", folder)
-        answer = there(environment, "trace", *words, folder=place) if folder == "there" else trace(*words, folder=place)
-        assert answer.returncode == 0, answer.stderr
+def test_its_numbers_are_those_of_the_full_installation(trace, place):
+    answer = trace("analyze", "growth", "stored", "--out", "there")
+    assert answer.returncode == 0, answer.stderr
+    answer = typed.trace("analyze", "growth", place / "stored", "--out", place / "here")
+    assert answer.exit_code == 0, answer.output
     assert (place / "there" / "growth.csv").read_text() == (place / "here" / "growth.csv").read_text()
 
 
 @pytest.mark.parametrize("words", [("mask", "R4S32", "--out", "mask.png"), ("runs",), ("--version",)])
-def test_commands_that_run_no_model_work(environment, place, words):
-    answer = there(environment, "trace", *words, folder=place)
+def test_commands_that_run_no_model_work(trace, words):
+    answer = trace(*words)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_the_program_is_installed(environment, place):
+    answer = there(environment, "trace", "runs", "--root", ".", folder=place)
+    assert answer.returncode == 0, answer.stderr
+    assert "stored" in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -125,8 +142,8 @@ def test_commands_that_run_no_model_work(environment, place, words):
         ("score", "stored", "--metric", "judge"),
     ],
 )
-def test_what_needs_torch_says_what_to_install(environment, place, words):
-    answer = there(environment, "trace", *words, folder=place)
+def test_what_needs_torch_says_what_to_install(trace, place, words):
+    answer = trace(*words)
     assert answer.returncode == 2, answer.stderr
     [sentence] = [line for line in answer.stderr.splitlines() if line.startswith("Error: ")]
     assert "denoise-trace[run]" in sentence

@@ -5,6 +5,7 @@ family `C2`, a model `gaussian`, a sampler `heun`, a measure `halfway` and a met
 """
 
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ import pytest
 import xarray as xr
 
 import tracer
-from tests.builders.command_line import ROOT, trace
+from tests.builders import typed
+from tests.builders.command_line import ROOT, on_checkout, one_process
 
 PLUGINS = ROOT / "tests" / "plugins"
 
@@ -23,15 +25,29 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def extended(place):
-    """Run `trace` where the distribution is installed; it must succeed."""
+def installed(place):
+    """`trace` in a process in which the distribution is installed."""
+    with one_process(sys.executable, place, on_checkout([PLUGINS])) as trace:
+        yield trace
+
+
+@pytest.fixture(scope="module")
+def extended(installed):
+    """`trace` there; it must succeed."""
 
     def run(*words):
-        answer = trace(*words, folder=place, path=[PLUGINS])
+        answer = installed(*words)
         assert answer.returncode == 0, answer.stderr
         return answer.stdout
 
     return run
+
+
+@pytest.fixture
+def bare(place, monkeypatch):
+    """`trace` in this process, where the distribution is not."""
+    monkeypatch.chdir(place)
+    return typed.trace
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +132,15 @@ def test_a_metric_scores_the_pictures(run, extended, place):
         (("score", "--list"), "brightness"),
     ],
 )
-def test_listings_and_help_name_what_was_added(extended, place, words, name):
+def test_listings_and_help_name_what_was_added(extended, bare, words, name):
     assert name in extended(*words)
-    bare = trace(*words, folder=place)
-    assert bare.returncode == 0, bare.stderr
-    assert name not in bare.stdout
+    answer = bare(*words)
+    assert answer.exit_code == 0, answer.output
+    assert name not in answer.stdout
 
 
-def test_a_wrong_spec_is_answered_with_the_family_that_was_added(place):
-    answer = trace("mask", "Z9", folder=place, path=[PLUGINS])
+def test_a_wrong_spec_is_answered_with_the_family_that_was_added(installed):
+    answer = installed("mask", "Z9")
     assert answer.returncode == 2
     assert "C2" in answer.stderr
 
@@ -138,5 +154,5 @@ def test_a_wrong_spec_is_answered_with_the_family_that_was_added(place):
         ("analyze", "halfway"),
     ],
 )
-def test_without_the_distribution_nothing_of_it_is_known(place, words):
-    assert trace(*words, folder=place).returncode == 2
+def test_without_the_distribution_nothing_of_it_is_known(bare, words):
+    assert bare(*words).exit_code == 2

@@ -149,11 +149,11 @@ def test_worker_with_other_weights_is_refused(tmp_path, address):
     assert (arrays(path)["status"] == store.STATUS_MISSING).all()
 
 
-def test_embedded_dit_on_local_workers_equals_the_serial_run(tmp_path):
+def test_embedded_dit_on_a_local_worker_equals_the_serial_run(tmp_path):
     request = Request(
         "dit", "R4S0", samples=2, steps=2, batch_size=1, record="norms,latents", floor=False, device="cpu"
     )
-    serial, spread = plan(request), plan(replace(request, workers=2))
+    serial, spread = plan(request), plan(replace(request, workers=1))
     one, two = run.prepare(serial, tmp_path / "one"), run.prepare(spread, tmp_path / "two")
     run.execute(serial, one)
     cluster.execute_on_cluster(spread, two)

@@ -1,17 +1,18 @@
 """The recipes of docs/scale.md that need no cluster: as they stand there, at the size of a test."""
 
-import os
 import re
 import shlex
 import subprocess
 import sys
 
 import tracer
-from tests.builders.command_line import ROOT
+from tests import plugins
+from tests.builders.command_line import ROOT, on_checkout
 from tracer.denoisers import registry
 
 PAGE = (ROOT / "docs" / "scale.md").read_text()
-SMALL = "--samples 3 --steps 2 --batch-size 1 --record norms --no-floor --device cpu"
+SMALL = "--model gaussian --samples 3 --steps 2 --batch-size 1 --record norms --no-floor --device cpu"
+"""A model of the plug-ins, since each of the processes would import diffusers for an embedded one."""
 
 
 def recipe(name):
@@ -29,7 +30,7 @@ def test_torchrun_starts_two_processes_that_share_one_run_with_a_gpu_each(tmp_pa
         *(sys.executable, "-m", "torch.distributed.run", *words[1:at], "--nproc-per-node", "2"),
         *(sys.executable, "-m", "tracer.cli.main", *words[at + 1 :], *SMALL.split()),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**on_checkout([plugins.FOLDER]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     path = tmp_path / words[words.index("--out") + 1]

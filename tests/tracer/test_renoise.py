@@ -9,7 +9,7 @@ import pytest
 import tracer
 from interventions import parse
 from tests.builders.analytic import Analytic
-from tests.builders.command_line import trace
+from tests.builders.typed import trace
 from tests.ground_truth import constructed
 from tracer.plan import PlanError, plan
 from tracer.request import Request
@@ -56,12 +56,13 @@ def test_paths_part_after_the_mask_acted_and_the_mean_error_is_the_null_of_the_s
     assert fresh.max() < 1e-12  # d_k is read where all paths are still one: noise of step k is shared
 
 
-def test_the_study_is_typed_and_names_what_reads_it(tmp_path):
+def test_the_study_is_typed_and_names_what_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     done = trace(
         "counterfactual", "renoise", "--mask", "R4S32", "--forks", "2", "--paths", "3", "--samples", "2", "--steps",
-        "4", "--no-floor", "--out", "study", folder=tmp_path,
+        "4", "--no-floor", "--out", "study",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert sorted(path.name for path in (tmp_path / "study").iterdir() if path.is_dir()) == ["fork0001", "fork0003"]
     assert "2 starts x 3 paths x 4 ddpm steps" in done.stdout
     assert "next: trace analyze renoise" in done.stdout

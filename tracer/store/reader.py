@@ -68,17 +68,17 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
         data = node.to_dataset(inherit=False)
         for name, coordinate in data.coords.items():
             loaded[name] = loaded[name] if name in loaded else _loaded(coordinate.variable)
-        data = data.assign_coords({name: loaded[name] for name in data.coords})
+        shown: dict[Hashable, xr.Variable] = {}  # assigned at once, since each assignment merges all coordinates
         for name, array in data.data_vars.items():
             path = f"{node.path}/{name}".strip("/")
             if path == "status":
-                data[name] = array.copy(data=status)
+                shown[name] = array.variable.copy(data=status)
                 continue
             held = cast(zarr.Array, stored[path])
             check_size(run, held)
-            shown = status != STATUS_MISSING if path == FAILED_STEP else status == STATUS_COMPLETE
-            data[name] = array.copy(data=_lazy(held, shown, shards))
-        groups[node.path] = data
+            there = status != STATUS_MISSING if path == FAILED_STEP else status == STATUS_COMPLETE
+            shown[name] = array.variable.copy(data=_lazy(held, there, shards))
+        groups[node.path] = data.assign_coords({name: loaded[name] for name in data.coords}).assign(shown)
     groups = upgraded(groups)
     for metric, scores in read_scores(run).items():
         groups[f"/scores/{metric}"] = scores.assign_coords(_shared(groups["/"], scores))

@@ -2,8 +2,8 @@
 
 A store is plain Zarr v3 and opens with xarray too; what is added here is the mask by status, dask chunks that equal
 the shards (any other choice is tens of times slower), the scores beside a run, what runs of version 1 lack, and checks:
-metadata, coordinates and masks are compared with their checksums on opening, shards with their sizes on opening and
-with their checksums when they are read. What is not as it was written is masked or raises; it never reads as a value.
+metadata, coordinates and masks are compared with their checksums on opening, shards with their sizes on opening, and
+what is read of them with its checksums. What is not as it was written is masked or raises; it never reads as a value.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from tracer.store.find import locate, root_attributes
 from tracer.store.remote import zarr_store
 from tracer.store.schema import FAILED_STEP, RUN, STATUS_COMPLETE, STATUS_MISSING, SWEEP, RunError, Schema
 from tracer.store.scores import read_scores
-from tracer.store.seals import Seal, difference, read_manifest
+from tracer.store.seals import Seal, difference_of_chunks, read_manifest
 from tracer.store.shards import (
     check_size,
+    chunks_of,
     damaged_shards,
     data_folder,
     dims,
@@ -151,7 +152,7 @@ def _loaded(coordinate: xr.Variable) -> xr.Variable:
 
 @dataclass(frozen=True)
 class _Shards:
-    """The shards of an opened store, compared with their checksums before they are decoded, each once.
+    """The shards of an opened store, whose chunks are compared with their checksums before they are decoded, once.
 
     arrays: those that are written unit by unit, by path. parts: samples of every unit.
     """
@@ -161,27 +162,29 @@ class _Shards:
     arrays: Mapping[str, zarr.Array]
     parts: list[slice]
     _seals: dict[int, dict[str, Seal] | None] = field(default_factory=dict)
-    _checked: set[str] = field(default_factory=set)
+    _checked: dict[str, set[int]] = field(default_factory=dict)
 
     def check(self, array: zarr.Array, index: tuple[slice, ...]) -> None:
-        """Raise RunError when a shard that holds part of this index is not the one that was committed."""
+        """Raise RunError when a chunk that holds part of this index is not the one that was committed."""
         if array.path not in self.arrays:
             return
         axis = dims(array).index(self.schema.unit_dim)
         length = self.parts[0].stop
         for unit in range(index[axis].start // length, -(-index[axis].stop // length)):
             for key, region in shards_of(array, self.schema.unit_dim, self.parts[unit]):
-                if key in self._checked or not all(_overlap(*pair) for pair in zip(region, index, strict=True)):
+                if not all(_overlap(*pair) for pair in zip(region, index, strict=True)):
                     continue
-                self._check(unit, key)
-                self._checked.add(key)
+                checked = self._checked.setdefault(key, set())
+                if wanted := [chunk for chunk in chunks_of(array, region, index) if chunk not in checked]:
+                    self._check(unit, key, wanted)
+                    checked.update(wanted)
 
-    def _check(self, unit: int, key: str) -> None:
+    def _check(self, unit: int, key: str, wanted: list[int]) -> None:
         if unit not in self._seals:
             self._read(unit)
-        if what := self._difference(unit, key):
+        if what := self._difference(unit, key, wanted):
             self._read(unit)  # it may have been made again since
-            what = self._difference(unit, key)
+            what = self._difference(unit, key, wanted)
         if what:
             raise self.damaged(f"{key} {what}")
 
@@ -196,12 +199,12 @@ class _Shards:
         manifest = read_manifest(self.path, unit)
         self._seals[unit] = None if manifest is None else manifest.shards
 
-    def _difference(self, unit: int, key: str) -> str:
+    def _difference(self, unit: int, key: str, wanted: list[int]) -> str:
         seals, file = self._seals[unit], self.path / self.schema.folder / key
         if seals is None:
             return "has no readable list that vouches for it"
         if key in seals:
-            return difference(file, seals[key], contents=True)
+            return difference_of_chunks(file, seals[key], wanted)
         return "was not committed" if file.exists() else ""
 
 

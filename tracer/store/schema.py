@@ -18,6 +18,8 @@ from interventions.errors import RunError as RunError
 STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED = 0, 1, 2
 FAILED_STEP = "metrics/failed_step"
 """The array that says in which step a failed sample turned NaN or infinite."""
+LATER = frozenset({"trajectory/latent_energy", "trajectory/delta_energy", "decomposition/injected_energy"})
+"""Arrays that runs begun before this version lack; what is given for them is dropped there."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,13 @@ RUN = Schema(
     status_dims=("arm", "sample"),
     named_by="arm",
     remedy="make one with `trace run --model dit --mask R4S32`",
-    counted={"sample": "sample", "step": "step of sampling", "layer": "layer", "head": "attention head"},
+    counted={
+        "sample": "sample",
+        "step": "step of sampling",
+        "layer": "layer",
+        "head": "attention head",
+        "ring": "spatial frequency",
+    },
 )
 """Paired trajectories: arms by samples by steps; a unit is some samples under all arms."""
 

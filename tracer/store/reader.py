@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -72,7 +72,7 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
             held = cast(zarr.Array, stored[path])
             check_size(run, held)
             there = status != STATUS_MISSING if path == FAILED_STEP else status == STATUS_COMPLETE
-            shown[name] = array.variable.copy(data=lazy(held, there, shards))
+            shown[name] = array.variable.copy(data=cast(Any, lazy(held, there, shards)))
         groups[node.path] = data.assign_coords({name: loaded[name] for name in data.coords}).assign(shown)
     groups = upgraded(groups)
     for metric, scores in read_scores(run).items():

@@ -15,6 +15,8 @@ import torch
 
 _BUFFER_BYTES = 2**21  # of probabilities held at once: what two cores keep in their caches (docs/performance.md)
 
+_WORTH_COPYING = 4  # rows that fit into the buffer together
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -93,12 +95,14 @@ def attention(
 
 def _blocks(batch: int, heads: int, queries: int, keys: int) -> tuple[int, int, int]:
     """How many rows, heads and queries go into the buffer: some queries of one head where sequences are long, all
-    queries of several heads and rows where they are short.
+    queries of several heads where they are short, and of several rows, whose queries, keys and values must be copied
+    together, where they are very short.
     """
     lines = max(1, _BUFFER_BYTES // (4 * keys))
     of_queries = min(queries, lines)
     of_heads = min(heads, lines // of_queries)
-    return min(batch, lines // (of_queries * of_heads)), of_heads, of_queries
+    rows = min(batch, lines // (of_queries * of_heads))
+    return (rows if rows >= _WORTH_COPYING else 1), of_heads, of_queries
 
 
 def _slices(length: int, size: int) -> list[slice]:

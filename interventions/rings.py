@@ -5,6 +5,8 @@ Runs are recorded by it and analysed by it, so it stands here, below both. Nothi
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 
@@ -22,6 +24,9 @@ def count(height: int, width: int) -> int:
     return int(rings(height, width).max()) + 1
 
 
+@functools.lru_cache(maxsize=4)
 def members(height: int, width: int) -> np.ndarray:
-    """Whether a mode, in C order, belongs to a ring: float64 0 or 1, [mode, ring]."""
-    return (rings(height, width).reshape(-1, 1) == np.arange(count(height, width))).astype(np.float64)
+    """Whether a mode, in C order, belongs to a ring: float64 0 or 1, [mode, ring]; made once, and not to be changed."""
+    found = (rings(height, width).reshape(-1, 1) == np.arange(count(height, width))).astype(np.float64)
+    found.flags.writeable = False
+    return found

@@ -29,7 +29,7 @@ def ring_energy(fields: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=4)
 def _bases(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The cosine basis of each axis [mode, place], and which mode is in which ring [mode, ring]; float64."""
-    of_ring = torch.from_numpy(members(height, width))
+    of_ring = torch.tensor(members(height, width))
     return _cosines(height).to(device), _cosines(width).to(device), of_ring.to(device)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 Statistic = Callable[..., np.ndarray]
 _ELEMENTS_AT_ONCE = 500_000  # fits the cache: two to three times faster than filling memory
 _MANY = 16  # samples from which on a resample hardly ever holds each of them once, a tie that rounding would decide
-_DEVIATIONS = 8  # of a resample's median rank from the middle, in standard deviations, before all ranks are counted
+_DEVIATIONS = 5  # of a resample's median rank from the middle, in standard deviations, before all ranks are counted
 
 
 def replicates(series: np.ndarray, statistic: Statistic, resamples: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The statistics agree with scipy, statsmodels and closed forms, and keep their word on degenerate data."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -26,6 +27,34 @@ def test_bca_equals_scipy_on_the_same_resamples(rng, statistic):
     assert ours.low == pytest.approx(expected.confidence_interval.low, rel=1e-12)
     assert ours.high == pytest.approx(expected.confidence_interval.high, rel=1e-12)
     assert ours.estimate == pytest.approx(statistic(values), rel=1e-12)
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+@pytest.mark.parametrize("samples", [3, 8, 17, 250, 601])
+def test_bca_of_many_series_equals_scipy_on_the_same_resamples(rng, statistic, samples):
+    """Also where values come more than once; scipy draws and reduces every resample."""
+    values = rng.lognormal(size=(3, samples))
+    values[1] = values[1].round(1)
+    ours = st.bca(values, statistic, resamples=300, seed=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no acceleration: percentile limits, below
+        expected = stats.bootstrap(
+            (values,), statistic, n_resamples=300, axis=-1, vectorized=True, rng=np.random.default_rng(5)
+        ).confidence_interval
+    made = ~(np.isnan(expected.low) | np.isnan(expected.high))
+    assert made.any()
+    np.testing.assert_allclose(ours.low[made], expected.low[made], rtol=1e-10)
+    np.testing.assert_allclose(ours.high[made], expected.high[made], rtol=1e-10)
+
+
+@pytest.mark.parametrize("samples", [40, 41])
+def test_a_resample_whose_median_lies_far_off_the_middle_is_counted_in_full(rng, monkeypatch, samples):
+    """As when only the middle rank is looked at before all are."""
+    values = rng.normal(size=(2, samples))
+    drawn = np.random.default_rng(1).integers(0, samples, (200, samples))
+    monkeypatch.setattr(replicates, "_DEVIATIONS", 0)
+    found = replicates.replicates(values, np.median, 200, np.random.default_rng(1))
+    np.testing.assert_array_equal(found, np.median(values[:, drawn], axis=-1))
 
 
 def test_bca_follows_the_definition_of_efron(rng):
@@ -64,8 +93,10 @@ def test_a_matrix_of_series_gives_what_each_series_gives_alone(rng):
 def test_working_in_batches_changes_nothing(rng, monkeypatch):
     values = rng.normal(size=(4, 31))
     whole = st.bca(values, resamples=1000)
+    spread = st.bca(values, np.std, resamples=100)
     monkeypatch.setattr(replicates, "_ELEMENTS_AT_ONCE", 31 * 4 * 7)
     np.testing.assert_allclose(st.bca(values, resamples=1000).high, whole.high, rtol=1e-12)
+    np.testing.assert_allclose(st.bca(values, np.std, resamples=100).high, spread.high, rtol=1e-12)
 
 
 def test_the_seed_decides_and_nothing_else(rng):

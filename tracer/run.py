@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interventions import arm_coordinates
+from interventions import arm_coordinates, rings
 from interventions.records import TOP
 from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
@@ -221,7 +221,7 @@ def dimensions(plan: Plan) -> dict[str, int]:
     channel, y, x = denoiser.shape
     sizes = {
         "arm": len(plan.arms), "sample": len(plan.samples), "step": plan.schedule.steps,
-        "channel": channel, "y": y, "x": x,
+        "channel": channel, "y": y, "x": x, "ring": rings.count(y, x),
     }  # fmt: skip
     if denoiser.layout is not None:
         tokens = denoiser.layout.size

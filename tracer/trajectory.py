@@ -33,6 +33,7 @@ from tracer.plan import Plan
 from tracer.recording import ATTENTION
 from tracer.samplers.advance import advance
 from tracer.samplers.base import Earlier, Level, Prediction, epsilon_and_x0, kept_signal
+from tracer.spectra import ring_energy
 from tracer.unit import Unit, batches
 
 SUMS = {"null": "null", "own": "own", "replay_own": "own"}
@@ -229,8 +230,10 @@ def _write(unit: Unit, i: int, values: dict[str, list[Tensor]], x0: Tensor, buff
     vectors = {"trajectory/delta": values.pop("delta"), "decomposition/injected": values.pop("injected", None)}
     buffer.step(i, {f"metrics/{name}": _numpy(torch.stack(value)) for name, value in values.items()})
     if "latents" in unit.plan.record:
-        buffer.step(i, {path: _numpy(torch.stack(value)) for path, value in vectors.items() if value is not None})
-        buffer.step(i, {"trajectory/latent": _numpy(unit.x)})
+        fields = {path: torch.stack(value) for path, value in vectors.items() if value is not None}
+        fields["trajectory/latent"] = unit.x
+        buffer.step(i, {path: _numpy(field) for path, field in fields.items()})
+        buffer.step(i, {f"{path}_energy": _numpy(ring_energy(field)) for path, field in fields.items()})
     if unit.plan.record & {"x0", "null"}:
         buffer.step(i, {"trajectory/x0": _numpy(x0)})
 

@@ -114,8 +114,9 @@ def null_norms(run: xr.DataTree, kind: str | None = None, transport: str = "samp
         return (
             runs.need(run, "metrics/null_l2", "decomposition,null").astype(np.float64).assign_attrs(kind="model-free")
         )
-    injected = runs.need(run, "decomposition/injected", "latents,injected")
-    norms = (spectrum.ring_energy(injected) * _known_gain(run, transport) ** 2).sum("ring", skipna=False) ** 0.5
+    runs.need(run, "decomposition/injected", "latents,injected")
+    energy = spectrum.recorded_energy(run, "decomposition/injected")
+    norms = (energy * _known_gain(run, transport) ** 2).sum("ring", skipna=False) ** 0.5
     return norms.rename("null_l2").assign_attrs(kind="gaussian", transport=transport)
 
 
@@ -134,9 +135,9 @@ def null_gain(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.DataArray
     g_null = |g(mode) * delta| / |delta| with g the closed form of the step (`spectrum.step_gain`) and delta the error
     before the step; NaN where that is zero. Dividing the measured gain by it leaves no trace of the noise schedule.
     """
-    delta = runs.need(run, "trajectory/delta", "norms,latents")
+    runs.need(run, "trajectory/delta", "norms,latents")
     lam = spectrum.data_variance(run) if lam is None else lam
-    before = spectrum.ring_energy(delta).shift(step=1, fill_value=0.0)
+    before = spectrum.recorded_energy(run, "trajectory/delta").shift(step=1, fill_value=0.0)
     total = before.sum("ring", skipna=False)
     after = (before * spectrum.step_gain(run, lam) ** 2).sum("ring", skipna=False)  # a gain that is NaN is no gain of 0
     gain = (after / total.where(total > 0)) ** 0.5
@@ -163,14 +164,16 @@ def transported(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.Dataset
 
     def follow(block: np.ndarray, share: np.ndarray) -> np.ndarray:
         modes = spectrum.modes(block)  # [..., step, channel, y, x]
-        delta, states, predictions = np.zeros_like(modes[..., 0, :, :, :]), [], []
-        for i, (gain, sensitivity) in enumerate(zip(*level, strict=True)):
+        per_mode = modes.sum(-3)  # [..., step, y, x], filled below
+        squares = np.stack([per_mode, per_mode])
+        delta = np.zeros_like(modes[..., 0, :, :, :])
+        for i, (gain, sensitivity) in enumerate(zip(*(each.astype(modes.dtype) for each in level), strict=True)):
             new = modes[..., i, :, :, :]
-            d_x0 = new * share[..., i, None, None, None]
-            predictions.append(spectrum.sum_over_rings((sensitivity * delta + d_x0) ** 2))
+            d_x0 = sensitivity * delta + new * share[..., i, None, None, None].astype(modes.dtype)
             delta = gain * delta + new
-            states.append(spectrum.sum_over_rings(delta**2))
-        return np.stack([np.stack(states, -2), np.stack(predictions, -2)], -1)  # [..., step, ring, 2]
+            for part, field in enumerate((delta, d_x0)):
+                squares[part, ..., i, :, :] = (field * field).sum(-3)
+        return np.moveaxis(spectrum.over_modes(squares), 0, -1)  # [..., step, ring, part]
 
     energy = spectrum.over_samples(
         follow, injected, per_injection, core=(("step", *spectrum.STATE), ("step",)), out=("step", "ring", "part"),

@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from itertools import pairwise
 
+import dask
 import numpy as np
 import scipy.fft
 import xarray as xr
 
-from analysis.common.runs import get, levels, of_steps, plain
+from analysis.common.runs import get, has, levels, need, of_steps, plain
+from interventions.rings import count, members, rings
 
 STATE = ("channel", "y", "x")
 FLOOR = 1e-4  # smallest variance of a ring relative to the mean over modes: whitening stays finite without energy
+LEAST_LEFT = 1e-4  # of a ring's energy, when that of the mean is taken away, so that rounding stays below 1e-3 of it
 PRIOR_COEFFICIENTS = 4.0  # weight of the log-log line that a ring's variance is shrunk to, in independent coefficients
 
 
@@ -30,15 +33,6 @@ def norm(field: xr.DataArray) -> xr.DataArray:
 def elements(field: xr.DataArray) -> int:
     """Number of elements d of one state."""
     return int(np.prod([field.sizes[name] for name in STATE]))
-
-
-def rings(height: int, width: int) -> np.ndarray:
-    """Radial index of every DCT mode, int [height, width]: the rounded distance from the constant mode, in half
-    cycles per image.
-    """
-    size = max(height, width)
-    ky, kx = np.arange(height)[:, None] * size / height, np.arange(width)[None, :] * size / width
-    return np.rint(np.hypot(ky, kx)).astype(int)
 
 
 def band_edges(height: int, width: int) -> np.ndarray:
@@ -56,8 +50,12 @@ def band_names(edges: np.ndarray) -> list[str]:
 
 
 def modes(values: np.ndarray) -> np.ndarray:
-    """Orthonormal DCT-II over the last two axes, in float64, so sums of squares are preserved."""
-    return scipy.fft.dctn(np.asarray(values, dtype=np.float64), type=2, norm="ortho", axes=(-2, -1))
+    """Orthonormal DCT-II over the last two axes, so sums of squares are preserved; float32 stays float32, which rounds
+    the energy of a ring by some 1e-7.
+    """
+    values = np.asarray(values)
+    exact = values if values.dtype == np.float32 else values.astype(np.float64)
+    return scipy.fft.dctn(exact, type=2, norm="ortho", axes=(-2, -1))
 
 
 def fields(coefficients: np.ndarray) -> np.ndarray:
@@ -66,14 +64,15 @@ def fields(coefficients: np.ndarray) -> np.ndarray:
 
 
 def sum_over_rings(values: np.ndarray) -> np.ndarray:
-    """Sum of `values` [..., channel, y, x] over channels and the modes of each ring: [..., ring]."""
-    index = rings(*values.shape[-2:]).ravel()
-    flat = values.sum(axis=-3).reshape(-1, index.size)
-    out = np.zeros((flat.shape[0], index.max() + 1))
-    order = np.argsort(index, kind="stable")
-    starts = np.searchsorted(index[order], np.arange(index.max() + 1))
-    out[:] = np.add.reduceat(flat[:, order], starts, axis=1)
-    return out.reshape(*values.shape[:-3], -1)
+    """Sum of `values` [..., channel, y, x] over channels and the modes of each ring: float64 [..., ring]."""
+    return over_modes(values.sum(axis=-3))
+
+
+def over_modes(values: np.ndarray) -> np.ndarray:
+    """Sum of `values` [..., y, x] over the modes of each ring: float64 [..., ring]."""
+    height, width = values.shape[-2:]
+    flat = values.reshape(-1, height * width) @ members(height, width).astype(values.dtype)
+    return flat.astype(np.float64).reshape(*values.shape[:-2], -1)
 
 
 def over_samples(
@@ -93,11 +92,22 @@ def over_samples(
 
 def ring_energy(field: xr.DataArray) -> xr.DataArray:
     """Energy of a field (..., channel, y, x) per ring: (..., ring); lazy in, lazy out."""
-    count = int(rings(field.sizes["y"], field.sizes["x"]).max()) + 1
+    found = count(field.sizes["y"], field.sizes["x"])
     energy = over_samples(
-        lambda values: sum_over_rings(modes(values) ** 2), field, core=(STATE,), out=("ring",), sizes={"ring": count}
+        lambda values: sum_over_rings(modes(values) ** 2), field, core=(STATE,), out=("ring",), sizes={"ring": found}
     )
-    return energy.assign_coords(ring=np.arange(count))
+    return energy.assign_coords(ring=np.arange(found))
+
+
+def recorded_energy(run: xr.DataTree, path: str, arms: list[str] | None = None) -> xr.DataArray:
+    """Energy per ring of a field of the run, such as "trajectory/delta": (..., ring), float64, lazy as the run is.
+
+    Read where the run recorded it, else computed from the field. `arms`: of these alone.
+    """
+    recorded = has(run, f"{path}_energy")
+    values = get(run, f"{path}_energy") if recorded else get(run, path)
+    values = values if arms is None else values.sel(arm=arms)
+    return plain(values) if recorded else ring_energy(values).reset_coords(drop=True)
 
 
 def ring_size(field: xr.DataArray) -> xr.DataArray:
@@ -127,12 +137,35 @@ def ring_variance(field: xr.DataArray) -> xr.DataArray:
     weight of four coefficients, to a straight line in log-log through all rings, and nothing is smaller than 1e-4
     of the mean over modes.
     """
-    samples = int(field.sizes["sample"])
-    size = ring_size(field)
-    raw = ring_energy(_centred(field)).sum("sample", skipna=False) / (size * max(samples - 1, 1))
+    return _pooled(ring_energy(_centred(field)).sum("sample", skipna=False), field)
+
+
+def clean_variance(run: xr.DataTree) -> xr.DataArray:
+    """`ring_variance` of the run's clean states, (step, ring), loaded; every state is read once, and held by no one.
+
+    The energy of the mean over samples is taken from the sum of the states' energies, which are transformed only where
+    the run did not record them. Where that leaves so little of some ring (1e-4) that rounding would show, as of samples
+    that begin alike, the states are read again and their differences from the mean transformed. Raises runs.RunError
+    where the clean states were not recorded.
+    """
+    states = need(run, "trajectory/latent", "norms,latents")
+    samples = states.sizes["sample"]
+    if samples == 1:
+        return plain(ring_variance(states).compute())
+    energies = recorded_energy(run, "trajectory/latent").sum("sample", skipna=False)
+    energies, mean = dask.compute(energies, states.sum("sample", skipna=False, dtype=np.float64) / samples)
+    left = energies - plain(ring_energy(mean)) * samples
+    if not (left > LEAST_LEFT * energies).all():
+        left = plain(ring_energy(states - mean.astype(states.dtype)).sum("sample", skipna=False).compute())
+    return _pooled(left, states)
+
+
+def _pooled(total: xr.DataArray, field: xr.DataArray) -> xr.DataArray:
+    """Variance per ring from the squares about the mean, summed over samples: (..., ring)."""
+    freedom, size = max(field.sizes["sample"] - 1, 1), ring_size(field)
     return xr.apply_ufunc(
-        _regularise, raw, size, input_core_dims=[["ring"], ["ring"]], output_core_dims=[["ring"]],
-        dask="parallelized", output_dtypes=[np.float64], kwargs={"freedom": max(samples - 1, 1)},
+        _regularise, total / (size * freedom), size, input_core_dims=[["ring"], ["ring"]], output_core_dims=[["ring"]],
+        dask="parallelized", output_dtypes=[np.float64], kwargs={"freedom": freedom},
         dask_gufunc_kwargs={"allow_rechunk": True},
     )  # fmt: skip
 

@@ -34,9 +34,8 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
     """
     run = runs.complete(run)
     delta = runs.need(run, "trajectory/delta", "norms,latents")
-    latent = runs.need(run, "trajectory/latent", "norms,latents")
     edges = spectrum.band_edges(delta.sizes["y"], delta.sizes["x"])
-    variance = spectrum.ring_variance(latent).compute().reset_coords(drop=True)
+    variance = spectrum.clean_variance(run)
     size = spectrum.ring_size(delta)
     names = runs.names(run)
 
@@ -44,7 +43,7 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
         whole = to_bands(energy / scale, edges) / to_bands(size, edges)
         return (whole**0.5).compute().reset_coords(drop=True)
 
-    energy = spectrum.ring_energy(delta.sel(arm=names)).compute().reset_coords(drop=True)
+    energy = spectrum.recorded_energy(run, "trajectory/delta", names).compute()
     last = energy.isel(step=-1, drop=True)
     total = last.sum("ring", skipna=False)
     result = xr.Dataset({"error": relative(energy, variance)})
@@ -52,7 +51,7 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
     result["final"] = result["error"].isel(step=-1, drop=True)
     if runs.has(run, "decomposition/injected"):
         lam = variance.isel(step=-1, drop=True)
-        injected = spectrum.ring_energy(runs.get(run, "decomposition/injected").sel(arm=names))
+        injected = spectrum.recorded_energy(run, "decomposition/injected", names)
         carried = null.transported(run, lam)["state"].sel(arm=names).isel(step=-1, drop=True)
         result["injected"] = relative(injected, variance)
         result["null"] = relative(carried, lam)

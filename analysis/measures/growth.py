@@ -102,18 +102,18 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
 def _errors(run: xr.DataTree) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     latent = runs.need(run, "trajectory/latent", "norms,latents")
     size = spectrum.ring_size(latent)
-    clean = spectrum.ring_variance(latent).compute().reset_coords(drop=True)
+    clean = spectrum.clean_variance(run)
     lam = clean.isel(step=-1, drop=True)
     mean = spectrum.mean_variance(latent.isel(step=-1, drop=True)).compute()
     _, _, b, u = runs.levels(run)
     scale = {"count": size.sum("ring", skipna=False), "lam": lam, "mean_variance": mean, "ring": clean}
     scale["state"] = spectrum.level_variance(b, u, mean)
-    prediction = run["metrics"]["x0_l2"].astype(np.float64).compute().reset_coords(drop=True) ** 2
+    names = runs.names(run, floor=True)
+    prediction = runs.plain(runs.get(run, "metrics/x0_l2").sel(arm=names)).compute() ** 2
     if runs.has(run, "trajectory/delta"):
-        energy = spectrum.ring_energy(runs.get(run, "trajectory/delta")).compute().reset_coords(drop=True)
+        energy = spectrum.recorded_energy(run, "trajectory/delta", names).compute()
     else:
-        total = run["metrics"]["delta_l2"].astype(np.float64).compute().reset_coords(drop=True) ** 2
-        energy = total.expand_dims(ring=[-1])
+        energy = runs.plain(runs.get(run, "metrics/delta_l2").sel(arm=names)).compute().expand_dims(ring=[-1]) ** 2
     return _relative(energy, prediction, scale), scale
 
 

@@ -49,7 +49,7 @@ def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
             "no mask of this run has two windows to compare: add arms such as "
             f"--mask {runs.narrowed(mask, 'steps=0:1')} --mask {runs.narrowed(mask, 'steps=1:2')}"
         )
-    variance = spectrum.ring_variance(runs.get(run, "trajectory/latent")).compute().reset_coords(drop=True)
+    variance = spectrum.clean_variance(run)
     each = [_of_mask(run, mask, windows, variance) for mask, windows in sets.items()]
     result = xr.concat(each, dim=xr.Variable("mask", list(sets)), join="outer")
     for name in ("S", "R", "excess", "gain"):

@@ -39,7 +39,9 @@ def test_an_error_in_one_ring_is_found_in_its_band_alone(ring, band):
 
 
 def test_the_final_error_of_a_shift_equals_its_null_in_every_band(monkeypatch):
-    monkeypatch.setattr(spectrum, "ring_variance", lambda field: synthetic.true_level_variance(field))
+    monkeypatch.setattr(
+        spectrum, "clean_variance", lambda run: synthetic.true_level_variance(run["trajectory"]["latent"])
+    )
     for sampler in ("ddpm", "ddim", "flow"):
         dataset = analysis.bands(synthetic.gaussian_run({"R4S32": {"shift": 0.2}}, sampler=sampler))
         np.testing.assert_allclose(dataset["ratio"], 1.0, rtol=1e-10)

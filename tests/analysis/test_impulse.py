@@ -21,7 +21,9 @@ def impulses(steps=STEPS, whole=True, width=1, **mask):
 
 @pytest.fixture
 def exact(monkeypatch):
-    monkeypatch.setattr(spectrum, "ring_variance", lambda field: synthetic.true_level_variance(field))
+    monkeypatch.setattr(
+        spectrum, "clean_variance", lambda run: synthetic.true_level_variance(run["trajectory"]["latent"])
+    )
     monkeypatch.setattr(spectrum, "data_variance", lambda run: synthetic.true_lam())
 
 

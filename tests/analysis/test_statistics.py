@@ -9,6 +9,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
+from analysis.common import replicates
 from analysis.common import statistics as st
 
 
@@ -63,7 +64,7 @@ def test_a_matrix_of_series_gives_what_each_series_gives_alone(rng):
 def test_working_in_batches_changes_nothing(rng, monkeypatch):
     values = rng.normal(size=(4, 31))
     whole = st.bca(values, resamples=1000)
-    monkeypatch.setattr(st, "_ELEMENTS_AT_ONCE", 31 * 4 * 7)
+    monkeypatch.setattr(replicates, "_ELEMENTS_AT_ONCE", 31 * 4 * 7)
     np.testing.assert_allclose(st.bca(values, resamples=1000).high, whole.high, rtol=1e-12)
 
 

@@ -17,7 +17,7 @@ from tracer.store import cut, records, shards
 
 RECORD = frozenset({"norms", "latents", "mass", "sinks", "entropy", "decomposition", "null", "images"})
 SIZES = {
-    "arm": 3, "sample": 5, "step": 4, "channel": 1, "y": 2, "x": 3, "layer": 2, "head": 2, "token": 7,
+    "arm": 3, "sample": 5, "step": 4, "channel": 1, "y": 2, "x": 3, "ring": 3, "layer": 2, "head": 2, "token": 7,
     "rank": 2, "removed": 1, "query": 7, "key": 7, "image_y": 2, "image_x": 2, "rgb": 3,
 }  # fmt: skip
 UNIT = 2

@@ -15,7 +15,8 @@ from tracer.store.schema import RUN, Schema, Variable
 
 _SHARD_BYTES = 64 << 20  # one shard of one variable, at most (unless one step alone is larger)
 _JOINT_ARMS_BYTES = 32 << 20  # below this all arms share a shard
-_CHUNK_BYTES = 3 << 20  # one inner chunk, at most (unless one row of the last axis is larger)
+_CHUNK_BYTES = 1 << 20  # one inner chunk, at most (unless one row of the last axis is larger)
+_ASKED = ("step", "layer")  # what is asked for one at a time, of all samples
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ def cut(
     """How a variable is cut, given the variables of its group, the sizes of the store and the length of a unit.
 
     A shard is a whole unit by all steps (or a block of steps, so that it stays below 64 MB) by one arm (all arms where
-    the whole group is small): every variable of a group is cut alike along arm and step. Inner chunks hold 1.5 to 3 MB,
-    or the shard where that is less.
+    the whole group is small): every variable of a group is cut alike along arm and step. Inner chunks hold 1 MB at
+    most: the shard where that is less, else all samples of one arm for a few steps and layers.
     """
     arms, steps = _arms_and_steps(group, sizes, unit, schema)
     block = {"arm": arms, schema.unit_dim: unit, "step": steps}
@@ -44,19 +45,41 @@ def cut(
         never_overhang.add("step")
 
     shape = variable.shape(sizes)
+    extents = {dim: max(1, block.get(dim, size)) for dim, size in zip(variable.dims, shape, strict=True)}
+    chunks = _chunk(extents, max(1, _CHUNK_BYTES // np.dtype(variable.dtype).itemsize))
     shard: dict[str, int] = {}
     chunk: dict[str, int] = {}
-    room = max(1, _CHUNK_BYTES // np.dtype(variable.dtype).itemsize)  # values that still fit into the chunk
-    # The last axis lies together in memory, so it is the first to be kept whole.
-    for dim, size in reversed(list(zip(variable.dims, shape, strict=True))):
-        extent = max(1, block.get(dim, size))
-        pieces = math.ceil(extent / room)
+    for dim, extent in extents.items():
+        pieces = math.ceil(extent / chunks[dim])
         if dim in never_overhang:
             pieces = _next_divisor(extent, pieces)
         chunk[dim] = math.ceil(extent / pieces)
         shard[dim] = pieces * chunk[dim]
-        room = room // chunk[dim] if pieces == 1 else 1  # once an axis is split, those before it go one by one
     return Cut(shape, tuple(shard[dim] for dim in variable.dims), tuple(chunk[dim] for dim in variable.dims))
+
+
+def _chunk(extents: dict[str, int], room: int) -> dict[str, int]:
+    """At most how much of each axis of a shard goes into one chunk of so many values."""
+    chunk, size = dict(extents), math.prod(extents.values())
+    if size > room and "arm" in chunk:
+        size //= chunk["arm"]
+        chunk["arm"] = 1
+    if size <= room:
+        return chunk
+    asked = sorted((dim for dim in _ASKED if dim in extents), key=lambda dim: extents[dim])
+    row = size // math.prod(extents[dim] for dim in asked)
+    if row <= room:  # the same share of both, as far as they can be cut
+        for left, dim in zip(range(len(asked), 0, -1), asked, strict=True):
+            chunk[dim] = min(extents[dim], max(1, int(extents[dim] * (room / size) ** (1 / left))))
+            size = size // extents[dim] * chunk[dim]
+        return chunk
+    for dim in reversed(extents):  # the last axis lies together in memory
+        if dim in asked:
+            chunk[dim] = 1
+        else:
+            chunk[dim] = min(extents[dim], room)
+            room = room // chunk[dim] if chunk[dim] == extents[dim] else 1  # before a cut axis, one by one
+    return chunk
 
 
 def _next_divisor(extent: int, least: int) -> int:

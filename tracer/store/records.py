@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tracer.store.schema import FAILED_STEP, RunError, Variable
 
@@ -43,6 +44,12 @@ def _per_step(name: str, text: str, before: float | None = 0.0) -> Variable:
 def _per_arm(path: str, text: str) -> Variable:
     """A final state per arm and sample; 0 for an arm that never departs."""
     return Variable(path, ("arm", "sample", *_STATE), long_name=text, before=0.0)
+
+
+def _energy(path: str, dims: tuple[str, ...], text: str, **options: Any) -> Variable:
+    """The energy of a recorded field per ring of spatial frequency."""
+    text = f"energy of the {text} per radial ring of DCT modes"
+    return Variable(f"{path}_energy", (*dims, "ring"), long_name=text, where_sized=True, **options)
 
 
 def _mass(name: str, dims: tuple[str, ...], averaged: str) -> Variable:
@@ -88,6 +95,8 @@ _CATALOGUE = (
                 "trajectory/delta", (*_STEP, *_STATE), long_name="masked minus clean state after the step", before=0.0
             ),
             Variable("trajectory/noise", ("sample", *_STATE), long_name="initial state x_T"),
+            _energy("trajectory/latent", ("sample", "step"), "clean state"),
+            _energy("trajectory/delta", _STEP, "masked minus clean state", before=0.0),
         ),
     ),
     Record(
@@ -167,6 +176,7 @@ _CATALOGUE = (
                 before=0.0,
                 beside="latents",
             ),
+            _energy("decomposition/injected", _STEP, "injected error", before=0.0, beside="latents"),
         ),
     ),
     Record(
@@ -283,7 +293,7 @@ def variables(record: Iterable[str], sizes: Mapping[str, int]) -> list[Variable]
 
     record: names in `RECORDS`; "norms" is always on. sizes: arm, sample, step, channel, y, x, and where a record needs
     them layer, head, token, rank, removed, query, key, image_y, image_x. Static masks are listed when query and key are
-    given, removed keys when removed is. Raises RunError for an unknown record or a missing size.
+    given, removed keys when removed is, energies when ring is. Raises RunError for an unknown record or a missing size.
     """
     recorded = with_brought(record)
     arrays = {array.path: array for name in RECORDS if name in recorded for array in RECORDS[name].arrays}

@@ -19,6 +19,8 @@ STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED, STATUS_UNASKED = 0, 1, 2, 3
 """The flags of an arm and a sample. Unasked: the arm is not run on that sample, so nothing is missing there."""
 FAILED_STEP = "metrics/failed_step"
 """The array that says in which step a failed sample turned NaN or infinite."""
+LATER = frozenset({"trajectory/latent_energy", "trajectory/delta_energy", "decomposition/injected_energy"})
+"""Arrays that runs begun before this version lack; what is given for them is dropped there."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,13 @@ RUN = Schema(
     status_dims=("arm", "sample"),
     named_by="arm",
     remedy="make one with `trace run --model dit --mask R4S32`",
-    counted={"sample": "sample", "step": "step of sampling", "layer": "layer", "head": "attention head"},
+    counted={
+        "sample": "sample",
+        "step": "step of sampling",
+        "layer": "layer",
+        "head": "attention head",
+        "ring": "spatial frequency",
+    },
 )
 """Paired trajectories: arms by samples by steps; a unit is some samples under all arms."""
 

@@ -220,6 +220,25 @@ def shard_shape(array: zarr.Array) -> tuple[int, ...]:
     return tuple(array.shards or array.chunks)
 
 
+def chunks_in_shard(array: zarr.Array) -> int:
+    """Number of chunks in a shard."""
+    return math.prod(_grid(array))
+
+
+def chunks_of(array: zarr.Array, shard: tuple[slice, ...], index: tuple[slice, ...]) -> list[int]:
+    """Which chunks of a shard, in C order, hold part of an index; shard: its region."""
+    ranges = []
+    for own, part, chunk in zip(shard, index, array.chunks, strict=True):
+        start, stop = max(own.start, part.start) - own.start, min(own.stop, part.stop) - own.start
+        ranges.append(np.arange(start // chunk, -(-stop // chunk)))
+    return np.ravel_multi_index(np.ix_(*ranges), _grid(array)).ravel().tolist()
+
+
+def _grid(array: zarr.Array) -> tuple[int, ...]:
+    """Chunks of a shard along every dimension."""
+    return tuple(shard // chunk for shard, chunk in zip(shard_shape(array), array.chunks, strict=True))
+
+
 def dims(array: zarr.Array) -> tuple[str, ...]:
     """Names of the dimensions."""
     return tuple(str(dim) for dim in cast(ArrayV3Metadata, array.metadata).dimension_names or ())

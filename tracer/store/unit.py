@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import zarr
 
-from tracer.store.schema import FAILED_STEP, STATUS_COMPLETE, STATUS_FAILED, STATUS_UNASKED, RunError, Schema
+from tracer.store.schema import (
+    FAILED_STEP,
+    LATER,
+    STATUS_COMPLETE,
+    STATUS_FAILED,
+    STATUS_UNASKED,
+    RunError,
+    Schema,
+)
 from tracer.store.shards import dims, shard_shape
 
 Submit = Callable[[str, tuple[slice, ...], np.ndarray], None]
@@ -58,11 +66,14 @@ class UnitBuffer:
         """Give values of one step: [arm, sample, ...] in the order of the dims, without arm where it has none.
 
         arms: indices of the arms along the first axis, all that are asked by default. Values are copied. Steps may come
-        in any order within a block of steps, and blocks in rising order for one arm. Raises RunError for an unknown
-        name, another shape, a step out of range or already written; WriteError when the writer failed.
+        in any order within a block of steps, and blocks in rising order for one arm. Arrays that an older run lacks are
+        left out. Raises RunError for an unknown name, another shape, a step out of range or already written; WriteError
+        when the writer failed.
         """
         self._steps.add(step)
         for path, value in values.items():
+            if path in LATER and path not in self.arrays:
+                continue
             array = self._array(path, per_step=True)
             axis = dims(array).index("step")
             if not 0 <= step < array.shape[axis]:

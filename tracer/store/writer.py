@@ -27,6 +27,7 @@ from tracer.store.remote import local
 from tracer.store.schema import STATUS_MISSING, RunError, round_mantissa
 from tracer.store.seals import Seal, SealingStore, difference, write_manifest
 from tracer.store.shards import (
+    chunks_in_shard,
     clear_unit,
     damaged_shards,
     open_store,
@@ -84,7 +85,9 @@ class Writer:
         self._parts = unit_parts(self._status)
         whole: Any = {"write_empty_chunks": True}  # also a shard of nothing but fill is a file, so that loss is noticed
         self._arrays = {path: array.with_config(whole) for path, array in unit_arrays(root, self.schema).items()}
-        self._sealed = cast(SealingStore, root.store).written
+        sealing = cast(SealingStore, root.store)
+        sealing.chunks = {path: chunks_in_shard(array) for path, array in self._arrays.items()}
+        self._sealed = sealing.written
         self._disk: Disk | None = None
         self._jobs: queue.Queue[tuple[str, tuple[slice, ...], np.ndarray] | None] = queue.Queue(_QUEUED_SHARDS)
         self._error: BaseException | None = None

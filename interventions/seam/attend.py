@@ -153,10 +153,17 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
     output, begun = None, None
     for rows, lane in lanes.segments(call.batch, acting):
         part = call.rows(rows)
-        answered = part.whole(part) if lane is None else pieces(lanes, seen, site, call, rows, lane)
-        answers = [kernels.run(piece) if seen.record else (piece.run(), None) for _, piece in answered]
-        seen.measure(site, call, rows, answered, [lse for _, lse in answers])
-        for (queries, piece), (answer, _) in zip(answered, answers, strict=True):
+        looked = seen.looks_at(rows, call.batch)
+        if lane is None:
+            answered = part.whole(part)
+            answers = [kernels.stock(part, looked)]
+        else:
+            answered = pieces(lanes, seen, site, call, rows, lane)
+            wanted = {"mass": looked, "entropy": looked and "entropy" in seen.record}
+            answers = [kernels.acting(piece, nested=lanes.nested, **wanted) for _, piece in answered]
+        seen.measure(site, call, rows, answered, answers)
+        for (queries, piece), answer in zip(answered, (answer.output for answer in answers), strict=True):
+            assert answer is not None
             if piece.share == 1 and answer.shape[:3] == call.query.shape[:3]:
                 return answer
             if output is None:

@@ -14,6 +14,7 @@ import torch
 from interventions.errors import spec_error
 from interventions.layout import TokenLayout
 from interventions.records import RECORDS, TOP
+from interventions.seam.blocked import Answer
 from interventions.seam.calls import Call, Pieces
 from interventions.seam.mass import attention_statistics
 from interventions.seam.sites import Site
@@ -46,25 +47,27 @@ class Measurements:
         """Forget what was seen."""
         self.values.clear()
 
-    def measure(self, site: Site, call: Call, rows: slice, pieces: Pieces, lses: Sequence[torch.Tensor | None]) -> None:
+    def looks_at(self, rows: slice, batch: int) -> bool:
+        """Whether anything is recorded of some of these rows of a batch."""
+        return bool(self.record) and _overlap(rows, self.window(batch)) is not None
+
+    def measure(self, site: Site, call: Call, rows: slice, pieces: Pieces, answers: Sequence[Answer]) -> None:
         """Compute and keep what `record` names, for some rows of a call that is answered by these pieces.
 
-        `lses`: the log-sum-exp of each piece's scores, where the kernel that ran it gave one.
+        `answers`: what the kernels that ran the pieces gave; what they say of the probabilities is not computed again.
         """
         inside = _overlap(rows, self.window(call.batch))
         if not self.record or inside is None:
             return
         if inside != slice(0, rows.stop - rows.start):
             pieces = [(queries, piece.rows(inside)) for queries, piece in pieces]
-            lses = [None if lse is None else lse[inside] for lse in lses]
+            answers = [answer.rows(inside) for answer in answers]
             rows = slice(rows.start + inside.start, rows.start + inside.stop)
         _, keys = call_layouts(self.layout, site, call)
         total, weighted = None, None
-        for (_, piece), lse in zip(pieces, lses, strict=True):
+        for (_, piece), answer in zip(pieces, answers, strict=True):
             share = piece.share * piece.lengths[0] / call.lengths[0]
-            mass, entropy = attention_statistics(
-                piece.query, piece.key, piece.bias(), piece.scale, entropy="entropy" in self.record, lse=lse
-            )
+            mass, entropy = self._statistics(piece, answer)
             mass = mass if share == 1 else mass * share
             total = mass if total is None else total + mass
             if entropy is not None:  # unknown for a mixture of two softmaxes
@@ -84,6 +87,13 @@ class Measurements:
             if "removed_token" not in self.values[site.index]:  # missing, unless a lane removes keys
                 self.keep(site, call.batch, rows, "removed_token", torch.full_like(most.indices[..., :1], -1))
                 self.keep(site, call.batch, rows, "removed_mass", torch.full_like(most.values[..., :1], float("nan")))
+
+    def _statistics(self, piece: Call, answer: Answer) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(mass, entropy) of a piece; no entropy unless it is recorded."""
+        if answer.mass is not None:
+            return answer.mass, answer.entropy
+        entropy = "entropy" in self.record
+        return attention_statistics(piece.query, piece.key, piece.bias(), piece.scale, entropy, answer.lse)
 
     def removed(self, site: Site, call: Call, rows: slice, tokens: torch.Tensor, mass: torch.Tensor) -> None:
         """Keep which keys [rows, heads, k] of a call a lane removes, and the mass that all keys had before."""

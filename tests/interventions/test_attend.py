@@ -7,6 +7,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from interventions.layout import TokenLayout
+from interventions.seam import blocked
 from interventions.seam.attend import SeamError, attend, sites
 from interventions.spec import SpecError, parse
 from tests.builders import models
@@ -116,14 +117,15 @@ def test_clean_is_bit_identical_to_the_stock_model_and_full_is_at_the_floor(name
 
 def test_every_attention_call_of_a_full_arm_goes_through_the_masked_kernel(monkeypatch):
     model, layout, run = _family("sdxl")
-    stock, masked = torch.nn.functional.scaled_dot_product_attention, []
+    masked = []
 
-    def spy(self):
-        masked.append(self.attn_mask is not None and bool((self.attn_mask == 0).all()))
-        return stock(self.query, self.key, self.value, attn_mask=self.attn_mask, scale=self.scale)
+    def spy(*arguments, **settings):
+        masked.append(arguments[3] is not None and bool((arguments[3] == 0).all()))
+        return attention(*arguments, **settings)
 
-    monkeypatch.setattr("interventions.seam.calls.Call.run", spy)
-    with attend(model, parse("full"), layout=layout):
+    attention = blocked.attention
+    monkeypatch.setattr(blocked, "attention", spy)
+    with torch.no_grad(), attend(model, parse("full"), layout=layout):
         run(model)
     assert masked == [True] * len(sites(model))
 

@@ -83,7 +83,7 @@ def test_other_types_are_summed_in_float32_or_better(kind, dtype):
 @pytest.mark.parametrize("buffer", [1, 2**15, 2**21, 2**23])  # a query at a time; some; some heads; all heads
 @pytest.mark.parametrize("kind", MASKS)
 def test_it_does_not_matter_how_queries_and_heads_are_cut(kind, buffer, monkeypatch):
-    monkeypatch.setattr("interventions.seam.mass._BUFFER_BYTES", buffer)
+    monkeypatch.setattr("interventions.seam.blocked._BUFFER_BYTES", buffer)
     query, key, mask = _case((2, 3, 430, 390, 8), kind)
     expected, entropy = _dense(query, key, mask)
     mass, entropies = attention_statistics(query, key, mask)

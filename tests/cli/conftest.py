@@ -27,7 +27,7 @@ def run(home, monkeypatch):
 @pytest.fixture
 def free(monkeypatch):
     """Nothing is timed before a run: what it costs is not asked."""
-    monkeypatch.setattr("tracer.price.price", lambda plan: Price(0, 0.0, 0, 0, ()))
+    monkeypatch.setattr("tracer.price.price", lambda plan, tell=None: Price(0, 0.0, 0, 0, ()))
 
 
 @pytest.fixture

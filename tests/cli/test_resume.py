@@ -47,7 +47,7 @@ COMMANDS = {
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tracer.price.price", lambda plan: Price(0, 0.0, 0, 0, ()))
+    monkeypatch.setattr("tracer.price.price", lambda plan, tell=None: Price(0, 0.0, 0, 0, ()))
     monkeypatch.setattr("tracer.cli.pictures.save_images", lambda run: None)
     monkeypatch.setattr("tracer.cli.reproduce.recipes", lambda: {"two": RECIPE})
     return tmp_path

@@ -8,6 +8,7 @@ import tracer
 from tests.builders.analytic import Analytic
 from tests.ground_truth import gaussian
 from tracer import store
+from tracer.batches import Limits
 from tracer.cli.summary import described, summary
 from tracer.denoisers import Evaluation
 from tracer.plan import plan
@@ -93,6 +94,17 @@ def test_the_first_samples_have_the_floor_and_nothing_else_changes(tmp_path, eve
     report = store.verify(tmp_path / "run")
     assert report.whole, report
     assert (report.complete, report.missing, report.failed) == (9, (), ())
+
+
+@pytest.mark.parametrize("limits", [{"samples": 3}, {"samples": 1, "lanes": 1}, {"lanes": 2}])
+def test_the_floor_ends_where_it_should_also_in_batches_that_were_halved(tmp_path, monkeypatch, everywhere, limits):
+    """Parts of three samples and a floor of four: cut at 3, 4 and 6."""
+    monkeypatch.setattr("tracer.run.Limits", lambda announce: Limits(announce=announce, **limits))
+    denoiser = system()
+    run = tracer.open_run(made(tmp_path / "run", denoiser=denoiser, batch_size=9))
+    np.testing.assert_allclose(run["metrics"].delta_l2[1], everywhere["metrics"].delta_l2[1], rtol=1e-12)
+    np.testing.assert_allclose(run["metrics"].delta_l2[2, :4], everywhere["metrics"].delta_l2[2, :4], rtol=1e-12)
+    assert sum(lane == "full" for lane, _ in denoiser.rows) == 5 * FLOOR_SAMPLES
 
 
 @pytest.mark.parametrize(("batch_size", "named"), [(3, False), (9, False), (6, True)])

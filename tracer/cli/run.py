@@ -236,7 +236,8 @@ def tell_costs(plans: Sequence[Plan], as_json: bool) -> None:
     from tracer.cli.announce import announcement, costs
     from tracer.price import price
 
-    prices = [price(plan) for plan in plans]
+    with progress_bar("timing the network", "calls") as tell:
+        prices = [price(plan, tell) for plan in plans]
     each = [costs(plan, cost) for plan, cost in zip(plans, prices, strict=True)]
     total = {name: sum(run[name] for run in each) for name in ("evaluations", "seconds", "disk_bytes")}
     total["memory_bytes"] = max(run["memory_bytes"] for run in each)

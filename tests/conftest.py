@@ -1,5 +1,6 @@
 """Plain `pytest` runs folders in several processes of one thread each; a file or a single test runs in this one."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,6 +22,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_xdist_setupnodes() -> None:
     """The processes and what they start compute with one thread, since there is one of them for every core."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often, and not among what the libraries left in memory: a twelfth of the time otherwise."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(7000, 10, 10)
 
 
 def _has_folder(config: pytest.Config) -> bool:

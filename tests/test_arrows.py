@@ -62,18 +62,18 @@ def test_importing_the_packages_loads_no_torch(tmp_path):
     assert python("-c", program, folder=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["run"], ["counterfactual"], ["analyze"], ["analyze", "growth"], ["sweep"], ["mask"]]
-)
-def test_help_answers_and_loads_no_torch(tmp_path, words):
+def test_help_answers_and_loads_no_torch(tmp_path):
+    asked = [[], ["run"], ["counterfactual"], ["analyze"], ["analyze", "growth"], ["sweep"], ["mask"]]
     program = (
         "import sys\nfrom tracer.cli.main import main\n"
-        f"main([*{words}, '--help'], prog_name='trace', standalone_mode=False)\n"
-        "sys.exit('torch' in sys.modules)"
+        f"for words in {asked}:\n"
+        "    main([*words, '--help'], prog_name='trace', standalone_mode=False)\n"
+        "    assert 'torch' not in sys.modules, words"
     )
     answer = python("-c", program, folder=tmp_path)
     assert answer.returncode == 0, answer.stderr
-    assert f"Usage: {' '.join(['trace', *words])}" in answer.stdout
+    for words in asked:
+        assert f"Usage: {' '.join(['trace', *words])} [" in answer.stdout
 
 
 @pytest.mark.parametrize(

@@ -146,15 +146,17 @@ def test_it_looks_as_it_did(name):
 
 @functools.cache
 def figure_of(name: str):
-    """A figure that is only looked at."""
-    return FIGURES[name]()
+    """A drawn figure that is only looked at; its layout has settled and is not made again when it is saved."""
+    figure = FIGURES[name]()
+    FigureCanvasAgg(figure).draw()
+    figure.set_layout_engine("none")
+    return figure
 
 
 @functools.cache
 def texts(name: str) -> list:
     """The visible texts of a drawn figure with their extents in pixels."""
     figure = figure_of(name)
-    FigureCanvasAgg(figure).draw()
     hidden = {text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for text in _not_drawn(axis)}
     hidden |= {text for axes in figure.axes if not axes.get_visible() for text in axes.findobj(Text)}
     shown = []

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from classify_clip import figure1, models, retrieval, sweep
+from classify_clip import figure1, generation, models, retrieval, sweep
 from classify_clip.data import held_out
 from interventions import parse
 from tracer.cli import figure1 as command
@@ -18,6 +18,8 @@ from tracer.denoisers.images import from_uint8
 def test_one_call_makes_figure_table_and_the_matched_comparison_and_a_second_only_draws(tmp_path, monkeypatch):
     size = figure1.Size(images=8, pairs=4, one_pass=3, samples=3, steps=2, mask_seeds=1, explained=2)
     options = {"densities": (0.25,), "families": ("local", "random", "hub-spoke"), "size": size}
+    drawings = generation.balanced_reference()[::11]  # two of every class
+    monkeypatch.setattr(generation, "balanced_reference", lambda: drawings)
     said = []
     out = command.figure1(tmp_path / "figure1", say=said.append, **options)
     for name in ("figure1.png", "matched.png", "depth.png"):
@@ -35,7 +37,10 @@ def test_one_call_makes_figure_table_and_the_matched_comparison_and_a_second_onl
         raise AssertionError("a cell was computed again")
 
     monkeypatch.setattr(sweep.store.UnitBuffer, "final", refuse)
+    drawn = []
+    monkeypatch.setattr(command, "draw", lambda measured, *where: drawn.append(measured))
     command.figure1(tmp_path / "figure1", **options)
+    assert len(drawn[0].tasks) == 4  # read from the disk and handed to be drawn again
 
 
 def test_densities_that_a_family_cannot_reach_are_left_out_and_said():

@@ -21,7 +21,7 @@ RECIPE = Recipe(
     (
         "run --mask R4S32 --samples 20 --steps 20 --no-floor --record latents --out $out/one",
         "run --mask R4S32 --samples 20 --steps 20 --no-floor --record norms --out $out/two",
-        "analyze growth $out/one",
+        "show $out/one",
     ),
     {},
 )

@@ -39,7 +39,7 @@ def judge(folder, sampler, masked, counts=(12, 24, 48), paths=1):
         denoiser = Analytic(clean, masked, shape=SHAPE, prediction="flow" if sampler == "flow" else "epsilon")
         path = tracer.trace(
             denoiser, ["R4S32"], samples=16, paths=paths, batch_size=16 * paths, steps=steps, sampler=sampler,
-            record=["verdict", "latents", "decomposition"], out=folder / f"{sampler}{steps}",
+            record=["verdict", "latents", "decomposition"], floor=False, out=folder / f"{sampler}{steps}",
         )  # fmt: skip
         several.append(tracer.open_run(path))
     return verdict(several)

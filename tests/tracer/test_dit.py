@@ -98,7 +98,8 @@ def embedded():
 
 
 def final(denoiser, tmp_path, name, arms, **settings):
-    path = tracer.trace(denoiser, arms, out=tmp_path / name, **{"samples": 2, "steps": 6, **settings})
+    settings = {"samples": 2, "steps": 3, "record": "norms,latents", **settings}
+    path = tracer.trace(denoiser, arms, out=tmp_path / name, **settings)
     return tracer.open_run(path)
 
 

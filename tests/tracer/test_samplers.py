@@ -1,15 +1,12 @@
 """The closed forms beside the steps, and a sampler and a model that another distribution brings."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 import tracer
-from tests.plugins import FOLDER, installed
+from tests.builders.typed import trace
+from tests.plugins import installed
 from tracer.samplers import SAMPLERS, Prediction, noise_levels
 from tracer.samplers.base import DDPM_BETAS, kept_signal
 
@@ -67,21 +64,15 @@ def test_what_another_distribution_brings_is_listed_behind_what_ships(plugins):
         noise_levels("flow", 5, "epsilon")
 
 
-def test_a_model_and_a_sampler_from_outside_run_from_the_command_line(tmp_path):
-    """Two processes: one makes the run, the other has no plug-in and still reads it."""
-    words = ["run", "--model", "gaussian", "--sampler", "heun", "--mask", "R4S32", "--samples", "2", "--out", "run"]
-    code = "import sys; from tracer.cli.main import main; main(sys.argv[1:])"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", os.getcwd())])}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_model_and_a_sampler_from_outside_run_from_the_command_line_and_the_run_is_read_without_them(tmp_path):
+    """In a process of its own: `tests/test_extensions.py`."""
+    words = ["run", "--model", "gaussian", "--sampler", "heun", "--mask", "R4S32", "--samples", 2]
+    with installed(tracer.SAMPLERS, tracer.MODELS):
+        done = trace(*words, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
     assert "2 samples x 6 heun steps" in done.stdout
     run = tracer.open_run(tmp_path / "run")
     assert run.attrs["sampler"] == "heun"
     assert run["metrics"].arm.values.tolist() == ["clean", "R4S32", "full"]
     assert (run["metrics"].delta_l2.sel(arm="R4S32") > 0).all()
-    listed = subprocess.run(
-        [sys.executable, "-c", code, "models"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert "gaussian" in listed.stdout
+    assert "gaussian" not in trace("models").stdout

@@ -44,6 +44,12 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def opened(whole):
+    """That run as a reader sees it."""
+    return store.open_run(whole)
+
+
+@pytest.fixture(scope="module")
 def partial(tmp_path_factory):
     """A run of which the first of three units is complete."""
     path = create(tmp_path_factory.mktemp("partial") / "run")
@@ -72,8 +78,8 @@ def test_plain_xarray_reads_a_finished_run_without_our_code(whole):
 
 
 @pytest.mark.parametrize("variable", [v.path for v in VARIABLES])
-def test_what_was_written_is_what_is_read(whole, variable):
-    read = store.open_run(whole)[variable]
+def test_what_was_written_is_what_is_read(opened, variable):
+    read = opened[variable]
     assert read.dims == next(v.dims for v in VARIABLES if v.path == variable)
     assert read.dtype == truth(variable).dtype
     np.testing.assert_array_equal(read.values, truth(variable))

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,9 +34,15 @@ from tracer import store
 from tracer.store import claims, writer
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """An empty run, made once; each test works on its own copy."""
+    return create(tmp_path_factory.mktemp("empty") / "run")
+
+
 @pytest.fixture
-def run(tmp_path):
-    return create(tmp_path / "run")
+def run(empty, tmp_path):
+    return Path(shutil.copytree(empty, tmp_path / "run"))
 
 
 # -- shards and units -------------------------------------------------------------------------------------------------

@@ -155,6 +155,7 @@ def _write_store(
     store = LocalStore(path)
     root = zarr.open_group(store, mode="w", zarr_format=3)
     root.attrs.put(dict(attrs))
+    written: dict[str, Path] = {}
     groups: dict[str, list[Variable]] = {"": []}
     for variable in variables:
         groups.setdefault(variable.group, []).append(variable)
@@ -166,7 +167,7 @@ def _write_store(
             dims |= set(schema.status_dims)
         if name == "attention":  # what sink_token and removed_token name must be readable where no mass is recorded
             dims.add("token")
-        _write_coordinates(group, dims, coords)
+        _write_coordinates(group, dims, coords, path / name, written)
         for variable in members:
             shape = cut(variable, members, sizes, unit, schema)
             _write_variable(group, variable, shape, static.get(variable.path))
@@ -196,10 +197,16 @@ def _write_status(root: zarr.Group, schema: Schema, sizes: Mapping[str, int], un
     )
 
 
-def _write_coordinates(group: zarr.Group, dims: set[str], coords: Mapping[str, Any]) -> None:
-    """The coordinates whose dims the group has."""
+def _write_coordinates(
+    group: zarr.Group, dims: set[str], coords: Mapping[str, Any], folder: Path, written: dict[str, Path]
+) -> None:
+    """The coordinates whose dims the group has, in its folder; what another group has `written` is copied from it."""
     inside = {name: value for name, value in coords.items() if set(value[0]) <= dims}
     for name, (own, values, attributes) in inside.items():
+        if name in written:
+            shutil.copytree(written[name], folder / name)
+            continue
+        written[name] = folder / name
         compressors = None if values.dtype.kind == "T" else [Crc32cCodec()]
         array = group.create_array(
             name,

@@ -60,8 +60,8 @@ def growth(settings: Settings) -> Iterator[Line]:
     command = [*TRACE, "analyze", "growth", str(run)]
     costs = [launch(command, run.parent, settings.threads) for _ in range(min(3, settings.rounds))]
     work = f"`trace analyze growth`, {size(run)} with latents"
-    seconds = [cost.by(settings.clock_name) for cost in costs]
-    note = f"{costs[0].seconds:.1f} s of the clock, {costs[0].cpu_seconds:.1f} of the processors in the first round"
+    seconds = [cost.seconds[settings.clock_name] for cost in costs]
+    note = ", ".join(f"{clock} {spent:.1f} s" for clock, spent in costs[0].seconds.items()) + " in the first round"
     yield line(work, seconds, SECONDS, unit="s", note=note)
     yield line(f"{work}, peak memory", [cost.gib for cost in costs], GIB, unit="GiB")
 

@@ -40,6 +40,9 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON, anew after every line")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the same as a page with machine and date")
     parser.add_argument("--root", type=Path, metavar="DIR", help="folder on the disk to measure; default: a temporary")
+    parser.add_argument(
+        "--store", type=Path, metavar="RUN", help="for growth and query: made by benchmarks.stores before"
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny networks, one round; the numbers mean nothing")
     typed = parser.parse_args(arguments)
     named = typed.only.split(",") if typed.only else [name for name, row in ROWS.items() if row.default]
@@ -62,13 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threads:
         torch.set_num_threads(threads)
     clock = next(name for name in CLOCKS if (name == "cpu") == typed.cpu_time)
-    settings = Settings(1 if typed.smoke else typed.rounds, typed.smoke, clock, typed.root, threads)
+    settings = Settings(1 if typed.smoke else typed.rounds, typed.smoke, clock, typed.root, threads, typed.store)
     about = machine(settings)
     print(", ".join(f"{name} {value}" for name, value in about.items() if name != "git"), flush=True)
     found: dict[str, list[Line]] = {}
     failed, begun = [], time.perf_counter()
     for name in typed.rows:
-        found[name] = []
+        found[name], before = [], time.perf_counter()
         try:
             for line in ROWS[name].measure(settings):
                 found[name].append(line)
@@ -81,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed.append(name)
             print(f"{name:<13}failed", flush=True)
             traceback.print_exc()
+        print(f"{'':<13}{time.perf_counter() - before:.0f} s", flush=True)
     missed = [f"{name}: {line.work}" for name, lines in found.items() for line in lines if line.met is False]
     held = sum(line.limit is not None for lines in found.values() for line in lines)
     print(f"\n{held - len(missed)} of {held} limits met, {time.perf_counter() - begun:.0f} s")

@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 TRACE = (sys.executable, "-m", "tracer.cli.main")
@@ -24,17 +26,12 @@ TRACE = (sys.executable, "-m", "tracer.cli.main")
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the clock and of the processors (children included), peak GiB, seconds until the first output."""
+    """Seconds by clock, "wall" or "cpu", until the end (children included) and until the first output; peak GiB."""
 
-    seconds: float
-    cpu_seconds: float
+    seconds: Mapping[str, float]
+    first_output: Mapping[str, float]
     gib: float
-    first_output: float
     output: str
-
-    def by(self, clock: str) -> float:
-        """The seconds of this clock, "wall" or "cpu"."""
-        return self.cpu_seconds if clock == "cpu" else self.seconds
 
 
 def launch(command: Sequence[str], folder: Path | None = None, threads: int | None = None) -> Cost:
@@ -63,16 +60,17 @@ def _watch(file: str, command: Sequence[str]) -> int:
     begun = time.perf_counter()
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert worker.stdout is not None
-    first = None
+    process, first = psutil.Process(worker.pid), None
     while part := os.read(worker.stdout.fileno(), 65536):
-        first = first or time.perf_counter() - begun
+        if first is None:
+            used = process.cpu_times()
+            first = {"wall": time.perf_counter() - begun, "cpu": used.user + used.system}
         sys.stdout.buffer.write(part)
-    _, status, used = os.wait4(worker.pid, 0)
-    seconds = time.perf_counter() - begun
+    _, status, spent = os.wait4(worker.pid, 0)
+    seconds = {"wall": time.perf_counter() - begun, "cpu": spent.ru_utime + spent.ru_stime}
     worker.returncode = os.waitstatus_to_exitcode(status)
-    gib = used.ru_maxrss / 2**30 if sys.platform == "darwin" else used.ru_maxrss / 2**20
-    numbers = {"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime, "gib": gib}
-    Path(file).write_text(json.dumps({**numbers, "first_output": first or seconds}))
+    gib = spent.ru_maxrss / 2**30 if sys.platform == "darwin" else spent.ru_maxrss / 2**20
+    Path(file).write_text(json.dumps({"seconds": seconds, "first_output": first or seconds, "gib": gib}))
     return worker.returncode
 
 

@@ -29,6 +29,8 @@ class Settings:
     """Folder on the disk that is measured; None: the system's temporary one."""
     threads: int | None = None
     """Of processes that are started; None: torch's own choice."""
+    store: Path | None = None
+    """A large run that is there already; None: one is made."""
 
     @property
     def clock(self) -> Clock:

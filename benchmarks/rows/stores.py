@@ -49,6 +49,8 @@ def store(root: Path | None, samples: int, steps: int) -> Path:
 
 def run_of(settings: Settings) -> Path:
     """The store of these settings."""
+    if settings.store is not None:
+        return settings.store.resolve()
     return store(settings.root, *((8, 6) if settings.smoke else (SAMPLES, STEPS)))
 
 
@@ -57,12 +59,19 @@ def growth(settings: Settings) -> Iterator[Line]:
     run = run_of(settings)
     command = [*TRACE, "analyze", "growth", str(run)]
     costs = [launch(command, run.parent, settings.threads) for _ in range(min(3, settings.rounds))]
-    size = "8 x 6" if settings.smoke else f"{SAMPLES} x {STEPS}"
-    work = f"`trace analyze growth`, {size} with latents"
-    seconds = [cost.by(settings.clock_name) for cost in costs]
-    note = f"{costs[0].seconds:.1f} s of the clock, {costs[0].cpu_seconds:.1f} of the processors in the first round"
+    work = f"`trace analyze growth`, {size(run)} with latents"
+    seconds = [cost.seconds[settings.clock_name] for cost in costs]
+    note = ", ".join(f"{clock} {spent:.1f} s" for clock, spent in costs[0].seconds.items()) + " in the first round"
     yield line(work, seconds, SECONDS, unit="s", note=note)
     yield line(f"{work}, peak memory", [cost.gib for cost in costs], GIB, unit="GiB")
+
+
+def size(run: Path) -> str:
+    """Samples x steps of a run."""
+    import tracer
+
+    sizes = tracer.open_run(run)["metrics"].sizes
+    return f"{sizes['sample']} x {sizes['step']}"
 
 
 def query(settings: Settings) -> Iterator[Line]:

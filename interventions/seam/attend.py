@@ -21,6 +21,7 @@ from interventions.layout import TokenLayout
 from interventions.records import TOP
 from interventions.seam import kernels
 from interventions.seam.actions import pieces
+from interventions.seam.blocked import Answer
 from interventions.seam.calls import Call
 from interventions.seam.lanes import Lanes, as_lanes
 from interventions.seam.measurements import Measurements
@@ -160,7 +161,8 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
         else:
             answered = pieces(lanes, seen, site, call, rows, lane)
             wanted = {"mass": looked, "entropy": looked and "entropy" in seen.record}
-            answers = [kernels.acting(piece, nested=lanes.nested, **wanted) for _, piece in answered]
+            apart = not lanes.nested and lanes.measurable(rows, call.batch)
+            answers = [kernels.acting(piece, **wanted) if apart else Answer(piece.run()) for _, piece in answered]
         seen.measure(site, call, rows, answered, answers)
         for (queries, piece), answer in zip(answered, (answer.output for answer in answers), strict=True):
             assert answer is not None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-_BUFFER_BYTES = 2**21  # of probabilities held at once: what two cores keep in their caches (docs/performance.md)
+_BUFFER_BYTES = 2**22  # of probabilities held at once: what two cores keep in their caches (docs/performance.md)
 
 _WORTH_COPYING = 4  # rows that fit into the buffer together
 
@@ -53,7 +53,7 @@ def attention(
     query, key, value: [batch, heads, tokens, head_dim]; value None asks for no output. mask: four-dimensional,
     broadcastable to [batch, heads, queries, keys], boolean (True = allowed) or float (added to the scores). The output
     is of the query's type, in the memory order of torch's fused kernels. A query without any allowed key has output 0
-    and counts as 0. Besides its results it holds a few heads' keys and values in that type and a buffer of 2 MiB (4
+    and counts as 0. Besides its results it holds a few heads' keys and values in that type and a buffer of 4 MiB (8
     with entropy).
     """
     batch, heads, queries, width = query.shape
@@ -66,13 +66,14 @@ def attention(
     buffer = torch.empty(math.prod(blocks) * keys, dtype=dtype, device=device)
     logs = torch.empty_like(buffer) if entropy else None
     blind = None if mask is None else _blind(mask)
+    parts = _slices(queries, blocks[2])
     for at in itertools.product(_slices(batch, blocks[0]), _slices(heads, blocks[1])):
         shape = query[at].shape[:2]
         q, k = query[at].reshape(-1, queries, width).to(dtype), key[at].reshape(-1, keys, width).to(dtype).mT
         v = None if value is None else value[at].reshape(-1, keys, value.shape[3]).to(dtype)
         allowed, nowhere = _part(mask, at), _part(blind, at)
-        for block in _slices(queries, blocks[2]):
-            part = q[:, block]
+        for block in parts:
+            part = q[:, block] if len(parts) > 1 else q
             p = buffer[: part.shape[0] * part.shape[1] * keys].view(*part.shape[:2], keys)
             torch.baddbmm(p, part, k, beta=0, alpha=scale, out=p)
             if allowed is not None:

@@ -25,14 +25,13 @@ def stock(call: Call, measured: bool) -> Answer:
     return _with_lse(call) if measured else Answer(call.run())
 
 
-def acting(call: Call, *, mass: bool, entropy: bool, nested: bool = False) -> Answer:
-    """A call that an intervention changed. On a CPU without gradients a masked one is answered by `blocked`, always,
-    so that what is recorded never changes a result; with mass and entropy where they are asked for. `nested`: another
-    context takes the call over, so torch must be asked.
+def acting(call: Call, *, mass: bool, entropy: bool) -> Answer:
+    """A call that an intervention changed, of rows that may be measured. On a CPU without gradients a masked one is
+    answered by `blocked`, always, so that what is recorded never changes a result; with mass and entropy where they are
+    asked for.
     """
     query = call.query
-    apart = query.device.type != "cpu" or nested or torch.is_grad_enabled()
-    if apart or call.attn_mask is None or call.dropout_p:
+    if query.device.type != "cpu" or torch.is_grad_enabled() or call.attn_mask is None or call.dropout_p:
         return stock(call, mass or entropy)
     mask = call.bias()
     assert mask is not None

@@ -70,6 +70,11 @@ class Lanes:
         start = (self.half or 0) % (batch // rows) * rows
         return slice(start, start + block * self.measured_lanes)
 
+    def measurable(self, rows: slice, batch: int) -> bool:
+        """Whether rows of one half are of the half that is measured, if anything is."""
+        size = self.block(batch) * len(self)
+        return self.half is None or rows.start // size == self.half % (batch // size)
+
     @property
     def measured_lanes(self) -> int:
         """How many lanes are measured."""

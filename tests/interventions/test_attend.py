@@ -374,7 +374,7 @@ def test_one_half_of_a_guided_batch_alone_is_measured_as_among_both(name, lanes,
             outputs.append(model(**inputs).sample)
             taken.append(recorder.take())
     both, alone = taken
-    assert torch.equal(*outputs)
+    assert dense.relative(*outputs) < 5e-6  # the other half is answered by torch's own kernel
     assert both.keys() == alone.keys()
     for record, value in alone.items():
         assert value.shape[0] == 1

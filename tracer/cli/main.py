@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import click
 
+from tracer.allocator import keep_freed_memory
 from tracer.quiet import silence
 from tracer.visible import visible_output
 
@@ -75,6 +76,7 @@ def main() -> None:
     trace analyze verdict                   does the error compound?
     """
     silence()
+    keep_freed_memory()
 
 
 if __name__ == "__main__":

@@ -53,8 +53,7 @@ def attention(
     query, key, value: [batch, heads, tokens, head_dim]; value None asks for no output. mask: four-dimensional,
     broadcastable to [batch, heads, queries, keys], boolean (True = allowed) or float (added to the scores). The output
     is of the query's type, in the memory order of torch's fused kernels. A query without any allowed key has output 0
-    and counts as 0. Besides its results it holds a few heads' keys and values in that type and a buffer of 4 MiB (8
-    with entropy).
+    and counts as 0. Besides its results it holds a few heads' keys and values in that type and a buffer of 4 MiB.
     """
     batch, heads, queries, width = query.shape
     keys, device = key.shape[2], query.device
@@ -62,7 +61,7 @@ def attention(
     received = torch.zeros(batch, heads, keys, dtype=dtype, device=device) if mass else None
     spread = torch.zeros(batch, heads, dtype=dtype, device=device) if entropy else None
     output = None if value is None else query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)
-    blocks = _blocks(batch, heads, queries, keys)
+    blocks = _blocks(batch, heads, queries, keys, _BUFFER_BYTES // (2 if entropy else 1))
     buffer = torch.empty(math.prod(blocks) * keys, dtype=dtype, device=device)
     logs = torch.empty_like(buffer) if entropy else None
     blind = None if mask is None else _blind(mask)
@@ -94,12 +93,12 @@ def attention(
     )
 
 
-def _blocks(batch: int, heads: int, queries: int, keys: int) -> tuple[int, int, int]:
-    """How many rows, heads and queries go into the buffer: some queries of one head where sequences are long, all
+def _blocks(batch: int, heads: int, queries: int, keys: int, room: int) -> tuple[int, int, int]:
+    """How many rows, heads and queries go into so many bytes: some queries of one head where sequences are long, all
     queries of several heads where they are short, and of several rows, whose queries, keys and values must be copied
     together, where they are very short.
     """
-    lines = max(1, _BUFFER_BYTES // (4 * keys))
+    lines = max(1, room // (4 * keys))
     of_queries = min(queries, lines)
     of_heads = min(heads, lines // of_queries)
     rows = min(batch, lines // (of_queries * of_heads))
@@ -139,5 +138,4 @@ def _mask(scores: torch.Tensor, mask: torch.Tensor) -> None:
 def _entropy(p: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
     """Sum of -p log p over queries and keys, [heads]; written out because torch.special.entr takes twice the time."""
     logs = buffer[: p.numel()].view_as(p)
-    torch.clamp_min(p, torch.finfo(p.dtype).tiny, out=logs).log_()
-    return -torch.linalg.vecdot(p.flatten(1), logs.flatten(1))
+    return -torch.clamp_min(p, torch.finfo(p.dtype).tiny, out=logs).log_().mul_(p).flatten(1).sum(1)

@@ -16,6 +16,7 @@ import torch
 _BUFFER_BYTES = 2**22  # of probabilities held at once: what two cores keep in their caches (docs/performance.md)
 
 _WORTH_COPYING = 4  # rows that fit into the buffer together
+_CONVERTED_AT_ONCE = 2**22  # elements of a mask of another type; a larger one is converted block by block, head by head
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def attention(
     buffer = torch.empty(math.prod(blocks) * keys, dtype=dtype, device=device)
     logs = torch.empty_like(buffer) if entropy else None
     blind = None if mask is None else _blind(mask)
+    if mask is not None and mask.is_floating_point() and mask.numel() <= _CONVERTED_AT_ONCE:
+        mask = mask.to(dtype)
     parts = _slices(queries, blocks[2])
     for at in itertools.product(_slices(batch, blocks[0]), _slices(heads, blocks[1])):
         shape = query[at].shape[:2]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-_BUFFER_BYTES = 2**22  # of probabilities held at once: what two cores keep in their caches (docs/performance.md)
-
+_BUFFER_BYTES = 2**22  # of probabilities held at once; larger ones leave the caches (docs/performance.md)
 _WORTH_COPYING = 4  # rows that fit into the buffer together
 _CONVERTED_AT_ONCE = 2**22  # elements of a mask of another type; a larger one is converted block by block, head by head
 

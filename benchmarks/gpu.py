@@ -28,10 +28,10 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Opened, Row, Work, compare, machine, plain, report
-from benchmarks.models import NaiveAttention, Subject, dit, flux, sd3
+from benchmarks.models import NaiveAttention, Subject, dit, flux, sd3, under_seam
 from benchmarks.runs import dit_case, print_runs, run_rows, sd3_case
 from benchmarks.table import Line, line_of, printed
-from interventions import attend, parse
+from interventions import parse
 from interventions.seam import kernels
 from interventions.seam.calls import Call, additive
 from interventions.seam.mass import attention_statistics
@@ -201,19 +201,7 @@ def model_rows(subject: Subject, device: torch.device, samples: int, halves: int
         yield lambda: subject.model(**fewer)
 
     def seam(*lanes: Any, record: Sequence[str] = ()) -> Opened:
-        @contextmanager
-        def opened() -> Iterator[Work]:
-            context = attend(subject.model, lanes, layout=subject.layout, samples=range(samples), record=record)
-            with context as recorder:
-
-                def work() -> None:
-                    recorder.begin(0, 50, lanes)
-                    subject.model(**inputs)
-                    recorder.take()
-
-                yield work
-
-        return opened
+        return under_seam(lambda: subject.model(**inputs), subject.model, subject.layout, lanes, samples, record)
 
     def naive(**settings: Any) -> Opened:
         @contextmanager

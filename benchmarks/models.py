@@ -6,7 +6,8 @@ Random weights cost the same time as trained ones. Nothing is measured here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from interventions import TokenLayout
+from benchmarks.measure import Opened, Work
+from interventions import TokenLayout, attend
 from tracer.quiet import quiet
 
 
@@ -129,6 +131,26 @@ def flux(device: torch.device, dtype: torch.dtype, *, tiny: bool = False) -> Sub
 
     layout = TokenLayout((side, side), prefix=words)
     return Subject("FLUX.1" if not tiny else "tiny FLUX", model, layout, "R1S2" if tiny else "R16S570", inputs)
+
+
+def under_seam(
+    call: Work, model: torch.nn.Module, layout: TokenLayout, lanes: Sequence[Any], samples: int,
+    record: Sequence[str] = (),
+) -> Opened:  # fmt: skip
+    """A call of a network under the seam, as a run makes it in a step: begun, called, and what was recorded taken."""
+
+    @contextmanager
+    def opened() -> Iterator[Work]:
+        with attend(model, lanes, layout=layout, samples=range(samples), record=record) as recorder:
+
+            def work() -> None:
+                recorder.begin(0, 50, lanes)
+                call()
+                recorder.take()
+
+            yield work
+
+    return opened
 
 
 class NaiveAttention(TorchFunctionMode):

@@ -7,15 +7,14 @@ weights. One block is called by itself, so nothing of the rest of a network is i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
-from benchmarks.measure import Opened, Work, compare, plain
-from benchmarks.models import in_precision
+from benchmarks.measure import Opened, compare, plain
+from benchmarks.models import in_precision, under_seam
 from benchmarks.rows.cases import CPU
 from benchmarks.table import Line, Settings, line_of
-from interventions import TokenLayout, attend, parse
+from interventions import TokenLayout, parse
 
 LIMIT = 1.20
 ROWS = 2
@@ -38,20 +37,7 @@ def lines(settings: Settings) -> Iterator[Line]:
         block(hidden_states=image, encoder_hidden_states=text, temb=time)
 
     def seam(spec: str, *record: str) -> Opened:
-        lanes = (parse("clean"), parse(spec))
-
-        @contextmanager
-        def opened() -> Iterator[Work]:
-            with attend(model, lanes, layout=layout, samples=range(1), record=record) as recorder:
-
-                def work() -> None:
-                    recorder.begin(0, 50, lanes)
-                    call()
-                    recorder.take()
-
-                yield work
-
-        return opened
+        return under_seam(call, model, layout, (parse("clean"), parse(spec)), 1, record)
 
     recorded = ("mass", "sinks")
     works = {"stock block": plain(call)} | {

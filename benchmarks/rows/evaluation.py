@@ -6,14 +6,14 @@ Where a whole run is too slow, these lines say which mask or record it is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
-from benchmarks.measure import Opened, Work, compare, plain
+from benchmarks.measure import Opened, compare, plain
+from benchmarks.models import under_seam
 from benchmarks.rows.cases import CPU, case
 from benchmarks.table import Line, Settings, line_of
-from interventions import attend, parse
+from interventions import parse
 
 
 def lines(settings: Settings) -> Iterator[Line]:
@@ -21,26 +21,19 @@ def lines(settings: Settings) -> Iterator[Line]:
     tried = case("dit", settings, 4)
     denoiser, rows = tried.denoiser, 2 * tried.samples
     x, graph, local = torch.randn(rows, *denoiser.shape), *(("R1S2", "R1S0") if settings.smoke else ("R4S32", "R4S0"))
-    inputs = {"timestep": torch.full((rows,), 500), "class_labels": torch.arange(rows) % len(denoiser.classes)}
+    inputs = {
+        "hidden_states": x,
+        "timestep": torch.full((rows,), 500),
+        "class_labels": torch.arange(rows) % len(denoiser.classes),
+    }
+
+    def call() -> None:
+        denoiser.model(**inputs)
 
     def seam(spec: str, *record: str) -> Opened:
-        lanes = (parse(spec),)
+        return under_seam(call, denoiser.model, denoiser.layout, (parse(spec),), rows, record)
 
-        @contextmanager
-        def opened() -> Iterator[Work]:
-            context = attend(denoiser.model, lanes, layout=denoiser.layout, samples=range(rows), record=record)
-            with context as recorder:
-
-                def work() -> None:
-                    recorder.begin(0, 50, lanes)
-                    denoiser.model(x, **inputs)
-                    recorder.take()
-
-                yield work
-
-        return opened
-
-    works: dict[str, Opened] = {"stock": plain(lambda: denoiser.model(x, **inputs))}
+    works: dict[str, Opened] = {"stock": plain(call)}
     works |= {spec: seam(spec) for spec in ("clean", "full", graph, local, "sink-k5")}
     works |= {f"{spec}, mass recorded": seam(spec, "mass") for spec in ("clean", graph)}
     works |= {

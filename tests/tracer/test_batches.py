@@ -8,11 +8,14 @@ import pytest
 import torch
 
 import tracer
+from interventions import parse
 from tests.builders.analytic import Analytic
 from tests.builders.diverging import LAM
 from tests.ground_truth import gaussian
-from tracer.batches import MemoryShort
-from tracer.denoisers import Evaluation, load
+from tracer.batches import Batches, Limits, MemoryShort
+from tracer.denoisers import Evaluation, Sample, load
+from tracer.denoisers.base import Moment
+from tracer.samplers import Prediction
 
 ARMS = ["R1S0", "R2S0@strength=0.3"]
 SETTINGS = {"samples": 6, "steps": 5, "batch_size": 5, "floor": False, "sampler": "ddpm", "record": "verdict,finals"}
@@ -110,3 +113,45 @@ def test_the_seam_is_whole_again_after_a_forward_that_ran_out_of_memory(tmp_path
     for name, values in whole.items():  # another batch size rounds otherwise, which may swap two sinks that are even
         same = np.isclose(halved[name], values, rtol=2e-3, atol=2e-3, equal_nan=True)
         assert same.mean() > 0.99, name
+
+
+@pytest.mark.parametrize(("guidance", "lanes"), [(1, 6), (3, 3)])  # 32 rows: 6 lanes of 5 samples, or 3 in two halves
+def test_guidance_counts_in_the_rows_of_a_call(tmp_path, guidance, lanes):
+    seen = []
+
+    class Counted(Tight):
+        @contextmanager
+        def opened(self, samples, **settings):
+            with super().opened(samples, **settings) as evaluation:
+
+                def predict(x, moment, lanes):
+                    seen.append(len(lanes))
+                    return evaluation.predict(x, moment, lanes)
+
+                yield Evaluation(predict)
+
+    calm = gaussian.gaussian_denoiser(LAM)
+    denoiser = Counted(calm, gaussian.affine_mask(calm, scale=0.95, shift=0.02), fraction=0.4)
+    arms = [f"R1S0@strength={dose}" for dose in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
+    settings = SETTINGS | {"record": "norms", "samples": 5, "steps": 2, "guidance": guidance}
+    tracer.trace(denoiser, arms, out=tmp_path / "run", **settings)
+    assert max(seen) == lanes
+
+
+def test_a_denoiser_that_always_records_every_lane_is_cut_to_those_that_are_asked_for():
+    class Everything:
+        @contextmanager
+        def opened(self, samples):
+            count = []
+
+            def predict(x, moment, lanes):
+                count[:] = [len(lanes)]
+                return Prediction(x)
+
+            yield Evaluation(predict, lambda: {"mass_layer": torch.arange(count[0]).float().reshape(-1, 1)})
+
+    x = torch.zeros(5, 2, 1, 4, 4)
+    with Batches(Everything().opened, [Sample(0, 0), Sample(1, 1)], Limits(lanes=2)) as batches:
+        _, recorded = batches.evaluate(x, Moment(0, 1, 1.0, 1.0, 0.0), [parse("clean")] * 5, measured=3)
+        assert recorded["mass_layer"].flatten().tolist() == [0, 1, 0]  # of the calls of lanes 0-1, 2-3 and 4
+        assert batches.evaluate(x, Moment(0, 1, 1.0, 1.0, 0.0), [parse("clean")] * 5, measured=0)[1] == {}

@@ -344,7 +344,7 @@ def log_axis(axes: Axes, which: str = "y") -> None:
 
 def floor_line(axes: Axes, x: ArrayLike, floor: ArrayLike, *, lowest: float, named: bool = True) -> None:
     """The numerical floor as a dotted line, `named` in the legend; far below the data it is in the legend alone, so
-    that it does not flatten the curves.
+    that it does not flatten the curves; the table has its size.
     """
     floor = np.asarray(floor, dtype=float)
     if not np.isfinite(floor).any():
@@ -354,8 +354,8 @@ def floor_line(axes: Axes, x: ArrayLike, floor: ArrayLike, *, lowest: float, nam
     if highest > lowest / 30:
         axes.plot(x, floor, label="numerical floor (full)" if named else None, **look)
     elif named:
-        size = f"at most {highest:.0e}, below the panels" if highest > 0 else "0 (bit-identical)"
-        axes.plot([], [], label=f"numerical floor {size}", **look)
+        where = "far below the panels" if highest > 0 else "0 (bit-identical)"
+        axes.plot([], [], label=f"numerical floor {where}", **look)
 
 
 def map_limits(values: Sequence[ArrayLike]) -> tuple[float, float]:

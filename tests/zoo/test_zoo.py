@@ -17,7 +17,8 @@ def entry(request):
 
 def shapes_said(known: Known) -> set[tuple[int, int]]:
     cross = {(known.tokens, known.cross)} if known.cross else set()
-    return {(known.tokens, known.tokens), *cross, *known.calls}
+    own = set() if known.unreachable else {(known.tokens, known.tokens)}
+    return {*own, *cross, *known.calls}
 
 
 def test_two_plain_calls_are_equal_and_another_seed_is_not(entry):

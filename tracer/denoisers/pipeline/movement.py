@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tracer.denoisers.pipeline.attention import answered, silent
-from tracer.denoisers.pipeline.rehearsal import Rehearsal
+from tracer.denoisers.pipeline.trial import Trial
 from tracer.denoisers.pipeline.text import retold, same
 from tracer.denoisers.pipeline.unpacking import Unpacking
 
@@ -57,14 +57,14 @@ class Movement:
     """The attention calls of the conditional call of the denoiser, asked again and again for other states."""
 
     def __init__(
-        self, rehearsal: Rehearsal, unpack: Unpacking, place: tuple[int, int, int], samples: int, seed: int
+        self, trial: Trial, unpack: Unpacking, place: tuple[int, int, int], samples: int, seed: int
     ) -> None:
-        self.rehearsal, self.unpack, self.samples = rehearsal, unpack, samples
+        self.trial, self.unpack, self.samples = trial, unpack, samples
         self.call, self.part, self.parts = place
-        self.state = unpack.canonical(rehearsal.first.sample)
+        self.state = unpack.canonical(trial.first.sample)
         draw = torch.randn(self.state.shape, generator=torch.Generator().manual_seed(seed))
         self.other = (draw * self.state.float().std().cpu()).to(self.state)
-        shapes = [calls[1:] for calls in rehearsal.first.asked[self.call].attention]
+        shapes = [calls[1:] for calls in trial.first.asked[self.call].attention]
         self.wanted = max(shapes.index(shape) for shape in shapes) + 1 if shapes else 0
         self.forwards = 0
         self.arguments: dict[str, Any] = {}
@@ -138,7 +138,7 @@ class Movement:
                 pass
             return seen
 
-        return self.rehearsal.second_step(self.unpack.packed(state), self.call, look)
+        return self.trial.second_step(self.unpack.packed(state), self.call, look)
 
     def _rows(self, features: torch.Tensor) -> torch.Tensor:
         """[batch, heads, tokens, width] -> [samples, tokens, heads * width]: the first row of every sample."""

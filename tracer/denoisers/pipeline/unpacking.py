@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tracer.denoisers.pipeline.rehearsal import Rehearsal
+from tracer.denoisers.pipeline.trial import Trial
 
 Tail = Callable[[torch.Tensor], torch.Tensor | None]
 
@@ -47,26 +47,26 @@ class Unpacking:
         return flat.reshape(len(state), *self.packed_shape)
 
 
-def unpacking(rehearsal: Rehearsal) -> Unpacking:
+def unpacking(trial: Trial) -> Unpacking:
     """The unpacking of a pipeline's states."""
-    sample = rehearsal.first.sample
+    sample = trial.first.sample
     shape = tuple(sample.shape[1:])
     if len(shape) == 3:
         return Unpacking(shape, (1, *shape))
     if len(shape) == 4:
-        channels = [axis for axis, size in enumerate(shape) if size == latent_channels(rehearsal)]
+        channels = [axis for axis, size in enumerate(shape) if size == latent_channels(trial)]
         if len(channels) == 1:
             return _with_channels(shape, channels[0])
-    decoded = placed(rehearsal.tail, sample)
+    decoded = placed(trial.tail, sample)
     if decoded is not None:
         return decoded
-    return _with_channels(shape, 0) if len(shape) == 4 else undecoded(shape, rehearsal.call)
+    return _with_channels(shape, 0) if len(shape) == 4 else undecoded(shape, trial.call)
 
 
-def latent_channels(rehearsal: Rehearsal) -> int | None:
+def latent_channels(trial: Trial) -> int | None:
     """Channels of a latent, as the autoencoder's configuration says, or else the denoiser's."""
-    vae = getattr(getattr(rehearsal.pipe, "vae", None), "config", {})
-    denoiser = getattr(rehearsal.first.asked[0].module, "config", {})
+    vae = getattr(getattr(trial.pipe, "vae", None), "config", {})
+    denoiser = getattr(trial.first.asked[0].module, "config", {})
     asked = ((vae, "latent_channels"), (vae, "z_dim"), (denoiser, "out_channels"), (denoiser, "in_channels"))
     return next((size for config, name in asked if (size := config.get(name)) is not None), None)
 

@@ -57,22 +57,22 @@ class FirstStep:
 
 
 @contextmanager
-def rehearsing(pipe: Any, call: Mapping[str, Any], seed: int) -> Iterator[Rehearsal]:
-    """A `Rehearsal` of `pipe(**call)`; leaving puts everything back, also after an exception."""
+def trying(pipe: Any, call: Mapping[str, Any], seed: int) -> Iterator[Trial]:
+    """A `Trial` of `pipe(**call)`; leaving puts everything back, also after an exception."""
     kept = ("_internal_dict",)  # the configuration: nobody writes it
     before = {k: v if k in kept else copy.deepcopy(v) for k, v in vars(pipe.scheduler).items()}
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     try:
         pipe.set_progress_bar_config(disable=True)
         with shared(pipe), torch.no_grad():
-            yield Rehearsal(pipe, {k: v for k, v in call.items() if k not in _LEFT_OUT}, seed)
+            yield Trial(pipe, {k: v for k, v in call.items() if k not in _LEFT_OUT}, seed)
     finally:
         vars(pipe.scheduler).clear()
         vars(pipe.scheduler).update(before)
         pipe._progress_bar_config = bar
 
 
-class Rehearsal:
+class Trial:
     """Runs `pipe(**call)` again and again from the same random state, each time only as far as is asked."""
 
     def __init__(self, pipe: Any, call: dict[str, Any], seed: int) -> None:

@@ -148,9 +148,10 @@ class Lanes:
             )
         numbers = torch.arange(rows.start, rows.stop)
         filled = self.padding[numbers // (block * len(self)), numbers % block].to(kinds.device)
-        text = kinds[keys.size - keys.text :]
-        named = torch.where(filled & (text == TEXT), PADDING, text)
-        return torch.cat([kinds[: keys.size - keys.text].expand(len(named), -1), named], dim=1).unsqueeze(1)
+        text = torch.from_numpy(keys.kinds() == TEXT).to(kinds.device)
+        named = kinds.repeat(len(filled), 1)
+        named[:, text] = torch.where(filled & (kinds[text] == TEXT), PADDING, kinds[text])
+        return named.unsqueeze(1)
 
     def _check(self, lanes: tuple[Intervention, ...]) -> None:
         """Raise unless this model has the layers that lanes name, and the batch the lane that they look at."""

@@ -14,6 +14,7 @@ import torch
 from interventions.errors import spec_error
 from interventions.families import Clean, Intervention, KeyRemoval
 from interventions.layout import PADDING, TEXT, TokenLayout
+from interventions.seam.reach import check_reach
 from interventions.seam.sites import SeamError, Site
 
 
@@ -162,6 +163,7 @@ class Lanes:
         for lane in lanes:
             if lane.scope.layers and max(lane.scope.layers) >= layers:
                 raise spec_error(f"{lane}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
+            check_reach(lane, self.sites)
             reads_clean = isinstance(lane, KeyRemoval) and lane.scope.source == "clean"
             if reads_clean and not any(isinstance(other, Clean) for other in lanes):
                 raise spec_error(

@@ -177,7 +177,11 @@ class Batches:
 
 def _taken(evaluation: Evaluation, seen: int, removed: int) -> Recorded:
     """What the seam recorded of the first `seen` lanes, removed keys padded; empty for none."""
-    taken = {key: value[:seen] for key, value in evaluation.take().items()} if seen else {}
+    return padded({key: value[:seen] for key, value in evaluation.take().items()} if seen else {}, removed)
+
+
+def padded(taken: Recorded, removed: int) -> Recorded:
+    """What the seam recorded, the keys that an arm removed padded to so many, missing ones NaN or -1."""
     for key in taken.keys() & {"removed_token", "removed_mass"}:
         fill = float("nan") if taken[key].is_floating_point() else -1
         taken[key] = torch.nn.functional.pad(taken[key], (0, removed - taken[key].shape[-1]), value=fill)

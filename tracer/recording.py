@@ -59,10 +59,10 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
 
     Raises PlanError for what this model or sampler cannot record.
     """
-    names, named = list(names), {"norms"}
+    names, named, refused = list(names), {"norms"}, set(optional_parts(denoiser).refused)
     for name in names:
         preset = name not in RECORDS or set(names) <= PRESETS.keys()  # `sinks` beside records is the one of that name
-        named |= set(PRESETS[name](denoiser, sampler)) if name in PRESETS and preset else {name}
+        named |= set(PRESETS[name](denoiser, sampler)) - refused if name in PRESETS and preset else {name}
     recorded = with_brought(named)
     _check(denoiser, sampler, recorded)
     return recorded
@@ -71,6 +71,9 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
 def _check(denoiser: Denoiser, sampler: Sampler, recorded: frozenset[str]) -> None:
     if denoiser.layout is None and (attention := sorted(recorded & ATTENTION)):
         raise PlanError(f"--record {', '.join(attention)}: {denoiser.name} has no attention to record")
+    for name, why in optional_parts(denoiser).refused.items():
+        if name in recorded:
+            raise PlanError(f"--record {name}: {why}")
     if "own" in recorded and not _martingale(sampler):
         raise PlanError(
             f"--record own: the own-path sum needs a sampler that draws noise and whose injections enter one state; "

@@ -18,7 +18,7 @@ from interventions.seam.calls import Call, Pieces, additive, has_empty_row
 from interventions.seam.lanes import Lanes
 from interventions.seam.mass import attention_mass
 from interventions.seam.measurements import Measurements
-from interventions.seam.sinks import candidates, choose, query_tokens, suppress
+from interventions.seam.sinks import candidates, choose, joined, query_tokens, suppress
 from interventions.seam.sites import SeamError, Site
 from interventions.seam.tokens import call_layouts
 
@@ -75,14 +75,15 @@ def _without_keys(
     query_layout, key_layout = call_layouts(lanes.layout, site, call)
     queries = query_tokens(lane, query_layout)
     allowed = candidates(lane, key_layout)
-    if queries is None or allowed is None:
+    if not queries or allowed is None:
         return part.whole(part)
     kinds = lanes.kept(
         ("kinds", lane, key_layout, rows.start, rows.stop, call.batch, len(lanes), call.key.device),
         lambda: lanes.kinds(allowed.to(call.key.device), rows, call.batch, key_layout),
     )
     clean = lane.scope.source == "clean"
-    source = (call.rows(lanes.clean_rows(rows, number, call.batch)) if clean else part).queries(queries)
+    source = call.rows(lanes.clean_rows(rows, number, call.batch)) if clean else part
+    source = source.queries(joined(queries))
     mass = attention_mass(source.query, source.key, source.attn_mask, source.scale)
     tokens = choose(
         lane,

@@ -14,6 +14,7 @@ import torch
 from interventions.errors import spec_error
 from interventions.families import Clean, Intervention, KeyRemoval
 from interventions.layout import PADDING, TEXT, TokenLayout
+from interventions.seam.reach import check_reach
 from interventions.seam.sites import SeamError, Site
 
 
@@ -148,9 +149,10 @@ class Lanes:
             )
         numbers = torch.arange(rows.start, rows.stop)
         filled = self.padding[numbers // (block * len(self)), numbers % block].to(kinds.device)
-        text = kinds[keys.size - keys.text :]
-        named = torch.where(filled & (text == TEXT), PADDING, text)
-        return torch.cat([kinds[: keys.size - keys.text].expand(len(named), -1), named], dim=1).unsqueeze(1)
+        text = torch.from_numpy(keys.kinds() == TEXT).to(kinds.device)
+        named = kinds.repeat(len(filled), 1)
+        named[:, text] = torch.where(filled & (kinds[text] == TEXT), PADDING, kinds[text])
+        return named.unsqueeze(1)
 
     def _check(self, lanes: tuple[Intervention, ...]) -> None:
         """Raise unless this model has the layers that lanes name, and the batch the lane that they look at."""
@@ -162,6 +164,7 @@ class Lanes:
         for lane in lanes:
             if lane.scope.layers and max(lane.scope.layers) >= layers:
                 raise spec_error(f"{lane}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
+            check_reach(lane, self.sites)
             reads_clean = isinstance(lane, KeyRemoval) and lane.scope.source == "clean"
             if reads_clean and not any(isinstance(other, Clean) for other in lanes):
                 raise spec_error(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from interventions.errors import InputError
@@ -74,6 +74,36 @@ class Evaluation:
     predict: Callable[[Tensor, Moment, Sequence[Intervention]], Prediction]
     take: Callable[[], dict[str, Tensor]] = dict
     measure: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A step that a pipeline took by itself, [sample, channel, y, x] each: the state it read, its predictions as noise
+    and as clean image, where it leads, and where it would lead without noise.
+
+    past: what a later step of the path reads beside the state. It has the arithmetic of `samplers.base.Earlier`.
+    recorded: what the seam recorded, [sample, layers, ...] each; empty where it was not asked.
+    """
+
+    sample: Tensor
+    eps: Tensor
+    x0: Tensor
+    landed: Tensor
+    mean: Tensor
+    past: Any
+    recorded: Mapping[str, Tensor]
+
+
+class Passes(Protocol):
+    """A pipeline opened for some samples, which takes its steps by itself."""
+
+    def evaluate(self, step: int, x: Tensor | None, past: Any, intervention: Intervention, measured: bool) -> Landed:
+        """Take a step from the state x of a path with this past; None: the pipeline's own start, in step 0."""
+        ...
+
+    def finish(self, x0: Tensor, past: Any) -> np.ndarray:
+        """The pictures of states after the last step: uint8 [sample, y, x, 3]."""
+        ...
 
 
 @runtime_checkable
@@ -164,6 +194,10 @@ class OptionalParts:
     prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
     that only fill up the sequence. model: the torch module itself, whose dtype is recorded. own_lanes: whether
     `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked.
+    passes: opens the `Passes` of samples, for a network that is asked by a pipeline of its own; then `sampler` is how
+    that pipeline moves, and `call` what it is called with. prompts: what it shows where the run names no prompts.
+    frames: of its states, which lie one after the other along their channels.
+    refused: record -> why it cannot be made of this one, in words.
     """
 
     prompted: bool = False
@@ -172,12 +206,19 @@ class OptionalParts:
     padding: Callable[[Sequence[Sample]], np.ndarray] | None = None
     model: Any = None
     own_lanes: bool = False
+    passes: Callable[..., AbstractContextManager[Passes]] | None = None
+    sampler: Any = None
+    call: Mapping[str, Any] | None = None
+    prompts: Sequence[str] | None = None
+    frames: int = 1
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def optional_parts(denoiser: Denoiser) -> OptionalParts:
     """What this denoiser has of them; the only place that asks."""
-    own: dict[str, Any] = {part.name: getattr(denoiser, part.name, part.default) for part in fields(OptionalParts)}
-    return OptionalParts(**own)
+    return OptionalParts(
+        **{part.name: getattr(denoiser, part.name) for part in fields(OptionalParts) if hasattr(denoiser, part.name)}
+    )
 
 
 @dataclass(frozen=True)

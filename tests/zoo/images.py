@@ -141,7 +141,8 @@ def hunyuandit() -> tuple[Any, dict[str, Any]]:
 
 
 @entry("sana", "SANA (linear attention)", Known(
-    state=STATE, grid=(1, 8, 12), order=(("image", 96),), cross=T5, attentions=2, unreachable=2, conditional=(0, 1, 2),
+    state=STATE, grid=(1, 8, 12), order=(("image", 96),), cross=T5, attentions=2, conditional=(0, 1, 2),
+    unreachable=("transformer_blocks.0.attn1", "transformer_blocks.1.attn1"),
 ))  # fmt: skip
 def sana() -> tuple[Any, dict[str, Any]]:
     """Self attention is linear, without softmax; one token a latent pixel."""

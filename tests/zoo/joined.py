@@ -13,13 +13,13 @@ from tests.zoo.weights import seeded
 @entry("z-image", "Z-Image", Known(
     state=STATE, grid=GRID, attentions=4, conditional=(0, 0, 2),
     order=(("image", PATCHES), ("padding", 8), ("text", 11), ("padding", 21)),
-    calls={(32, 32): ((("image", PATCHES), ("padding", 8)),) * 2},
+    calls={
+        (32, 32, "noise_refiner.0.attention"): ((("image", PATCHES), ("padding", 8)),) * 2,
+        (32, 32, "context_refiner.0.attention"): ((("text", 11), ("padding", 21)),) * 2,
+    },
 ))  # fmt: skip
 def z_image() -> tuple[Any, dict[str, Any]]:
-    """Image and text are padded to a multiple of 32 each, refined alone, then joined; states travel as a list.
-
-    The call shape (32, 32) is both refiners': image with padding, and text with padding.
-    """
+    """Image and text are padded to a multiple of 32 each, refined alone, then joined; states travel as a list."""
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 
     transformer = ZImageTransformer2DModel(

@@ -104,7 +104,8 @@ def wan22() -> tuple[Any, dict[str, Any]]:
 
 
 @entry("wan21-i2v", "Wan 2.1 image to video", replace(
-    WAN, cross=512, attentions=6, twice=2, calls={(PATCHES, 5): (ALONE, (("prefix", 5),))},
+    WAN, cross=512, attentions=6, several={"blocks.0.attn2": 2, "blocks.1.attn2": 2},
+    calls={(PATCHES, 5): (ALONE, (("prefix", 5),))},
 ))  # fmt: skip
 def wan21_i2v() -> tuple[Any, dict[str, Any]]:
     """The cross attention makes two calls: one to the text, one to the 5 tokens of the picture it starts from.

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What a network may run in, by torch's names."""
+ROWS = {"cpu": 32, "cuda": 1024}
+"""How many rows (lanes x samples x guidance halves) go through the network in one call. Beyond it a CPU takes longer
+for each: its caches and the allocator's (docs/performance.md)."""
 
 
 class CheckpointError(InputError):
@@ -82,7 +85,6 @@ class Landed:
     and as clean image, where it leads, and where it would lead without noise.
 
     past: what a later step of the path reads beside the state. It has the arithmetic of `samplers.base.Earlier`.
-    recorded: what the seam recorded, [sample, layers, ...] each; empty where it was not asked.
     """
 
     sample: Tensor
@@ -91,14 +93,17 @@ class Landed:
     landed: Tensor
     mean: Tensor
     past: Any
-    recorded: Mapping[str, Tensor]
 
 
-class Passes(Protocol):
+class OwnSteps(Protocol):
     """A pipeline opened for some samples, which takes its steps by itself."""
 
-    def evaluate(self, step: int, x: Tensor | None, past: Any, intervention: Intervention, measured: bool) -> Landed:
-        """Take a step from the state x of a path with this past; None: the pipeline's own start, in step 0."""
+    def evaluate(
+        self, step: int, lanes: Sequence[tuple[Intervention, Tensor | None, Any]], measured: int
+    ) -> tuple[list[Landed], dict[str, Tensor]]:
+        """Take a step in every lane: (intervention, state, past of its path), None and None for the pipeline's own
+        start in step 0. Also what the seam recorded of the first `measured` lanes, [lane, sample, layers, ...] each.
+        """
         ...
 
     def finish(self, x0: Tensor, past: Any) -> np.ndarray:
@@ -194,7 +199,7 @@ class OptionalParts:
     prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
     that only fill up the sequence. model: the torch module itself, whose dtype is recorded. own_lanes: whether
     `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked.
-    passes: opens the `Passes` of samples, for a network that is asked by a pipeline of its own; then `sampler` is how
+    passes: opens the `OwnSteps` of samples, for a network that is asked by a pipeline of its own; then `sampler` is how
     that pipeline moves, and `call` what it is called with. prompts: what it shows where the run names no prompts.
     frames: of its states, which lie one after the other along their channels.
     refused: record -> why it cannot be made of this one, in words.
@@ -206,7 +211,7 @@ class OptionalParts:
     padding: Callable[[Sequence[Sample]], np.ndarray] | None = None
     model: Any = None
     own_lanes: bool = False
-    passes: Callable[..., AbstractContextManager[Passes]] | None = None
+    passes: Callable[..., AbstractContextManager[OwnSteps]] | None = None
     sampler: Any = None
     call: Mapping[str, Any] | None = None
     prompts: Sequence[str] | None = None

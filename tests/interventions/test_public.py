@@ -13,7 +13,7 @@ import interventions
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = [
-    *["FAMILIES", "Graph", "Intervention", "Registry", "Scope", "TokenLayout"],
+    *["FAMILIES", "Graph", "Intervention", "Registry", "Scope", "Segment", "TokenLayout"],
     *["FailureError", "InputError", "RunError", "SeamError", "SpecError", "TraceError"],
     *["arm_coordinates", "attend", "attention_entropy", "attention_mass", "density", "graph_statistics", "parse"],
     "solve_density",

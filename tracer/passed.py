@@ -74,13 +74,13 @@ def passed(plan: Plan, samples: Sequence[Sample], record: Iterable[str]) -> Iter
     """A unit at its start: the pipeline's own x_T, with the first step of its clean pass."""
     denoiser, fork = plan.denoiser, plan.request.fork
     like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
-    opened = optional_parts(denoiser).passes
+    itself = optional_parts(denoiser).runs_itself
 
     def draw(step: int, nth: int, shape: Sequence[int]) -> Tensor:
         number = step + nth * plan.schedule.steps
         return sample_noise(samples, number, shape, like, number + 1 if step < fork else 0)
 
-    assert opened is not None
-    with opened(samples, mask_seed=plan.mask_seed, record=sorted(record), draw=draw) as steps:
+    assert itself is not None
+    with itself.opened(samples, mask_seed=plan.mask_seed, record=sorted(record), draw=draw) as steps:
         (first,), recorded = steps.evaluate(0, [(CLEAN.spec, None, None)], 1)
         yield Passed(plan, samples, first.sample, steps, (first, recorded))

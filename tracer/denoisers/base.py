@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from interventions import Intervention, TokenLayout
-    from tracer.samplers.base import Prediction
+    from tracer.samplers.base import Prediction, Sampler
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -111,6 +111,22 @@ class OwnSteps(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RunsItself:
+    """What a network says of the pipeline that asks it.
+
+    opened: (samples, mask_seed=, record=, draw=) -> their `OwnSteps`; `draw` is (step, draws before it in this step,
+    shape) -> noise [sample, *shape]. sampler: how it moves. call: what it is called with, as it is stored and compared.
+    prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words.
+    """
+
+    opened: Callable[..., AbstractContextManager[OwnSteps]]
+    sampler: Sampler
+    call: Mapping[str, Any]
+    prompts: Sequence[str] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
 @runtime_checkable
 class Denoiser(Protocol):
     """What the trajectory loop needs of a network; what it may have besides is `OptionalParts`."""
@@ -199,10 +215,8 @@ class OptionalParts:
     prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
     that only fill up the sequence. model: the torch module itself, whose dtype is recorded. own_lanes: whether
     `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked.
-    passes: opens the `OwnSteps` of samples, for a network that is asked by a pipeline of its own; then `sampler` is how
-    that pipeline moves, and `call` what it is called with. prompts: what it shows where the run names no prompts.
-    frames: of its states, which lie one after the other along their channels.
-    refused: record -> why it cannot be made of this one, in words.
+    runs_itself: how it takes its steps, where a pipeline of its own asks the network. frames: of its states, which lie
+    one after the other along their channels.
     """
 
     prompted: bool = False
@@ -211,12 +225,8 @@ class OptionalParts:
     padding: Callable[[Sequence[Sample]], np.ndarray] | None = None
     model: Any = None
     own_lanes: bool = False
-    passes: Callable[..., AbstractContextManager[OwnSteps]] | None = None
-    sampler: Any = None
-    call: Mapping[str, Any] | None = None
-    prompts: Sequence[str] | None = None
+    runs_itself: RunsItself | None = None
     frames: int = 1
-    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def optional_parts(denoiser: Denoiser) -> OptionalParts:

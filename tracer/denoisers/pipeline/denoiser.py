@@ -19,15 +19,15 @@ from torch import Tensor
 from interventions import Intervention, TokenLayout
 from interventions.seam.attend import attend
 from interventions.spec import Clean
-from tracer.denoisers.base import Evaluation, Landed, Sample
+from tracer.denoisers.base import Evaluation, Landed, RunsItself, Sample
 from tracer.denoisers.pipeline import levels
 from tracer.denoisers.pipeline.call import Call, CallError
 from tracer.denoisers.pipeline.hooks import denoisers
 from tracer.denoisers.pipeline.passes import Landing, Passes, Past, Question, running
 from tracer.denoisers.pipeline.pictures import pictures
 from tracer.denoisers.pipeline.probe import Probed, probe
-from tracer.denoisers.pipeline.together import Lanes, Network
 from tracer.denoisers.pipeline.rehearsal import Rehearsed, rehearse
+from tracer.denoisers.pipeline.together import Lanes, Network
 from tracer.samplers.base import Sampler, Schedule
 
 Draw = Callable[[int, int, Sequence[int]], Tensor]
@@ -60,8 +60,9 @@ class Pipeline:
         self.scheduler = {"class": type(self.pipe.scheduler).__name__}
         self.image_size, self.sites, self.heads = self.rehearsed.image_size, self.rehearsed.sites, self.rehearsed.heads
         self.layers = len(self.sites)
-        self.prompts, self.prompted = self.asked.prompts, "prompt" in self.asked.takes
-        self.call = self.asked.described_in_words()
+        self.prompted = "prompt" in self.asked.takes
+        call = self.asked.described_in_words()
+        self.runs_itself = RunsItself(self.passes, self.sampler, call, self.asked.prompts, self.refused)
         guidance = self.asked.arguments.get("guidance_scale")
         self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}
         self.defaults |= {"guidance": float(guidance)} if isinstance(guidance, int | float) else {}
@@ -77,7 +78,9 @@ class Pipeline:
         raise TypeError(f"{self.name} runs itself: its pictures are made by `passes`")
 
     @contextmanager
-    def passes(self, samples: Sequence[Sample], *, mask_seed: int, record: Iterable[str], draw: Draw) -> Iterator[Opened]:
+    def passes(
+        self, samples: Sequence[Sample], *, mask_seed: int, record: Iterable[str], draw: Draw
+    ) -> Iterator[Opened]:
         """The pipeline opened for these samples. `draw`: (step, draws before it in this step, shape) -> noise."""
         seam = partial(self._seam, samples=[sample.seed for sample in samples], seed=mask_seed, record=tuple(record))
         steps = self.schedule.steps
@@ -152,7 +155,9 @@ class Opened:
         return pictures(self.passes.finish(self._own(x0), past))
 
 
-def from_pipeline(pipe: Any, *, layout: TokenLayout | None = None, checkpoint: Mapping[str, Any] | None = None, **call: Any) -> Pipeline:
+def from_pipeline(
+    pipe: Any, *, layout: TokenLayout | None = None, checkpoint: Mapping[str, Any] | None = None, **call: Any
+) -> Pipeline:
     """A denoiser from any diffusers pipeline, to be handed to `tracer.trace`.
 
     `call`: the arguments of the user's own `pipe(...)`, seeds apart: prompt (one or a list, which the samples take in
@@ -172,5 +177,7 @@ def from_pipeline(pipe: Any, *, layout: TokenLayout | None = None, checkpoint: M
     with quiet_bar(pipe):
         rehearsed = rehearse(pipe, one, seam)
     schedule = levels.schedule(rehearsed.scheduler, rehearsed.timesteps)
-    sampler = Sampler("x","",(schedule.prediction,),levels.stochastic(pipe.scheduler), lambda *_: schedule, None, history=0)
+    sampler = Sampler(
+        "x", "", (schedule.prediction,), levels.stochastic(pipe.scheduler), lambda *_: schedule, None, history=0
+    )
     return Pipeline(pipe, asked, found, rehearsed, {"id": type(pipe).__name__}, schedule, sampler, {"worst": "no"})

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from interventions import TokenLayout
-from interventions.seam.attend import Site, attend
+from interventions.seam.attend import Site
 from interventions.seam.calls import Call as AttentionCall
 from interventions.spec import Clean
 from tracer.denoisers.pipeline import memory

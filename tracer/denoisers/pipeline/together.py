@@ -59,7 +59,9 @@ class Network:
         answers: list[Any] = []
         recorded: list[dict[str, Tensor]] = []
         while len(answers) < len(forwards):
-            alone = not answers and isinstance(specs[0], Clean)  # then the clean pass is the pipeline's own, bit for bit
+            alone = not answers and isinstance(
+                specs[0], Clean
+            )  # then the clean pass is the pipeline's own, bit for bit
             part = slice(len(answers), len(answers) + (1 if alone else at_once))
             try:
                 some, taken = self._run(step, forwards[part], specs[part], max(0, measured - part.start))
@@ -96,7 +98,9 @@ class Network:
             return apart
         self.lanes.together = True
         try:
-            seconds = [self._timed(step, forwards, specs, measured, together) for together in (False, True, False, True)]
+            seconds = [
+                self._timed(step, forwards, specs, measured, together) for together in (False, True, False, True)
+            ]
             batch = self.answer(step, self.conditional if measured else -1, forwards, specs, measured)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             if isinstance(error, torch.OutOfMemoryError):
@@ -113,7 +117,9 @@ class Network:
             self.lanes.why = f"a batch of lanes takes {joint / alone:.2f} of the time"
         return apart
 
-    def _timed(self, step: int, forwards: Sequence[Forward], specs: Sequence[Intervention], measured: int, together: bool) -> float:
+    def _timed(
+        self, step: int, forwards: Sequence[Forward], specs: Sequence[Intervention], measured: int, together: bool
+    ) -> float:
         self.lanes.together = together
         device = next(iter(self.recorders)).parameters().__next__().device
         start = time.perf_counter()

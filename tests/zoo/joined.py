@@ -96,8 +96,8 @@ def omnigen() -> tuple[Any, dict[str, Any]]:
 def hidream() -> tuple[Any, dict[str, Any]]:
     """Text three times over: T5, the language model's last layer, and its layer that belongs to the block.
 
-    The pipeline brings every size to one area, and fills an image up that is not square with keys of zero: here 16 patches
-    to 24. The query norm is over all heads, and the feed-forward layers choose experts.
+    The pipeline brings every size to one area, and fills an image up that is not square with keys of zero: here 16
+    patches to 24. The query norm is over all heads, and the feed-forward layers choose experts.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, HiDreamImagePipeline, HiDreamImageTransformer2DModel
 

@@ -36,6 +36,7 @@ def layout_of(known: Known) -> TokenLayout:
         return TokenLayout.of(*(Segment(kind, size, grid.get(kind, lambda _: None)(size)) for kind, size in order))
 
     calls = {key: tuple(told(order) for order in pair) for key, pair in known.calls.items()}
+    calls[known.tokens, known.tokens] = (told(known.order),) * 2
     if known.cross:
         calls[known.tokens, known.cross] = told(known.order), told((("text", known.cross),))
     return TokenLayout.of(*told(known.order).segments, calls=calls)

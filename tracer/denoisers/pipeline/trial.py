@@ -94,7 +94,9 @@ class Trial:
 
     def second_step(self, state: torch.Tensor, number: int, look: Look) -> Any:
         """What `look(module, forward, args, kwargs)` gives for call `number` of the step that begins at `state`."""
-        blank, steps, calls = self._blank(), [], []
+        blank = self._blank()
+        steps: list[int] = []
+        calls: list[torch.nn.Module] = []
 
         def on_denoise(module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
             if steps:
@@ -109,13 +111,19 @@ class Trial:
 
         return self._run(on_denoise, on_step, self.short)
 
-    def first_call(self, call: dict[str, Any], look: Look) -> Any:
-        """What `look` gives for the first call of the denoiser when the pipeline is called in another way."""
+    def arguments(self, call: dict[str, Any], number: int) -> dict[str, Any]:
+        """The arguments of call `number` of the denoiser when the pipeline is called in another way."""
+        blank = self._blank()
+        calls: list[torch.nn.Module] = []
 
         def on_denoise(module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            raise _Seen(look(module, stock, args, kwargs))
+            calls.append(module)
+            if len(calls) > number:
+                raise _Seen(dict(inspect.signature(stock).bind(*args, **kwargs).arguments))
+            return blank(module, stock, args, kwargs)
 
-        return self._run(on_denoise, _giving(self.first.sample), call)
+        arguments: dict[str, Any] = self._run(on_denoise, _giving(self.first.sample), call)
+        return arguments
 
     def _first_step(self) -> FirstStep:
         asked: list[Asked] = []

@@ -20,7 +20,7 @@ from tracer.denoisers.pipeline.text import retold, same
 from tracer.denoisers.pipeline.trial import Trial
 from tracer.denoisers.pipeline.unpacking import Unpacking
 
-_MOVED = 1e-4  # of the longest token; without attention, what does not hang on the state stays to the last bit
+_MOVED = 1e-6  # of the longest token; without attention, what does not hang on the state stays to the last bit
 _ALIKE = 1e-3  # of its own length: how near a token is to its neighbour when both are the same learned one
 Moved = list[tuple[torch.Tensor, torch.Tensor]]
 """For each attention call how far its queries and its keys have moved, [sample, token] each."""

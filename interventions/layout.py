@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,7 +98,7 @@ class TokenLayout:
             raise spec_error("layout", "it has no token at all", _EXAMPLE)
         if elastic and sum(segment.kind == "text" for segment in kept) != 1:
             why = "exactly one segment, the text, has another length from call to call"
-            raise spec_error("elastic layout", why, _ORDERED.replace("))", "), elastic=True)", 1))
+            raise spec_error("elastic layout", why, f"{_ORDERED[:-1]}, elastic=True)")
         object.__setattr__(self, "segments", kept)
         object.__setattr__(self, "elastic", bool(elastic))
         object.__setattr__(self, "table", tuple((_key(key, pair), tuple(pair)) for key, pair in calls.items()))
@@ -106,8 +106,7 @@ class TokenLayout:
     def __repr__(self) -> str:
         """Return how it is written, the table left out."""
         counts = {kind: self.count(kind) for kind in ("prefix", "text")}
-        short = TokenLayout(self.cells, **counts)
-        if short == self:
+        if not self.count("padding") and TokenLayout(self.cells, **counts) == self:
             return f"TokenLayout({self.cells}{''.join(f', {kind}={count}' for kind, count in counts.items() if count)})"
         calls = f", {len(self.table)} calls" if self.table else ""
         return f"TokenLayout.of({', '.join(map(str, self.segments))}{', elastic' if self.elastic else ''}{calls})"
@@ -175,10 +174,11 @@ class TokenLayout:
         """Return how many tokens are of a kind: "image", "text", "prefix", "padding" or "all"."""
         return sum(segment.size for segment in self.segments if kind in ("all", segment.kind))
 
-    def most(self, kind: str) -> int:
-        """Return the largest count of a kind in any sequence of the model: this one, and those of the table."""
-        others = (layout for _, pair in self.table for layout in pair if layout is not None)
-        return max(layout.count(kind) for layout in (self, *others))
+    def sequences(self) -> Iterator[TokenLayout]:
+        """Yield what the model's calls are known to be over: this layout, and those of the table."""
+        yield self
+        for _, pair in self.table:
+            yield from (layout for layout in pair if layout is not None)
 
     def runs(self, kind: str) -> tuple[slice, ...]:
         """Return where the tokens of a kind stand, as slices of neighbours in their order; "all" is one slice."""

@@ -18,12 +18,9 @@ from torch import Tensor
 
 from interventions import Intervention
 from interventions.errors import FailureError
-from tracer.denoisers.base import Evaluation, Moment, Sample
+from tracer.denoisers.base import ROWS, Evaluation, Moment, Sample
 from tracer.samplers.base import Prediction
 
-ROWS = {"cpu": 32, "cuda": 1024}
-"""How many rows (lanes x samples x guidance halves) go through the network in one call. Beyond it a CPU takes longer
-for each: its caches and the allocator's (docs/performance.md)."""
 BESIDE_CLEAN = 4
 """So many times as many where every call must carry the clean lane too."""
 Recorded = dict[str, Tensor]

@@ -119,9 +119,9 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     defaults = denoiser.defaults
     sampler = _sampler(request, denoiser)
     _check_call(request, denoiser)
-    own = optional_parts(denoiser).sampler is not None
-    steps = defaults.get("steps", 50) if request.steps is None or own else request.steps
-    guidance = float(defaults.get("guidance", 1.0) if request.guidance is None or own else request.guidance)
+    itself = optional_parts(denoiser).runs_itself
+    steps = defaults.get("steps", 50) if request.steps is None or itself else request.steps
+    guidance = float(defaults.get("guidance", 1.0) if request.guidance is None or itself else request.guidance)
     prompts = _prompts(request, denoiser)
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
@@ -140,8 +140,8 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
         "conditions": _digest(samples),
     }
     beyond = {"prediction": denoiser.prediction, "scheduler": dict(denoiser.scheduler)}
-    if (call := optional_parts(denoiser).call) is not None:
-        beyond["call"] = dict(call)
+    if itself is not None:
+        beyond["call"] = dict(itself.call)
     config = request.configuration(resolved) | beyond
     return Plan(request, denoiser, sampler, arms, samples, levels, guidance, recorded, config)
 
@@ -174,14 +174,13 @@ def _check_numbers(request: Request) -> None:
 
 def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
     """The sampler asked for, else the model's own, else the first that can use what the model predicts."""
-    own = optional_parts(denoiser).sampler
-    if own is not None:
-        if request.sampler not in (None, own.name):
+    if itself := optional_parts(denoiser).runs_itself:
+        if request.sampler not in (None, itself.sampler.name):
             raise SamplerError(
-                f"--sampler {request.sampler}: {denoiser.name} runs itself, with its own {own.name}; give the pipeline "
-                "another one, for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+                f"--sampler {request.sampler}: {denoiser.name} runs itself, with its own {itself.sampler.name}; give the "
+                "pipeline another one, for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
             )
-        return own
+        return itself.sampler
     name = request.sampler or denoiser.defaults.get("sampler")
     if name is None:
         name = next(iter(fitting(denoiser.prediction)), None)
@@ -192,16 +191,16 @@ def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
 
 def _check_call(request: Request, denoiser: Denoiser) -> None:
     """Raise PlanError where a run asks a pipeline, which is called by its user's own arguments, for something else."""
-    call = optional_parts(denoiser).call
-    if call is None:
+    itself = optional_parts(denoiser).runs_itself
+    if itself is None:
         return
     for flag, asked, name, own in (
         ("steps", request.steps, "num_inference_steps", denoiser.defaults.get("steps")),
         ("guidance", request.guidance, "guidance_scale", denoiser.defaults.get("guidance")),
     ):
-        if asked is not None and asked not in (own, call.get(name)):
+        if asked is not None and asked not in (own, itself.call.get(name)):
             raise PlanError(
-                f"{flag} {asked}: this pipeline is called with {call.get(name, 'its own')}; "
+                f"{flag} {asked}: this pipeline is called with {itself.call.get(name, 'its own')}; "
                 f"say so in its call, tracer.from_pipeline(pipe, {name}={asked})"
             )
     if request.noise != NOISES[0]:
@@ -210,7 +209,7 @@ def _check_call(request: Request, denoiser: Denoiser) -> None:
 
 def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_samples: int | None) -> tuple[Arm, ...]:
     for spec in specs:
-        if spec.scope.source == "clean" and optional_parts(denoiser).passes:
+        if spec.scope.source == "clean" and optional_parts(denoiser).runs_itself:
             raise PlanError(
                 f"{spec}: in a pipeline every arm is a call of its own, so none sees the clean one's attention; "
                 "leave source=clean out, or use a preset (trace models)"
@@ -230,8 +229,8 @@ def _prompts(request: Request, denoiser: Denoiser) -> list[Prompt] | None:
     parts = optional_parts(denoiser)
     prompted = parts.prompted
     if request.prompts is None:
-        if parts.prompts is not None:
-            return load_prompts(list(parts.prompts), count=request.samples)
+        if parts.runs_itself and parts.runs_itself.prompts is not None:
+            return load_prompts(list(parts.runs_itself.prompts), count=request.samples)
         return load_prompts("emoji", count=request.samples) if prompted else None
     chosen = load_prompts(request.prompts, count=request.samples)
     if not prompted:

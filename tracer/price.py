@@ -86,7 +86,7 @@ def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None)
     A large model is timed on one sample, a CPU on a quarter of the unit; a GPU is warmed up with a whole batch.
     """
     plan, samples = plan.of(plan.samples[-1:]), plan.samples[: plan.unit]
-    if optional_parts(plan.denoiser).passes:
+    if optional_parts(plan.denoiser).runs_itself:
         return _seconds_of_pass(plan, samples, tell)
     tried = samples[: -(-len(samples) // 4)] if plan.denoiser.device.type == "cpu" else samples
     attention, counted = plan.record & ATTENTION, count(1)

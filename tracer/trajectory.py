@@ -26,7 +26,7 @@ from tracer.batches import Limits
 from tracer.denoisers.base import Sample, optional_parts
 from tracer.divergence import failed_steps
 from tracer.gains import norms
-from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, measured_lanes, replay_is_own, roles_of_step
+from tracer.lanes import CLEAN, Roles, lanes_of_step, measured_lanes, replay_is_own, roles_of_step
 from tracer.noise import sample_noise
 from tracer.passed import passed
 from tracer.plan import Plan
@@ -53,7 +53,7 @@ def run_unit(
     if not (asked := plan.asked(samples)).all():
         buffer.ask(asked)
         plan = plan.of(samples)
-    opened = passed if optional_parts(plan.denoiser).passes else partial(sampled, limits=limits)
+    opened = passed if optional_parts(plan.denoiser).runs_itself else partial(sampled, limits=limits)
     with torch.no_grad(), opened(plan, samples, plan.record & ATTENTION) as unit:
         if "latents" in plan.record:
             buffer.final({"trajectory/noise": _numpy(unit.x)})

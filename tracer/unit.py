@@ -61,9 +61,9 @@ class Unit:
     `x`: the clean state [sample, channel, y, x]. `states`: what the other lanes of the next step read, by the names of
     `lanes.Lane`. `pushes`: every arm's last injection. `sums`: sum -> arm -> contributions so far. `tangents`: the
     injections carried by the clean step's linear map; `reaches`: how many of them the lanes "ahead" and "behind" are
-    away from the clean state. `past`: for every path what its earlier steps predicted, the
-    latest first, as far back as the sampler reads (`Earlier`, or whatever a later step takes that has its arithmetic). `finite`: per step, which lanes [lane, sample] led to a finite
-    state; it stays on the device.
+    away from the clean state. `past`: for every path what its earlier steps predicted, the latest first, as far back
+    as the sampler reads (`Earlier`, or what else a later step takes that has its arithmetic). `finite`: per step, which
+    lanes [lane, sample] led to a finite state; it stays on the device.
     """
 
     plan: Plan

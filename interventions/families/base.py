@@ -139,8 +139,9 @@ class Intervention:
             raise spec_error(f"{self}: steps", f"it acts at no step of a run with {steps}", "steps=0.0:0.5")
         for side in ("queries", "keys"):
             kind = getattr(self.scope, side)
-            if kind != "all" and layout.count(kind) == 0:
-                raise spec_error(f"{self}: {side}={kind}", f"the model has no {kind} tokens", f"{side}=all")
+            if kind != "all" and not any(own.count(kind) for own in layout.sequences()):
+                why = f"the model has no {kind} tokens; its sequence is {layout}"
+                raise spec_error(f"{self}: {side}={kind}", why, f"{side}=all")
         self._check_layout(layout)
 
     def _check_layout(self, layout: TokenLayout) -> None:
@@ -156,11 +157,12 @@ class Graph(Intervention):
     options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "queries", "keys", "strength"})
 
     def __post_init__(self) -> None:
-        """Refuse text queries or keys: graphs live on the image tokens."""
+        """Refuse queries or keys of another kind: graphs live on the image tokens."""
         super().__post_init__()
         for side in ("queries", "keys"):
-            if getattr(self.scope, side) == "text":
-                raise spec_error(f"{side}=text", f"{self.name} is a graph on the image tokens", f"{side}=image")
+            kind = getattr(self.scope, side)
+            if kind not in ("all", "image"):
+                raise spec_error(f"{side}={kind}", f"{self.name} is a graph on the image tokens", f"{side}=image")
 
     @property
     def drawn(self) -> bool:

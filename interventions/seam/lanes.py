@@ -6,6 +6,7 @@ what it does there is for `actions`, what is seen there for `measurements`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -155,21 +156,26 @@ class Lanes:
         return named.unsqueeze(1)
 
     def _check(self, lanes: tuple[Intervention, ...]) -> None:
-        """Raise unless this model has the layers that lanes name, and the batch the lane that they look at."""
+        """Raise unless this model has the tokens and layers that lanes name, and the batch the lane they look at."""
         if not lanes:
             raise ValueError("no lane: give at least one intervention, e.g. parse('clean')")
         if self.nested and len(lanes) > 1:
             raise SeamError("nested attend contexts take one lane each")
         layers = 1 + max(site.layer for site in self.sites)
         for lane in lanes:
-            if lane.scope.layers and max(lane.scope.layers) >= layers:
-                raise spec_error(f"{lane}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
+            _checked(lane, self.layout, layers)
             check_reach(lane, self.sites)
             reads_clean = isinstance(lane, KeyRemoval) and lane.scope.source == "clean"
             if reads_clean and not any(isinstance(other, Clean) for other in lanes):
                 raise spec_error(
                     f"{lane}: source=clean", "no lane of this batch is clean", "attend(model, [parse('clean'), ...])"
                 )
+
+
+@functools.lru_cache(maxsize=256)
+def _checked(lane: Intervention, layout: TokenLayout, layers: int) -> None:
+    """`Intervention.check`, once for all steps."""
+    lane.check(layout, layers=layers)
 
 
 def as_lanes(interventions: Intervention | Sequence[Intervention]) -> tuple[Intervention, ...]:

@@ -14,7 +14,7 @@ import torch
 
 from interventions.errors import spec_error
 from interventions.families import KeyRemoval
-from interventions.layout import IMAGE, PADDING, PREFIX, TEXT, TokenLayout
+from interventions.layout import IMAGE, KINDS, PADDING, PREFIX, TEXT, TokenLayout
 from interventions.seam.calls import Call, Pieces
 
 
@@ -36,7 +36,7 @@ def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | Non
     """
     kinds = torch.from_numpy(layout.kinds())
     if lane.scope.keys != "all":
-        kinds = kinds.masked_fill(kinds != {"image": IMAGE, "text": TEXT}[lane.scope.keys], -1)
+        kinds = kinds.masked_fill(kinds != KINDS[lane.scope.keys], -1)
     number = int((kinds >= 0).sum())
     if not number:
         return None

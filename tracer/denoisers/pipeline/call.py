@@ -24,7 +24,9 @@ OURS = {
     "num_videos_per_prompt": "ask for more samples instead: trace run --samples, tracer.trace(..., samples=)",
 }
 """Arguments that are set here, and what to use instead."""
-TOLD_ONCE = frozenset({"sigmas", "timesteps", "height", "width", "crops_coords_top_left", "original_size", "target_size"})
+TOLD_ONCE = frozenset(
+    {"sigmas", "timesteps", "height", "width", "crops_coords_top_left", "original_size", "target_size"}
+)
 """Arguments whose lists are not one value for each sample."""
 ONE_EACH = ("prompt", "class_labels", "image", "video")
 """Arguments that say how many samples are described, the first that is a list."""
@@ -75,7 +77,11 @@ class Call:
         for name, value in self.arguments.items():
             if name in TOLD_ONCE:
                 told[name] = value
-            elif isinstance(value, list | tuple) and len(value) == count and (count > 1 or name in ONE_EACH or "prompt" in name):
+            elif (
+                isinstance(value, list | tuple)
+                and len(value) == count
+                and (count > 1 or name in ONE_EACH or "prompt" in name)
+            ):
                 told[name] = [value[sample.start % count] for sample in samples]
             elif isinstance(value, str) and "prompt" in name:
                 told[name] = [value] * len(samples)

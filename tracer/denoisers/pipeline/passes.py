@@ -1,8 +1,9 @@
-"""Runs of the user's own pipeline call, side by side: each waits in `scheduler.step`, and is told which state to go on from.
+"""Runs of the user's own pipeline call, side by side, each of which waits to be told which state to go on from.
 
-A pass is one call `pipe(...)` in a greenlet. It is suspended where the pipeline steps its scheduler; there the caller
-steps the scheduler itself, with the memory of the path that the state belongs to, and hands on what the path's own last
-step returned. So the pipeline's code runs as it stands, and any state can be asked of it under any intervention.
+A pass is one call `pipe(...)` in a greenlet. It waits where the pipeline asks its network and where it steps its
+scheduler. There the caller evaluates the network, under an intervention, and steps the scheduler with the memory of the
+path that the state belongs to, and hands on what that path's own last step returned. So the pipeline's code runs as it
+stands, and any state can be asked of it under any intervention.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from interventions import Intervention
 from interventions.seam.recorder import Recorder
 from tracer.denoisers.pipeline import memory
 from tracer.denoisers.pipeline.hooks import denoisers, hooked, shared
+from tracer.denoisers.pipeline.lanes import Forward
 from tracer.denoisers.pipeline.memory import Memory
 from tracer.denoisers.pipeline.noise import drawn_from
+from tracer.denoisers.pipeline.together import Network
 
 
 @dataclass(frozen=True)
@@ -55,157 +58,138 @@ class Past:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a pass evaluates in a step: the intervention, the state in the pipeline's form and what its path carries
+    (None: the pipeline's own start), and whether its attention is measured."""
+
+    spec: Intervention
+    state: Tensor | None = None
+    past: Past | None = None
+    measured: bool = False
+
+
+@dataclass(frozen=True)
 class Landing:
-    """One evaluated step, in the pipeline's own shapes: the state it read, what the network made of it (after
-    guidance), where the scheduler went, where it would have gone without noise, and the path's memory then."""
+    """One evaluated step, in the pipeline's own form: the state it read, what the network made of it (after guidance),
+    where the scheduler went, where it would have gone without noise, and what the path carries on."""
 
     sample: Tensor
     output: Tensor
     landed: Tensor
     mean: Tensor
     past: Past
-    recorded: dict[str, Tensor]
-
-
-@dataclass
-class Question:
-    """What is evaluated now: a step under an intervention, measured or not; `calls` of a denoiser so far."""
-
-    step: int
-    spec: Intervention
-    measured: bool
-    calls: int = 0
-    recorded: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Pass(greenlet):
-    """One call of the pipeline. `at`: the step that it evaluates next; `question` None: the network is not asked."""
+    """One call of the pipeline. `at`: the step that it evaluates next. `memory`: its scheduler's while it waits.
+    `until`: it goes on to the scheduler's step of this number without asking its network; None: it asks."""
 
-    def __init__(self, call: Callable[[], Any]) -> None:
+    def __init__(self, call: Callable[[], Any], fresh: Memory) -> None:
         super().__init__(call)
         self.at = 0
-        self.stop = 0
-        self.question: Question | None = None
+        self.memory = fresh
+        self.until: int | None = None
 
 
 @dataclass
 class Passes:
-    """All passes of one unit of samples. Made by `running`, inside which they live.
+    """All passes of one unit of samples; `running` makes them, and they live inside it.
 
-    call: runs the pipeline once. steps: how often it steps its scheduler. conditional: which forward of a step is
-    measured. draw: (step, how often noise was drawn in it, shape) -> the noise that the scheduler asks for.
+    call: runs the pipeline once. steps: how often it steps its scheduler. draw: (step, how often noise was drawn in it,
+    shape) -> the noise that the scheduler asks for. noisy: whether it asks for any.
     """
 
     pipe: Any
     call: Callable[[], Any]
     steps: int
-    conditional: int
+    noisy: bool
     draw: Callable[[int, int, Sequence[int]], Tensor]
-    recorders: dict[torch.nn.Module, Recorder]
+    network: Network
+
+    _waiting: list[Pass] = field(default_factory=list)
+    _returned: Memory | None = None
+    _result: Any = None
 
     def __post_init__(self) -> None:
-        self._waiting: list[Pass] = []
         self._fresh = memory.of(self.pipe.scheduler)
-        self._stock: Callable[..., Any] | None = None
-        self._outputs: dict[int, Any] = {}  # what the network answered, by call: to be handed out unread
-        self._returned: Memory | None = None
-        self._result: Any = None
 
-    def evaluate(
-        self, i: int, x: Tensor | None, past: Past | None, spec: Intervention, *, measured: bool, noisy: bool
-    ) -> Landing:
-        """Step i from the state x (in the pipeline's shape; None: its own starting state) of a path with this past.
+    def evaluate(self, i: int, questions: Sequence[Question]) -> tuple[list[Landing], dict[str, Tensor]]:
+        """Step i of every question, and what the seam recorded of those that are measured, the first ones:
+        [lane, sample, layers, ...]."""
+        asked = [self._take(i) for _ in questions]
+        waits = [self._go_on(each, question) for each, question in zip(asked, questions, strict=True)]
+        specs = [question.spec for question in questions]
+        measured = sum(question.measured for question in questions)
+        calls, recorded = 0, {}
+        while isinstance(waits[0], Forward):
+            answers, taken = self.network.answer(i, calls, waits, specs, measured)
+            recorded |= taken
+            waits = [self._switch(each, answer) for each, answer in zip(asked, answers, strict=True)]
+            calls += 1
+        landings = [self._land(i, each, bound) for each, bound in zip(asked, waits, strict=True)]
+        self._waiting += asked
+        return landings, recorded
 
-        noisy: whether the scheduler draws noise, so that its mean is worth a second step.
-        """
-        running = self._take(i)
-        question = running.question = Question(i, spec, measured)
-        running.stop = i
-        bound = self._go_on(running, x, past)
-        running.question = None
-        sample = bound.arguments["sample"].clone()
-        before = memory.of(self.pipe.scheduler)
-        mean = None
-        if noisy:
-            mean = landed(self._scheduler_step(bound, i, silent=True)).clone()
-            memory.put(self.pipe.scheduler, before)
-        output = self._scheduler_step(bound, i)
-        led = landed(output).clone()
-        self._returned = Memory.holding(output)
-        running.at = i + 1
-        self._waiting.append(running)
-        past = Past(memory.of(self.pipe.scheduler), self._returned)
-        model_output = bound.arguments["model_output"].clone()
-        return Landing(sample, model_output, led, led if mean is None else mean, past, question.recorded)
-
-    def finish(self, x: Tensor, past: Past) -> Any:
-        """What the pipeline makes of the state x after its last step: its own output."""
-        running = self._take(self.steps)
-        self._go_on(running, x, past)
+    def finish(self, state: Tensor, past: Past) -> Any:
+        """What the pipeline makes of a state after its last step: its own output."""
+        self._go_on(self._take(self.steps), Question(spec=None, state=state, past=past))  # type: ignore[arg-type]
         result, self._result = self._result, None
         return result
+
+    def close(self) -> None:
+        """End the calls that are still waiting."""
+        for each in self._waiting:
+            each.throw()
+        self._waiting.clear()
 
     def _take(self, i: int) -> Pass:
         """A pass that evaluates step i next: one that waits there, else one that is brought there unasked."""
         able = [each for each in self._waiting if each.at <= i]
-        running = max(able, key=lambda each: each.at, default=None)
-        if running is None:
-            running = Pass(self._run)
+        chosen = max(able, key=lambda each: each.at, default=None)
+        if chosen is None:
+            chosen = Pass(self._run, self._fresh)
         else:
-            self._waiting.remove(running)
-        if running.at < i:
-            running.question, running.stop = None, i - 1
-            self._resume(running, self._any_returned() if running.at else None)
-            running.at = i
-        return running
+            self._waiting.remove(chosen)
+        if chosen.at < i:
+            chosen.until = i - 1
+            self._switch(chosen, self._any_returned() if chosen.at else None)
+            chosen.at, chosen.until = i, None
+        return chosen
 
-    def _go_on(self, running: Pass, x: Tensor | None, past: Past | None) -> inspect.BoundArguments:
-        """Let a pass run on from the state x until it steps its scheduler; its memory is put in first."""
-        if running.at == 0:
-            return self._resume(running, None)
-        assert x is not None and past is not None
-        memory.put(self.pipe.scheduler, past.scheduler)
-        return self._resume(running, past.handing(x))
+    def _go_on(self, chosen: Pass, question: Question) -> Any:
+        """Let a pass run on from the question's state, to where it next waits."""
+        if chosen.at == 0:
+            return self._switch(chosen, None)
+        assert question.state is not None and question.past is not None
+        chosen.memory = question.past.scheduler
+        return self._switch(chosen, question.past.handing(question.state))
 
-    def _resume(self, running: Pass, value: Any) -> inspect.BoundArguments:
-        if running.at == 0:
-            memory.put(self.pipe.scheduler, self._fresh)
-        return running.switch(value) if running.at else running.switch()
+    def _switch(self, chosen: Pass, value: Any) -> Any:
+        memory.put(self.pipe.scheduler, chosen.memory)
+        started = bool(chosen)
+        wait = chosen.switch(value) if started else chosen.switch()
+        chosen.memory = memory.of(self.pipe.scheduler)
+        return wait
 
     def _run(self) -> None:
         """The body of a pass: the pipeline's call. What is random in it, noise apart, is alike in all passes."""
         torch.manual_seed(0)
         self._result = self.call()
 
-    def denoise(self, module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-        running = greenlet.getcurrent()
-        assert isinstance(running, Pass)
-        question = running.question
-        if question is None:
-            return copy.deepcopy(self._outputs[0])
-        recorder = self.recorders[module]
-        recorder.begin(question.step, self.steps, question.spec)
-        measured = question.measured and question.calls == self.conditional
-        recorder.measure(None if measured else 0)
-        output = stock(*args, **kwargs)
-        if measured:
-            question.recorded = recorder.take()
-        self._outputs.setdefault(0, output)
-        question.calls += 1
-        return output
+    def _land(self, i: int, chosen: Pass, bound: inspect.BoundArguments) -> Landing:
+        """Step the scheduler for a pass that waits there."""
+        sample, mean = bound.arguments["sample"].clone(), None
+        if self.noisy:
+            mean = landed(self._step_scheduler(i, chosen, bound, silent=True)).clone()
+        returned = self._step_scheduler(i, chosen, bound)
+        chosen.memory = memory.of(self.pipe.scheduler)
+        chosen.at = i + 1
+        led = landed(returned).clone()
+        self._returned = Memory.holding(returned)
+        output = bound.arguments["model_output"].clone()
+        return Landing(sample, output, led, led if mean is None else mean, Past(chosen.memory, self._returned))
 
-    def step(self, stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
-        """The hooked step: a pass that is brought on gets any state handed, another one waits for its caller."""
-        self._stock = stock
-        running = greenlet.getcurrent()
-        assert isinstance(running, Pass)
-        if running.at < running.stop and running.question is None:
-            running.at += 1
-            return self._any_returned()
-        return running.parent.switch(bound)
-
-    def _scheduler_step(self, bound: inspect.BoundArguments, i: int, silent: bool = False) -> Any:
-        assert self._stock is not None
+    def _step_scheduler(self, i: int, chosen: Pass, bound: inspect.BoundArguments, silent: bool = False) -> Any:
         drawn = 0
 
         def draw(shape: Sequence[int]) -> Tensor:
@@ -213,37 +197,45 @@ class Passes:
             drawn += 1
             return torch.zeros(tuple(shape)) if silent else self.draw(i, drawn - 1, shape)
 
+        memory.put(self.pipe.scheduler, chosen.memory)
         with drawn_from(self.pipe.scheduler, draw):
             return self._stock(*bound.args, **bound.kwargs)
 
     def _any_returned(self) -> Any:
-        """What some step returned, for a pipeline that is brought on and whose states nobody reads."""
+        """What some step returned, for a pass that is brought on and whose states nobody reads."""
         assert self._returned is not None
         return self._returned.value()
 
-    def close(self) -> None:
-        """End the calls that are still waiting."""
-        for running in self._waiting:
-            running.throw()
-        self._waiting.clear()
+    def denoise(self, module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """In the place of the network's forward: an answer that nobody reads, or that of the caller."""
+        chosen = greenlet.getcurrent()
+        assert isinstance(chosen, Pass)
+        if chosen.until is not None:
+            return copy.deepcopy(self.network.some)
+        return chosen.parent.switch(Forward(module, stock, args, kwargs))
+
+    def step(self, stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
+        """In the place of the scheduler's step: any state for a pass that is brought on, else that of the caller."""
+        chosen = greenlet.getcurrent()
+        assert isinstance(chosen, Pass)
+        self._stock = stock
+        if chosen.until is not None and chosen.at < chosen.until:
+            chosen.at += 1
+            return self._any_returned()
+        return chosen.parent.switch(bound)
 
 
 @contextmanager
 def running(
-    pipe: Any,
-    call: Callable[[], Any],
-    steps: int,
-    conditional: int,
-    draw: Callable[[int, int, Sequence[int]], Tensor],
-    seam: Callable[[torch.nn.Module], AbstractContextManager[Recorder]],
+    pipe: Any, seam: Callable[[torch.nn.Module], AbstractContextManager[Recorder]], network: Network, **how: Any
 ) -> Iterator[Passes]:
-    """Passes of a pipeline, `seam` on each of its denoisers; the arguments are those of `Passes`."""
+    """Passes of a pipeline, `seam` on each of its denoisers; `how` are the other fields of `Passes`."""
     before = memory.of(pipe.scheduler)
     with torch.random.fork_rng(), ExitStack() as stack:
         stack.callback(memory.put, pipe.scheduler, before)
         stack.enter_context(shared(pipe))
-        recorders = {module: stack.enter_context(seam(module)) for module in denoisers(pipe)}
-        passes = Passes(pipe, call, steps, conditional, draw, recorders)
+        network.recorders = {module: stack.enter_context(seam(module)) for module in denoisers(pipe)}
+        passes = Passes(pipe, network=network, **how)
         stack.enter_context(hooked(pipe, passes.denoise, passes.step))
         stack.callback(passes.close)
         yield passes

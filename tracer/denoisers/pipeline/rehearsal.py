@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from interventions import TokenLayout
-from interventions.seam.attend import Site, attend
+from interventions.seam.attend import Site
 from interventions.seam.calls import Call as AttentionCall
 from interventions.spec import Clean
 from tracer.denoisers.pipeline import memory
@@ -28,10 +26,12 @@ from tracer.denoisers.pipeline.pictures import pictures
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """timesteps: those that the scheduler is stepped at, in order. memories: its memory before each of these steps.
+    """scheduler: a twin of the pipeline's, as it stands before the first step. timesteps: those that it is stepped at,
+    in order. memories: its memory before each of these steps.
     sample, output: the first state that is stepped and what was made of it. image_size: (y, x) of the pictures.
     sites: name of the block for each layer. heads: at most. bound: arguments of the first step."""
 
+    scheduler: Any
     timesteps: tuple[Tensor, ...]
     memories: tuple[Memory, ...]
     sample: Tensor
@@ -66,7 +66,7 @@ def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any]) -> Re
     def watch(site: Site, call: AttentionCall) -> None:
         heads[site.name, site.layer] = call.query.shape[1]
 
-    before = memory.of(pipe.scheduler)
+    before, scheduler = memory.of(pipe.scheduler), memory.twin(pipe.scheduler)
     with torch.no_grad(), torch.random.fork_rng(), ExitStack() as stack:
         stack.callback(memory.put, pipe.scheduler, before)
         for module in denoisers(pipe):
@@ -75,8 +75,10 @@ def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any]) -> Re
         stack.enter_context(hooked(pipe, on_denoise, on_step))
         shown = pictures(pipe(**call))
     first = steps[0].arguments
+    memory.put(scheduler, memories[0])
     names = {layer: name.rpartition(".")[0] or name for name, layer in heads}
     return Rehearsed(
+        scheduler=scheduler,
         timesteps=tuple(torch.as_tensor(each.arguments["timestep"]).cpu() for each in steps),
         memories=tuple(memories),
         sample=first["sample"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,24 @@ def plain(pipeline: Any, call: dict[str, Any], seeds: Sequence[int]) -> np.ndarr
     torch.manual_seed(0)
     output = pipeline(**call, generator=[torch.Generator().manual_seed(seed) for seed in seeds], return_dict=False)[0]
     return np.stack([np.asarray(one) for one in output])
+
+
+@contextmanager
+def latents(pipeline: Any, states: list[torch.Tensor]) -> Iterator[None]:
+    """Inside, every step of the scheduler adds to `states` the state that it gives, [sample, ...]."""
+    step = pipeline.scheduler.step
+
+    @functools.wraps(step)  # pipelines read its signature
+    def watched_step(*args, **kwargs):
+        output = step(*args, **kwargs)
+        states.append((output[0] if isinstance(output, tuple) else output.prev_sample).clone())
+        return output
+
+    pipeline.scheduler.step = watched_step
+    try:
+        yield
+    finally:
+        del pipeline.scheduler.step
 
 
 class _Watch(TorchFunctionMode):
@@ -63,20 +82,8 @@ def watched(pipeline: Any, calls: list[list[tuple[int, int]]]) -> Iterator[None]
 
 
 def attention_shapes(pipeline: Any, call: dict[str, Any]) -> list[list[tuple[int, int]]]:
-    """(queries, keys) of every attention call, for each call of the denoiser in the first step."""
+    """(queries, keys) of every attention call, for each call of the denoiser."""
     calls: list[list[tuple[int, int]]] = []
-    first: list[int] = []
-    step = pipeline.scheduler.step
-
-    def counting(*args, **kwargs):
-        first.append(len(calls))
-        return step(*args, **kwargs)
-
-    counting.__wrapped__ = step  # pipelines read the signature of `step`
-    pipeline.scheduler.step = counting
-    try:
-        with watched(pipeline, calls):
-            plain(pipeline, call, (0, 1))
-    finally:
-        del pipeline.scheduler.step
-    return calls[: first[0]]
+    with watched(pipeline, calls):
+        plain(pipeline, call, (0, 1))
+    return calls

@@ -14,15 +14,20 @@ CLIP, T5 = 12, 16
 """Text tokens of a CLIP encoder (its tokenizer's length) and of T5 (the `max_sequence_length` of the calls)."""
 
 CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{{ message['content'][0]['text'] }}"
+    "{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+START = ("<|im_start|>", 2)
 WORDS = "a red cat big dog user assistant system describe the image"
 
 
-def clip(seed: int = 11, *, projected: bool = False) -> tuple[Any, Any]:
-    """(encoder, tokenizer) of the CLIP kind; `projected` as SDXL's second and SD3's two."""
-    return seeded(clip_encoder(projected), seed), clip_tokenizer()
+def clip(seed: int = 11, *, projected: bool = False, longest: int = CLIP) -> tuple[Any, Any]:
+    """(encoder, tokenizer) of the CLIP kind; `projected` as SDXL's second and SD3's two; `longest`: its tokens."""
+    encoder, tokenizer = clip_encoder(projected, longest), clip_tokenizer()
+    tokenizer.model_max_length = longest
+    return seeded(encoder, seed), tokenizer
 
 
 def t5(seed: int = 12) -> tuple[Any, Any]:
@@ -40,14 +45,19 @@ def umt5(seed: int = 13) -> tuple[Any, Any]:
     return seeded(UMT5EncoderModel(config), seed), tokenizer
 
 
-def words() -> Any:
-    """A tokenizer whose tokens are words, signs, line ends and the marks of a chat: "a red cat" is 3 tokens."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+def words(start: bool = False) -> Any:
+    """A tokenizer whose tokens are words, signs, line ends and the marks of a chat: "a red cat" is 3 tokens.
+
+    `start`: one token more stands in front, as Gemma has it.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     pieces = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "\n", *WORDS.split()]
     tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
+    if start:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[START])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<|im_end|>",
         additional_special_tokens=["<|im_start|>"], padding_side="right",
@@ -82,3 +92,47 @@ def qwen_vl(seed: int = 15) -> tuple[Any, Any]:
     sight = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=sight)
     return seeded(Qwen2_5_VLForConditionalGeneration(config), seed), words()
+
+
+def gemma2(seed: int = 16) -> tuple[Any, Any]:
+    """(encoder, tokenizer) as Lumina2 and SANA have them."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    return seeded(Gemma2Model(Gemma2Config(**language_options())), seed), words(start=True)
+
+
+def glm(seed: int = 17) -> tuple[Any, Any]:
+    """(encoder, tokenizer) as CogView4 has them."""
+    from transformers import GlmConfig, GlmModel
+
+    return seeded(GlmModel(GlmConfig(**language_options())), seed), words(start=True)
+
+
+def bert(seed: int = 18) -> tuple[Any, Any]:
+    """(encoder, tokenizer) as HunyuanDiT has them."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=64, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=128,
+    )  # fmt: skip
+    return seeded(BertModel(config), seed), words()
+
+
+def mistral3(seed: int = 19) -> tuple[Any, Any]:
+    """(encoder, tokenizer) as FLUX.2 has them; the part that sees pictures is there and not used."""
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    sight = {
+        "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 32, "patch_size": 16,
+    }  # fmt: skip
+    config = Mistral3Config(text_config={"model_type": "mistral", **language_options()}, vision_config=sight)
+    return seeded(Mistral3ForConditionalGeneration(config), seed), words()
+
+
+def llama(seed: int = 20) -> tuple[Any, Any]:
+    """(encoder, tokenizer) as HunyuanVideo has them."""
+    from transformers import LlamaConfig, LlamaModel
+
+    return seeded(LlamaModel(LlamaConfig(**language_options(3))), seed), words()

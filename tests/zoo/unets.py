@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.zoo.entry import Known, entry
-from tests.zoo.images import autoencoder, call
+from tests.zoo.images import autoencoder, call, picture
 from tests.zoo.text import CLIP, clip
 from tests.zoo.weights import seeded
 
@@ -47,3 +48,53 @@ def sd15(**options: Any) -> tuple[Any, dict[str, Any]]:
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(**sd15_parts(**options)), call(guidance_scale=5.0)
+
+
+@entry("sd15-img2img", "SD 1.5 image to image", SD15)
+def sd15_img2img() -> tuple[Any, dict[str, Any]]:
+    """Starts from a noised picture: 3 of 4 steps are run."""
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    arguments = call(guidance_scale=5.0, image=picture(16, 24), strength=0.75)
+    del arguments["height"], arguments["width"]
+    return StableDiffusionImg2ImgPipeline(**sd15_parts("DDIMScheduler", clip_sample=False)), arguments
+
+
+@entry("sd15-inpaint", "SD 1.5 inpainting", SD15)
+def sd15_inpaint() -> tuple[Any, dict[str, Any]]:
+    """The network sees nine channels: the state, the mask and the masked picture."""
+    from diffusers import StableDiffusionInpaintPipeline
+    from PIL import Image
+
+    mask = Image.new("L", (24, 16))
+    mask.paste(255, (0, 0, 12, 16))
+    return StableDiffusionInpaintPipeline(**sd15_parts("DDIMScheduler", clip_sample=False, channels=9)), call(
+        guidance_scale=5.0, image=picture(16, 24), mask_image=mask, strength=1.0
+    )
+
+
+@entry("lcm", "LCM", replace(SD15, conditional=(0, 0, 1)))
+def lcm() -> tuple[Any, dict[str, Any]]:
+    """Guidance is an embedding, so the batch is not doubled; each step draws noise."""
+    from diffusers import LatentConsistencyModelPipeline
+
+    parts = sd15_parts("LCMScheduler") | {"unet": unet(time_cond_proj_dim=8)}
+    return LatentConsistencyModelPipeline(**parts), call(guidance_scale=8.0)
+
+
+SDXL = replace(SD15, grid=(1, 4, 6), order=HALF, calls={}, attentions=16)
+
+
+@entry("sdxl", "SDXL", SDXL)
+def sdxl() -> tuple[Any, dict[str, Any]]:
+    """Attention at half the latent size alone; two text encoders side by side."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    from tests.builders.tiny_pipelines import unet as sdxl_unet
+
+    (one, read), (two, read_2) = clip(31), clip(32, projected=True)
+    pipeline = StableDiffusionXLPipeline(
+        unet=seeded(sdxl_unet(), 1), scheduler=EulerDiscreteScheduler(**BETAS), vae=autoencoder(4), text_encoder=one,
+        tokenizer=read, text_encoder_2=two, tokenizer_2=read_2,
+    )  # fmt: skip
+    return pipeline, call(guidance_scale=5.0)

@@ -5,6 +5,7 @@ It masks and measures nothing: that is the seam's (`interventions.seam`), which 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,18 +19,19 @@ from interventions.seam.sites import fused, fused_forward, sites
 from tracer.denoisers.pipeline.hooks import replaced
 
 Answer = Callable[[str, Call], torch.Tensor]
-"""Told the name of the attention module ("" outside any) and the call; gives what the call gives."""
+"""Told the site, named as the seam names it (`attn`, `attn#1` for a module's second call, "" outside any module), and
+the call; gives what the call gives."""
 
 
 @contextmanager
 def answered(model: torch.nn.Module, answer: Answer) -> Iterator[None]:
     """Inside it `answer` stands in for every softmax attention call of `model`."""
-    names: list[str] = []
+    names: list[Iterator[str]] = []
     with ExitStack() as stack:
         for site in sites(model):
             stack.enter_context(fused(site.module))
             stack.enter_context(replaced(site.module, "forward", _named(site.name, fused_forward(site.module), names)))
-        stack.enter_context(_Answering(lambda call: answer(names[-1] if names else "", call)))
+        stack.enter_context(_Answering(lambda call: answer(next(names[-1]) if names else "", call)))
         yield
 
 
@@ -49,9 +51,9 @@ class _Answering(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _named(name: str, stock: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
+def _named(name: str, stock: Callable[..., Any], names: list[Iterator[str]]) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        names.append(name)
+        names.append(f"{name}#{number}" if number else name for number in itertools.count())
         try:
             return stock(*args, **kwargs)
         finally:

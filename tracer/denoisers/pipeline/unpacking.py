@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tracer.denoisers.pipeline.trial import Trial
+from tracer.denoisers.pipeline.trying import Trial
 
 Tail = Callable[[torch.Tensor], torch.Tensor | None]
 
@@ -101,14 +101,14 @@ def placed(tail: Tail, like: torch.Tensor) -> Unpacking | None:
 def _from_decoded(shape: tuple[int, ...], order: torch.Tensor) -> Unpacking:
     """A decoder takes (channel, frame, y, x), (channel, y, x) or, of sound, (channel, time)."""
     order = {4: lambda o: o.transpose(0, 1), 3: lambda o: o[None], 2: lambda o: o[None, :, None]}[order.dim()](order)
-    return Unpacking(shape, tuple(order.shape), _unless_equal(order.flatten()))
+    return _ordered(shape, order)
 
 
 def _with_channels(shape: tuple[int, ...], axis: int) -> Unpacking:
     """Four axes of which one is the channel; the others are frame, y and x in this order."""
     numbers = torch.arange(math.prod(shape)).reshape(shape)
     order = numbers.movedim(axis, 1)
-    return Unpacking(shape, tuple(order.shape), _unless_equal(order.flatten()))
+    return _ordered(shape, order)
 
 
 def undecoded(shape: tuple[int, ...], call: Mapping[str, Any]) -> Unpacking:
@@ -121,8 +121,12 @@ def undecoded(shape: tuple[int, ...], call: Mapping[str, Any]) -> Unpacking:
     height = round(math.sqrt(tokens * ratio))
     height = height if height and tokens % height == 0 else 1
     order = torch.arange(tokens * features).reshape(tokens, features).T
-    return Unpacking(shape, (1, features, height, tokens // height), _unless_equal(order.flatten()))
+    return _ordered(shape, order.reshape(1, features, height, -1))
 
 
-def _unless_equal(order: torch.Tensor) -> torch.Tensor | None:
-    return None if torch.equal(order, torch.arange(len(order))) else order.contiguous()
+def _ordered(shape: tuple[int, ...], order: torch.Tensor) -> Unpacking:
+    """`order`: [frame, channel, y, x], the number of each entry in the packed sample."""
+    frames, channels, height, width = order.shape
+    flat = order.flatten()
+    equal = torch.equal(flat, torch.arange(len(flat)))
+    return Unpacking(shape, (frames, channels, height, width), None if equal else flat)

@@ -177,8 +177,8 @@ def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
     if itself := optional_parts(denoiser).runs_itself:
         if request.sampler not in (None, itself.sampler.name):
             raise SamplerError(
-                f"--sampler {request.sampler}: {denoiser.name} runs itself, with its own {itself.sampler.name}; give the "
-                "pipeline another one, for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+                f"--sampler {request.sampler}: {denoiser.name} runs itself, with its own {itself.sampler.name}; give "
+                "the pipeline another, for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
             )
         return itself.sampler
     name = request.sampler or denoiser.defaults.get("sampler")

@@ -15,6 +15,7 @@ import torch
 from interventions.errors import spec_error
 from interventions.families import Clean, Intervention, KeyRemoval
 from interventions.layout import PADDING, TEXT, TokenLayout
+from interventions.seam.reach import check_reach
 from interventions.seam.sites import SeamError, Site
 
 
@@ -163,6 +164,7 @@ class Lanes:
         layers = 1 + max(site.layer for site in self.sites)
         for lane in lanes:
             _checked(lane, self.layout, layers)
+            check_reach(lane, self.sites)
             reads_clean = isinstance(lane, KeyRemoval) and lane.scope.source == "clean"
             if reads_clean and not any(isinstance(other, Clean) for other in lanes):
                 raise spec_error(

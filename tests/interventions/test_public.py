@@ -21,7 +21,8 @@ PUBLIC = [
 PARAMETERS = {
     "arm_coordinates": ["intervention", "steps"],
     "attend": [
-        *["model", "interventions", "layout", "seed", "samples", "record", "top", "padding", "half", "watch"],
+        *["model", "interventions", "layout", "seed", "samples", "record", "top", "padding", "half"],
+        *["calls", "unreachable", "watch"],
     ],
     "attention_entropy": ["query", "key", "mask", "scale"],
     "attention_mass": ["query", "key", "mask", "scale"],

@@ -287,10 +287,11 @@ def _stretched_pair(pair: Layouts, n_query: int, n_key: int) -> Layouts | None:
     return stretched[0], stretched[1]
 
 
-def _key(key: Sequence, pair: Layouts) -> tuple:
+def _key(key: tuple, pair: Layouts) -> tuple:
     """Return the key of a call in the table, once what it names fits the layouts."""
     example = "calls={(24, 10): (TokenLayout((4, 6)), TokenLayout((0, 0), text=10))}"
-    if len(key) not in (2, 3) or len(pair) != 2 or (len(key) == 3 and not isinstance(key[2], str)):
+    lengths_and_site = isinstance(key, tuple) and (len(key) == 2 or (len(key) == 3 and isinstance(key[2], str)))
+    if not lengths_and_site or len(pair) != 2:
         why = "a call is (n_query, n_key) or (n_query, n_key, site), and has the layouts of both sides"
         raise spec_error(f"call {key!r}", why, example)
     lengths = int(key[0]), int(key[1])

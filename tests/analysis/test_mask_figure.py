@@ -66,12 +66,11 @@ def test_the_frames_of_a_video_stand_apart_and_show_who_reads_over_time():
     layout = TokenLayout((2, 2, 3), text=1)
     figure = mask_figure.figure(parse("R1S0").mask(layout), layout, "R1S0", token=(1, 0, 2))
     neighbours, _, degree = images(figure)
-    # frame 0 above frame 1, one row between them: the same cell a frame before, two neighbours in its own frame
-    assert np.ma.filled(figure.axes[0].images[0].get_array(), 9).tolist() == [
-        [0, 0, 3], [0, 0, 0], [9, 9, 9], [0, 3, 0], [0, 0, 3]
-    ]  # fmt: skip
-    assert neighbours.shape == degree.shape == (5, 3)
-    assert degree[0].tolist() == [3, 4, 3]  # a corner of the lattice, the middle of its edge
+    # one column between the frames: the same cell a frame before, two neighbours in its own frame
+    shown = np.ma.filled(figure.axes[0].images[0].get_array(), 9)
+    assert shown.tolist() == [[0, 0, 3, 9, 0, 3, 0], [0, 0, 0, 9, 0, 0, 3]]
+    assert neighbours.shape == degree.shape == (2, 7)
+    assert degree[0, :3].tolist() == [3, 4, 3]  # a corner of the lattice, the middle of its edge
     assert [text.get_text() for text in figure.axes[0].texts if "frame" in text.get_text()] == ["frame 0", "frame 1"]
     assert "token (1, 0, 2)" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 

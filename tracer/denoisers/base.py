@@ -92,7 +92,7 @@ class Denoiser(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channel, y, x) of the state."""
+        """(channel, y, x) of the state; of a video (frame * channel, y, x)."""
         ...
 
     @property
@@ -163,7 +163,8 @@ class OptionalParts:
     prompted: it is told prompts. classes: names of its classes, in order, if it is told classes. prepare: encode the
     prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
     that only fill up the sequence. model: the torch module itself, whose dtype is recorded. own_lanes: whether
-    `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked.
+    `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked. frames: of a
+    video, whose state has them folded into its channels, frame after frame; the store unfolds them.
     """
 
     prompted: bool = False
@@ -172,6 +173,7 @@ class OptionalParts:
     padding: Callable[[Sequence[Sample]], np.ndarray] | None = None
     model: Any = None
     own_lanes: bool = False
+    frames: int = 1
 
 
 def optional_parts(denoiser: Denoiser) -> OptionalParts:

@@ -116,6 +116,7 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
 
         cluster.check(request.workers, request.scheduler)
     denoiser = request.load() if denoiser is None else denoiser
+    _check_frames(denoiser)
     defaults = denoiser.defaults
     sampler = _sampler(request, denoiser)
     _check_call(request, denoiser)
@@ -170,6 +171,15 @@ def _check_numbers(request: Request) -> None:
             raise PlanError(f"{flag} {seed}: it must be a whole number from 0 to 2**62, for example {flag} 7")
     if request.guidance is not None and not np.isfinite(request.guidance):
         raise PlanError(f"--guidance {request.guidance}: a finite number is needed; 1 means no guidance")
+
+
+def _check_frames(denoiser: Denoiser) -> None:
+    frames, channels = optional_parts(denoiser).frames, denoiser.shape[0]
+    if frames < 1 or channels % frames:
+        raise PlanError(
+            f"{denoiser.name} has {channels} channels, which cannot be {frames} frames: the state of a video is "
+            "(frame * channel, y, x), frame after frame"
+        )
 
 
 def _sampler(request: Request, denoiser: Denoiser) -> Sampler:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from interventions.seam.calls import Call
 from interventions.seam.lanes import Lanes
+from interventions.seam.order import Order
 from interventions.seam.outside import Lookout, form
 from interventions.seam.recorder import Recorder
 from interventions.seam.sites import SeamError, Site, fused, fused_forward
@@ -64,14 +65,17 @@ def wrapped_module(
         _nest(recorder.lanes, outer.lanes)
         stock = module.forward
     attached = _Attached(recorder.lanes)
+    order = Order(module, its_sites[0], recorder.lanes.layout, asked=outer is not None)
 
     def answer(number: int, call: Call) -> torch.Tensor:
+        order.check(call)
         attached.call = number if outer is None else outer.call  # the outer context may cut a call into several
         with _answering():
             return attention(recorder, its_sites[min(attached.call, len(its_sites) - 1)], call)
 
     @functools.wraps(stock)
     def forward(*args: Any, **kwargs: Any) -> Any:
+        order.handed(stock, args, kwargs)
         interceptor = _Interceptor(answer)
         with fused(module), interceptor:
             result = stock(*args, **kwargs)

@@ -18,7 +18,7 @@ from tests.zoo import ZOO
 from tests.zoo.plain import plain
 from tracer.denoisers.pipeline.hooks import denoisers
 from tracer.denoisers.pipeline.probe import probe
-from tracer.denoisers.pipeline.trial import ProbeError
+from tracer.denoisers.pipeline.trying import ProbeError
 
 REFUSED = sorted(name for name, entry in ZOO.items() if entry.known.refused)
 NAMES = sorted(set(ZOO) - set(REFUSED))

@@ -11,7 +11,7 @@ import numpy as np
 from interventions import Segment, TokenLayout
 from tracer.denoisers.pipeline.grids import Grid, grid_of, halved
 from tracer.denoisers.pipeline.movement import Sources, pattern
-from tracer.denoisers.pipeline.trial import ProbeError
+from tracer.denoisers.pipeline.trying import ProbeError
 
 LEAST = 0.9
 """Agreement with a row-major grid below which a layout is not believed."""

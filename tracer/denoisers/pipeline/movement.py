@@ -17,7 +17,7 @@ import torch
 from interventions.seam.calls import Call
 from tracer.denoisers.pipeline.attention import answered, silent
 from tracer.denoisers.pipeline.text import lengthened, retold, same
-from tracer.denoisers.pipeline.trial import Look, ProbeError, Trial
+from tracer.denoisers.pipeline.trying import Look, ProbeError, Trial
 from tracer.denoisers.pipeline.unpacking import Unpacking
 
 _MOVED = 1e-6  # of the longest token; without attention, what does not hang on the state stays to the last bit

@@ -17,7 +17,7 @@ from interventions.seam.sites import sites
 from tracer.denoisers.pipeline.guidance import conditional, copies_in
 from tracer.denoisers.pipeline.layouts import layout_of, main_of, pairs_of
 from tracer.denoisers.pipeline.movement import Movement
-from tracer.denoisers.pipeline.trial import ProbeError, Trial, trying
+from tracer.denoisers.pipeline.trying import ProbeError, Trial, trying
 from tracer.denoisers.pipeline.unpacking import Unpacking, unpacking
 from tracer.quiet import quiet
 

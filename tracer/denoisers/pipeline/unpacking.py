@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tracer.denoisers.pipeline.trial import Trial
+from tracer.denoisers.pipeline.trying import Trial
 
 Tail = Callable[[torch.Tensor], torch.Tensor | None]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.zoo.entry import Known, entry
 from tests.zoo.images import GRID, PATCHES, STATE, autoencoder, call
-from tests.zoo.text import T5, WIDTH, gemma2, qwen3
+from tests.zoo.text import T5, WIDTH, clip, gemma2, llama_heads, qwen3, t5, words
 from tests.zoo.weights import seeded
 
 
@@ -63,3 +63,60 @@ def lumina2() -> tuple[Any, dict[str, Any]]:
     )  # fmt: skip
     options = {"system_prompt": "describe the image", "max_sequence_length": T5}
     return pipeline, call(height=64, width=96, guidance_scale=4.0, **options)
+
+
+@entry("omnigen", "OmniGen", Known(
+    state=STATE, grid=GRID, order=(("text", 107), ("prefix", 1), ("image", PATCHES)), attentions=2,
+    conditional=(0, 0, 2),
+))  # fmt: skip
+def omnigen() -> tuple[Any, dict[str, Any]]:
+    """No text encoder: the denoiser reads words itself, then a token of the timestep, then the image.
+
+    Text is causal and filled up in front to the length of the pipeline's own negative prompt; 16 pixels are a token.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, OmniGenPipeline, OmniGenTransformer2DModel
+
+    transformer = OmniGenTransformer2DModel(
+        in_channels=4, patch_size=2, hidden_size=32, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=32, num_layers=2, pad_token_id=0, vocab_size=64, max_position_embeddings=256,
+        original_max_position_embeddings=256, pos_embed_max_size=32, time_step_dim=16,
+        rope_scaling={"long_factor": [1.0] * 8, "short_factor": [1.0] * 8},
+    )  # fmt: skip
+    pipeline = OmniGenPipeline(
+        transformer=seeded(transformer, 1), scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        vae=autoencoder(4, levels=4), tokenizer=words(),
+    )  # fmt: skip
+    return pipeline, call(height=64, width=96, guidance_scale=2.5)
+
+
+@entry("hidream", "HiDream", Known(
+    state=(1, 4, 4, 16), grid=(1, 2, 8), order=(("image", 16), ("padding", 8), ("text", 3 * T5)), attentions=3,
+    conditional=(0, 1, 2),
+))  # fmt: skip
+def hidream() -> tuple[Any, dict[str, Any]]:
+    """Text three times over: T5, the language model's last layer, and its layer that belongs to the block.
+
+    The pipeline brings every size to one area, and fills an image up that is not square with keys of zero: here 16
+    patches to 24. The query norm is over all heads, and the feed-forward layers choose experts.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, HiDreamImagePipeline, HiDreamImageTransformer2DModel
+
+    transformer = HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=2, attention_head_dim=16,
+        num_attention_heads=2, caption_channels=[WIDTH, WIDTH], text_emb_dim=WIDTH, num_routed_experts=2,
+        num_activated_experts=2, axes_dims_rope=(4, 4, 8), max_resolution=(8, 12), llama_layers=[0, 1, 2],
+        force_inference_output=True,
+    )  # fmt: skip
+    (one, read), (two, read_2), (three, read_3) = (
+        clip(21, projected=True, longest=T5),
+        clip(22, projected=True, longest=T5),
+        t5(),
+    )
+    four, read_4 = llama_heads()
+    pipeline = HiDreamImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=autoencoder(4, scaling_factor=0.4, shift_factor=0.1),
+        text_encoder=one, tokenizer=read, text_encoder_2=two, tokenizer_2=read_2, text_encoder_3=three,
+        tokenizer_3=read_3, text_encoder_4=four, tokenizer_4=read_4, transformer=seeded(transformer, 1),
+    )  # fmt: skip
+    pipeline.default_sample_size = 8
+    return pipeline, call(height=8, width=32, guidance_scale=4.0, max_sequence_length=T5)

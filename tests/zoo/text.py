@@ -136,3 +136,11 @@ def llama(seed: int = 20) -> tuple[Any, Any]:
     from transformers import LlamaConfig, LlamaModel
 
     return seeded(LlamaModel(LlamaConfig(**language_options(3))), seed), words()
+
+
+def llama_heads(seed: int = 20) -> tuple[Any, Any]:
+    """(encoder, tokenizer) as HiDream has them: the model that writes, whose layers are read one by one."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(**language_options(3), attn_implementation="eager")
+    return seeded(LlamaForCausalLM(config), seed), words()

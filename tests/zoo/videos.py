@@ -161,6 +161,7 @@ def ltx() -> tuple[Any, dict[str, Any]]:
         (1, 1 + T5): ((("prefix", 1),), (("prefix", 1), ("text", T5))),
         (49, 49): ((("image", 48), ("text", 1)),) * 2,
     },
+    refused="no attention module that is known",
 ))  # fmt: skip
 def mochi() -> tuple[Any, dict[str, Any]]:
     """Attention is computed sample by sample, each with its own prompt's tokens and without the padding.

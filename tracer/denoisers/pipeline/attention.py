@@ -19,19 +19,19 @@ from interventions.seam.sites import fused, fused_forward, sites
 from tracer.denoisers.pipeline.hooks import replaced
 
 Answer = Callable[[str, Call], torch.Tensor]
-"""Told the site, named as the seam names it (`attn`, `attn#1` for a module's second call, "" outside any module), and
-the call; gives what the call gives."""
+"""Told the site, named as the seam names it (`attn`, `attn#1` for a module's second call), and the call; gives what the
+call gives."""
 
 
 @contextmanager
 def answered(model: torch.nn.Module, answer: Answer) -> Iterator[None]:
-    """Inside it `answer` stands in for every softmax attention call of `model`."""
+    """Inside it `answer` stands in for every softmax attention call of the model's sites; calls outside them run."""
     names: list[Iterator[str]] = []
     with ExitStack() as stack:
         for site in sites(model):
             stack.enter_context(fused(site.module))
             stack.enter_context(replaced(site.module, "forward", _named(site.name, fused_forward(site.module), names)))
-        stack.enter_context(_Answering(lambda call: answer(next(names[-1]) if names else "", call)))
+        stack.enter_context(_Answering(lambda call: answer(next(names[-1]), call) if names else call.run()))
         yield
 
 

@@ -17,8 +17,7 @@ from interventions.seam.sites import sites
 from tracer.denoisers.pipeline.guidance import conditional, copies_in
 from tracer.denoisers.pipeline.layouts import layout_of, main_of, pairs_of
 from tracer.denoisers.pipeline.movement import Movement
-from tracer.denoisers.pipeline.text import lengths
-from tracer.denoisers.pipeline.trying import Trial, trying
+from tracer.denoisers.pipeline.trying import ProbeError, Trial, trying
 from tracer.denoisers.pipeline.unpacking import Unpacking, unpacking
 from tracer.quiet import quiet
 
@@ -82,16 +81,20 @@ def probe(pipe: Any, call: Mapping[str, Any], seed: int = 0, *, layout: TokenLay
         place = conditional([asked.output for asked in first.asked], first.model_output, samples)
         asked = first.asked[place[0]]
         found, agreement, uniform, forwards = layout, math.nan, True, len(first.asked)
+        if not asked.attention:
+            raise ProbeError(
+                f"{type(asked.module).__name__} has no attention module that is known and calls softmax attention"
+            )
         if found is None:
-            unet = "UNet" in type(asked.module).__name__
+            name = type(asked.module).__name__
+            unet = "UNet" in name
             movement = Movement(trial, unpack, place, samples, seed)
             sources = movement.sources(cells=not unet)
             frames, _, height, width = unpack.shape
-            name = type(asked.module).__name__
             pairs = pairs_of(sources, (frames, height, width), name, unet=unet)
             main = main_of(pairs.values(), name)
             attentions = [one.attention for one in first.asked]
-            found = layout_of(main, pairs, attentions, place[0], elastic=_elastic(trial, place[0], movement.arguments))
+            found = layout_of(main, pairs, attentions, place[0], elastic=movement.elastic)
             agreement = math.nan if unet else main.agreement
             uniform = all(bool((side.state == side.state[:1]).all()) for _, *sides in sources for side in sides)
             forwards += movement.forwards
@@ -115,19 +118,3 @@ def _copies(trial: Trial) -> int:
     copies = copies_in(sample)
     decoded = trial.tail(sample) if copies > 1 else None
     return copies if decoded is None or len(decoded) * copies == len(sample) else 1
-
-
-def _elastic(trial: Trial, number: int, arguments: Mapping[str, Any]) -> bool:
-    """Whether longer prompts make longer texts: asked by calling the pipeline with longer ones, up to its denoiser."""
-    longer = {name: _repeated(value) for name, value in trial.call.items() if "prompt" in name}
-    if all(value is trial.call[name] for name, value in longer.items()):
-        return False
-    other = trial.arguments({**trial.call, **longer}, number)
-    texts = [{name: lengths(name, value) for name, value in each.items()} for each in (arguments, other)]
-    return texts[0] != texts[1]
-
-
-def _repeated(prompt: Any) -> Any:
-    if isinstance(prompt, str):
-        return f"{prompt} {prompt} {prompt}".strip()
-    return [_repeated(one) for one in prompt] if isinstance(prompt, list) else prompt

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+LONG = 300
 _NOT_TEXT = ("mask", "ids", "rotary", "image", "img", "control", "time", "freqs")
 
 
@@ -18,13 +19,11 @@ def retold(name: str, value: Any) -> Any:
     return _redrawn(value) if is_text(name, value) else value
 
 
-def lengths(name: str, value: Any) -> tuple[int, ...]:
-    """Tokens of every text in the argument."""
-    if isinstance(value, dict):
-        return sum((lengths(f"{name}.{key}", one) for key, one in value.items()), ())
-    if isinstance(value, list | tuple):
-        return sum((lengths(f"{name}[]", one) for one in value), ())
-    return (value.shape[-2],) if is_text(name, value) else ()
+def lengthened(prompt: Any) -> Any:
+    """A prompt, or a list of them, repeated to at least `LONG` words; None where there is none."""
+    if isinstance(prompt, str):
+        return " ".join([prompt or "word"] * -(-LONG // max(1, len(prompt.split()))))
+    return [lengthened(one) for one in prompt] if isinstance(prompt, list) and prompt else None
 
 
 def is_text(name: str, value: Any) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from interventions.errors import InputError
+from interventions.seam.calls import Call
 from tracer.denoisers.pipeline.attention import answered
 from tracer.denoisers.pipeline.hooks import OnDenoise, OnStep, hooked, replaced, shared
 
@@ -92,9 +93,15 @@ class Trial:
         with replaced(decoder, "decode", decode):
             return self._run(self._blank(), _giving(state), self.short)
 
-    def second_step(self, state: torch.Tensor, number: int, look: Look) -> Any:
-        """What `look(module, forward, args, kwargs)` gives for call `number` of the step that begins at `state`."""
+    def second_step(
+        self, state: torch.Tensor, number: int, look: Look, changes: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What `look(module, forward, args, kwargs)` gives for call `number` of the step that begins at `state`.
+
+        `changes`: arguments with which the pipeline is called in another way.
+        """
         blank = self._blank()
+        landing = _giving(state)
         steps: list[int] = []
         calls: list[torch.nn.Module] = []
 
@@ -107,23 +114,9 @@ class Trial:
 
         def on_step(stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
             steps.append(1)
-            return _giving(state)(stock, bound)
+            return landing(stock, bound)
 
-        return self._run(on_denoise, on_step, self.short)
-
-    def arguments(self, call: dict[str, Any], number: int) -> dict[str, Any]:
-        """The arguments of call `number` of the denoiser when the pipeline is called in another way."""
-        blank = self._blank()
-        calls: list[torch.nn.Module] = []
-
-        def on_denoise(module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            calls.append(module)
-            if len(calls) > number:
-                raise _Seen(dict(inspect.signature(stock).bind(*args, **kwargs).arguments))
-            return blank(module, stock, args, kwargs)
-
-        arguments: dict[str, Any] = self._run(on_denoise, _giving(self.first.sample), call)
-        return arguments
+        return self._run(on_denoise, on_step, {**self.short, **(changes or {})})
 
     def _first_step(self) -> FirstStep:
         asked: list[Asked] = []
@@ -131,8 +124,8 @@ class Trial:
         def on_denoise(module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
             calls: list[tuple[str, int, int]] = []
 
-            def note(name: str, call: Any) -> torch.Tensor:
-                calls.append((name, *call.lengths))
+            def note(site: str, call: Call) -> torch.Tensor:
+                calls.append((site, *call.lengths))
                 return call.run()
 
             with answered(module, note):

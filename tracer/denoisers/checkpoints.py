@@ -7,9 +7,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tracer.denoisers.base import CheckpointError
-from tracer.denoisers.hub import download
+from tracer.denoisers.hub import check_variant, download
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """What ships; `--checkpoint embedded:NAME` names a folder in it, and each family's own is embedded:<family>."""
@@ -18,33 +19,49 @@ DEFAULT = "dit"
 """The family where neither a family nor a checkpoint is named."""
 
 
-def find(checkpoint: str | None, family: str, classes: tuple[str, ...], parts: Sequence[str] = ()) -> tuple[Path, str]:
+def find(
+    checkpoint: str | None,
+    family: str,
+    classes: tuple[str, ...],
+    parts: Sequence[str] = (),
+    variant: str | None = None,
+) -> tuple[Path, str]:
     """The folder of a checkpoint and the name it is recorded under; None is embedded:<family>.
 
-    parts: folders of a pipeline that are fetched from the hub.
+    parts: folders of a pipeline that are fetched from the hub. variant: of the weights; one that the checkpoint has not
+    is refused.
     `classes` are the `_class_name`s of a fitting `model_index.json` or `config.json` (of an embedded one the
     transformer's is enough); anything else is refused.
     """
     if is_embedded(checkpoint):
         return _embedded((checkpoint or PREFIX + family).removeprefix(PREFIX), family, classes)
     assert checkpoint is not None
-    folder = Path(checkpoint).expanduser()
-    if folder.is_dir():
-        name = folder.name
-    elif folder.is_absolute() or not is_hub_id(checkpoint):
-        raise CheckpointError(
-            f"no checkpoint folder {checkpoint!r}: give a folder that holds model_index.json or config.json, "
-            "or a hub id such as facebook/DiT-XL-2-256"
-        )
-    else:
-        folder, name = download(checkpoint, parts), checkpoint
+    folder, name = folder_of(checkpoint, parts, variant)
     kind = class_name(folder)
     if kind not in classes:
         raise CheckpointError(
             f"{checkpoint} is a {kind or 'folder without model_index.json or config.json'}, "
             f"not a {family} checkpoint (expected one of: {', '.join(classes)}); {_instead(kind)}"
         )
+    roots = [folder, *(folder / part for part in parts)]
+    check_variant(variant, (file.name for root in roots if root.is_dir() for file in root.iterdir()))
     return folder, name
+
+
+def folder_of(checkpoint: str, parts: Sequence[str], variant: str | None = None) -> tuple[Path, str]:
+    """A folder of this machine, or the snapshot of these parts of a hub repository; and the name it is recorded under.
+
+    Raises CheckpointError.
+    """
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return folder, folder.name
+    if folder.is_absolute() or not is_hub_id(checkpoint):
+        raise CheckpointError(
+            f"no checkpoint folder {checkpoint!r}: give a folder that holds model_index.json or config.json, "
+            "or a hub id such as facebook/DiT-XL-2-256"
+        )
+    return download(checkpoint, parts, variant), checkpoint
 
 
 def recognised(checkpoint: str | None) -> str:
@@ -118,11 +135,25 @@ def embedded_megabytes(name: str) -> float:
 
 
 def class_name(folder: Path) -> str | None:
-    """`_class_name` of a pipeline or model folder; None if it is neither."""
+    """`_class_name` of a pipeline or model folder; None if it is neither. Raises CheckpointError."""
     for file in ("model_index.json", "config.json"):
         if (folder / file).is_file():
-            try:
-                return json.loads((folder / file).read_text()).get("_class_name")
-            except json.JSONDecodeError as error:
-                raise CheckpointError(f"{folder / file} is not valid JSON: {error}") from error
+            kind = read_json(folder / file).get("_class_name")
+            if kind is not None and not isinstance(kind, str):
+                raise CheckpointError(
+                    f"{folder / file} names {kind} as its class, code of its own that would have to be run: it is "
+                    "refused. Load it yourself and hand it to tracer.from_pipeline"
+                )
+            return kind
     return None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object in a JSON file. Raises CheckpointError."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file} holds no JSON object")
+    return found

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from tracer.denoisers.base import CheckpointError
-from tracer.denoisers.hub import check_variant, download
+from tracer.denoisers.hub import INDEX, check_variant, download
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """What ships; `--checkpoint embedded:NAME` names a folder in it, and each family's own is embedded:<family>."""
 PREFIX = "embedded:"
 DEFAULT = "dit"
 """The family where neither a family nor a checkpoint is named."""
+OFFLOADS = ("model", "sequential", "spread")
+"""How a pipeline that does not fit on a GPU is run on it (`pipeline.placing`)."""
+ANY = "pipeline"
+"""The family that runs any diffusers pipeline by its own call."""
 
 
 def find(
@@ -65,8 +69,9 @@ def folder_of(checkpoint: str, parts: Sequence[str], variant: str | None = None)
 
 
 def recognised(checkpoint: str | None) -> str:
-    """The family that reads a checkpoint, by the `_class_name` in its folder; "dit" for None, and for one that is not
-    there or says nothing, which loading it then explains. Raises CheckpointError for a kind that no family reads.
+    """The family that reads a checkpoint, by the `_class_name` in its folder: one of its own, else "pipeline" for what
+    has a model_index.json; "dit" for None, and for one that is not there or says nothing, which loading it then
+    explains. Raises CheckpointError for a network that no family reads.
     """
     if checkpoint is None:
         return DEFAULT
@@ -79,9 +84,11 @@ def recognised(checkpoint: str | None) -> str:
     kind = class_name(folder) or class_name(folder / "transformer")
     if kind is None:
         return DEFAULT
-    if (family := _readers().get(kind)) is None:
-        raise CheckpointError(f"{checkpoint} is a {kind}; {_instead(kind)}")
-    return family
+    if (family := _readers().get(kind)) is not None:
+        return family
+    if (folder / INDEX[0]).is_file():
+        return ANY
+    raise CheckpointError(f"{checkpoint} is a {kind}, one network; {_instead(kind)}")
 
 
 def is_hub_id(checkpoint: str) -> bool:
@@ -101,11 +108,12 @@ def _instead(kind: str | None) -> str:
     readers = _readers()
     if kind in readers:
         return f"type --model {readers[kind]}"
-    families: dict[str, list[str]] = {}
-    for each, name in readers.items():
-        families.setdefault(name, []).append(each)
-    supported = ", ".join(f"{name} ({' or '.join(kinds)})" for name, kinds in families.items())
-    return f"supported are {supported}; docs/extending.md says how a family is added"
+    if str(kind).endswith("Pipeline"):
+        return f"type --model {ANY}, or leave --model out"
+    return (
+        "of networks alone DiT and SD3 are read: name the pipeline that it belongs to with --checkpoint, and this one "
+        "with --part transformer=FOLDER"
+    )
 
 
 def is_embedded(checkpoint: str | None) -> bool:

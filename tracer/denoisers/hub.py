@@ -6,7 +6,8 @@ How much that is gets said before, and whether the disk has room for it is asked
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,18 +31,46 @@ def download(hub_id: str, parts: Sequence[str], variant: str | None = None) -> P
     hub_id: owner/name, or owner/name@revision for a branch, tag or commit. variant: of the weights, where a part has
     it. Raises CheckpointError.
     """
-    import huggingface_hub
-    from huggingface_hub import errors
-
     name, revision = split(hub_id)
-    try:
+    with _answered(name, revision):
         sizes = _listed(name, revision)
         if sizes is None:
             return _fetched_before(name, revision)
-        files = needed(sizes, parts, variant)
-        size = _announced(name, revision, {file: sizes[file] for file in files})
-        options: dict[str, Any] = {"tqdm_class": _told(size)} if size else {}
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files, **options))
+        return _fetched(name, revision, {file: sizes[file] for file in needed(sizes, parts, variant)})
+
+
+def download_file(hub_id: str, choose: Callable[[Sequence[str]], str]) -> Path:
+    """One file of a hub repository, chosen among the names of all; offline among those that were fetched before.
+
+    Raises CheckpointError.
+    """
+    name, revision = split(hub_id)
+    with _answered(name, revision):
+        sizes = _listed(name, revision)
+        before = _fetched_before(name, revision) if sizes is None else None
+        names = sorted(str(path.relative_to(before)) for path in before.rglob("*")) if before else sorted(sizes or ())
+        file = choose(names)
+        if file not in names:
+            raise CheckpointError(f"{hub_id} holds no {file}; it holds {', '.join(names[:10])}")
+        return (before or _fetched(name, revision, {file: (sizes or {})[file]})) / file
+
+
+def _fetched(name: str, revision: str | None, sizes: Mapping[str, int]) -> Path:
+    """The snapshot with these files, told by their bytes."""
+    import huggingface_hub
+
+    size = _announced(name, revision, sizes)
+    options: dict[str, Any] = {"tqdm_class": _told(size)} if size else {}
+    return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(sizes), **options))
+
+
+@contextmanager
+def _answered(name: str, revision: str | None) -> Iterator[None]:
+    """Turns what the hub says of a repository into a CheckpointError with what to type."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{name} is gated: accept its licence on its hub page, then `hf auth login` (or set HF_TOKEN)"
@@ -81,17 +110,11 @@ def _listed(name: str, revision: str | None) -> dict[str, int] | None:
 
 
 def _fetched_before(name: str, revision: str | None) -> Path:
-    """The folder of what was fetched of a repository; loading it says what is missing. Raises LocalEntryNotFoundError.
-
-    `snapshot_download` would want all files of the repository, of which we fetch a part.
-    """
+    """The folder of what was fetched of a repository, maybe not all that is needed. Raises LocalEntryNotFoundError."""
     import huggingface_hub
-    from huggingface_hub import errors
 
-    for file in INDEX:
-        if isinstance(path := huggingface_hub.try_to_load_from_cache(name, file, revision=revision), str):
-            return Path(path).parent
-    raise errors.LocalEntryNotFoundError(f"{name} was not fetched before")
+    # without patterns it would want all files of the repository, of which we fetch a part
+    return Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=[]))
 
 
 def _announced(name: str, revision: str | None, sizes: Mapping[str, int]) -> int:

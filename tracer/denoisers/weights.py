@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from tracer.denoisers.base import CheckpointError
-from tracer.denoisers.weight_files import WEIGHTS, chosen_format
+from tracer.denoisers.checkpoints import read_json
+from tracer.denoisers.weight_files import SHARDS, WEIGHTS, chosen_format
 
 if TYPE_CHECKING:
     import torch
@@ -62,10 +63,13 @@ def load_text_encoders(
     return encoders
 
 
-def load_weights(kind: Any, folder: Path, what: str, variant: str | None = None, **options: Any) -> Any:
+def load_weights(
+    kind: Any, folder: Path, what: str, variant: str | None = None, *, left_over: bool = False, **options: Any
+) -> Any:
     """What `kind.from_pretrained` makes of a folder, with these options besides; every key must find its place.
 
-    kind: a class of networks of diffusers or transformers. what: it is, in words. Raises CheckpointError.
+    kind: a class of networks of diffusers or transformers. what: it is, in words. left_over: weights that it has no
+    place for may lie there too. Raises CheckpointError.
     """
     names = [match for file in folder.iterdir() if (match := WEIGHTS.fullmatch(file.name))] if folder.is_dir() else []
     chosen = chosen_format(names, variant)
@@ -76,11 +80,37 @@ def load_weights(kind: Any, folder: Path, what: str, variant: str | None = None,
         for name in names:
             if (name["variant"], name["format"]) == chosen:
                 check_file(folder / name.string)
+        check_shards(folder, chosen, what)
         network, told = kind.from_pretrained(folder, output_loading_info=True, **options)
     except LOADING as error:
         raise CheckpointError(f"{folder} does not load as {what}: {error}") from error
-    refuse_keys(told, folder, what, {name for name, _ in network.named_buffers()})
+    spare = set(told.get("unexpected_keys", ())) if left_over else {name for name, _ in network.named_buffers()}
+    refuse_keys(told, folder, what, spare)
     return network
+
+
+def check_shards(folder: Path, chosen: tuple[str | None, str], what: str) -> None:
+    """Raise CheckpointError where the index of a checkpoint in shards promises a tensor that its shard does not hold.
+
+    diffusers believes the index, and leaves such a tensor empty or random.
+    """
+    files = [match for file in folder.iterdir() if (match := SHARDS.fullmatch(file.name))]
+    for index in (each.string for each in files if (each["variant"], each["format"]) == chosen):
+        promised: dict[str, set[str]] = {}
+        for name, shard in read_json(folder / index).get("weight_map", {}).items():
+            promised.setdefault(shard, set()).add(name)
+        lacking = {name for shard, names in promised.items() for name in names - tensor_names(folder / shard)}
+        refuse_keys({"missing_keys": lacking}, folder, what)
+
+
+def tensor_names(file: Path) -> set[str]:
+    """The names of the tensors in a file with weights; their values are not read."""
+    import torch
+
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as opened:
+            return set(opened.keys())
+    return set(torch.load(file, map_location="meta", weights_only=True))
 
 
 def check_file(file: Path) -> None:
@@ -104,15 +134,15 @@ def check_file(file: Path) -> None:
         )
 
 
-def refuse_keys(told: Mapping[str, Any], folder: Path, what: str, buffers: Iterable[str] = ()) -> None:
+def refuse_keys(told: Mapping[str, Any], folder: Path, what: str, spare: Iterable[str] = ()) -> None:
     """Raise CheckpointError where a loader says that keys are missing, unexpected or mismatched.
 
-    buffers: of the network; a stored one that the network computes by itself is not unexpected.
+    spare: keys that may lie there, such as buffers that the network computes by itself.
     """
-    computed = set(buffers)
+    allowed = set(spare)
     wrong = {
         "missing": sorted(told.get("missing_keys", ())),
-        "unexpected": sorted(key for key in told.get("unexpected_keys", ()) if key not in computed),
+        "unexpected": sorted(key for key in told.get("unexpected_keys", ()) if key not in allowed),
         "of another shape": sorted(str(key[0]) for key in told.get("mismatched_keys", ())),
     }
     parts = [

@@ -9,6 +9,7 @@ from .families.base import Graph as Graph
 from .families.base import Intervention as Intervention
 from .graph_summary import graph_statistics as graph_statistics
 from .graphs import density as density
+from .layout import Segment as Segment
 from .layout import TokenLayout as TokenLayout
 from .registry import Registry as Registry
 from .scope import Scope as Scope
@@ -29,6 +30,7 @@ __all__ = [
     "RunError",
     "Scope",
     "SeamError",
+    "Segment",
     "SpecError",
     "TokenLayout",
     "TraceError",

@@ -263,8 +263,10 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
             coords[name] = (("sample",), np.array(filled), {"long_name": text})
     layout = plan.denoiser.layout
     if layout is not None:
-        token_y, token_x = layout.coordinates()
+        token_frame, token_y, token_x = layout.coordinates()
         coords["token_kind"] = (("token",), layout.kinds(), {"long_name": "kind of token", **store.TOKEN_KINDS})
+        if layout.frames > 1:
+            coords["token_frame"] = (("token",), token_frame, {"long_name": "token frame, -1 off the image"})
         coords["token_y"] = (("token",), token_y, {"long_name": "token row, -1 off the image"})
         coords["token_x"] = (("token",), token_x, {"long_name": "token column, -1 off the image"})
         coords["layer_name"] = (("layer",), np.array(plan.denoiser.sites), {"long_name": "block, or its attention"})

@@ -8,7 +8,9 @@ cannot be reached raises `SeamError`, and leaving the context restores the model
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,6 +45,8 @@ def attend(
     top: int = TOP,
     padding: torch.Tensor | None = None,
     half: int | None = None,
+    calls: Mapping[str, int] | None = None,
+    unreachable: Sequence[str] = (),
     watch: Callable[[Site, Call], None] | None = None,
 ) -> Iterator[Recorder]:
     """Run `model` under interventions, one per lane, inside this context; yields the `Recorder`.
@@ -62,6 +66,11 @@ def attend(
     `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
     batch. A random control then replaces words by words and padding by padding; without it all are text.
 
+    `calls`: how many attention calls a module makes in one forward, by its name, where it is not one (the cross
+    attention of Wan image-to-video: {"blocks.0.attn2": 2, ...}); each is a site, the second named `blocks.0.attn2#1`.
+    `unreachable`: names of modules whose attention is no softmax call (SANA's linear attention). Nothing is done to
+    them, and a spec that acts on them is refused with a `SpecError` that says what can be done instead.
+
     `watch(site, call)` is shown every attention call as the model made it, before any lane acts: the whole batch, with
     query, key and value [batch, heads, tokens, head_dim], `call.attn_mask` and `call.scale`. It reads, never changes.
 
@@ -69,24 +78,24 @@ def attend(
     model lacks, `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
     the context when a forward missed a site.
     """
-    modules = tuple(sites(model))
-    if not modules:
+    known = tuple(sites(model, calls, unreachable))
+    if not any(site.reachable for site in known):
         raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
     numbers = None if samples is None else tuple(int(sample) for sample in samples)
-    lanes = Lanes(modules, layout, as_lanes(interventions), seed, numbers, padding, half)
-    recorder = Recorder(lanes, Measurements(modules, layout, tuple(record), top, lanes.measured), watch)
+    lanes = Lanes(known, layout, as_lanes(interventions), seed, numbers, padding, half)
+    recorder = Recorder(lanes, Measurements(known, layout, tuple(record), top, lanes.measured), watch)
     with contextlib.ExitStack() as wrapped:
         wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
-        for site in modules:
-            wrapped.enter_context(_wrapped(site, recorder))
+        for module, its_sites in itertools.groupby(recorder.sites, key=lambda site: site.module):
+            wrapped.enter_context(_wrapped(module, tuple(its_sites), recorder))
         yield recorder
     recorder.check_reached()
 
 
 class _Interceptor(TorchFunctionMode):
-    """Hands every call of `F.scaled_dot_product_attention` to a handler and counts them."""
+    """Hands every call of `F.scaled_dot_product_attention` to a handler, with its number, and counts them."""
 
-    def __init__(self, handler: Callable[[Call], torch.Tensor]):
+    def __init__(self, handler: Callable[[int, Call], torch.Tensor]):
         super().__init__()
         self.handler = handler
         self.calls = 0
@@ -94,34 +103,42 @@ class _Interceptor(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is F.scaled_dot_product_attention:
             self.calls += 1
-            return self.handler(Call(*args, **(kwargs or {})))
+            return self.handler(self.calls - 1, Call(*args, **(kwargs or {})))
         return func(*args, **(kwargs or {}))
 
 
+@dataclass
+class _Attached:
+    """What a wrapped forward is under: its lanes, and which of the module's calls is being answered."""
+
+    lanes: Lanes
+    call: int = 0
+
+
 @contextlib.contextmanager
-def _wrapped(site: Site, recorder: Recorder) -> Iterator[None]:
+def _wrapped(module: nn.Module, its_sites: tuple[Site, ...], recorder: Recorder) -> Iterator[None]:
     """Replace the module's forward by one under the interceptor, and put back exactly what was there."""
-    module = site.module
     stock = fused_forward(module)
-    outer: Lanes | None = getattr(module.forward, "lanes", None)
+    outer: _Attached | None = getattr(module.forward, "attached", None)
     if outer is not None:
-        _nest(recorder.lanes, outer)
+        _nest(recorder.lanes, outer.lanes)
         stock = module.forward
+    attached = _Attached(recorder.lanes)
+
+    def answer(number: int, call: Call) -> torch.Tensor:
+        attached.call = number if outer is None else outer.call  # the outer context may cut a call into several
+        return _attention(recorder, its_sites[min(attached.call, len(its_sites) - 1)], call)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        interceptor = _Interceptor(lambda call: _attention(recorder, site, call))
+        interceptor = _Interceptor(answer)
         with fused(module), interceptor:
             result = stock(*args, **kwargs)
-        if interceptor.calls != 1 and not (outer is not None and interceptor.calls):
-            raise SeamError(
-                f"{site.name} called F.scaled_dot_product_attention {interceptor.calls} times, not once: "
-                f"{type(getattr(module, 'processor', module)).__name__} computes attention in another way, so nothing "
-                "can be done to it; set the model's default attention processor"
-            )
-        recorder.reached.add(site.index)
+        if interceptor.calls != len(its_sites) and not (outer is not None and interceptor.calls):
+            raise SeamError(_miscounted(module, its_sites, interceptor.calls))
+        recorder.reached.update(site.index for site in its_sites)
         return result
 
-    forward.lanes = recorder.lanes  # type: ignore[attr-defined]
+    forward.attached = attached  # type: ignore[attr-defined]
     missing = object()
     before = vars(module).get("forward", missing)
     module.forward = forward  # type: ignore[method-assign]
@@ -133,7 +150,23 @@ def _wrapped(site: Site, recorder: Recorder) -> Iterator[None]:
         else:
             module.forward = before  # type: ignore[method-assign]
         if outer is not None:
-            outer.nested = False
+            outer.lanes.nested = False
+
+
+def _miscounted(module: nn.Module, its_sites: Sequence[Site], calls: int) -> str:
+    """Why a forward of a module that made another number of attention calls cannot be trusted, and what to type."""
+    name, declared = its_sites[0].name, len(its_sites)
+    if calls:
+        return (
+            f"{name} makes {calls} attention calls in one forward, not {declared}: a mask would act on the wrong ones; "
+            f"say so with attend(..., calls={{{name!r}: {calls}}})"
+        )
+    return (
+        f"{name} called F.scaled_dot_product_attention 0 times: "
+        f"{type(getattr(module, 'processor', module)).__name__} computes attention in another way, so nothing can be "
+        "done to it; set the model's default attention processor, or declare it with "
+        f"attend(..., unreachable=[{name!r}])"
+    )
 
 
 def _nest(inner: Lanes, outer: Lanes) -> None:

@@ -29,8 +29,13 @@ class Recorder:
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The attention modules, in the order they run."""
-        return self.lanes.sites
+        """The attention calls that are reached, in the order they run."""
+        return tuple(site for site in self.lanes.sites if site.reachable)
+
+    @property
+    def unreachable(self) -> tuple[Site, ...]:
+        """The modules that were declared to compute attention without a softmax call; nothing is done to them."""
+        return tuple(site for site in self.lanes.sites if not site.reachable)
 
     def begin(self, step: int, steps: int, interventions: Intervention | Sequence[Intervention] | None = None) -> None:
         """Say which step of how many the next forward is and, if they change, the lanes of its batch."""
@@ -52,7 +57,8 @@ class Recorder:
 
         `per`: "layer" has one entry for the calls of a block; the first call to cover a token, or to have the value,
         counts (SD3.5's second attention is left out; a UNet's self attention gives the image tokens and its cross
-        attention the text tokens). "site" has one entry for each attention module, in the order of `sites`.
+        attention the text tokens), and a layer of which nothing can be reached is all missing. "site" has one entry for
+        each attention call, in the order of `sites`.
         """
         values = self.measurements.take(per)
         lanes, samples = self.lanes.measured_lanes, self.lanes.samples

@@ -7,14 +7,15 @@ nothing and changes nothing by itself: `attend` does.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from interventions.errors import FailureError
+from interventions.errors import FailureError, spec_error
+from interventions.scope import closest
 
 _ATTENTION_CLASSES = {
     ("diffusers.models.attention_processor", "Attention"),
@@ -31,12 +32,19 @@ class SeamError(FailureError):
 
 @dataclass(frozen=True)
 class Site:
-    """One attention module: its dotted name, its 0-based layer (block), and its position among all sites."""
+    """One attention call: its module and which of the module's calls it is, both 0-based.
+
+    name: that of the module, `blocks.0.attn2`, and `blocks.0.attn2#1` for its second call. layer: of the block, shared
+    by all calls in it. index: its position among all sites. reachable: False for a module that was declared to compute
+    attention without a softmax call, so that nothing can be done to it.
+    """
 
     name: str
     layer: int
     module: nn.Module
     index: int = 0
+    call: int = 0
+    reachable: bool = True
 
     @property
     def cross(self) -> bool:
@@ -44,19 +52,36 @@ class Site:
         return bool(getattr(self.module, "is_cross_attention", False))
 
 
-def sites(model: nn.Module) -> list[Site]:
-    """All attention modules of `model` in the order they run; modules of one block share a layer index.
+def sites(model: nn.Module, calls: Mapping[str, int] | None = None, unreachable: Sequence[str] = ()) -> list[Site]:
+    """All attention calls of `model` in the order they run; those of one block share a layer index.
 
-    A model without any attention module gives an empty list.
+    calls: how many calls a module makes, by its name, where it is not one. unreachable: names of modules whose
+    attention is no softmax call; any module of the model may be one. A model without any gives an empty list.
+    Raises `SpecError` for a name that the model lacks, and for a module that would make no call.
     """
-    named = [(name, module) for name, module in model.named_modules() if _is_attention(module)]
+    calls = dict(calls or {})
+    named = [(name, module) for name, module in model.named_modules() if _is_attention(module) or name in unreachable]
     named.sort(key=lambda item: _UNET_ORDER.get(item[0].split(".")[0], -1))  # stable: only a UNet is reordered
+    _check_names("calls", calls, [name for name, _ in named])
+    _check_names("unreachable", unreachable, [name for name, _ in model.named_modules()])
     layers: dict[str, int] = {}
-    modules = []
-    for index, (name, module) in enumerate(named):
+    found: list[Site] = []
+    for name, module in named:
         layer = layers.setdefault(name.rpartition(".")[0], len(layers))
-        modules.append(Site(name, layer, module, index))
-    return modules
+        count = 1 if name in unreachable else calls.get(name, 1)
+        if count < 1:
+            raise spec_error(f"calls={{{name!r}: {count}}}", "a module of attention makes one call or more", "2")
+        for call in range(count):
+            called = f"{name}#{call}" if call else name
+            found.append(Site(called, layer, module, len(found), call, name not in unreachable))
+    return found
+
+
+def _check_names(argument: str, names: Iterable[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            likely = closest(name, known) or next((other for other in known if other), "transformer_blocks.0.attn")
+            raise spec_error(f"{argument}: {name!r}", "the model has no such module of attention", repr(likely))
 
 
 def _is_attention(module: nn.Module) -> bool:

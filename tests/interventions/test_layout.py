@@ -11,7 +11,8 @@ def test_tokens_come_in_the_order_prefix_image_text_with_row_major_coordinates()
     assert layout.size == 9
     assert layout.kinds().tolist() == [2, 0, 0, 0, 0, 0, 0, 1, 1]
     assert layout.kinds().dtype == np.int8
-    token_y, token_x = layout.coordinates()
+    token_frame, token_y, token_x = layout.coordinates()
+    assert token_frame.tolist() == [-1, 0, 0, 0, 0, 0, 0, -1, -1]
     assert token_y.tolist() == [-1, 0, 0, 0, 1, 1, 1, -1, -1]
     assert token_x.tolist() == [-1, 0, 1, 2, 0, 1, 2, -1, -1]
     assert layout.kinds()[layout.image].tolist() == [0] * 6

@@ -46,7 +46,7 @@ def load_any(
     index = read_index(folder, checkpoint)
     sides = (size, size) if isinstance(size, int) else size
     arguments = call_arguments(index.pipeline, call=call, size=sides, negative=negative, steps=steps, guidance=guidance)
-    from tracer.denoisers.pipeline import from_pipeline  # type: ignore[attr-defined]
+    from tracer.denoisers.pipeline.face import from_pipeline
 
     pipe, provenance = load_pipeline(
         checkpoint, device=device, dtype=dtype, variant=variant, lora=lora, parts=parts, offload=offload,

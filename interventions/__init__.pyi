@@ -16,6 +16,7 @@ from .seam.attend import attend as attend
 from .seam.mass import attention_entropy as attention_entropy
 from .seam.mass import attention_mass as attention_mass
 from .seam.sites import SeamError as SeamError
+from .segments import Segment as Segment
 from .solve import solve_density as solve_density
 from .spec import parse as parse
 
@@ -29,6 +30,7 @@ __all__ = [
     "RunError",
     "Scope",
     "SeamError",
+    "Segment",
     "SpecError",
     "TokenLayout",
     "TraceError",

@@ -9,11 +9,16 @@ import numpy as np
 from interventions.errors import spec_error
 from interventions.layout import TokenLayout
 
+Grid = tuple[int, ...]  # (height, width) in tokens, or (frames, height, width)
 
-def manhattan(grid: tuple[int, int]) -> np.ndarray:
-    """Return int16 [token, token]: Manhattan distance between the cells of a row-major grid."""
-    rows, columns = (axis.ravel().astype(np.int16) for axis in np.indices(grid))
-    return np.abs(rows[:, None] - rows) + np.abs(columns[:, None] - columns)
+
+def manhattan(grid: Grid) -> np.ndarray:
+    """Return int16 [token, token]: Manhattan distance between the cells of a row-major grid, frames apart included."""
+    distance = np.zeros((), dtype=np.int16)
+    for axis in np.indices(grid, dtype=np.int16):
+        place = axis.ravel()
+        distance = distance + np.abs(place[:, None] - place)
+    return distance
 
 
 def check_mask(mask: np.ndarray) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from interventions.errors import SpecError, spec_error
 
 CHOICES = {
-    "queries": ("all", "image", "text"),
-    "keys": ("all", "image", "text"),
+    "queries": ("all", "image", "text", "prefix"),
+    "keys": ("all", "image", "text", "prefix"),
     "source": ("own", "clean"),
     "draw": ("persistent", "fresh"),
     "fill": ("zero", "mean"),
@@ -66,10 +66,11 @@ class Scope:
     """Where, when and how strongly an intervention acts.
 
     layers: 0-based, None for all. steps: half-open, of ints, or of fractions in [0, 1] of the number of steps; None for
-    all. pause: such a window in which it does not act. queries, keys: "all", "image" or "text" (a graph mask always
-    means image-image). strength: dose in [0, 1], 1 is full. source: sinks found in the arm's "own" attention or in the
-    "clean" lane's. draw: random keys "persistent" over the steps or "fresh" at each. fill: what the value path puts in
-    place of a value, "zero" or the "mean" of the others. Raises `SpecError` for values that make no sense.
+    all. pause: such a window in which it does not act. queries, keys: "all", "image", "text" or "prefix", which is
+    neither (a graph mask always means image-image). strength: dose in [0, 1], 1 is full. source: sinks found in the
+    arm's "own" attention or in the "clean" lane's. draw: random keys "persistent" over the steps or "fresh" at each.
+    fill: what the value path puts in place of a value, "zero" or the "mean" of the others. Raises `SpecError` for
+    values that make no sense.
     """
 
     layers: tuple[int, ...] | None = None
@@ -92,7 +93,7 @@ class Scope:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                likely = closest(str(value), allowed) or allowed[-1]
+                likely = closest(str(value), allowed) or allowed[1]
                 raise spec_error(f"{name}={value}", f"it is one of {', '.join(allowed)}", f"{name}={likely}")
         try:
             strength = float(self.strength)
@@ -204,4 +205,4 @@ def unknown_option(name: str) -> SpecError:
 def option_example(name: str) -> str:
     """Return a valid use of an option."""
     known = {"layers": "layers=6,12,18", "steps": "steps=0:50", "pause": "pause=10:20", "strength": "strength=0.3"}
-    return known.get(name) or f"{name}={CHOICES[name][-1]}"
+    return known.get(name) or f"{name}={CHOICES[name][1]}"

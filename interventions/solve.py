@@ -7,8 +7,10 @@ and their densities in closed form; here is only the choice. No graph is drawn.
 from interventions.errors import SpecError, spec_error
 from interventions.families import density_families, every_family
 from interventions.families.base import Candidate, Intervention
+from interventions.graphs import Grid
 from interventions.layout import TokenLayout
 from interventions.scope import closest
+from interventions.segments import shown
 
 TOLERANCE = 0.25  # relative: R3S0 (10.8%) still answers 13% on a 14x14 grid, and a sweep reports the density it got
 
@@ -34,23 +36,23 @@ def solve_density(family: str, target: float, layout: TokenLayout) -> Interventi
     if not layout.image_tokens:
         raise spec_error("layout", "it has no image tokens for a graph", "TokenLayout(grid=(16, 16))")
     owner = next(own for own in every_family() if family in own.solvers)
-    candidates = owner.candidates(family, target, layout.grid)
+    candidates = owner.candidates(family, target, layout.cells)
     if not candidates:
-        raise spec_error(f"layout {layout.grid[0]}x{layout.grid[1]}", f"no {family} graph fits on it", "grid=(16, 16)")
+        raise spec_error(f"layout {shown(layout.cells)}", f"no {family} graph fits on it", "grid=(16, 16)")
     best, reached = min(candidates, key=lambda candidate: abs(candidate[1] - target))
     if abs(reached - target) > TOLERANCE * target:
-        raise _unreachable(family, target, layout.grid, candidates)
+        raise _unreachable(family, target, layout.cells, candidates)
     return best
 
 
-def _unreachable(family: str, target: float, grid: tuple[int, int], candidates: list[Candidate]) -> SpecError:
+def _unreachable(family: str, target: float, grid: Grid, candidates: list[Candidate]) -> SpecError:
     """Return the error for a density that a family cannot have, with the ones below and above it."""
     ordered = sorted(candidates, key=lambda candidate: candidate[1])
     lower = [candidate for candidate in ordered if candidate[1] <= target][-1:]
     upper = [candidate for candidate in ordered if candidate[1] > target][:1]
     neighbours = " and ".join(f"{spec} ({share:.4g})" for spec, share in lower + upper)
     why = (
-        f"{family} on a {grid[0]}x{grid[1]} grid reaches {ordered[0][1]:.4g} to {ordered[-1][1]:.4g}; "
+        f"{family} on a {shown(grid)} grid reaches {ordered[0][1]:.4g} to {ordered[-1][1]:.4g}; "
         f"the nearest {'are' if lower and upper else 'is'} {neighbours}"
     )
     nearest = min(ordered, key=lambda candidate: abs(candidate[1] - target))[1]

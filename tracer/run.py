@@ -206,6 +206,10 @@ def hardware(plan: Plan) -> dict[str, Any]:
     }
 
 
+MOST_MASKED = 8192
+"""Tokens up to which a run keeps its static masks, 64 MB an arm; beyond it they are made again from spec and seed."""
+
+
 def arrays(plan: Plan) -> list[store.Variable]:
     """The arrays of the run; those of an exact float64 system keep its precision."""
     variables = store.variables(plan.record, dimensions(plan))
@@ -219,13 +223,18 @@ def dimensions(plan: Plan) -> dict[str, int]:
     """Size of every dimension the store may need."""
     denoiser = plan.denoiser
     channel, y, x = denoiser.shape
+    frames = optional_parts(denoiser).frames
     sizes = {
         "arm": len(plan.arms), "sample": len(plan.samples), "step": plan.schedule.steps,
-        "channel": channel, "y": y, "x": x, "ring": rings.count(y, x),
+        "channel": channel // frames, "y": y, "x": x, "ring": rings.count(y, x),
     }  # fmt: skip
+    if frames > 1:
+        sizes["frame"] = frames
     if denoiser.layout is not None:
         tokens = denoiser.layout.size
-        sizes |= {"query": tokens, "key": tokens, "token": tokens, "rank": TOP}
+        sizes |= {"token": tokens, "rank": TOP}
+        if tokens <= MOST_MASKED:
+            sizes |= {"query": tokens, "key": tokens}
         sizes |= {"layer": len(denoiser.sites), "head": denoiser.heads}
         sizes["removed"] = most_removed(plan)
     sizes["image_y"], sizes["image_x"] = denoiser.image_size
@@ -263,8 +272,10 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
             coords[name] = (("sample",), np.array(filled), {"long_name": text})
     layout = plan.denoiser.layout
     if layout is not None:
-        token_y, token_x = layout.coordinates()
+        token_frame, token_y, token_x = layout.coordinates()
         coords["token_kind"] = (("token",), layout.kinds(), {"long_name": "kind of token", **store.TOKEN_KINDS})
+        if layout.frames > 1:
+            coords["token_frame"] = (("token",), token_frame, {"long_name": "token frame, -1 off the image"})
         coords["token_y"] = (("token",), token_y, {"long_name": "token row, -1 off the image"})
         coords["token_x"] = (("token",), token_x, {"long_name": "token column, -1 off the image"})
         coords["layer_name"] = (("layer",), np.array(plan.denoiser.sites), {"long_name": "block, or its attention"})
@@ -283,7 +294,7 @@ def _arm_coordinates(plan: Plan) -> dict[str, Coordinate]:
 def masks(plan: Plan) -> dict[str, np.ndarray]:
     """The static masks, bool [arm, query, key] over the image tokens' whole sequence; all true where nothing is cut."""
     layout = plan.denoiser.layout
-    if layout is None:
+    if layout is None or layout.size > MOST_MASKED:
         return {}
     full = np.ones((layout.size, layout.size), bool)
     cut = [

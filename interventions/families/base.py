@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from interventions.errors import spec_error
-from interventions.graphs import check_mask
+from interventions.graphs import Grid, check_mask
 from interventions.layout import TokenLayout
 from interventions.scope import OPTIONS, Scope, unknown_option
 
@@ -65,7 +65,7 @@ class Intervention:
         return None
 
     @classmethod
-    def candidates(cls, solver: str, target: float, grid: tuple[int, int]) -> list[Candidate]:
+    def candidates(cls, solver: str, target: float, grid: Grid) -> list[Candidate]:
         """Return the values near a target density on a grid, each with the density it has, by closed forms.
 
         solver: one of `solvers`. An empty list where none fits the grid; `solve_density` chooses.
@@ -139,8 +139,9 @@ class Intervention:
             raise spec_error(f"{self}: steps", f"it acts at no step of a run with {steps}", "steps=0.0:0.5")
         for side in ("queries", "keys"):
             kind = getattr(self.scope, side)
-            if kind != "all" and layout.count(kind) == 0:
-                raise spec_error(f"{self}: {side}={kind}", f"the model has no {kind} tokens", f"{side}=all")
+            if kind != "all" and not any(own.count(kind) for own in layout.sequences()):
+                why = f"the model has no {kind} tokens; its sequence is {layout}"
+                raise spec_error(f"{self}: {side}={kind}", why, f"{side}=all")
         self._check_layout(layout)
 
     def _check_layout(self, layout: TokenLayout) -> None:
@@ -156,28 +157,32 @@ class Graph(Intervention):
     options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "queries", "keys", "strength"})
 
     def __post_init__(self) -> None:
-        """Refuse text queries or keys: graphs live on the image tokens."""
+        """Refuse queries or keys of another kind: graphs live on the image tokens."""
         super().__post_init__()
         for side in ("queries", "keys"):
-            if getattr(self.scope, side) == "text":
-                raise spec_error(f"{side}=text", f"{self.name} is a graph on the image tokens", f"{side}=image")
+            kind = getattr(self.scope, side)
+            if kind not in ("all", "image"):
+                raise spec_error(f"{side}={kind}", f"{self.name} is a graph on the image tokens", f"{side}=image")
 
     @property
     def drawn(self) -> bool:
         """Whether chance is involved, so that mask seeds differ; graphs are drawn unless their family says no."""
         return True
 
-    def graph(self, grid: tuple[int, int], seed: int = 0) -> np.ndarray:
-        """Return the graph itself: bool [image query, image key]."""
+    def graph(self, grid: Grid, seed: int = 0) -> np.ndarray:
+        """Return the graph itself: bool [image query, image key].
+
+        grid: (height, width), or (frames, height, width) of a video; tokens are row-major, frame after frame.
+        """
         raise NotImplementedError
 
-    def check_grid(self, grid: tuple[int, int]) -> None:
+    def check_grid(self, grid: Grid) -> None:
         """Raise `SpecError` where the graph does not fit that grid of image tokens."""
 
     def mask(self, layout: TokenLayout, seed: int = 0) -> np.ndarray:
         """Return the graph on the image-image block, True elsewhere (see `Intervention.mask`)."""
         self._check_layout(layout)
-        graph, tokens = self.graph(layout.grid, seed), layout.image_tokens
+        graph, tokens = self.graph(layout.cells, seed), layout.image_tokens
         if graph.shape != (tokens, tokens):
             raise spec_error(self, f"its graph is {list(graph.shape)} where {tokens} image tokens are", "R4S32")
         check_mask(graph)
@@ -188,4 +193,4 @@ class Graph(Intervention):
     def _check_layout(self, layout: TokenLayout) -> None:
         if not layout.image_tokens:
             raise spec_error(self, "a graph needs image tokens, and the layout has none", "sink-k5")
-        self.check_grid(layout.grid)
+        self.check_grid(layout.cells)

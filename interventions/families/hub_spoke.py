@@ -4,6 +4,7 @@ Everything of the family is here: value, grammar, graph and solver. Source: the 
 `small_world`.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,8 +13,9 @@ import numpy as np
 
 from interventions.errors import spec_error
 from interventions.families.base import Candidate, Graph
-from interventions.graphs import manhattan
+from interventions.graphs import Grid, manhattan
 from interventions.scope import NUMBER, read_number, whole
+from interventions.segments import shown
 
 _HEAD = re.compile(f"K{NUMBER}(?:N{NUMBER})?(-oneway)?")
 
@@ -62,36 +64,34 @@ class HubSpoke(Graph):
         """Name of the family."""
         return "hub-spoke"
 
-    def graph(self, grid: tuple[int, int], seed: int = 0) -> np.ndarray:
+    def graph(self, grid: Grid, seed: int = 0) -> np.ndarray:
         """Return the graph itself: bool [image query, image key]."""
         return hub_spoke(grid, self.hubs, self.nearest, seed, both_ways=self.both_ways)
 
-    def check_grid(self, grid: tuple[int, int]) -> None:
+    def check_grid(self, grid: Grid) -> None:
         """Raise `SpecError` if there are more hubs than tokens."""
         check_hub_spoke(grid, self.hubs, self.nearest)
 
     @classmethod
-    def candidates(cls, solver: str, target: float, grid: tuple[int, int]) -> list[Candidate]:
+    def candidates(cls, solver: str, target: float, grid: Grid) -> list[Candidate]:
         """Return all numbers of hubs, each other token tied to one, both ways."""
-        tokens = grid[0] * grid[1]
+        tokens = math.prod(grid)
         hubs = np.arange(1, tokens + 1)
         pairs = tokens + hubs * (hubs - 1) + 2 * (tokens - hubs)
         return [(cls(int(count)), float(share)) for count, share in zip(hubs, pairs / tokens**2, strict=True)]
 
 
-def hub_spoke(
-    grid: tuple[int, int], hubs: int, nearest: int = 1, seed: int = 0, *, both_ways: bool = True
-) -> np.ndarray:
+def hub_spoke(grid: Grid, hubs: int, nearest: int = 1, seed: int = 0, *, both_ways: bool = True) -> np.ndarray:
     """Return bool [query, key]: hubs drawn uniformly, complete among themselves; the others tied to their nearest hubs.
 
-    Nearest is by Manhattan distance on the grid, ties broken at random. The paper leaves open how many hubs a token is
-    tied to and in which direction: `nearest` says the first, and spokes run both ways unless `both_ways` is False, when
-    tokens read their hubs and hubs read hubs only. Raises `SpecError` if there are more hubs than tokens or fewer hubs
-    than `nearest`.
+    Nearest is by Manhattan distance on the grid (over rows, columns and frames), ties broken at random. The paper
+    leaves open how many hubs a token is tied to and in which direction: `nearest` says the first, and spokes run both
+    ways unless `both_ways` is False, when tokens read their hubs and hubs read hubs only. Raises `SpecError` if there
+    are more hubs than tokens or fewer hubs than `nearest`.
     """
     check_hub_spoke(grid, hubs, nearest)
     generator = np.random.default_rng(seed)
-    tokens = grid[0] * grid[1]
+    tokens = math.prod(grid)
     chosen = np.sort(generator.choice(tokens, size=hubs, replace=False))
     spokes = np.setdiff1d(np.arange(tokens), chosen)
     graph = np.eye(tokens, dtype=bool)
@@ -105,10 +105,10 @@ def hub_spoke(
     return graph
 
 
-def check_hub_spoke(grid: tuple[int, int], hubs: int, nearest: int) -> None:
+def check_hub_spoke(grid: Grid, hubs: int, nearest: int) -> None:
     """Raise `SpecError` if there are more hubs than tokens, or fewer hubs than each token is tied to."""
-    tokens = grid[0] * grid[1]
+    tokens = math.prod(grid)
     if hubs > tokens:
-        raise spec_error(f"hubs K{hubs}", f"a {grid[0]}x{grid[1]} grid has {tokens} tokens", f"K{max(1, tokens // 4)}")
+        raise spec_error(f"hubs K{hubs}", f"a {shown(grid)} grid has {tokens} tokens", f"K{max(1, tokens // 4)}")
     if nearest > hubs:
         raise spec_error(f"nearest N{nearest}", f"there are only {hubs} hubs", f"K{hubs}N{hubs}")

@@ -111,9 +111,9 @@ class KeyRemoval(Intervention):
         raise spec_error(self, "its keys are chosen while the model runs, so it has no fixed mask", "R4S32")
 
     def _check_layout(self, layout: TokenLayout) -> None:
-        keys = layout.count(self.scope.keys)
+        keys, size = max((own.count(self.scope.keys), own.size) for own in layout.sequences())
         kind = "" if self.scope.keys == "all" else f"{self.scope.keys} "
-        most = min(keys, layout.size - 1)  # one key must stay, or rows of attention are empty
+        most = min(keys, size - 1)  # one key must stay, or rows of attention are empty
         why = f"there are {keys} {kind}keys" + (" and one must stay" if most < keys else "")
         if self.kind == "random":
             most, why = keys // 2, f"its controls are never sinks, and there are only {keys} {kind}keys for both"

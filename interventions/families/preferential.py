@@ -4,6 +4,7 @@ Everything of the family is here: value, grammar, graph and solver. The graph is
 exactly the one-by-one process. Source: the masking paper (Sci4DL 2026); see `small_world`.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +13,7 @@ import numpy as np
 
 from interventions.errors import spec_error
 from interventions.families.base import Candidate, Graph
+from interventions.graphs import Grid
 from interventions.scope import NUMBER, as_text
 
 LARGEST_EXPONENT = 10  # beyond it a few keys take everything at once and the number only costs precision
@@ -65,18 +67,18 @@ class Preferential(Graph):
         """Name of the family."""
         return "preferential"
 
-    def graph(self, grid: tuple[int, int], seed: int = 0) -> np.ndarray:
+    def graph(self, grid: Grid, seed: int = 0) -> np.ndarray:
         """Return the graph itself: bool [image query, image key]."""
-        return preferential(grid[0] * grid[1], self.density, self.exponent, seed)
+        return preferential(math.prod(grid), self.density, self.exponent, seed)
 
-    def check_grid(self, grid: tuple[int, int]) -> None:
+    def check_grid(self, grid: Grid) -> None:
         """Raise `SpecError` if the starting connections alone exceed the density."""
-        check_preferential(grid[0] * grid[1], self.density)
+        check_preferential(math.prod(grid), self.density)
 
     @classmethod
-    def candidates(cls, solver: str, target: float, grid: tuple[int, int]) -> list[Candidate]:
+    def candidates(cls, solver: str, target: float, grid: Grid) -> list[Candidate]:
         """Return the target itself with exponent 1, or the density that growth starts from."""
-        tokens = grid[0] * grid[1]
+        tokens = math.prod(grid)
         least = (1 + min(START_CONNECTIONS, tokens - 1)) / tokens
         if round(target * tokens**2) >= round(least * tokens**2):
             return [(cls(target, 1.0), target)]

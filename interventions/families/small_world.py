@@ -5,6 +5,8 @@ Source: the masking paper, "Probing information flow in vision transformers thro
 (Sci4DL 2026).
 """
 
+import functools
+import math
 import re
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,8 +15,9 @@ import numpy as np
 
 from interventions.errors import spec_error
 from interventions.families.base import Candidate, Graph
-from interventions.graphs import manhattan
+from interventions.graphs import Grid, manhattan
 from interventions.scope import NUMBER, read_number, whole
+from interventions.segments import shown
 
 LARGEST_SOLVED_RADIUS = 4  # of the masking paper's R4S32
 LARGEST_LOCAL_SHARE = 0.75  # of a small world's connections: at least a quarter are shortcuts
@@ -62,21 +65,21 @@ class SmallWorld(Graph):
         """Whether chance is involved: only shortcuts are drawn."""
         return self.shortcuts > 0
 
-    def graph(self, grid: tuple[int, int], seed: int = 0) -> np.ndarray:
+    def graph(self, grid: Grid, seed: int = 0) -> np.ndarray:
         """Return the graph itself: bool [image query, image key]."""
         return small_world(grid, self.radius, self.shortcuts, seed)
 
-    def check_grid(self, grid: tuple[int, int]) -> None:
+    def check_grid(self, grid: Grid) -> None:
         """Raise `SpecError` if the radius or the shortcuts exceed what the grid holds."""
         check_small_world(grid, self.radius, self.shortcuts)
 
     @classmethod
-    def candidates(cls, solver: str, target: float, grid: tuple[int, int]) -> list[Candidate]:
+    def candidates(cls, solver: str, target: float, grid: Grid) -> list[Candidate]:
         """Return the values near a target density, for "small-world", "local" or "random"."""
         return {"small-world": _both, "local": _local, "random": _random}[solver](target, grid)
 
 
-def small_world(grid: tuple[int, int], radius: int, shortcuts: int, seed: int = 0) -> np.ndarray:
+def small_world(grid: Grid, radius: int, shortcuts: int, seed: int = 0) -> np.ndarray:
     """Return bool [query, key]: a Manhattan ball clipped at the border, plus directed shortcuts from outside it.
 
     Shortcuts are drawn uniformly without replacement, `shortcuts` per query; a query with fewer keys outside its ball
@@ -95,59 +98,58 @@ def small_world(grid: tuple[int, int], radius: int, shortcuts: int, seed: int = 
     return graph
 
 
-def ball_sizes(grid: tuple[int, int], radius: int) -> np.ndarray:
+def ball_sizes(grid: Grid, radius: int) -> np.ndarray:
     """Return int [token]: how many cells lie within the Manhattan radius of each cell, itself included."""
-    height, width = grid
-    rows, columns = np.indices(grid).reshape(2, -1, 1)
-    offset = np.arange(-radius, radius + 1)
-    reach = radius - np.abs(offset)  # what is left of the radius for columns
-    left, right = np.maximum(columns - reach, 0), np.minimum(columns + reach, width - 1)
-    inside = (rows + offset >= 0) & (rows + offset < height)
-    return np.where(inside, right - left + 1, 0).sum(axis=1)
+    side, *rest = grid
+    if not rest:
+        cells = np.arange(side)
+        return np.minimum(cells + radius, side - 1) - np.maximum(cells - radius, 0) + 1
+    apart = [ball_sizes(tuple(rest), radius - steps) for steps in range(min(radius, side - 1) + 1)]
+    within = [range(max(0, place - radius), min(side, place + radius + 1)) for place in range(side)]
+    return np.concatenate([sum(apart[abs(place - other)] for other in within[place]) for place in range(side)])
 
 
-def check_small_world(grid: tuple[int, int], radius: int, shortcuts: int) -> None:
+def check_small_world(grid: Grid, radius: int, shortcuts: int) -> None:
     """Raise `SpecError` if the radius or the shortcuts exceed what the grid holds."""
-    height, width = grid
-    widest = height + width - 2
+    widest = sum(grid) - len(grid)
     if radius > widest:
         raise spec_error(
             f"radius R{radius}",
-            f"on a {height}x{width} grid no two tokens are that far apart; the largest is {widest}",
+            f"on a {shown(grid)} grid no two tokens are that far apart; the largest is {widest}",
             f"R{min(4, widest)}S0",
         )
-    outside = height * width - int(ball_sizes(grid, radius).min())
+    outside = math.prod(grid) - int(ball_sizes(grid, radius).min())
     if shortcuts > outside:
         raise spec_error(
             f"shortcuts S{shortcuts}",
-            f"on a {height}x{width} grid at most {outside} keys lie outside the ball of radius {radius}",
+            f"on a {shown(grid)} grid at most {outside} keys lie outside the ball of radius {radius}",
             f"R{radius}S{outside}",
         )
 
 
-def _local(target: float, grid: tuple[int, int]) -> list[Candidate]:
-    """RxS0 of all radii; how many pairs lie at each Manhattan distance is the convolution of both axes' pairs."""
-    rows, columns = (np.array([side, *(2 * (side - apart) for apart in range(1, side))]) for side in grid)
-    shares = np.cumsum(np.convolve(rows, columns)) / (grid[0] * grid[1]) ** 2
+def _local(target: float, grid: Grid) -> list[Candidate]:
+    """RxS0 of all radii; how many pairs lie at each Manhattan distance is the convolution of all axes' pairs."""
+    pairs = (np.array([side, *(2 * (side - apart) for apart in range(1, side))]) for side in grid)
+    shares = np.cumsum(functools.reduce(np.convolve, pairs)) / math.prod(grid) ** 2
     return [(SmallWorld(radius, 0), float(shares[radius])) for radius in range(1, len(shares))]
 
 
-def _random(target: float, grid: tuple[int, int]) -> list[Candidate]:
+def _random(target: float, grid: Grid) -> list[Candidate]:
     """R0Sy of the numbers of shortcuts around the target, and the extremes."""
     return _shortcuts(target, grid, radius=0)
 
 
-def _both(target: float, grid: tuple[int, int]) -> list[Candidate]:
+def _both(target: float, grid: Grid) -> list[Candidate]:
     """RxSy, x the largest radius up to 4 whose ball takes at most three quarters of the connections, else 1."""
-    connections = target * grid[0] * grid[1]  # of a query
-    radii = range(1, min(LARGEST_SOLVED_RADIUS, sum(grid) - 2) + 1)
+    connections = target * math.prod(grid)  # of a query
+    radii = range(1, min(LARGEST_SOLVED_RADIUS, sum(grid) - len(grid)) + 1)
     fitting = [radius for radius in radii if ball_sizes(grid, radius).mean() <= LARGEST_LOCAL_SHARE * connections]
     return _shortcuts(target, grid, radius=max(fitting, default=1))
 
 
-def _shortcuts(target: float, grid: tuple[int, int], radius: int) -> list[Candidate]:
+def _shortcuts(target: float, grid: Grid, radius: int) -> list[Candidate]:
     """Shortcuts near the target for one radius; a query takes at most what lies outside its ball."""
-    tokens = grid[0] * grid[1]
+    tokens = math.prod(grid)
     balls = ball_sizes(grid, radius)
 
     def density(shortcuts: int) -> float:

@@ -18,7 +18,7 @@ from interventions.seam.calls import Call, Pieces, additive, has_empty_row
 from interventions.seam.lanes import Lanes
 from interventions.seam.mass import attention_mass
 from interventions.seam.measurements import Measurements
-from interventions.seam.sinks import candidates, choose, query_tokens, suppress
+from interventions.seam.sinks import candidates, choose, joined, query_tokens, suppress
 from interventions.seam.sites import SeamError, Site
 from interventions.seam.tokens import call_layouts
 
@@ -39,32 +39,41 @@ def pieces(lanes: Lanes, seen: Measurements, site: Site, call: Call, rows: slice
 
 def _masked(lanes: Lanes, site: Site, call: Call, lane: Intervention) -> Pieces:
     """A graph on the image-image block of calls whose queries and keys hold the image tokens."""
-    queries, keys = call.lengths
-    if queries != keys or site.cross:
+    if site.cross and not lanes.layout.text:
+        return call.whole(call)  # whatever its keys are, they are not the image's own tokens
+    queries, keys = call_layouts(lanes.layout, site, call)
+    if not queries.image_tokens or not keys.image_tokens:
         return call.whole(call)
-    layout, _ = lanes.layout.for_call(queries, keys, cross=False)
-    if layout is None or not layout.image_tokens:
-        return call.whole(call)
-    masked = call.biased(_bias(lanes, lane, layout, call.query))
+    if queries.cells != keys.cells:
+        raise SeamError(
+            f"{lane} cannot act on {site.name}: its queries are {queries} and its keys {keys}, and a graph is over the "
+            "tokens of one grid; leave its layer out with layers="
+        )
+    masked = call.biased(_bias(lanes, lane, (queries, keys), call.query))
     if call.bias() is not None and masked.attn_mask is not None and has_empty_row(masked.attn_mask):
         raise SeamError(f"{lane} and the model's own mask leave a query of {site.name} without any key")
     return call.whole(masked)
 
 
-def _bias(lanes: Lanes, lane: Intervention, layout: TokenLayout, like: torch.Tensor) -> torch.Tensor:
-    """The lane's mask as additive logits [query, key], kept per intervention, layout, device and dtype."""
+def _bias(lanes: Lanes, lane: Intervention, sides: tuple[TokenLayout, TokenLayout], like: torch.Tensor) -> torch.Tensor:
+    """The lane's mask as additive logits [query, key], kept per intervention, layouts, device and dtype."""
     graph = replace(lane, scope=Scope())
 
     def bias() -> torch.Tensor:
-        allowed = torch.from_numpy(_graph(graph, layout, lanes.seed)).to(like.device)
+        allowed = torch.from_numpy(_graph(graph, *sides, lanes.seed)).to(like.device)
         return additive(allowed, like.dtype, lane.scope.strength)
 
-    return lanes.kept(("bias", graph, lane.scope.strength, layout, like.device, like.dtype), bias)
+    return lanes.kept(("bias", graph, lane.scope.strength, sides, like.device, like.dtype), bias)
 
 
 @functools.lru_cache(maxsize=16)
-def _graph(lane: Intervention, layout: TokenLayout, seed: int) -> np.ndarray:
-    return lane.mask(layout, seed)
+def _graph(lane: Intervention, queries: TokenLayout, keys: TokenLayout, seed: int) -> np.ndarray:
+    """The mask [query, key] of a call; all true outside the image-image block."""
+    if queries.segments == keys.segments:
+        return lane.mask(keys, seed)
+    mask = np.ones((queries.size, keys.size), dtype=bool)
+    mask[queries.image, keys.image] = lane.mask(TokenLayout(keys.cells), seed)
+    return mask
 
 
 def _without_keys(
@@ -75,14 +84,15 @@ def _without_keys(
     query_layout, key_layout = call_layouts(lanes.layout, site, call)
     queries = query_tokens(lane, query_layout)
     allowed = candidates(lane, key_layout)
-    if queries is None or allowed is None:
+    if not queries or allowed is None:
         return part.whole(part)
     kinds = lanes.kept(
         ("kinds", lane, key_layout, rows.start, rows.stop, call.batch, len(lanes), call.key.device),
         lambda: lanes.kinds(allowed.to(call.key.device), rows, call.batch, key_layout),
     )
     clean = lane.scope.source == "clean"
-    source = (call.rows(lanes.clean_rows(rows, number, call.batch)) if clean else part).queries(queries)
+    source = call.rows(lanes.clean_rows(rows, number, call.batch)) if clean else part
+    source = source.queries(joined(queries))
     mass = attention_mass(source.query, source.key, source.attn_mask, source.scale)
     tokens = choose(
         lane,

@@ -8,13 +8,11 @@ cannot be reached raises `SeamError`, and leaving the context restores the model
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from interventions.families import Intervention
 from interventions.layout import TokenLayout
@@ -25,8 +23,10 @@ from interventions.seam.blocked import Answer
 from interventions.seam.calls import Call
 from interventions.seam.lanes import Lanes, as_lanes
 from interventions.seam.measurements import Measurements
+from interventions.seam.natives import native
 from interventions.seam.recorder import Recorder
-from interventions.seam.sites import SeamError, Site, fused, fused_forward, sites
+from interventions.seam.sites import SeamError, Site, sites
+from interventions.seam.wrapping import watched_model, wrapped_module
 
 __all__ = ["Recorder", "SeamError", "Site", "attend", "sites"]
 
@@ -43,6 +43,8 @@ def attend(
     top: int = TOP,
     padding: torch.Tensor | None = None,
     half: int | None = None,
+    calls: Mapping[str, int] | None = None,
+    unreachable: Sequence[str] = (),
     watch: Callable[[Site, Call], None] | None = None,
 ) -> Iterator[Recorder]:
     """Run `model` under interventions, one per lane, inside this context; yields the `Recorder`.
@@ -62,6 +64,11 @@ def attend(
     `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
     batch. A random control then replaces words by words and padding by padding; without it all are text.
 
+    `calls`: how many attention calls a module makes in one forward, by its name, where it is not one (the cross
+    attention of Wan image-to-video: {"blocks.0.attn2": 2, ...}); each is a site, the second named `blocks.0.attn2#1`.
+    `unreachable`: names of modules whose attention is no softmax call (SANA's linear attention). Nothing is done to
+    them, and a spec that acts on them is refused with a `SpecError` that says what can be done instead.
+
     `watch(site, call)` is shown every attention call as the model made it, before any lane acts: the whole batch, with
     query, key and value [batch, heads, tokens, head_dim], `call.attn_mask` and `call.scale`. It reads, never changes.
 
@@ -69,77 +76,20 @@ def attend(
     model lacks, `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
     the context when a forward missed a site.
     """
-    modules = tuple(sites(model))
-    if not modules:
+    model = getattr(model, "_orig_mod", model)  # what torch.compile holds
+    known = tuple(sites(model, calls, unreachable))
+    if not any(site.reachable for site in known):
         raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
     numbers = None if samples is None else tuple(int(sample) for sample in samples)
-    lanes = Lanes(modules, layout, as_lanes(interventions), seed, numbers, padding, half)
-    recorder = Recorder(lanes, Measurements(modules, layout, tuple(record), top, lanes.measured), watch)
+    lanes = Lanes(known, layout, as_lanes(interventions), seed, numbers, padding, half)
+    recorder = Recorder(lanes, Measurements(known, layout, tuple(record), top, lanes.measured), watch)
     with contextlib.ExitStack() as wrapped:
-        wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
-        for site in modules:
-            wrapped.enter_context(_wrapped(site, recorder))
+        recorder.backends = wrapped.enter_context(native(model))
+        for module, its_sites in itertools.groupby(recorder.sites, key=lambda site: site.module):
+            wrapped.enter_context(wrapped_module(module, tuple(its_sites), recorder, _attention))
+        wrapped.enter_context(watched_model(model, recorder))
         yield recorder
     recorder.check_reached()
-
-
-class _Interceptor(TorchFunctionMode):
-    """Hands every call of `F.scaled_dot_product_attention` to a handler and counts them."""
-
-    def __init__(self, handler: Callable[[Call], torch.Tensor]):
-        super().__init__()
-        self.handler = handler
-        self.calls = 0
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            self.calls += 1
-            return self.handler(Call(*args, **(kwargs or {})))
-        return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def _wrapped(site: Site, recorder: Recorder) -> Iterator[None]:
-    """Replace the module's forward by one under the interceptor, and put back exactly what was there."""
-    module = site.module
-    stock = fused_forward(module)
-    outer: Lanes | None = getattr(module.forward, "lanes", None)
-    if outer is not None:
-        _nest(recorder.lanes, outer)
-        stock = module.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        interceptor = _Interceptor(lambda call: _attention(recorder, site, call))
-        with fused(module), interceptor:
-            result = stock(*args, **kwargs)
-        if interceptor.calls != 1 and not (outer is not None and interceptor.calls):
-            raise SeamError(
-                f"{site.name} called F.scaled_dot_product_attention {interceptor.calls} times, not once: "
-                f"{type(getattr(module, 'processor', module)).__name__} computes attention in another way, so nothing "
-                "can be done to it; set the model's default attention processor"
-            )
-        recorder.reached.add(site.index)
-        return result
-
-    forward.lanes = recorder.lanes  # type: ignore[attr-defined]
-    missing = object()
-    before = vars(module).get("forward", missing)
-    module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is missing:
-            del module.forward
-        else:
-            module.forward = before  # type: ignore[method-assign]
-        if outer is not None:
-            outer.nested = False
-
-
-def _nest(inner: Lanes, outer: Lanes) -> None:
-    if len(inner) > 1 or len(outer) > 1:
-        raise SeamError("nested attend contexts take one lane each; give all lanes to a single attend instead")
-    inner.nested = outer.nested = True
 
 
 def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:

@@ -58,7 +58,7 @@ class Call:
             mask = mask[rows]
         return replace(self, query=self.query[rows], key=self.key[rows], value=self.value[rows], attn_mask=mask)
 
-    def queries(self, part: slice) -> Call:
+    def queries(self, part: slice | torch.Tensor) -> Call:
         """The same call for some of its query tokens."""
         mask = self.bias()
         if mask is not None and mask.shape[-2] > 1:

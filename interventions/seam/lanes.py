@@ -6,6 +6,7 @@ what it does there is for `actions`, what is seen there for `measurements`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,8 +14,10 @@ import torch
 
 from interventions.errors import spec_error
 from interventions.families import Clean, Intervention, KeyRemoval
-from interventions.layout import PADDING, TEXT, TokenLayout
+from interventions.layout import TokenLayout
+from interventions.seam.reach import check_reach
 from interventions.seam.sites import SeamError, Site
+from interventions.segments import PADDING, TEXT
 
 
 @dataclass
@@ -148,25 +151,32 @@ class Lanes:
             )
         numbers = torch.arange(rows.start, rows.stop)
         filled = self.padding[numbers // (block * len(self)), numbers % block].to(kinds.device)
-        text = kinds[keys.size - keys.text :]
-        named = torch.where(filled & (text == TEXT), PADDING, text)
-        return torch.cat([kinds[: keys.size - keys.text].expand(len(named), -1), named], dim=1).unsqueeze(1)
+        text = torch.from_numpy(keys.kinds() == TEXT).to(kinds.device)
+        named = kinds.repeat(len(filled), 1)
+        named[:, text] = torch.where(filled & (kinds[text] == TEXT), PADDING, kinds[text])
+        return named.unsqueeze(1)
 
     def _check(self, lanes: tuple[Intervention, ...]) -> None:
-        """Raise unless this model has the layers that lanes name, and the batch the lane that they look at."""
+        """Raise unless this model has the tokens and layers that lanes name, and the batch the lane they look at."""
         if not lanes:
             raise ValueError("no lane: give at least one intervention, e.g. parse('clean')")
         if self.nested and len(lanes) > 1:
             raise SeamError("nested attend contexts take one lane each")
         layers = 1 + max(site.layer for site in self.sites)
         for lane in lanes:
-            if lane.scope.layers and max(lane.scope.layers) >= layers:
-                raise spec_error(f"{lane}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
+            _checked(lane, self.layout, layers)
+            check_reach(lane, self.sites)
             reads_clean = isinstance(lane, KeyRemoval) and lane.scope.source == "clean"
             if reads_clean and not any(isinstance(other, Clean) for other in lanes):
                 raise spec_error(
                     f"{lane}: source=clean", "no lane of this batch is clean", "attend(model, [parse('clean'), ...])"
                 )
+
+
+@functools.lru_cache(maxsize=256)
+def _checked(lane: Intervention, layout: TokenLayout, layers: int) -> None:
+    """`Intervention.check`, once for all steps."""
+    lane.check(layout, layers=layers)
 
 
 def as_lanes(interventions: Intervention | Sequence[Intervention]) -> tuple[Intervention, ...]:

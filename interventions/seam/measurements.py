@@ -125,7 +125,9 @@ class Measurements:
         for site in self.sites:
             if site.index in self.values:
                 groups.setdefault(site.layer if per == "layer" else site.index, []).append(self.values[site.index])
-        merged = [_merged(group) for group in groups.values()]
+            elif per == "layer" and not site.reachable and self.values:
+                groups.setdefault(site.layer, [])
+        merged = [_merged(groups[key]) for key in sorted(groups)]
         self.clear()
         names = dict.fromkeys(name for values in merged for name in values)
         return {name: _stacked([values.get(name) for values in merged]) for name in names}
@@ -151,7 +153,7 @@ def _stacked(values: Sequence[torch.Tensor | None]) -> torch.Tensor:
 
 def _merged(group: list[Values]) -> Values:
     """Several calls of one block as one: what the first lacks is taken from the next."""
-    merged = dict(group[0])
+    merged = dict(group[0]) if group else {}
     for other in group[1:]:
         for name, value in other.items():
             have = merged.setdefault(name, value)

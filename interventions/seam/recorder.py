@@ -24,13 +24,19 @@ class Recorder:
     lanes: Lanes
     measurements: Measurements
     watch: Callable[[Site, Call], None] | None = field(default=None, repr=False)
+    backends: tuple[str, ...] = ("native",)  # the attention backends that the model was set to, set aside meanwhile
     ran: bool = False
     reached: set[int] = field(default_factory=set)  # indices of the sites that ran
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The attention modules, in the order they run."""
-        return self.lanes.sites
+        """The attention calls that are reached, in the order they run."""
+        return tuple(site for site in self.lanes.sites if site.reachable)
+
+    @property
+    def unreachable(self) -> tuple[Site, ...]:
+        """The modules that were declared to compute attention without a softmax call; nothing is done to them."""
+        return tuple(site for site in self.lanes.sites if not site.reachable)
 
     def begin(self, step: int, steps: int, interventions: Intervention | Sequence[Intervention] | None = None) -> None:
         """Say which step of how many the next forward is and, if they change, the lanes of its batch."""
@@ -52,16 +58,13 @@ class Recorder:
 
         `per`: "layer" has one entry for the calls of a block; the first call to cover a token, or to have the value,
         counts (SD3.5's second attention is left out; a UNet's self attention gives the image tokens and its cross
-        attention the text tokens). "site" has one entry for each attention module, in the order of `sites`.
+        attention the text tokens), and a layer of which nothing can be reached is all missing. "site" has one entry for
+        each attention call, in the order of `sites`.
         """
         values = self.measurements.take(per)
         lanes, samples = self.lanes.measured_lanes, self.lanes.samples
         split = (1, lanes, -1) if samples is None else (-1, lanes, len(samples))
         return {name: value.unflatten(0, split) for name, value in values.items()}
-
-    def note_forward(self, *_: object) -> None:
-        """Remember that the model ran: the hook that `attend` sets, in case no site is ever reached."""
-        self.ran = True
 
     def check_reached(self) -> None:
         """Raise `SeamError` if forwards ran but some site was never part of one."""

@@ -7,21 +7,32 @@ attention modules and records nothing; `attend` does.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from interventions.errors import spec_error
 from interventions.families import KeyRemoval
-from interventions.layout import IMAGE, PADDING, PREFIX, TEXT, TokenLayout
+from interventions.layout import TokenLayout
 from interventions.seam.calls import Call, Pieces
+from interventions.segments import IMAGE, KINDS, PADDING, PREFIX, TEXT
+
+SHUT = -1000.0
+"""A logit that a model adds where it means that a key is not there: no float32 softmax has anything left of it.
+
+PixArt, LTX, SANA and Allegro add -10000 to their padding, not -inf.
+"""
 
 
-def query_tokens(lane: KeyRemoval, layout: TokenLayout) -> slice | None:
-    """The query tokens that a lane acts on in a call with this layout of queries; None if there are none."""
-    parts = {"all": slice(0, layout.size), "image": layout.image, "text": slice(layout.image.stop, layout.size)}
-    part = parts[lane.scope.queries]
-    return part if part.stop > part.start else None
+def query_tokens(lane: KeyRemoval, layout: TokenLayout) -> tuple[slice, ...]:
+    """The query tokens that a lane acts on in a call with this layout of queries, as runs of neighbours."""
+    return layout.runs(lane.scope.queries)
+
+
+def joined(runs: Sequence[slice]) -> slice | torch.Tensor:
+    """Runs of tokens as one index: a slice where they are one."""
+    return runs[0] if len(runs) == 1 else torch.cat([torch.arange(run.start, run.stop) for run in runs])
 
 
 def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | None = None) -> torch.Tensor | None:
@@ -32,7 +43,7 @@ def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | Non
     """
     kinds = torch.from_numpy(layout.kinds())
     if lane.scope.keys != "all":
-        kinds = kinds.masked_fill(kinds != {"image": IMAGE, "text": TEXT}[lane.scope.keys], -1)
+        kinds = kinds.masked_fill(kinds != KINDS[lane.scope.keys], -1)
     number = int((kinds >= 0).sum())
     if not number:
         return None
@@ -111,8 +122,8 @@ def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def suppress(lane: KeyRemoval, call: Call, tokens: torch.Tensor, queries: slice) -> Pieces:
-    """The calls that answer `call` with `tokens` [rows, heads, k] suppressed for the query tokens of a slice.
+def suppress(lane: KeyRemoval, call: Call, tokens: torch.Tensor, queries: Sequence[slice]) -> Pieces:
+    """The calls that answer `call` with `tokens` [rows, heads, k] suppressed for the query tokens of some slices.
 
     Score path with strength a: their probabilities p become (1 - a) p and the rest is renormalised to 1 - (1 - a) P, P
     being what they had together (the sink paper). That is exactly (1 - a) times the clean output plus a times the
@@ -121,18 +132,20 @@ def suppress(lane: KeyRemoval, call: Call, tokens: torch.Tensor, queries: slice)
     Value path: v + a (fill - v) for those keys' values, fill being 0 or the mean of the other keys' values. Hence with
     a = 1 and fill 0 the output is (1 - P) times that of the score path.
     """
-    part = call.queries(queries)
+    edges = [0, *(edge for run in queries for edge in (run.start, run.stop)), call.lengths[0]]
+    around = [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if stop > start]
+    pieces = [(rest, call.queries(rest)) for rest in around]
+    return [*pieces, *((run, answer) for run in queries for answer in _acted(lane, call.queries(run), tokens))]
+
+
+def _acted(lane: KeyRemoval, call: Call, tokens: torch.Tensor) -> list[Call]:
+    """The calls that answer `call` with `tokens` suppressed for all its queries; their shares add up to 1."""
     dose = lane.scope.strength
     if lane.path == "value":
-        acted = [replace(part, value=_filled(call.value, tokens, lane.scope.fill, dose))]
-    elif dose == 1:
-        acted = [_without(part, tokens)]
-    else:
-        acted = [replace(part, share=1 - dose), replace(_without(part, tokens), share=dose)]
-    length = call.lengths[0]
-    around = [slice(0, queries.start), slice(queries.stop, length)]
-    pieces = [(rest, call.queries(rest)) for rest in around if rest.stop > rest.start]
-    return [*pieces, *((queries, answer) for answer in acted)]
+        return [replace(call, value=_filled(call.value, tokens, lane.scope.fill, dose))]
+    if dose == 1:
+        return [_without(call, tokens)]
+    return [replace(call, share=1 - dose), replace(_without(call, tokens), share=dose)]
 
 
 def _without(call: Call, tokens: torch.Tensor) -> Call:
@@ -144,7 +157,7 @@ def _without(call: Call, tokens: torch.Tensor) -> Call:
     if own is None:
         return call.biased(bias)
     both = own + bias
-    empty = torch.isneginf(both).all(-1, keepdim=True)
+    empty = (both <= SHUT).all(-1, keepdim=True)
     return replace(call, attn_mask=torch.where(empty, own, both), is_causal=False)
 
 

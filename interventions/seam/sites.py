@@ -7,21 +7,24 @@ nothing and changes nothing by itself: `attend` does.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from interventions.errors import FailureError
+from interventions.errors import FailureError, spec_error
+from interventions.scope import closest
 
 _ATTENTION_CLASSES = {
     ("diffusers.models.attention_processor", "Attention"),
+    ("diffusers.models.attention_processor", "MochiAttention"),
     ("diffusers.models.attention", "AttentionModuleMixin"),
     ("open_clip.transformer", "Attention"),
     ("torch.nn.modules.activation", "MultiheadAttention"),
 }
+_COMPILED = "_orig_mod."  # what torch.compile puts before the names of what it holds
 _UNET_ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 
@@ -31,12 +34,19 @@ class SeamError(FailureError):
 
 @dataclass(frozen=True)
 class Site:
-    """One attention module: its dotted name, its 0-based layer (block), and its position among all sites."""
+    """One attention call: its module and which of the module's calls it is, both 0-based.
+
+    name: that of the module, `blocks.0.attn2`, and `blocks.0.attn2#1` for its second call. layer: of the block, shared
+    by all calls in it. index: its position among all sites. reachable: False for a module that was declared to compute
+    attention without a softmax call, so that nothing can be done to it.
+    """
 
     name: str
     layer: int
     module: nn.Module
     index: int = 0
+    call: int = 0
+    reachable: bool = True
 
     @property
     def cross(self) -> bool:
@@ -44,19 +54,53 @@ class Site:
         return bool(getattr(self.module, "is_cross_attention", False))
 
 
-def sites(model: nn.Module) -> list[Site]:
-    """All attention modules of `model` in the order they run; modules of one block share a layer index.
+def sites(model: nn.Module, calls: Mapping[str, int] | None = None, unreachable: Sequence[str] = ()) -> list[Site]:
+    """All attention calls of `model` in the order they run; those of one block share a layer index.
 
-    A model without any attention module gives an empty list.
+    calls: how many calls a module makes, by its name, where it is not one or its class is not known. unreachable: names
+    of modules whose attention is to be left alone. A model without any gives an empty list. Declared modules of an
+    unknown class that stand in no block like the others have the last layers, so that a block keeps its number.
+    Raises `SpecError` for a name that the model lacks, and for a module that would make no call.
     """
-    named = [(name, module) for name, module in model.named_modules() if _is_attention(module)]
-    named.sort(key=lambda item: _UNET_ORDER.get(item[0].split(".")[0], -1))  # stable: only a UNet is reordered
-    layers: dict[str, int] = {}
-    modules = []
-    for index, (name, module) in enumerate(named):
-        layer = layers.setdefault(name.rpartition(".")[0], len(layers))
-        modules.append(Site(name, layer, module, index))
-    return modules
+    calls = dict(calls or {})
+    modules = {name.replace(_COMPILED, ""): module for name, module in model.named_modules()}
+    _check_names("calls", calls, modules)
+    _check_names("unreachable", unreachable, modules)
+    known = [name for name, module in modules.items() if _is_attention(module)]
+    named = [name for name in modules if name in {*known, *calls, *unreachable}]
+    named.sort(key=lambda name: _UNET_ORDER.get(name.split(".")[0], -1))  # stable: only a UNet is reordered
+    layers = _layers(named, known)
+    found: list[Site] = []
+    for name in named:
+        count = 1 if name in unreachable else calls.get(name, 1)
+        if count < 1:
+            raise spec_error(f"calls={{{name!r}: {count}}}", "a module of attention makes one call or more", "2")
+        for call in range(count):
+            called = f"{name}#{call}" if call else name
+            layer = layers[name.rpartition(".")[0]]
+            found.append(Site(called, layer, modules[name], len(found), call, name not in unreachable))
+    return found
+
+
+def _layers(named: Sequence[str], known: Sequence[str]) -> dict[str, int]:
+    """The layer of each block (what a module's name is without its last part), in the order they run."""
+    blocks = {name.rpartition(".")[0] for name in known}
+    rows = {block.rpartition(".")[0] for block in blocks if block.rpartition(".")[2].isdigit()}
+
+    def apart(block: str) -> bool:
+        row, _, number = block.rpartition(".")
+        return block not in blocks and not (row in rows and number.isdigit())
+
+    order = dict.fromkeys(name.rpartition(".")[0] for name in named)
+    return {block: layer for layer, block in enumerate(sorted(order, key=apart))}
+
+
+def _check_names(argument: str, names: Iterable[str], modules: Mapping[str, nn.Module]) -> None:
+    for name in names:
+        if name not in modules:
+            attention = [other for other, module in modules.items() if _is_attention(module)]
+            likely = closest(name, attention) or next(iter(attention), "transformer_blocks.0.attn")
+            raise spec_error(f"{argument}: {name!r}", "the model has no such module", repr(likely))
 
 
 def _is_attention(module: nn.Module) -> bool:

@@ -18,11 +18,12 @@ from interventions.seam.sites import Site
 def call_layouts(layout: TokenLayout, site: Site, call: Call) -> tuple[TokenLayout, TokenLayout]:
     """What the query and key tokens of a call are; queries of a pooling layer count as prefix tokens."""
     queries, keys = call.lengths
-    if queries != keys == layout.size and not site.cross:
-        return TokenLayout((0, 0), prefix=queries), layout
-    query_layout, key_layout = layout.for_call(queries, keys, cross=site.cross)
-    assert query_layout is not None
-    assert key_layout is not None
+    pooling = queries != keys == layout.size and not site.cross and (queries, keys) not in layout.calls
+    found = (None, layout) if pooling else layout.for_call(queries, keys, cross=site.cross, site=site.name)
+    query_layout, key_layout = (
+        TokenLayout((0, 0), prefix=tokens) if side is None else side
+        for side, tokens in zip(found, call.lengths, strict=True)
+    )
     return query_layout, key_layout
 
 
@@ -30,9 +31,10 @@ def spread(mass: torch.Tensor, call: TokenLayout, layout: TokenLayout) -> torch.
     """Mass [..., keys of a call] on the tokens of the model's layout, NaN where the call has no such token.
 
     At a coarser resolution a key's mass is divided evenly among the layout's tokens it covers, at a finer one the
-    masses of the keys in a token are added, so that the sum stays what it was.
+    masses of the keys in a token are added, so that the sum stays what it was. Keys that stand for no token of the
+    layout (more words than it has) have no place and are left out.
     """
-    if call == layout:
+    if call.segments == layout.segments:
         return mass
     out = mass.new_full((*mass.shape[:-1], layout.size), float("nan"))
     where = positions(call, layout).to(mass.device)
@@ -44,34 +46,53 @@ def spread(mass: torch.Tensor, call: TokenLayout, layout: TokenLayout) -> torch.
         out[..., layout.image] = image
     else:
         out.index_add_(-1, where[call.image], mass[..., call.image])
-    rest = [*range(call.image.start), *range(call.image.stop, call.size)]
-    out[..., where[rest]] = mass[..., rest]
+    placed = where >= 0
+    placed[call.image] = False
+    out[..., where[placed]] = mass[..., placed]
     return out
 
 
 @functools.lru_cache(maxsize=64)
 def positions(call: TokenLayout, layout: TokenLayout, device: torch.device | None = None) -> torch.Tensor:
-    """For each token of a call the (first) token of the model's layout that it stands for, int64.
+    """For each token of a call the (first) token of the model's layout that it stands for, int64; -1 where none is.
 
-    Kept on its device: a copy to a GPU waits for it, and this is asked for in every layer.
+    An image token stands for a cell, a token of another kind for the one of that kind with the same number. Kept on its
+    device: a copy to a GPU waits for it, and this is asked for in every layer.
     """
     if device is not None and device.type != "cpu":
         return positions(call, layout).to(device)
-    if call == layout:
-        return torch.arange(layout.size)
-    (height, width), (high, wide) = layout.grid, call.grid
-    y, x = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
-    rows, columns = (-(-y * height // max(high, 1)), -(-x * width // max(wide, 1)))
-    if call.image_tokens > layout.image_tokens:
-        rows, columns = y * height // high, x * width // wide
-    image = layout.prefix + (rows * width + columns).flatten()
-    prefix = torch.arange(call.prefix)
-    return torch.cat([prefix, image, layout.image.stop + torch.arange(call.text)])
+    places = torch.full((call.size,), -1)
+    for kind in ("text", "prefix", "padding"):
+        own, there = (torch.cat([torch.arange(0), *map(_range, side.runs(kind))]) for side in (call, layout))
+        places[own[: len(there)]] = there[: len(own)]
+    if call.image_tokens:
+        places[call.image] = layout.image.start + _cells(call.cells, layout.cells, first=True)
+    return places
 
 
 @functools.lru_cache(maxsize=64)
 def _covering(call: TokenLayout, layout: TokenLayout) -> torch.Tensor:
     """For each image token of the model's layout the key of a coarser call that covers it."""
-    (height, width), (high, wide) = layout.grid, call.grid
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return (y * high // height * wide + x * wide // width).flatten()
+    return _cells(layout.cells, call.cells, first=False)
+
+
+def _cells(grid: tuple[int, ...], onto: tuple[int, ...], *, first: bool) -> torch.Tensor:
+    """For each cell of a row-major grid the cell of another one over the same picture that it lies in, int64.
+
+    Where the other is finer, the one in which its corner lies; `first`: the first one whose corner lies in it.
+    """
+    grid, onto = _with_frames(grid), _with_frames(onto)
+    found = torch.zeros((1, 1, 1), dtype=torch.int64)
+    for axis, (size, other) in enumerate(zip(grid, onto, strict=True)):
+        place = torch.arange(size) * other
+        place = -(-place // size) if first and size <= other else place // size
+        found = found * other + place.reshape([-1 if along == axis else 1 for along in range(3)])
+    return found.flatten()
+
+
+def _with_frames(grid: tuple[int, ...]) -> tuple[int, ...]:
+    return grid if len(grid) == 3 else (1, *grid)
+
+
+def _range(part: slice) -> torch.Tensor:
+    return torch.arange(part.start, part.stop)

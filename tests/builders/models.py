@@ -8,7 +8,7 @@ from diffusers import DiTTransformer2DModel, SD3Transformer2DModel, UNet2DCondit
 from interventions.layout import TokenLayout
 
 
-def _trained_looking(model, scale=3.0):
+def trained_looking(model, scale=3.0):
     """Random weights large enough that attention is far from uniform and no output is zero."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def dit(layers=2):
         patch_size=1,
         num_embeds_ada_norm=10,
     )
-    return _trained_looking(model), TokenLayout((6, 6))
+    return trained_looking(model), TokenLayout((6, 6))
 
 
 def dit_inputs(batch=2):
@@ -62,7 +62,7 @@ def sd3(dual=False, layers=3):
         dual_attention_layers=(0, 1) if dual else (),
         qk_norm="rms_norm" if dual else None,
     )
-    return _trained_looking(model), TokenLayout((6, 6), text=7)
+    return trained_looking(model), TokenLayout((6, 6), text=7)
 
 
 def sd3_inputs(batch=2):
@@ -90,7 +90,7 @@ def sdxl():
         cross_attention_dim=12,
         use_linear_projection=True,
     )
-    return _trained_looking(model), TokenLayout((8, 8), text=7)
+    return trained_looking(model), TokenLayout((8, 8), text=7)
 
 
 def sdxl_inputs(batch=2):
@@ -113,13 +113,13 @@ def vit(**changes):
         **changes,
     }
     model = timm.models.vision_transformer.VisionTransformer(**arguments)
-    return _trained_looking(model), TokenLayout((6, 6), prefix=model.num_prefix_tokens)
+    return trained_looking(model), TokenLayout((6, 6), prefix=model.num_prefix_tokens)
 
 
 def clip():
     config = {"image_size": 24, "layers": 2, "width": 16, "head_width": 8, "patch_size": 4}
     text = {"context_length": 9, "vocab_size": 20, "width": 16, "heads": 2, "layers": 2}
-    return _trained_looking(open_clip.CLIP(embed_dim=8, vision_cfg=config, text_cfg=text))
+    return trained_looking(open_clip.CLIP(embed_dim=8, vision_cfg=config, text_cfg=text))
 
 
 def images(batch=2, size=24):

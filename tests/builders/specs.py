@@ -13,7 +13,7 @@ common = {"layers": layers, "steps": windows, "pause": windows, "strength": st.j
 graph_scopes = st.builds(
     Scope, **common, queries=st.sampled_from(["all", "image"]), keys=st.sampled_from(["all", "image"])
 )
-kinds = st.sampled_from(["all", "image", "text"])
+kinds = st.sampled_from(["all", "image", "text", "prefix"])
 
 
 @st.composite

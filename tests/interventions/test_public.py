@@ -13,7 +13,7 @@ import interventions
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = [
-    *["FAMILIES", "Graph", "Intervention", "Registry", "Scope", "TokenLayout"],
+    *["FAMILIES", "Graph", "Intervention", "Registry", "Scope", "Segment", "TokenLayout"],
     *["FailureError", "InputError", "RunError", "SeamError", "SpecError", "TraceError"],
     *["arm_coordinates", "attend", "attention_entropy", "attention_mass", "density", "graph_statistics", "parse"],
     "solve_density",
@@ -21,7 +21,8 @@ PUBLIC = [
 PARAMETERS = {
     "arm_coordinates": ["intervention", "steps"],
     "attend": [
-        *["model", "interventions", "layout", "seed", "samples", "record", "top", "padding", "half", "watch"],
+        *["model", "interventions", "layout", "seed", "samples", "record", "top", "padding", "half"],
+        *["calls", "unreachable", "watch"],
     ],
     "attention_entropy": ["query", "key", "mask", "scale"],
     "attention_mass": ["query", "key", "mask", "scale"],

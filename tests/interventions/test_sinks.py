@@ -244,15 +244,30 @@ def test_where_a_kind_has_no_other_token_the_control_takes_one_of_another_kind()
     assert bool((drawn > 0).all())
 
 
-@pytest.mark.parametrize(
-    ("spec", "most"), [("sink-k26", 25), ("random-k14", 13), ("bottom-k7@keys=text", 6), ("sink-k26-value", 25)]
-)
-def test_more_keys_than_a_call_can_spare_are_refused(spec, most):
-    with pytest.raises(SpecError, match=f"at most {most} "):
-        run(spec, random_call())
+TOO_MANY = [("sink-k26", 25), ("random-k14", 13), ("bottom-k7@keys=text", 6), ("sink-k26-value", 25)]
 
 
-def test_a_query_keeps_its_keys_where_the_models_own_mask_leaves_only_suppressed_ones():
+@pytest.mark.parametrize(("spec", "most"), TOO_MANY)
+def test_more_keys_than_the_model_has_are_refused_before_it_runs(spec, most):
+    model = one_call(query=None, key=None, value=None)
+    with (
+        pytest.raises(SpecError, match=rf"there are .*for example (sink|random|bottom)-k{most}\)"),
+        attend(model, parse(spec), layout=LAYOUT),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("spec", "most"), TOO_MANY)
+def test_more_keys_than_a_smaller_call_can_spare_are_refused_by_that_call(spec, most):
+    level = TokenLayout((4, 5), text=6)
+    layout = TokenLayout.of(*TokenLayout((8, 10), text=12).segments, calls={(26, 26): (level, level)})
+    with pytest.raises(SpecError, match=f"an attention call has 26 keys, of which at most {most} "):
+        run(spec, random_call(), layout=layout)
+
+
+@pytest.mark.parametrize("shut", [None, -math.inf, -10000.0])
+def test_a_query_keeps_its_keys_where_the_models_own_mask_leaves_only_suppressed_ones(shut):
+    """`shut`: what the model adds to a key that is not there, None for a boolean mask; PixArt adds -10000."""
     # a causal row 0 sees token 0 alone; token 0 is the sink of a causal model
     layout, causal = TokenLayout((1, 9)), torch.ones(9, 9, dtype=torch.bool).tril()
     query, key, value = random_call(tokens=9)
@@ -262,7 +277,8 @@ def test_a_query_keeps_its_keys_where_the_models_own_mask_leaves_only_suppressed
     alone = ((attention * keep).sum(-1, keepdim=True) == 0).expand_as(keep)
     assert bool(alone.any())
     expected = dense.attend(dense.renormalised(attention, keep | alone), value)
-    output, _ = run("sink-k1", (query, key, value), mask=causal, layout=layout)
+    mask = causal if shut is None else torch.zeros(9, 9).masked_fill(~causal, shut)
+    output, _ = run("sink-k1", (query, key, value), mask=mask, layout=layout)
     assert dense.relative(output, expected) < 1e-6
 
 

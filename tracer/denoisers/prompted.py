@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from interventions import Intervention, TokenLayout, attend
+from interventions.segments import TEXT
 from interventions.spec import Clean
 from tracer.denoisers.base import Evaluation, Moment, Sample
 from tracer.denoisers.conditions import Conditions, prompts_of
@@ -44,7 +45,7 @@ def prepare(network: Prompted, samples: Sequence[Sample]) -> None:
 def padding(network: Prompted, samples: Sequence[Sample]) -> np.ndarray:
     """Bool [sample, token]: text tokens that only fill up the sequence (nothing masks them in these families)."""
     padded = np.zeros((len(samples), network.layout.size), bool)
-    padded[:, network.layout.image.stop :] = network.conditions.padding(prompts_of(samples))
+    padded[:, network.layout.kinds() == TEXT] = network.conditions.padding(prompts_of(samples))
     return padded
 
 

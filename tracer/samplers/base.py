@@ -90,6 +90,14 @@ class Earlier(NamedTuple):
     eps: Tensor
     x0: Tensor
 
+    def plus(self, change: Earlier, times: Tensor | float = 1.0) -> Earlier:
+        """With so many times a change added."""
+        return Earlier(self.eps + times * change.eps, self.x0 + times * change.x0)
+
+    def minus(self, other: Earlier) -> Earlier:
+        """The change from another one to this."""
+        return Earlier(self.eps - other.eps, self.x0 - other.x0)
+
 
 @dataclass(frozen=True)
 class Move:

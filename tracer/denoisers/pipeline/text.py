@@ -1,0 +1,50 @@
+"""The text among the arguments of a denoiser: what is a sequence of embeddings and does not hang on the state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+LONG = 300
+_NOT_TEXT = ("mask", "ids", "rotary", "image", "img", "control", "time", "freqs")
+
+
+def retold(name: str, value: Any) -> Any:
+    """The argument with its text drawn anew (standard normal times its own deviation); other things as they are."""
+    if isinstance(value, dict):
+        return {key: retold(f"{name}.{key}", one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(retold(f"{name}[]", one) for one in value)
+    return _redrawn(value) if is_text(name, value) else value
+
+
+def lengthened(prompt: Any) -> Any:
+    """A prompt, or a list of them, repeated to at least `LONG` words; None where there is none."""
+    if isinstance(prompt, str):
+        return " ".join([prompt or "word"] * -(-LONG // max(1, len(prompt.split()))))
+    return [lengthened(one) for one in prompt] if isinstance(prompt, list) and prompt else None
+
+
+def is_text(name: str, value: Any) -> bool:
+    """Whether a value is embeddings [sample, token, feature], or [token, feature] in a list of samples (Z-Image)."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return False
+    axes = 2 if name.endswith("[]") else 3
+    return value.dim() >= axes and not any(word in name for word in _NOT_TEXT)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two arguments are equal, tensors entry by entry."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return type(one) is type(other)
+
+
+def _redrawn(text: torch.Tensor) -> torch.Tensor:
+    draw = torch.randn(text.shape, generator=torch.Generator().manual_seed(1))
+    return (draw * text.float().std().cpu()).to(text)

@@ -146,6 +146,7 @@ CASES = [
         {"sigmas": [1.0, 0.75, 0.5, 0.25], "mu": 0.9},
     ),
     Case("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
+    Case("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
     Case("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
     Case("FlowMatchLCMScheduler", {"shift": 3.0}),
     Case("FlowMapEulerDiscreteScheduler", {"shift": 3.0}),

@@ -102,6 +102,7 @@ FACTORS = {
     "FlowMatchEulerDiscrete-shift=3.0": SAMPLERS["flow"].affine,
     "FlowMatchEulerDiscrete-use_dynamic_shifting=True-base_shift=0.4": SAMPLERS["flow"].affine,
     "FlowMatchEulerDiscrete-stochastic_sampling=True": renoised,
+    "FlowMatchEulerDiscrete-invert_sigmas=True": SAMPLERS["flow"].affine,
     "FlowMatchLCM-shift=3.0": renoised,
     "FlowMapEulerDiscrete-shift=3.0": SAMPLERS["flow"].affine,
     "MiniMaxH3": SAMPLERS["flow"].affine,

@@ -151,6 +151,7 @@ CLOSED = {
     "FlowMatchEulerDiscrete-use_dynamic_shifting=True-base_shift=0.4": flow(
         shifted(np.array([1, 0.75, 0.5, 0.25]), math.exp(0.9))
     ),
+    "FlowMatchEulerDiscrete-invert_sigmas=True": flow(np.linspace(1, 0.001, 5)),  # its sigma is the share of the image
     "FlowMatchLCM-shift=3.0": flow(SHIFTED),
     "FlowMatchHeunDiscrete-shift=3.0": flow(twice(SHIFTED)),
     "FlowMapEulerDiscrete-shift=3.0": flow(shifted(np.array([1, 0.8, 0.6, 0.4, 0.2]), 3.0)),
@@ -321,6 +322,27 @@ def test_learned_variance_is_left_out_and_a_foreign_shape_is_refused():
         epsilon_and_x0(case.make(), "epsilon", level, x, wide[:, :3])
 
 
+PREDICTED = {
+    "FlowMatchEulerDiscrete": "flow",
+    "FlowMatchEulerDiscrete-invert_sigmas=True": "flow_to_data",
+    "FlowMatchLCM-shift=3.0": "flow",
+    "FlowMapEulerDiscrete-shift=3.0": "flow",
+    "LTXEulerAncestralRF": "flow",
+    "MiniMaxH3": "flow_to_data",
+    "DDPMWuerstchen": "epsilon",
+    "UniPCMultistep-use_flow_sigmas=True-flow_prediction-flow_shift=5.0": "flow",
+    "SCM": "v_prediction",
+    "EDMEuler-epsilon": "edm",
+    "CMStochasticIterative-clip_denoised=False": "consistency",
+}
+
+
+@pytest.mark.parametrize("name", PREDICTED)
+def test_what_the_network_is_asked_for_where_the_scheduler_has_no_word_for_it(name):
+    case = BY_NAME[name]
+    assert prediction_of(case.make(), case.calls()) == PREDICTED[name]
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_has_no_levels_is_refused_by_name(kind):
     case = next(case for case in CASES if case.kind == kind)
@@ -359,10 +381,11 @@ def test_levels_are_read_from_the_scheduler_as_it_stands_and_leave_it_as_it_is()
     assert vars(scheduler) == before
 
 
-def test_timesteps_alone_do_where_a_step_needs_no_more():
-    case = BY_NAME["UniPCMultistep-epsilon"]
+@pytest.mark.parametrize("name", ["UniPCMultistep-epsilon", "DDPM-learned_range-clip_sample=False"])
+def test_timesteps_alone_do_where_a_step_needs_no_more(name):
+    case = BY_NAME[name]
     alone = schedule(case.make(), case.make().timesteps)
-    assert np.array_equal(alone.alpha, levels_of(case.name).alpha)
+    assert np.array_equal(alone.alpha, levels_of(name).alpha)
 
 
 def test_calls_of_real_states_serve_for_small_ones():

@@ -19,7 +19,6 @@ from tracer.denoisers.pipeline.draws import draws_elsewhere
 from tracer.denoisers.pipeline.levels import exact_step, level_of, prediction_of
 from tracer.denoisers.pipeline.predictions import denoised_factors
 from tracer.denoisers.pipeline.trial import (
-    SHAPES,
     SMALL,
     Call,
     Shapes,
@@ -29,6 +28,7 @@ from tracer.denoisers.pipeline.trial import (
     handing,
     landed,
     stepped,
+    usual_shapes,
 )
 from tracer.samplers.base import SamplerError
 
@@ -62,11 +62,12 @@ class Conduct:
         return self.bent
 
 
-def conduct(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) -> Conduct:
+def conduct(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes | None = None) -> Conduct:
     """Try the steps of a scheduler as it stands before the first of them; `timesteps` as for `levels.schedule`.
 
     Raises SamplerError where a step cannot be tried, and where its noise is not what is handed to it.
     """
+    shapes = shapes or usual_shapes(scheduler)
     calls = as_calls(scheduler, timesteps, shapes)
     kind = prediction_of(scheduler, calls, shapes)
     blank, lived = copied(scheduler), copied(scheduler)

@@ -18,7 +18,6 @@ import torch
 from tracer.denoisers.pipeline import memory
 from tracer.denoisers.pipeline.predictions import NAMES, Factors, answer, denoised_factors
 from tracer.denoisers.pipeline.trial import (
-    SHAPES,
     SMALL,
     Call,
     Shapes,
@@ -29,6 +28,7 @@ from tracer.denoisers.pipeline.trial import (
     landed,
     ready,
     stepped,
+    usual_shapes,
 )
 from tracer.samplers.base import PREDICTIONS, Level, SamplerError, Schedule
 
@@ -36,7 +36,7 @@ CLOSE = 1e-4
 """How far apart levels may lie that are said to be the same: schedulers keep their tables in float32."""
 
 
-def schedule(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) -> Schedule:
+def schedule(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes | None = None) -> Schedule:
     """The levels of these steps, float64, of a scheduler as it stands before the first of them.
 
     timesteps: what `step` is called with in each: its timestep, or all its arguments but output and sample. A step is
@@ -45,6 +45,7 @@ def schedule(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) 
     is where the last step leads: (1, 0), but for schedulers that stop a little before (`set_alpha_to_one` off,
     `final_sigmas_type`) and for calls that end early. Raises SamplerError where the levels cannot be found.
     """
+    shapes = shapes or usual_shapes(scheduler)
     calls = as_calls(scheduler, timesteps, shapes)
     kind = prediction_of(scheduler, calls, shapes)
     here, levels, landing = copied(scheduler), [], Landing(1.0, 0.0, 0.0)
@@ -56,7 +57,7 @@ def schedule(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) 
     return Schedule("sample", timestep, np.maximum(np.append(alpha, end[0]), 0), np.append(sigma, end[1]))
 
 
-def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) -> str:
+def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes | None = None) -> str:
     """What this scheduler takes the network's answer for, a key of `PREDICTIONS`; `timesteps` as for `schedule`.
 
     That is its configuration's word, or its preconditioning. Where it has neither, it is that answer with which an
@@ -72,6 +73,7 @@ def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHA
         raise SamplerError(
             f"{_name(scheduler)} has prediction_type={named!r}: known are {', '.join([*PREDICTIONS, *NAMES])}"
         )
+    shapes = shapes or usual_shapes(scheduler)
     calls = as_calls(scheduler, timesteps[:2], shapes)
     reasons = set()
     for kind in ("flow", "flow_to_data", "epsilon"):
@@ -86,7 +88,7 @@ def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHA
     )
 
 
-def level_of(scheduler: Any, call: Call, kind: str, shapes: Shapes = SHAPES) -> Level:
+def level_of(scheduler: Any, call: Call, kind: str, shapes: Shapes) -> Level:
     """The level of a scheduler's state now, as its step with this call begins.
 
     The step's own reading of the clean image is what counts: solvers that look between two levels (KDPM2) are there.
@@ -124,7 +126,7 @@ def _level_of(scheduler: Any, call: Call, kind: str, shapes: Shapes) -> Level:
 def noised_level(scheduler: Any, call: Call, kind: str) -> tuple[float, float] | None:
     """(alpha, sigma) of a scheduler's state now, by its own word: what it makes of images and of noise, or its table.
 
-    None where it has neither.
+    None where it has neither. With `invert_sigmas` (OmniGen, Mochi) its sigma is the share of the image.
     """
     here = memory.twin(scheduler)
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
@@ -132,10 +134,10 @@ def noised_level(scheduler: Any, call: Call, kind: str) -> tuple[float, float] |
     index = getattr(here, "step_index", None)
     if index is not None and hasattr(here, "set_begin_index"):
         here.set_begin_index(index)  # `add_noise` then takes the level of the step, not the first of that timestep
-    timestep = torch.as_tensor(call["timestep"]).flatten()[:1]
-    zero = torch.zeros_like(one)
+    timestep, zero = torch.as_tensor(call["timestep"]).flatten()[:1], torch.zeros_like(one)
     if hasattr(here, "scale_noise"):
-        return float(here.scale_noise(one, timestep, zero)), float(here.scale_noise(zero, timestep, one))
+        parts = float(here.scale_noise(one, timestep, zero)), float(here.scale_noise(zero, timestep, one))
+        return parts[::-1] if here.config.get("invert_sigmas") else parts
     if hasattr(here, "add_noise") and len(inspect.signature(here.add_noise).parameters) == 3:
         try:
             return float(here.add_noise(one, zero, timestep)), float(here.add_noise(zero, one, timestep))

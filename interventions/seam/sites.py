@@ -19,7 +19,6 @@ from interventions.scope import closest
 
 _ATTENTION_CLASSES = {
     ("diffusers.models.attention_processor", "Attention"),
-    ("diffusers.models.attention_processor", "MochiAttention"),
     ("diffusers.models.attention", "AttentionModuleMixin"),
     ("open_clip.transformer", "Attention"),
     ("torch.nn.modules.activation", "MultiheadAttention"),

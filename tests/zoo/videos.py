@@ -126,7 +126,7 @@ def wan21_i2v() -> tuple[Any, dict[str, Any]]:
     return pipeline, call(guidance_scale=4.0, image=picture(32, 48), max_sequence_length=512)
 
 
-@entry("ltx", "LTX-Video", Known(**CROSS_DOUBLED, cross=T5, attentions=4))
+@entry("ltx", "LTX-Video", Known(**{**CROSS_DOUBLED, "state": (3, 4, 4, 6)}, cross=T5, attentions=4))
 def ltx() -> tuple[Any, dict[str, Any]]:
     """A token for each latent pixel, packed: the scheduler steps [sample, token, channel]; 16 pixels a latent."""
     from diffusers import (

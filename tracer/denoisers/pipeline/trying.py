@@ -19,7 +19,7 @@ import torch
 from interventions.errors import InputError
 from interventions.seam.calls import Call
 from tracer.denoisers.pipeline.attention import answered
-from tracer.denoisers.pipeline.hooks import OnDenoise, OnStep, hooked, replaced, shared
+from tracer.denoisers.pipeline.hooks import DENOISERS, OnDenoise, OnStep, denoisers, hooked, replaced, shared
 
 _LEFT_OUT = ("callback_on_step_end", "callback", "output_type", "return_dict")
 _DECODERS = ("vae", "movq", "vqvae", "vqgan")
@@ -60,6 +60,8 @@ class FirstStep:
 @contextmanager
 def trying(pipe: Any, call: Mapping[str, Any], seed: int) -> Iterator[Trial]:
     """A `Trial` of `pipe(**call)`; leaving puts everything back, also after an exception."""
+    if not denoisers(pipe) or not hasattr(getattr(pipe, "scheduler", None), "step"):
+        raise _unsuited(pipe, "has no such parts")
     kept = ("_internal_dict",)  # the configuration: nobody writes it
     before = {k: v if k in kept else copy.deepcopy(v) for k, v in vars(pipe.scheduler).items()}
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
@@ -139,10 +141,7 @@ class Trial:
 
         first = self._run(on_denoise, on_step, self.call)
         if first is None or not first.asked:
-            raise ProbeError(
-                f"{type(self.pipe).__name__} ended without asking its denoiser and stepping its scheduler once; "
-                "pipelines are traced that ask `transformer`, `unet` or `prior` and call `scheduler.step` in a loop"
-            )
+            raise _unsuited(self.pipe, "ended without doing so once")
         return first
 
     def _shortened(self) -> dict[str, Any]:
@@ -192,6 +191,13 @@ class Trial:
         if "generator" not in inspect.signature(self.pipe.__call__).parameters:
             return dict(call)
         return {**call, "generator": torch.Generator().manual_seed(self.seed)}
+
+
+def _unsuited(pipe: Any, what: str) -> ProbeError:
+    return ProbeError(
+        f"a pipeline is traced that asks its network ({', '.join(DENOISERS)}) and calls `scheduler.step` in a loop; "
+        f"{type(pipe).__name__} {what}"
+    )
 
 
 def _giving(state: torch.Tensor) -> OnStep:

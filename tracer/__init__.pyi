@@ -5,6 +5,7 @@ from .denoisers.base import Evaluation as Evaluation
 from .denoisers.base import ModelFamily as ModelFamily
 from .denoisers.base import Moment as Moment
 from .denoisers.base import Sample as Sample
+from .denoisers.pipeline.face import from_pipeline as from_pipeline
 from .denoisers.registry import MODELS as MODELS
 from .denoisers.registry import load as load
 from .prompts import PromptError as PromptError
@@ -46,6 +47,7 @@ __all__ = [
     "Sampler",
     "SamplerError",
     "Schedule",
+    "from_pipeline",
     "load",
     "open_run",
     "open_sweep",

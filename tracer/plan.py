@@ -116,6 +116,7 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
 
         cluster.check(request.workers, request.scheduler)
     denoiser = request.load() if denoiser is None else denoiser
+    _check_frames(denoiser)
     defaults = denoiser.defaults
     sampler = _sampler(request, denoiser)
     _check_call(request, denoiser)
@@ -172,13 +173,22 @@ def _check_numbers(request: Request) -> None:
         raise PlanError(f"--guidance {request.guidance}: a finite number is needed; 1 means no guidance")
 
 
+def _check_frames(denoiser: Denoiser) -> None:
+    frames, channels = optional_parts(denoiser).frames, denoiser.shape[0]
+    if frames < 1 or channels % frames:
+        raise PlanError(
+            f"{denoiser.name} has {channels} channels, which cannot be {frames} frames: the state of a video is "
+            "(frame * channel, y, x), frame after frame"
+        )
+
+
 def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
     """The sampler asked for, else the model's own, else the first that can use what the model predicts."""
     if itself := optional_parts(denoiser).runs_itself:
         if request.sampler not in (None, itself.sampler.name):
             raise SamplerError(
-                f"--sampler {request.sampler}: {denoiser.name} runs itself, with its own {itself.sampler.name}; give the "
-                "pipeline another one, for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+                f"--sampler {request.sampler}: {denoiser.name} runs itself, with its own {itself.sampler.name}; give "
+                "the pipeline another, for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
             )
         return itself.sampler
     name = request.sampler or denoiser.defaults.get("sampler")

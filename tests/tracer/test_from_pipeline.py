@@ -52,7 +52,7 @@ def opened(denoiser, samples, record=()):
     return denoiser.passes(samples, mask_seed=0, record=record, draw=draw)
 
 
-@pytest.mark.parametrize("name", ["sd3", "sd15-pndm", "flux1", "qwen", "wan21"])
+@pytest.mark.parametrize("name", ["sd3", "sd15-pndm", "flux1", "qwen-image", "wan21"])
 def test_the_clean_path_is_the_pipelines_own_call_to_the_last_bit(name, tmp_path):
     denoiser = made(name)
     run = traced(denoiser, tmp_path)
@@ -91,7 +91,12 @@ def test_a_step_from_the_paths_own_state_is_the_paths_own_step(multistep):
     with torch.no_grad(), opened(multistep, samples) as steps:
         (x, y), _ = steps.evaluate(0, [(clean, None, None), (arm, None, None)], 0)
         for i in range(1, multistep.schedule.steps):
-            lanes = [(clean, x.landed, x.past), (arm, y.landed, y.past), (clean, x.landed, x.past), (arm, y.landed, y.past)]
+            lanes = [
+                (clean, x.landed, x.past),
+                (arm, y.landed, y.past),
+                (clean, x.landed, x.past),
+                (arm, y.landed, y.past),
+            ]
             (x, y, again, masked_again), _ = steps.evaluate(i, lanes, 0)
             assert torch.equal(x.landed, again.landed)
             assert torch.equal(y.landed, masked_again.landed)
@@ -102,11 +107,24 @@ def test_lanes_in_one_batch_are_the_passes_but_for_rounding(sd3, tmp_path):
     values = {}
     for together in (False, True):
         sd3.lanes.together, sd3.lanes.most = together, None
-        run = traced(sd3, tmp_path / str(together), "R1S0", "sink-k1", "sink-k2", record="latents,mass,sinks,replay,decomposition")
+        run = traced(
+            sd3,
+            tmp_path / str(together),
+            "R1S0",
+            "sink-k1",
+            "sink-k2",
+            record="latents,mass,sinks,replay,decomposition",
+        )
         values[together] = run
     apart, batch = values[False], values[True]
     np.testing.assert_array_equal(apart["trajectory/latent"].values, batch["trajectory/latent"].values)
-    for name in ("trajectory/delta", "attention/mass_layer", "metrics/injected_l2", "metrics/propagated_l2", "metrics/replay_l2"):
+    for name in (
+        "trajectory/delta",
+        "attention/mass_layer",
+        "metrics/injected_l2",
+        "metrics/propagated_l2",
+        "metrics/replay_l2",
+    ):
         one, other = apart[name].values, batch[name].values
         assert np.array_equal(np.isnan(one), np.isnan(other))
         assert np.nanmax(np.abs(one - other)) < 2e-4 * max(1.0, float(np.nanmax(np.abs(one))))
@@ -185,8 +203,8 @@ def test_the_pipeline_is_left_as_it_was(sd3, tmp_path):
         pipe, (module,) = sd3.pipe, denoisers(sd3.pipe)
         return {name: sorted(vars(part)) for name, part in (("pipe", pipe), ("net", module), ("steps", pipe.scheduler))}
 
-    before, state, own = looks(), torch.get_rng_state(), plain(sd3, [0, 1])
-    torch.set_rng_state(state)
+    own = plain(sd3, [0, 1])
+    before, state = looks(), torch.get_rng_state()
     traced(sd3, tmp_path)
     assert looks() == before
     assert torch.equal(torch.get_rng_state(), state)
@@ -268,9 +286,16 @@ def test_joined_rows_are_those_of_the_seam_and_are_cut_back():
     lanes, halves, samples = 3, 2, 2
     states = torch.arange(lanes * halves * samples).reshape(lanes, halves * samples, 1).float()
     shared = torch.randn(5, 3)
-    forwards = [Forward(torch.nn.Identity(), lambda x, **_: (x * 2,), (state,), {"ids": shared, "t": 3}) for state in states]
+    forwards = [
+        Forward(torch.nn.Identity(), lambda x, **_: (x * 2,), (state,), {"ids": shared, "t": 3}) for state in states
+    ]
     whole = joined(forwards, samples)
-    expected = [states[lane, half * samples + sample] for half in range(halves) for lane in range(lanes) for sample in range(samples)]
+    expected = [
+        states[lane, half * samples + sample]
+        for half in range(halves)
+        for lane in range(lanes)
+        for sample in range(samples)
+    ]
     assert torch.equal(whole.args[0], torch.stack(expected))
     assert whole.kwargs["ids"] is shared
     for state, answer in zip(states, cut(whole.run(), lanes, samples), strict=True):

@@ -16,14 +16,14 @@ DENOISERS = ("transformer", "transformer_2", "unet", "prior")
 
 
 def plain(pipeline: Any, call: dict[str, Any], seeds: Sequence[int]) -> np.ndarray:
-    """[sample, ...] what `pipeline(**call)` gives, one generator a sample; the global seed is set, too.
+    """[sample, ..., y, x, colour] in [0, 1]: what `pipeline(**call)` gives, one generator a sample; global seed 0, too.
 
     DiTPipeline hands its scheduler no generator: with DDPM its noise is the global one.
     """
     pipeline.set_progress_bar_config(disable=True)
     torch.manual_seed(0)
-    output = pipeline(**call, generator=[torch.Generator().manual_seed(seed) for seed in seeds], return_dict=False)[0]
-    return np.stack([np.asarray(one) for one in output])
+    generator = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return np.asarray(pipeline(**call, generator=generator, output_type="np", return_dict=False)[0])
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def layout_of(known: Known) -> TokenLayout:
 
     calls = {key: tuple(told(order) for order in pair) for key, pair in known.calls.items()}
     calls[known.tokens, known.tokens] = (told(known.order),) * 2
-    if known.cross:
+    if known.cross and (known.tokens, known.cross) not in calls:
         calls[known.tokens, known.cross] = told(known.order), told((("text", known.cross),))
     return TokenLayout.of(*told(known.order).segments, calls=calls)
 

@@ -18,9 +18,9 @@ ALONE_FRAME = (("image", 24),)
 
 
 def call(**options: Any) -> dict[str, Any]:
-    """Arguments of a call with two prompts; the video comes back as an array."""
+    """Arguments of a call with two prompts."""
     sizes = {"height": 32, "width": 48, "num_frames": 9, "num_inference_steps": STEPS}
-    return {"prompt": list(PROMPTS), **sizes, "max_sequence_length": T5, "output_type": "np", **options}
+    return {"prompt": list(PROMPTS), **sizes, "max_sequence_length": T5, **options}
 
 
 COGVIDEOX = Known(state=STATE, grid=GRID, order=(("text", T5), ("image", PATCHES)), attentions=2, conditional=(0, 1, 2))
@@ -126,7 +126,7 @@ def wan21_i2v() -> tuple[Any, dict[str, Any]]:
     return pipeline, call(guidance_scale=4.0, image=picture(32, 48), max_sequence_length=512)
 
 
-@entry("ltx", "LTX-Video", Known(**{**CROSS_DOUBLED, "state": (3, 4, 4, 6)}, cross=T5, attentions=4))
+@entry("ltx", "LTX-Video", Known(**CROSS_DOUBLED | {"state": (3, 4, 4, 6)}, cross=T5, attentions=4))
 def ltx() -> tuple[Any, dict[str, Any]]:
     """A token for each latent pixel, packed: the scheduler steps [sample, token, channel]; 16 pixels a latent."""
     from diffusers import (

@@ -143,7 +143,7 @@ class Denoiser(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channel, y, x) of the state."""
+        """(channel, y, x) of the state; of a video (frame * channel, y, x)."""
         ...
 
     @property
@@ -215,8 +215,8 @@ class OptionalParts:
     prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
     that only fill up the sequence. model: the torch module itself, whose dtype is recorded. own_lanes: whether
     `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked.
-    runs_itself: how it takes its steps, where a pipeline of its own asks the network. frames: of its states, which lie
-    one after the other along their channels.
+    runs_itself: how it takes its steps, where a pipeline of its own asks the network. frames: of a video, whose state
+    has them folded into its channels, frame after frame; the store unfolds them.
     """
 
     prompted: bool = False

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from tracer.denoisers.pipeline import memory
-from tracer.denoisers.pipeline.predictions import KINDS, NAMES, Factors, answer, denoised_factors
+from tracer.denoisers.pipeline.predictions import NAMES, Factors, answer, denoised_factors
 from tracer.denoisers.pipeline.trial import (
     HANDED_ON,
     SHAPES,
+    SMALL,
     Call,
     Shapes,
     as_call,
@@ -29,10 +30,8 @@ from tracer.denoisers.pipeline.trial import (
     ready,
     stepped,
 )
-from tracer.samplers.base import Level, SamplerError, Schedule
+from tracer.samplers.base import PREDICTIONS, Level, SamplerError, Schedule
 
-SMALL = 1e-3
-"""Size of the states in which a reading is tried: no clipping and no threshold acts on them."""
 CLOSE = 1e-4
 """How far apart levels may lie that are said to be the same: schedulers keep their tables in float32."""
 
@@ -58,7 +57,7 @@ def schedule(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) 
 
 
 def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) -> str:
-    """What this scheduler takes the network's answer for, a key of `KINDS`; `timesteps` as for `schedule`.
+    """What this scheduler takes the network's answer for, a key of `PREDICTIONS`; `timesteps` as for `schedule`.
 
     That is its configuration's word, or its preconditioning. Where it has neither, it is that answer with which an
     exact network, taken one step, lands on the scheduler's next level. Raises SamplerError where none does.
@@ -68,9 +67,11 @@ def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHA
     if hasattr(scheduler, "get_scalings_for_boundary_condition"):
         return "consistency"
     if (named := scheduler.config.get("prediction_type")) is not None:
-        if (kind := NAMES.get(named, named)) in KINDS:
+        if (kind := NAMES.get(named, named)) in PREDICTIONS:
             return kind
-        raise SamplerError(f"{_name(scheduler)} has prediction_type={named!r}: known are {', '.join([*KINDS, *NAMES])}")
+        raise SamplerError(
+            f"{_name(scheduler)} has prediction_type={named!r}: known are {', '.join([*PREDICTIONS, *NAMES])}"
+        )
     calls = [as_call(scheduler, timestep, shapes) for timestep in timesteps[:2]]
     reasons = set()
     for kind in ("flow", "flow_to_data", "epsilon"):

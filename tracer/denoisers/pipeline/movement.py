@@ -22,6 +22,7 @@ from tracer.denoisers.pipeline.unpacking import Unpacking
 
 _MOVED = 1e-6  # of the longest token; without attention, what does not hang on the state stays to the last bit
 _ALIKE = 1e-3  # of its own length: how near a token is to its neighbour when both are the same learned one
+_WIDTH = 64
 Moved = list[tuple[torch.Tensor, torch.Tensor]]
 """For each attention call how far its queries and its keys have moved, [sample, token] each."""
 
@@ -62,7 +63,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One attention call: its site, and the features of its queries and keys, float32 [sample, token, feature]."""
+    """One attention call: its site, and what stands for its queries and keys, float32 [sample, token, feature]."""
 
     site: str
     sides: tuple[torch.Tensor, torch.Tensor]
@@ -202,8 +203,18 @@ class Movement:
                 "with one prompt and without a negative one"
             )
         first = self.part * self.samples * each
-        rows = features[first : first + self.samples * each : each]
-        return rows.detach().transpose(1, 2).flatten(2).float().cpu()
+        rows = features[first : first + self.samples * each : each].detach().transpose(1, 2).flatten(2).float()
+        return _projected(rows).cpu()
+
+
+def _projected(features: torch.Tensor) -> torch.Tensor:
+    """[sample, token, feature] on `_WIDTH` random directions, which keep lengths nearly and zeros exactly: a deep
+    network's calls fit in memory so."""
+    width = features.shape[-1]
+    if width <= _WIDTH:
+        return features
+    directions = torch.randn(width, _WIDTH, generator=torch.Generator().manual_seed(0)) / _WIDTH**0.5
+    return features @ directions.to(features)
 
 
 def _until_last_new(kinds: Sequence[tuple]) -> int:

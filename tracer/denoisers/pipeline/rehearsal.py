@@ -19,27 +19,25 @@ from interventions.seam.attend import Site
 from interventions.seam.calls import Call as AttentionCall
 from interventions.spec import Clean
 from tracer.denoisers.pipeline import memory
+from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.hooks import denoisers, hooked, shared
-from tracer.denoisers.pipeline.memory import Memory
+from tracer.denoisers.pipeline.passes import generators_of
 from tracer.denoisers.pipeline.pictures import pictures
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """scheduler: a twin of the pipeline's, as it stands before the first step. timesteps: those that it is stepped at,
-    in order. memories: its memory before each of these steps.
-    sample, output: the first state that is stepped and what was made of it. image_size: (y, x) of the pictures.
-    sites: name of the block for each layer. heads: at most. bound: arguments of the first step."""
+    """scheduler: a twin of the pipeline's, as it stands before the first step. steps: the arguments of its steps, but
+    for state and output. sample: the first step's state, in the pipeline's own form. image_size: (y, x) of the
+    pictures. sites: name of the block for each layer. heads: at most.
+    """
 
     scheduler: Any
-    timesteps: tuple[Tensor, ...]
-    memories: tuple[Memory, ...]
+    steps: tuple[Mapping[str, Any], ...]
     sample: Tensor
-    output: Tensor
     image_size: tuple[int, int]
     sites: tuple[str, ...]
     heads: int
-    bound: inspect.BoundArguments
 
 
 def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any]) -> Rehearsed:
@@ -47,8 +45,8 @@ def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any]) -> Re
 
     The network's first answer of the first step stands for all others, so the picture shows nothing.
     """
-    steps: list[inspect.BoundArguments] = []
-    memories: list[Memory] = []
+    steps: list[dict[str, Any]] = []
+    begun: list[Any] = []  # the scheduler's memory and the state, as the first step begins
     answers: list[Any] = []
     heads: dict[tuple[str, int], int] = {}
 
@@ -59,9 +57,11 @@ def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any]) -> Re
         return copy.deepcopy(answers[0])
 
     def on_step(stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
-        memories.append(memory.of(pipe.scheduler))
-        steps.append(bound)
-        return stock(*bound.args, **bound.kwargs)
+        if not steps:
+            begun.extend((memory.of(pipe.scheduler), bound.arguments["sample"]))
+        steps.append({name: value for name, value in bound.arguments.items() if name not in ("sample", "model_output")})
+        with drawn_from(pipe.scheduler, torch.zeros, generators_of(bound)):
+            return stock(*bound.args, **bound.kwargs)
 
     def watch(site: Site, call: AttentionCall) -> None:
         heads[site.name, site.layer] = call.query.shape[1]
@@ -74,17 +74,13 @@ def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any]) -> Re
         stack.enter_context(shared(pipe))
         stack.enter_context(hooked(pipe, on_denoise, on_step))
         shown = pictures(pipe(**call))
-    first = steps[0].arguments
-    memory.put(scheduler, memories[0])
+    memory.put(scheduler, begun[0])
     names = {layer: name.rpartition(".")[0] or name for name, layer in heads}
     return Rehearsed(
         scheduler=scheduler,
-        timesteps=tuple(torch.as_tensor(each.arguments["timestep"]).cpu() for each in steps),
-        memories=tuple(memories),
-        sample=first["sample"],
-        output=first["model_output"],
+        steps=tuple(steps),
+        sample=begun[1],
         image_size=(shown.shape[1], shown.shape[2]),
         sites=tuple(names.get(layer, f"layer {layer}") for layer in range(1 + max(names))),
         heads=max(heads.values()),
-        bound=steps[0],
     )

@@ -22,6 +22,8 @@ Call = Mapping[str, Any]
 """The arguments of one `scheduler.step` but for the model's output and the sample; at least `timestep`."""
 HANDED_ON = "old_pred_original_sample"
 """The argument in which a pipeline hands a step what the step before returned (CogVideoX's DPM solver)."""
+SMALL = 1e-3
+"""Size of trial states on which no clipping and no threshold acts."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from interventions.errors import InputError
@@ -22,6 +23,7 @@ from tracer.denoisers.pipeline.attention import answered
 from tracer.denoisers.pipeline.hooks import DENOISERS, OnDenoise, OnStep, denoisers, hooked, replaced, shared
 
 _LEFT_OUT = ("callback_on_step_end", "callback", "output_type", "return_dict")
+_MASKS = ("mask_image", "mask")
 _DECODERS = ("vae", "movq", "vqvae", "vqgan")
 _MOST_STEPS = 128
 Look = Callable[[torch.nn.Module, Callable[..., Any], tuple, dict], Any]
@@ -68,7 +70,7 @@ def trying(pipe: Any, call: Mapping[str, Any], seed: int) -> Iterator[Trial]:
     try:
         pipe.set_progress_bar_config(disable=True)
         with shared(pipe), torch.no_grad():
-            yield Trial(pipe, {k: v for k, v in call.items() if k not in _LEFT_OUT}, seed)
+            yield Trial(pipe, {k: _unmasked(k, v) for k, v in call.items() if k not in _LEFT_OUT}, seed)
     finally:
         vars(pipe.scheduler).clear()
         vars(pipe.scheduler).update(before)
@@ -191,6 +193,19 @@ class Trial:
         if "generator" not in inspect.signature(self.pipe.__call__).parameters:
             return dict(call)
         return {**call, "generator": torch.Generator().manual_seed(self.seed)}
+
+
+def _unmasked(name: str, value: Any) -> Any:
+    """An inpainting mask that lets the whole picture be painted, so that all of the state is seen; else the value."""
+    if name not in _MASKS or value is None:
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(_unmasked(name, one) for one in value)
+    if isinstance(value, torch.Tensor):
+        return torch.full_like(value, 1)
+    if isinstance(value, np.ndarray):
+        return np.full_like(value, max(1, value.max()))
+    return value.point(lambda _: 255) if hasattr(value, "point") else value
 
 
 def _unsuited(pipe: Any, what: str) -> ProbeError:

@@ -92,7 +92,8 @@ class Movement:
         self.state = unpack.canonical(trial.first.sample)
         draw = torch.randn(self.state.shape, generator=torch.Generator().manual_seed(seed))
         self.other = (draw * self.state.float().std().cpu()).to(self.state)
-        calls = trial.first.asked[self.call].attention
+        attention = trial.first.asked[self.call].attention
+        calls, self.declared = attention.calls, attention.declared
         self.few = _until_last_new([call[1:] for call in calls])
         self.many = _until_last_new([(pattern(call[0]), *call[1:]) for call in calls])
         self.forwards = 0
@@ -187,7 +188,7 @@ class Movement:
             self.arguments = dict(bound.arguments)
             bound.arguments.update({name: edit(name, value) for name, value in self.arguments.items()})
             try:
-                with answered(module, answer):
+                with answered(module, answer, self.declared):
                     forward(*bound.args, **bound.kwargs)
             except _Enough:
                 pass

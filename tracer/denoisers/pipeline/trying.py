@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from interventions.errors import InputError
-from interventions.seam.calls import Call
-from tracer.denoisers.pipeline.attention import answered
+from tracer.denoisers.pipeline.attention import Attention, watched
 from tracer.denoisers.pipeline.hooks import DENOISERS, OnDenoise, OnStep, denoisers, hooked, replaced, shared
 
 _LEFT_OUT = ("callback_on_step_end", "callback", "output_type", "return_dict")
@@ -43,11 +42,11 @@ class _Seen(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """One call of a denoiser: what it gave, and its attention calls as (module name, queries, keys) in their order."""
+    """One call of a denoiser: what it gave, and its attention."""
 
     module: torch.nn.Module
     output: Any
-    attention: tuple[tuple[str, int, int], ...]
+    attention: Attention
 
 
 @dataclass(frozen=True)
@@ -126,15 +125,8 @@ class Trial:
         asked: list[Asked] = []
 
         def on_denoise(module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            calls: list[tuple[str, int, int]] = []
-
-            def note(site: str, call: Call) -> torch.Tensor:
-                calls.append((site, *call.lengths))
-                return call.run()
-
-            with answered(module, note):
-                output = stock(*args, **kwargs)
-            asked.append(Asked(module, copy.deepcopy(output), tuple(calls)))
+            output, attention = watched(module, lambda: stock(*args, **kwargs))
+            asked.append(Asked(module, copy.deepcopy(output), attention))
             return output
 
         def on_step(stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:

@@ -29,8 +29,9 @@ class Probed:
     layout: of the longest self call with image tokens in the conditional pass, with a table of its other calls.
     agreement: share of image tokens that lie where the layout's grid says; NaN for a UNet, whose convolutions mix them
     (there the state's grid is halved), and for a layout given by hand. calls: modules that make another number of
-    attention calls than one. unreachable: attention modules that make none. unpack: how the scheduler's sample becomes
-    the canonical state and back, row by row. copies: how often a scheduler's sample repeats the samples. conditional:
+    attention calls than one, or one without being known for attention. unreachable: attention modules that make none,
+    and modules that compute attention in another way. unpack: how the scheduler's sample becomes the canonical state
+    and back, row by row. copies: how often a scheduler's sample repeats the samples. conditional:
     (call of the denoiser in a step, part of its batch, number of parts). uniform: whether every sample of the call has
     its image tokens at the same places; where not, only samples with texts of one length go together. forwards: of the
     denoiser that this took, all but the first step's broken off early.
@@ -81,7 +82,7 @@ def probe(pipe: Any, call: Mapping[str, Any], seed: int = 0, *, layout: TokenLay
         place = conditional([asked.output for asked in first.asked], first.model_output, samples)
         asked = first.asked[place[0]]
         found, agreement, uniform, forwards = layout, math.nan, True, len(first.asked)
-        if not asked.attention:
+        if not asked.attention.calls:
             raise ProbeError(
                 f"{type(asked.module).__name__} has no attention module that is known and calls softmax attention"
             )
@@ -93,17 +94,18 @@ def probe(pipe: Any, call: Mapping[str, Any], seed: int = 0, *, layout: TokenLay
             frames, _, height, width = unpack.shape
             pairs = pairs_of(sources, (frames, height, width), name, unet=unet)
             main = main_of(pairs.values(), name)
-            attentions = [one.attention for one in first.asked]
+            attentions = [one.attention.calls for one in first.asked]
             found = layout_of(main, pairs, attentions, place[0], elastic=movement.elastic)
             agreement = math.nan if unet else main.agreement
             uniform = all(bool((side.state == side.state[:1]).all()) for _, *sides in sources for side in sides)
             forwards += movement.forwards
-    reached = Counter(site.partition("#")[0] for site, _, _ in asked.attention)
+    declared, elsewhere = asked.attention.declared, asked.attention.elsewhere
+    made = Counter(site.partition("#")[0] for site, _, _ in asked.attention.calls)
     return Probed(
         layout=found,
         agreement=agreement,
-        calls={name: count for name, count in reached.items() if count > 1},
-        unreachable=tuple(site.name for site in sites(asked.module) if site.name not in reached),
+        calls={name: count for name, count in made.items() if count > 1 or name in declared},
+        unreachable=(*(site.name for site in sites(asked.module) if site.name not in made), *elsewhere),
         unpack=unpack,
         copies=copies,
         conditional=place,

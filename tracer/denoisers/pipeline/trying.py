@@ -14,14 +14,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from interventions.errors import InputError
-from interventions.seam.calls import Call
-from tracer.denoisers.pipeline.attention import answered
-from tracer.denoisers.pipeline.hooks import OnDenoise, OnStep, hooked, replaced, shared
+from tracer.denoisers.pipeline.attention import Attention, watched
+from tracer.denoisers.pipeline.hooks import DENOISERS, OnDenoise, OnStep, denoisers, hooked, replaced, shared
 
 _LEFT_OUT = ("callback_on_step_end", "callback", "output_type", "return_dict")
+_MASKS = ("mask_image", "mask")
 _DECODERS = ("vae", "movq", "vqvae", "vqgan")
 _MOST_STEPS = 128
 Look = Callable[[torch.nn.Module, Callable[..., Any], tuple, dict], Any]
@@ -41,11 +42,11 @@ class _Seen(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """One call of a denoiser: what it gave, and its attention calls as (module name, queries, keys) in their order."""
+    """One call of a denoiser: what it gave, and its attention."""
 
     module: torch.nn.Module
     output: Any
-    attention: tuple[tuple[str, int, int], ...]
+    attention: Attention
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,15 @@ class FirstStep:
 @contextmanager
 def trying(pipe: Any, call: Mapping[str, Any], seed: int) -> Iterator[Trial]:
     """A `Trial` of `pipe(**call)`; leaving puts everything back, also after an exception."""
+    if not denoisers(pipe) or not hasattr(getattr(pipe, "scheduler", None), "step"):
+        raise _unsuited(pipe, "has no such parts")
     kept = ("_internal_dict",)  # the configuration: nobody writes it
     before = {k: v if k in kept else copy.deepcopy(v) for k, v in vars(pipe.scheduler).items()}
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     try:
         pipe.set_progress_bar_config(disable=True)
         with shared(pipe), torch.no_grad():
-            yield Trial(pipe, {k: v for k, v in call.items() if k not in _LEFT_OUT}, seed)
+            yield Trial(pipe, {k: _unmasked(k, v) for k, v in call.items() if k not in _LEFT_OUT}, seed)
     finally:
         vars(pipe.scheduler).clear()
         vars(pipe.scheduler).update(before)
@@ -122,15 +125,8 @@ class Trial:
         asked: list[Asked] = []
 
         def on_denoise(module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            calls: list[tuple[str, int, int]] = []
-
-            def note(site: str, call: Call) -> torch.Tensor:
-                calls.append((site, *call.lengths))
-                return call.run()
-
-            with answered(module, note):
-                output = stock(*args, **kwargs)
-            asked.append(Asked(module, copy.deepcopy(output), tuple(calls)))
+            output, attention = watched(module, lambda: stock(*args, **kwargs))
+            asked.append(Asked(module, copy.deepcopy(output), attention))
             return output
 
         def on_step(stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
@@ -139,10 +135,7 @@ class Trial:
 
         first = self._run(on_denoise, on_step, self.call)
         if first is None or not first.asked:
-            raise ProbeError(
-                f"{type(self.pipe).__name__} ended without asking its denoiser and stepping its scheduler once; "
-                "pipelines are traced that ask `transformer`, `unet` or `prior` and call `scheduler.step` in a loop"
-            )
+            raise _unsuited(self.pipe, "ended without doing so once")
         return first
 
     def _shortened(self) -> dict[str, Any]:
@@ -192,6 +185,26 @@ class Trial:
         if "generator" not in inspect.signature(self.pipe.__call__).parameters:
             return dict(call)
         return {**call, "generator": torch.Generator().manual_seed(self.seed)}
+
+
+def _unmasked(name: str, value: Any) -> Any:
+    """An inpainting mask that lets the whole picture be painted, so that all of the state is seen; else the value."""
+    if name not in _MASKS or value is None:
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(_unmasked(name, one) for one in value)
+    if isinstance(value, torch.Tensor):
+        return torch.full_like(value, 1)
+    if isinstance(value, np.ndarray):
+        return np.full_like(value, max(1, value.max()))
+    return value.point(lambda _: 255) if hasattr(value, "point") else value
+
+
+def _unsuited(pipe: Any, what: str) -> ProbeError:
+    return ProbeError(
+        f"a pipeline is traced that asks its network ({', '.join(DENOISERS)}) and calls `scheduler.step` in a loop; "
+        f"{type(pipe).__name__} {what}"
+    )
 
 
 def _giving(state: torch.Tensor) -> OnStep:

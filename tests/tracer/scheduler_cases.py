@@ -124,6 +124,7 @@ CASES = [
     Case("UniPCMultistepScheduler", {**_FLOW, "flow_shift": 5.0}),
     *_predicting("SASolverScheduler", _EV, **VP, algorithm_type="data_prediction"),
     *_predicting("SASolverScheduler", _EV, **VP, algorithm_type="noise_prediction"),
+    Case("SASolverScheduler", {**VP, "use_karras_sigmas": True}),
     *_predicting("EulerDiscreteScheduler", _EVS, **VP),
     Case("EulerDiscreteScheduler", {**VP, "use_karras_sigmas": True}),
     *_predicting("EulerAncestralDiscreteScheduler", _EV, **VP),
@@ -143,6 +144,11 @@ CASES = [
     Case(
         "FlowMatchEulerDiscreteScheduler",
         {"use_dynamic_shifting": True, "base_shift": 0.4},
+        {"sigmas": [1.0, 0.75, 0.5, 0.25], "mu": 0.9},
+    ),
+    Case(
+        "FlowMatchEulerDiscreteScheduler",
+        {"use_dynamic_shifting": True, "shift_terminal": 0.1},
         {"sigmas": [1.0, 0.75, 0.5, 0.25], "mu": 0.9},
     ),
     Case("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),

@@ -18,12 +18,9 @@ from torch import Tensor
 
 from interventions import Intervention
 from interventions.errors import FailureError
-from tracer.denoisers.base import Evaluation, Moment, Sample
+from tracer.denoisers.base import ROWS, Evaluation, Moment, Sample
 from tracer.samplers.base import Prediction
 
-ROWS = {"cpu": 32, "cuda": 1024}
-"""How many rows (lanes x samples x guidance halves) go through the network in one call. Beyond it a CPU takes longer
-for each: its caches and the allocator's (docs/performance.md)."""
 BESIDE_CLEAN = 4
 """So many times as many where every call must carry the clean lane too."""
 Recorded = dict[str, Tensor]
@@ -177,7 +174,11 @@ class Batches:
 
 def _taken(evaluation: Evaluation, seen: int, removed: int) -> Recorded:
     """What the seam recorded of the first `seen` lanes, removed keys padded; empty for none."""
-    taken = {key: value[:seen] for key, value in evaluation.take().items()} if seen else {}
+    return padded({key: value[:seen] for key, value in evaluation.take().items()} if seen else {}, removed)
+
+
+def padded(taken: Recorded, removed: int) -> Recorded:
+    """What the seam recorded, the keys that an arm removed padded to so many, missing ones NaN or -1."""
     for key in taken.keys() & {"removed_token", "removed_mass"}:
         fill = float("nan") if taken[key].is_floating_point() else -1
         taken[key] = torch.nn.functional.pad(taken[key], (0, removed - taken[key].shape[-1]), value=fill)

@@ -119,14 +119,24 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     _check_frames(denoiser)
     defaults = denoiser.defaults
     sampler = _sampler(request, denoiser)
-    steps = defaults.get("steps", 50) if request.steps is None else request.steps
-    guidance = float(defaults.get("guidance", 1.0) if request.guidance is None else request.guidance)
-    prompts = _prompts(request, denoiser)
+    _check_call(request, denoiser)
+    itself = optional_parts(denoiser).runs_itself
+    steps = defaults.get("steps", 50) if request.steps is None or itself else request.steps
+    guidance = float(defaults.get("guidance", 1.0) if request.guidance is None or itself else request.guidance)
+    samples = _with_paths(_starts(denoiser, request, _prompts(request, denoiser)), request.paths)
+    if itself is not None and itself.suited is not None:
+        denoiser = itself.suited(samples)
+    if (
+        itself is not None
+        and itself.alone
+        and request.batch_size > 1
+        and len({sample.prompt for sample in samples}) > 1
+    ):
+        raise PlanError(f"--batch-size {request.batch_size}: {itself.alone}; type --batch-size 1")
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
     _check_noise(denoiser, request, sampler, levels)
-    samples = _with_paths(_starts(denoiser, request, prompts), request.paths)
     resolved = {
         "model": denoiser.name,
         "checkpoint": dict(denoiser.checkpoint),
@@ -139,6 +149,8 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
         "conditions": _digest(samples),
     }
     beyond = {"prediction": denoiser.prediction, "scheduler": dict(denoiser.scheduler)}
+    if itself is not None:
+        beyond["call"] = dict(itself.call)
     config = request.configuration(resolved) | beyond
     return Plan(request, denoiser, sampler, arms, samples, levels, guidance, recorded, config)
 
@@ -180,6 +192,13 @@ def _check_frames(denoiser: Denoiser) -> None:
 
 def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
     """The sampler asked for, else the model's own, else the first that can use what the model predicts."""
+    if itself := optional_parts(denoiser).runs_itself:
+        if request.sampler not in (None, itself.sampler.name):
+            raise SamplerError(
+                f"--sampler {request.sampler}: {denoiser.name} runs itself, with its own {itself.sampler.name}; give "
+                "the pipeline another, for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+            )
+        return itself.sampler
     name = request.sampler or denoiser.defaults.get("sampler")
     if name is None:
         name = next(iter(fitting(denoiser.prediction)), None)
@@ -188,8 +207,31 @@ def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
     return SAMPLERS.get_or_raise(name, SamplerError)
 
 
+def _check_call(request: Request, denoiser: Denoiser) -> None:
+    """Raise PlanError where a run asks a pipeline, which is called by its user's own arguments, for something else."""
+    itself = optional_parts(denoiser).runs_itself
+    if itself is None:
+        return
+    for flag, asked, name, own in (
+        ("steps", request.steps, "num_inference_steps", denoiser.defaults.get("steps")),
+        ("guidance", request.guidance, "guidance_scale", denoiser.defaults.get("guidance")),
+    ):
+        if asked is not None and asked not in (own, itself.call.get(name)):
+            raise PlanError(
+                f"{flag} {asked}: this pipeline is called with {itself.call.get(name, 'its own')}; "
+                f"say so in its call, tracer.from_pipeline(pipe, {name}={asked})"
+            )
+    if request.noise != NOISES[0]:
+        raise PlanError(f"--noise {request.noise}: a pipeline's scheduler draws the noise of each step; leave it out")
+
+
 def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_samples: int | None) -> tuple[Arm, ...]:
     for spec in specs:
+        if spec.scope.source == "clean" and optional_parts(denoiser).runs_itself:
+            raise PlanError(
+                f"{spec}: in a pipeline every arm is a call of its own, so none sees the clean one's attention; "
+                "leave source=clean out, or use a preset (trace models)"
+            )
         if denoiser.layout is not None:
             spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
         elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full):
@@ -202,8 +244,11 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_s
 
 
 def _prompts(request: Request, denoiser: Denoiser) -> list[Prompt] | None:
-    prompted = optional_parts(denoiser).prompted
+    parts = optional_parts(denoiser)
+    prompted = parts.prompted
     if request.prompts is None:
+        if parts.runs_itself and parts.runs_itself.prompts is not None:
+            return load_prompts(list(parts.runs_itself.prompts), count=request.samples)
         return load_prompts("emoji", count=request.samples) if prompted else None
     chosen = load_prompts(request.prompts, count=request.samples)
     if not prompted:

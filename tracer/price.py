@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
 
+from interventions.spec import Full
 from tracer import store
-from tracer.lanes import evaluations, lanes_of_step, measured_lanes
+from tracer.denoisers.base import Sample, optional_parts
+from tracer.lanes import CLEAN, Lane, evaluations, lanes_of_step, measured_lanes
 from tracer.noise import sample_noise
+from tracer.passed import passed
 from tracer.plan import Plan
 from tracer.progress import Progress
 from tracer.recording import ATTENTION
 from tracer.run import arrays, dimensions
 from tracer.store.records import RECORDS, with_brought
-from tracer.unit import Unit, batches
+from tracer.unit import Sampled, batches
 
 SLOW, WARM = 1.0, 4.0
 """Seconds of one evaluation from which on a single sample is timed and not a whole batch, and from which on the first
@@ -83,6 +86,8 @@ def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None)
     A large model is timed on one sample, a CPU on a quarter of the unit; a GPU is warmed up with a whole batch.
     """
     plan, samples = plan.of(plan.samples[-1:]), plan.samples[: plan.unit]
+    if optional_parts(plan.denoiser).runs_itself:
+        return _seconds_of_pass(plan, samples, tell)
     tried = samples[: -(-len(samples) // 4)] if plan.denoiser.device.type == "cpu" else samples
     attention, counted = plan.record & ATTENTION, count(1)
     lanes = len(lanes_of_step(plan, plan.schedule.steps // 2))
@@ -104,6 +109,18 @@ def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None)
     return recorded * len(samples) / len(tried), plain * len(samples) / len(tried)
 
 
+def _seconds_of_pass(plan: Plan, samples: Sequence[Sample], tell: Progress) -> tuple[float, float]:
+    """Seconds of one step of a pipeline for these samples, recorded or not: of the second, which is warm."""
+    seconds = []
+    for done, record in enumerate((plan.record & ATTENTION, ())):
+        with torch.no_grad(), passed(plan, samples, record) as unit:
+            start = time.perf_counter()
+            float(unit.step(0, [CLEAN, Lane("clean", Full())], 2).landed.sum())  # the clean lane is known already
+            seconds.append(time.perf_counter() - start)
+        tell(done + 1, 2)
+    return seconds[0], min(seconds)
+
+
 def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> float:
     """Seconds of one of the first `count` lanes in the middle of the run, all of them evaluated at once."""
     denoiser, i = plan.denoiser, plan.schedule.steps // 2
@@ -113,7 +130,7 @@ def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> flo
         states = x.expand(len(lanes), *x.shape)
         start = time.perf_counter()
         measured = len(set(lanes) & set(measured_lanes(plan, i)))
-        prediction, _ = Unit(plan, samples, opened, x).evaluate(i, lanes, states, plan.schedule.level(i), measured)
+        prediction, _ = Sampled(plan, samples, x, opened).evaluate(i, lanes, states, plan.schedule.level(i), measured)
         float(prediction.value.sum())  # waits for the device
         return (time.perf_counter() - start) / len(lanes)
 

@@ -72,6 +72,12 @@ def reading(asked: Progress | bool | None, name: str, *, said: bool = False) -> 
             _READING.reset(token)
 
 
+def tell_reading(text: str) -> None:
+    """A line about what is being read, for whoever is shown how far that is."""
+    if _READING.get() is not None:
+        print(text, file=sys.stderr, flush=True)
+
+
 def reading_progress() -> Progress:
     """Who is to be told of bytes that are read, (done, to do); from any thread."""
     return _READING.get() or (lambda done, total: None)

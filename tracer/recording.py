@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from interventions import records
 from tracer.denoisers.base import Denoiser, optional_parts
@@ -59,10 +59,10 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
 
     Raises PlanError for what this model or sampler cannot record.
     """
-    names, named = list(names), {"norms"}
+    names, named, refused = list(names), {"norms"}, set(_refused(denoiser))
     for name in names:
         preset = name not in RECORDS or set(names) <= PRESETS.keys()  # `sinks` beside records is the one of that name
-        named |= set(PRESETS[name](denoiser, sampler)) if name in PRESETS and preset else {name}
+        named |= set(PRESETS[name](denoiser, sampler)) - refused if name in PRESETS and preset else {name}
     recorded = with_brought(named)
     _check(denoiser, sampler, recorded)
     return recorded
@@ -71,6 +71,9 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
 def _check(denoiser: Denoiser, sampler: Sampler, recorded: frozenset[str]) -> None:
     if denoiser.layout is None and (attention := sorted(recorded & ATTENTION)):
         raise PlanError(f"--record {', '.join(attention)}: {denoiser.name} has no attention to record")
+    for name, why in _refused(denoiser).items():
+        if name in recorded:
+            raise PlanError(f"--record {name}: {why}")
     if "own" in recorded and not _martingale(sampler):
         raise PlanError(
             f"--record own: the own-path sum needs a sampler that draws noise and whose injections enter one state; "
@@ -89,6 +92,12 @@ def _check(denoiser: Denoiser, sampler: Sampler, recorded: frozenset[str]) -> No
     dtype = str(getattr(optional_parts(denoiser).model, "dtype", denoiser.dtype)).removeprefix("torch.")
     if "transport" in recorded and dtype in ("bfloat16", "float16"):
         raise PlanError(f"--record transport: rounding of {dtype} hides the differences it takes; use --dtype float32")
+
+
+def _refused(denoiser: Denoiser) -> Mapping[str, str]:
+    """Record -> why it cannot be made, where a pipeline that runs itself says so."""
+    itself = optional_parts(denoiser).runs_itself
+    return {} if itself is None else itself.refused
 
 
 def _martingale(sampler: Sampler) -> bool:

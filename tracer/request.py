@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from tracer.denoisers.base import DTYPES
 from tracer.denoisers.checkpoints import DEFAULT
 from tracer.quiet import quiet
 from tracer.store.places import expanded
+from tracer.typed_values import named_values, sides, size_in_words
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +54,7 @@ class Parameter:
     error explained, since it may import. multiple: the flag may be repeated. many: one string holds several, by comma.
     stored: key of the stored configuration, which `--resume` compares; None: it does not change a number. default: that
     of the field. later: left out of the stored configuration at its default, so that runs older than it can go on.
+    option: handed to the model's loader, under the field's name, where it is not the default.
     """
 
     help: str
@@ -64,11 +67,23 @@ class Parameter:
     stored: str | None = None
     default: Any = None
     later: bool = False
+    option: bool = False
 
 
 def _typed(help: str, flag: str | None = None, **how: Any) -> dict[str, Parameter]:
     """The metadata of a field of `Request`."""
     return {"parameter": Parameter(help, flag, **how)}
+
+
+def _option(help: str, flag: str, stored: str | None, **how: Any) -> dict[str, Parameter]:
+    """The metadata of a field that the model's loader takes; a family without it refuses it by name."""
+    return _typed(help, flag, stored=stored, later=True, option=True, **how)
+
+
+def _offloads() -> Iterable[str]:
+    from tracer.denoisers.checkpoints import OFFLOADS
+
+    return OFFLOADS
 
 
 def _models() -> Iterable[str]:
@@ -235,6 +250,78 @@ class Request:
             stored="dtype",
         ),
     )
+    size: str | int | tuple[int, int] | None = field(
+        default=None,
+        metadata=_option(
+            "Height x width of the pictures, or one number; default: the model's own.", "--size", "size", metavar="HxW"
+        ),
+    )
+    negative: str | None = field(
+        default=None,
+        metadata=_option("Negative prompt: what guidance moves away from.", "--negative", "negative", metavar="TEXT"),
+    )
+    t5: bool | None = field(
+        default=None,
+        metadata=_option("SD3: with its T5 or without; default: if there is one.", "--t5/--no-t5", "t5", type=bool),
+    )
+    sites: str | None = field(
+        default=None,
+        metadata=_option(
+            "SDXL: the attention under study, default mid.", "--sites", "sites", choices=lambda: ("mid", "all")
+        ),
+    )
+    variant: str | None = field(
+        default=None,
+        metadata=_option(
+            "Variant of the weights, such as fp16; default: the plain ones.",
+            "--variant",
+            "variant",
+            metavar="NAME",
+        ),
+    )
+    lora: str | Iterable[str] = field(
+        default=(),
+        metadata=_option(
+            "LoRA weights: a file, folder or hub id, with =SCALE behind it. Repeatable.",
+            "--lora",
+            "lora",
+            metavar="WHERE[=SCALE]",
+            multiple=True,
+        ),
+    )
+    parts: Mapping[str, str] | Iterable[str] = field(
+        default=(),
+        metadata=_option(
+            "Take a part of the pipeline from another folder or hub id, e.g. transformer=org/finetuned. Repeatable.",
+            "--part",
+            "parts",
+            metavar="NAME=WHERE",
+            multiple=True,
+        ),
+    )
+    offload: str | None = field(
+        default=None,
+        metadata=_option(
+            "Save GPU memory: on the GPU a network at a time (model) or a layer (sequential), or all GPUs (spread).",
+            "--offload",
+            None,
+            choices=_offloads,
+        ),
+    )
+    vae_tiling: bool = field(
+        default=False,
+        metadata=_option("Decode pictures in tiles, one sample at a time.", "--vae-tiling", "vae_tiling", type=bool),
+    )
+    call: Mapping[str, Any] | Iterable[str] = field(
+        default=(),
+        metadata=_option(
+            "Any other argument of the pipeline's own call, as JSON, e.g. true_cfg_scale=4. Repeatable.",
+            "--call",
+            "call",
+            metavar="NAME=VALUE",
+            multiple=True,
+        ),
+    )
     options: Mapping[str, Any] | None = field(
         default=None, metadata=_typed("What else the model's loader takes, by name.")
     )
@@ -267,6 +354,10 @@ class Request:
             object.__setattr__(self, "out", expanded(self.out))
         if self.prompts is not None and not isinstance(self.prompts, str | Path):
             object.__setattr__(self, "prompts", tuple(self.prompts))
+        object.__setattr__(self, "size", size_in_words(self.size))
+        object.__setattr__(self, "lora", (self.lora,) if isinstance(self.lora, str) else tuple(self.lora))
+        object.__setattr__(self, "parts", named_values(self.parts, "--part", "transformer=FOLDER"))
+        object.__setattr__(self, "call", named_values(self.call, "--call", "true_cfg_scale=4", json.loads))
 
     @property
     def distributed(self) -> bool:
@@ -307,15 +398,28 @@ class Request:
         own = self.denoiser if isinstance(self.denoiser, str | None) else self.denoiser.name
         return self.checkpoint or own or DEFAULT
 
+    def loader_options(self) -> dict[str, Any]:
+        """What the model's loader is handed besides its checkpoint, device and dtype, by name."""
+        named = {name: getattr(self, name) for name, how in parameters().items() if how.option}
+        given = {name: value for name, value in named.items() if value != parameters()[name].default}
+        return given | ({"size": sides(self.size)} if self.size else {}) | dict(self.options or {})
+
     def load(self) -> Denoiser:
         """The denoiser itself: handed in, or loaded by its family's name. Raises CheckpointError, PlanError."""
         if self.denoiser is None or isinstance(self.denoiser, str):
             from tracer.denoisers.registry import load
 
-            how = {"checkpoint": self.checkpoint, "device": self.device, "dtype": self.dtype, **(self.options or {})}
             with quiet():
-                return load(self.denoiser, **how)
+                return load(
+                    self.denoiser,
+                    checkpoint=self.checkpoint,
+                    device=self.device,
+                    dtype=self.dtype,
+                    run={"steps": self.steps, "guidance": self.guidance},
+                    **self.loader_options(),
+                )
         own = {"checkpoint": None, "device": None, "dtype": DTYPES[0], "options": None}
+        own |= {name: how.default for name, how in parameters().items() if how.option}
         if given := [name for name, default in own.items() if getattr(self, name) != default]:
             raise PlanError(f"{', '.join(given)}: these choose how a model named by a string is loaded")
         return self.denoiser

@@ -13,7 +13,6 @@ No attention is touched here (that is `interventions.attend`) and nothing is int
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,39 +23,19 @@ from torch import Tensor
 from interventions.spec import Full
 from tracer import gains as jacobian
 from tracer.batches import Limits
-from tracer.denoisers.base import Moment, Sample
+from tracer.denoisers.base import Sample, optional_parts
 from tracer.divergence import failed_steps
 from tracer.gains import norms
-from tracer.lanes import CLEAN, Lane, Roles, lanes_of_step, measured_lanes, replay_is_own, roles_of_step
-from tracer.noise import coupled_noise, sample_noise
+from tracer.lanes import CLEAN, Roles, lanes_of_step, measured_lanes, replay_is_own, roles_of_step
+from tracer.noise import sample_noise
+from tracer.passed import passed
 from tracer.plan import Plan
 from tracer.recording import ATTENTION
-from tracer.samplers.advance import advance
-from tracer.samplers.base import Earlier, Level, Prediction, epsilon_and_x0, kept_signal
 from tracer.spectra import ring_energy
-from tracer.unit import Unit, batches
+from tracer.unit import Shown, Unit, sampled
 
 SUMS = {"null": "null", "own": "own", "replay_own": "own"}
 """Sum over steps -> the record it belongs to."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the lanes of one step showed, [lane, sample, ...] each: their predictions, where they lead, and its mean."""
-
-    at: Mapping[Lane, int]
-    eps: Tensor
-    x0: Tensor
-    landed: Tensor
-    mean: Tensor
-
-    def predicted(self, lane: Lane) -> Earlier:
-        """What the network predicted there, as noise and as clean image."""
-        return Earlier(self.eps[self.at[lane]], self.x0[self.at[lane]])
-
-    def led(self, lane: Lane) -> Tensor:
-        """The state that the lane leads to."""
-        return self.landed[self.at[lane]]
 
 
 def run_unit(
@@ -74,45 +53,28 @@ def run_unit(
     if not (asked := plan.asked(samples)).all():
         buffer.ask(asked)
         plan = plan.of(samples)
-    denoiser, levels = plan.denoiser, plan.schedule
-    like = torch.empty(0, dtype=denoiser.dtype, device=denoiser.device)
-    x = sample_noise(samples, -1, denoiser.shape, like)
-    if "latents" in plan.record:
-        buffer.final({"trajectory/noise": _numpy(x)})
-    with torch.no_grad(), batches(plan, samples, plan.record & ATTENTION, limits) as opened:
-        unit = Unit(plan, samples, opened, x)
-        for i in range(levels.steps):
-            _step(unit, i, partial(_noise, plan, samples, i, like), buffer)
+    opened = passed if optional_parts(plan.denoiser).runs_itself else partial(sampled, limits=limits)
+    with torch.no_grad(), opened(plan, samples, plan.record & ATTENTION) as unit:
+        if "latents" in plan.record:
+            buffer.final({"trajectory/noise": _numpy(unit.x)})
+        for i in range(plan.schedule.steps):
+            _step(unit, i, buffer)
             if on_step:
                 on_step(i)
         _finish_sums(unit, buffer)
         buffer.fail(failed_steps(plan, unit.finite))
         buffer.final({path: _numpy(torch.stack(values)) for path, values in _finals(unit)})
-    if "images" in plan.record:
-        buffer.final(_images(unit))
+        if "images" in plan.record:
+            buffer.final(_images(unit))
 
 
-def _noise(plan: Plan, samples: Sequence[Sample], i: int, like: Tensor) -> Tensor | None:
-    """The noise of step i; none in the last step, and in a sampler that draws none."""
-    if not plan.sampler.stochastic or i + 1 == plan.schedule.steps:
-        return None
-    shape, fork = plan.denoiser.shape, plan.request.fork
-    if plan.request.noise == "coupled":
-        kept = kept_signal(plan.denoiser.scheduler)
-        return coupled_noise(samples, i, shape, like, schedule=plan.schedule, kept=kept, fork=fork)
-    return sample_noise(samples, i, shape, like, fork)
-
-
-def _step(unit: Unit, i: int, draw: Callable[[], Tensor | None], buffer: Any) -> None:
-    """Evaluate all lanes of step i, advance every state, record. Noise is drawn, on the CPU, while a GPU evaluates."""
+def _step(unit: Unit, i: int, buffer: Any) -> None:
+    """Evaluate all lanes of step i, advance every state, record."""
     plan = unit.plan
     roles, lanes = roles_of_step(plan, i), lanes_of_step(plan, i)
-    states, prediction, move, recorded = unit.step(i, lanes, len(measured_lanes(plan, i)))
-    noise = draw()
-    eps, x0 = epsilon_and_x0(plan.schedule, i, states, prediction.value)
-    shown = Shown({lane: k for k, lane in enumerate(lanes)}, eps, x0, move.land(noise), move.mean)
+    shown = unit.step(i, lanes, len(measured_lanes(plan, i)))
     unit.finite.append(torch.isfinite(norms(shown.landed)))
-    at = shown.at
+    at, x0 = shown.at, shown.x0
     contributions = {
         m: {name: x0[at[a]] - x0[at[b]] for name, (a, b) in role.sums.items()} for m, role in roles.items()
     }
@@ -126,18 +88,18 @@ def _step(unit: Unit, i: int, draw: Callable[[], Tensor | None], buffer: Any) ->
         for name, value in _measured(unit, m, role, shown, received.get(m, torch.zeros_like(before))).items():
             values.setdefault(name, []).append(value)
     _write(unit, i, values, x0[0], buffer)
-    linear = _linear_gains(unit, i, before, received, noise, clean_history)
+    linear = _linear_gains(unit, i, before, received, shown.noise, clean_history)
     buffer.step(i, {f"metrics/{name}": _numpy(gain) for name, gain in linear})
-    if recorded:
+    if shown.recorded:
         own = [at[roles[m].own] if m in roles else 0 for m in range(len(plan.arms))]
-        buffer.step(i, {f"attention/{key}": _numpy(value[own]) for key, value in recorded.items()})
+        buffer.step(i, {f"attention/{key}": _numpy(value[own]) for key, value in shown.recorded.items()})
 
 
 def _advance(unit: Unit, i: int, roles: Mapping[int, Roles], shown: Shown) -> None:
     """Put every path where step i leads it, and all else that the lanes of the next step read."""
     record = unit.plan.record
     unit.x, unit.states, unit.pushes = shown.landed[0], {}, {}
-    latest: dict[Any, tuple[Any, Earlier]] = {"clean": ("clean", shown.predicted(CLEAN))}
+    latest: dict[Any, tuple[Any, Any]] = {"clean": ("clean", shown.predicted(CLEAN))}
     for m, role in roles.items():
         unit.states["arm", m] = shown.led(role.own)
         latest["arm", m] = role.own.state, shown.predicted(role.own)
@@ -153,7 +115,7 @@ def _advance(unit: Unit, i: int, roles: Mapping[int, Roles], shown: Shown) -> No
             unit.states["replay", m], latest["replay", m] = unit.states["arm", m], latest["arm", m]
         elif role.replayed:
             unit.states["replay", m] = shown.led(role.replayed) + injected
-            latest["replay", m] = role.replayed.state, _plus(shown.predicted(role.replayed), _change(shown, role))
+            latest["replay", m] = role.replayed.state, shown.predicted(role.replayed).plus(_change(shown, role))
         if "transport" in record:
             latest["tangent", m] = ("tangent", m), _carry(unit, m, role, shown, injected)
     unit.remember(latest)
@@ -161,7 +123,7 @@ def _advance(unit: Unit, i: int, roles: Mapping[int, Roles], shown: Shown) -> No
         _probe(unit, m)
 
 
-def _carry(unit: Unit, m: int, role: Roles, shown: Shown, injected: Tensor) -> Earlier:
+def _carry(unit: Unit, m: int, role: Roles, shown: Shown, injected: Tensor) -> Any:
     """Carry arm m's injections on by the clean step's linear map, tau' = J tau + injected; returns the same of the
     predictions.
 
@@ -171,13 +133,12 @@ def _carry(unit: Unit, m: int, role: Roles, shown: Shown, injected: Tensor) -> E
     changed = _change(shown, role)
     if role.transported is None:  # the first injection: nothing to carry yet
         unit.tangents[m] = injected
-        unit.past["tangent", m] = [Earlier(*map(torch.zeros_like, earlier)) for earlier in unit.past["clean"]]
+        unit.past["tangent", m] = [earlier.minus(earlier) for earlier in unit.past["clean"]]
         return changed
     ahead, behind = role.transported
     width = 2 * unit.reaches[m]
     unit.tangents[m] = (shown.led(ahead) - shown.led(behind)) / width + injected
-    one, other = shown.predicted(ahead), shown.predicted(behind)
-    return _plus(changed, Earlier((one.eps - other.eps) / width, (one.x0 - other.x0) / width))
+    return changed.plus(shown.predicted(ahead).minus(shown.predicted(behind)), 1 / width)
 
 
 def _probe(unit: Unit, m: int) -> None:
@@ -188,17 +149,12 @@ def _probe(unit: Unit, m: int) -> None:
         unit.states[side, m] = unit.x + sign * reach * tangent
         if ("tangent", m) in unit.past:
             pairs = zip(unit.past["clean"], unit.past["tangent", m], strict=True)
-            unit.past[side, m] = [_plus(clean, change, sign * reach) for clean, change in pairs]
+            unit.past[side, m] = [clean.plus(change, sign * reach) for clean, change in pairs]
 
 
-def _change(shown: Shown, role: Roles) -> Earlier:
+def _change(shown: Shown, role: Roles) -> Any:
     """What masking changes in the predictions at the clean state."""
-    masked, clean = shown.predicted(role.injected or CLEAN), shown.predicted(CLEAN)
-    return Earlier(masked.eps - clean.eps, masked.x0 - clean.x0)
-
-
-def _plus(one: Earlier, other: Earlier, times: Tensor | float = 1.0) -> Earlier:
-    return Earlier(one.eps + times * other.eps, one.x0 + times * other.x0)
+    return shown.predicted(role.injected or CLEAN).minus(shown.predicted(CLEAN))
 
 
 def _measured(unit: Unit, m: int, role: Roles, shown: Shown, received: Tensor) -> dict[str, Tensor]:
@@ -290,22 +246,13 @@ def _decomposition(landed: Tensor, parts: tuple[int, int, int], previous: Tensor
 
 
 def _linear_gains(
-    unit: Unit, i: int, x: Tensor, received: dict[int, Tensor], noise: Tensor | None, history: Sequence[Earlier]
+    unit: Unit, i: int, x: Tensor, received: dict[int, Tensor], noise: Tensor | None, history: Sequence[Any]
 ) -> Iterator[tuple[str, Tensor]]:
     """Gains of the clean step's linear map at the clean state x: along the errors `received`, and the worst.
 
     The map is that of the state alone: the clean path's `history` [sample, ...] is held.
     """
-    plan, levels = unit.plan, unit.plan.schedule
-
-    def clean_step(states: Tensor) -> Tensor:
-        def predict(states: Tensor, level: Level) -> Prediction:
-            moment = Moment(i, levels.steps, *level)
-            return unit.batches.evaluate(states, moment, [CLEAN.spec] * len(states), measured=0)[0]
-
-        held = [Earlier(*(part.expand_as(states) for part in earlier)) for earlier in history]
-        return advance(plan.sampler, levels, i, states, predict, held)[1].land(noise)
-
+    plan, levels, clean_step = unit.plan, unit.plan.schedule, unit.clean_step(i, history, noise)
     if "tangent" in plan.record:
         gains = torch.full((len(plan.arms), len(unit.samples)), torch.nan, dtype=x.dtype, device=x.device)
         for m, error in received.items():
@@ -370,7 +317,7 @@ def _finals(unit: Unit) -> Iterator[tuple[str, list[Tensor]]]:
 
 def _images(unit: Unit) -> dict[str, np.ndarray]:
     """The pictures of all arms, and of their replays; a replay that is the arm itself is decoded once."""
-    arms, decode = range(len(unit.plan.arms)), unit.plan.denoiser.decode
+    arms, decode = range(len(unit.plan.arms)), unit.decode
     images = [decode(unit.arm(m)) for m in arms]
     pictures = {"images/image": np.stack(images)}
     if "replay" in unit.plan.record:

@@ -1,26 +1,57 @@
 """The states of one unit of samples while it runs, and the network calls that move them.
 
 A unit holds the clean state, the states of every arm's paths, and what a sampler reads of earlier steps. What the
-states mean and where they go is `tracer.trajectory`.
+states mean and where they go is `tracer.trajectory`. Here the steps are taken by this project's samplers; where a
+pipeline runs itself it is `tracer.passed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interventions.spec import Full, KeyRemoval
 from tracer.batches import Batches, Limits
 from tracer.denoisers.base import Moment, Sample
-from tracer.lanes import Lane
+from tracer.gains import StepMap
+from tracer.lanes import CLEAN, Lane
+from tracer.noise import coupled_noise, sample_noise
 from tracer.plan import Plan
 from tracer.samplers.advance import advance
-from tracer.samplers.base import Earlier, Level, Move, Prediction
+from tracer.samplers.base import Earlier, Level, Prediction, epsilon_and_x0, kept_signal
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the lanes of one step showed, [lane, sample, ...] each: their predictions, where they lead, and its mean.
+
+    earlier: what a later step of the path reads of this one, by lane. recorded: what the seam recorded of the lanes
+    that are measured, in the step's first evaluation, at the level where it starts. noise: that of the step.
+    """
+
+    at: Mapping[Lane, int]
+    eps: Tensor
+    x0: Tensor
+    landed: Tensor
+    mean: Tensor
+    earlier: Sequence[Any]
+    recorded: Mapping[str, Tensor]
+    noise: Tensor | None = None
+
+    def predicted(self, lane: Lane) -> Any:
+        """What the network predicted there, as a later step reads it."""
+        return self.earlier[self.at[lane]]
+
+    def led(self, lane: Lane) -> Tensor:
+        """The state that the lane leads to."""
+        return self.landed[self.at[lane]]
 
 
 @dataclass
@@ -30,14 +61,13 @@ class Unit:
     `x`: the clean state [sample, channel, y, x]. `states`: what the other lanes of the next step read, by the names of
     `lanes.Lane`. `pushes`: every arm's last injection. `sums`: sum -> arm -> contributions so far. `tangents`: the
     injections carried by the clean step's linear map; `reaches`: how many of them the lanes "ahead" and "behind" are
-    away from the clean state. `past`: for every path what its earlier steps predicted, the
-    latest first, as far back as the sampler reads. `finite`: per step, which lanes [lane, sample] led to a finite
-    state; it stays on the device.
+    away from the clean state. `past`: for every path what its earlier steps predicted, the latest first, as far back
+    as the sampler reads (`Earlier`, or what else a later step takes that has its arithmetic). `finite`: per step, which
+    lanes [lane, sample] led to a finite state; it stays on the device.
     """
 
     plan: Plan
     samples: Sequence[Sample]
-    batches: Batches
     x: Tensor
 
     def __post_init__(self) -> None:
@@ -46,7 +76,7 @@ class Unit:
         self.sums: dict[str, dict[int, Tensor]] = {}
         self.tangents: dict[int, Tensor] = {}
         self.reaches: dict[int, Tensor] = {}
-        self.past: dict[Any, list[Earlier]] = {"clean": []}
+        self.past: dict[Any, list[Any]] = {"clean": []}
         self.finite: list[Tensor] = []
 
     def state(self, name: Any) -> Tensor:
@@ -65,22 +95,37 @@ class Unit:
         """What an arm that never departed has of a sum or a path: 0, and NaN for the floor, which was not asked."""
         return torch.full_like(self.x, torch.nan if self.is_floor(m) else 0.0)
 
-    def history(self, lanes: Sequence[Lane]) -> list[Earlier]:
-        """What the sampler may read of earlier steps, [lane, sample, ...] each; a pushed state has the clean path's."""
-        paths = [self.past[lane.state if lane.state in self.past else "clean"] for lane in lanes]
-        return [Earlier(*map(torch.stack, zip(*step, strict=True))) for step in zip(*paths, strict=True)]
-
-    def remember(self, latest: Mapping[Any, tuple[Any, Earlier]]) -> None:
+    def remember(self, latest: Mapping[Any, tuple[Any, Any]]) -> None:
         """Add what the step predicted to the history of every path: path -> (the path it was on, its prediction)."""
         if depth := self.plan.sampler.history:
             self.past = {path: [earlier, *self.past[before]][:depth] for path, (before, earlier) in latest.items()}
 
-    def step(self, i: int, lanes: Sequence[Lane], measured: int) -> tuple[Tensor, Prediction, Move, dict[str, Tensor]]:
-        """States and first predictions [lane, sample, ...] of these lanes, where they lead, what the seam recorded.
+    def path(self, name: Any) -> list[Any]:
+        """What a lane on this state reads of earlier steps; a pushed state has the clean path's."""
+        return self.past.get(name, self.past["clean"])
 
-        What is recorded of attention is that of the first `measured` lanes, in the first evaluation, at the level where
-        the step starts.
-        """
+    def step(self, i: int, lanes: Sequence[Lane], measured: int) -> Shown:
+        """Evaluate these lanes, the first `measured` of them with their attention, and say where they lead."""
+        raise NotImplementedError
+
+    def clean_step(self, i: int, history: Sequence[Any], noise: Tensor | None) -> StepMap:
+        """Where step i leads from states [direction, sample, ...], the clean path's history and noise held."""
+        raise NotImplementedError
+
+    def decode(self, x0: Tensor) -> np.ndarray:
+        """Final states [sample, ...] -> uint8 [sample, y, x, 3]."""
+        raise NotImplementedError
+
+
+@dataclass
+class Sampled(Unit):
+    """A unit whose steps are taken by one of this project's samplers, all lanes in one batch."""
+
+    batches: Batches
+
+    def step(self, i: int, lanes: Sequence[Lane], measured: int) -> Shown:
+        """Evaluate these lanes together. The noise is drawn, on the CPU, while a GPU evaluates."""
+        plan = self.plan
         states = torch.stack([self.state(lane.state) for lane in lanes])
         recorded: list[dict[str, Tensor]] = []
 
@@ -89,8 +134,29 @@ class Unit:
             recorded.append(taken)
             return prediction
 
-        prediction, move = advance(self.plan.sampler, self.plan.schedule, i, states, predict, self.history(lanes))
-        return states, prediction, move, recorded[0]
+        prediction, move = advance(plan.sampler, plan.schedule, i, states, predict, self._history(lanes))
+        noise = self._noise(i)
+        eps, x0 = epsilon_and_x0(plan.schedule, i, states, prediction.value)
+        at, earlier = {lane: k for k, lane in enumerate(lanes)}, [Earlier(*pair) for pair in zip(eps, x0, strict=True)]
+        return Shown(at, eps, x0, move.land(noise), move.mean, earlier, recorded[0], noise)
+
+    def clean_step(self, i: int, history: Sequence[Earlier], noise: Tensor | None) -> StepMap:
+        """The map of the state alone, as torch can differentiate it."""
+        plan = self.plan
+
+        def landed(states: Tensor) -> Tensor:
+            def predict(states: Tensor, level: Level) -> Prediction:
+                moment = Moment(i, plan.schedule.steps, *level)
+                return self.batches.evaluate(states, moment, [CLEAN.spec] * len(states), measured=0)[0]
+
+            held = [Earlier(*(part.expand_as(states) for part in earlier)) for earlier in history]
+            return advance(plan.sampler, plan.schedule, i, states, predict, held)[1].land(noise)
+
+        return landed
+
+    def decode(self, x0: Tensor) -> np.ndarray:
+        """By the denoiser."""
+        return self.plan.denoiser.decode(x0)
 
     def evaluate(
         self, i: int, lanes: Sequence[Lane], states: Tensor, level: Level, measured: int
@@ -98,6 +164,31 @@ class Unit:
         """Predictions [lane, sample, ...] of these lanes at these states, what the seam recorded of the first ones."""
         moment = Moment(i, self.plan.schedule.steps, *level)
         return self.batches.evaluate(states, moment, [lane.spec for lane in lanes], measured)
+
+    def _history(self, lanes: Sequence[Lane]) -> list[Earlier]:
+        """What the sampler may read of earlier steps, [lane, sample, ...] each."""
+        paths = [self.path(lane.state) for lane in lanes]
+        return [Earlier(*map(torch.stack, zip(*step, strict=True))) for step in zip(*paths, strict=True)]
+
+    def _noise(self, i: int) -> Tensor | None:
+        """The noise of step i; none in the last step, and in a sampler that draws none."""
+        plan = self.plan
+        if not plan.sampler.stochastic or i + 1 == plan.schedule.steps:
+            return None
+        shape, fork, like = plan.denoiser.shape, plan.request.fork, self.x
+        if plan.request.noise == "coupled":
+            kept = kept_signal(plan.denoiser.scheduler)
+            return coupled_noise(self.samples, i, shape, like, schedule=plan.schedule, kept=kept, fork=fork)
+        return sample_noise(self.samples, i, shape, like, fork)
+
+
+@contextmanager
+def sampled(plan: Plan, samples: Sequence[Sample], record: Iterable[str], limits: Limits | None) -> Iterator[Sampled]:
+    """A unit at its start, x_T, its denoiser opened."""
+    like = torch.empty(0, dtype=plan.denoiser.dtype, device=plan.denoiser.device)
+    x = sample_noise(samples, -1, plan.denoiser.shape, like)
+    with batches(plan, samples, record, limits) as opened:
+        yield Sampled(plan, samples, x, opened)
 
 
 def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), limits: Limits | None = None) -> Batches:

@@ -18,6 +18,12 @@ from interventions.layout import TokenLayout
 from interventions.seam.calls import Call, Pieces
 from interventions.segments import IMAGE, KINDS, PADDING, PREFIX, TEXT
 
+SHUT = -1000.0
+"""A logit that a model adds where it means that a key is not there: no float32 softmax has anything left of it.
+
+PixArt, LTX, SANA and Allegro add -10000 to their padding, not -inf.
+"""
+
 
 def query_tokens(lane: KeyRemoval, layout: TokenLayout) -> tuple[slice, ...]:
     """The query tokens that a lane acts on in a call with this layout of queries, as runs of neighbours."""
@@ -151,7 +157,7 @@ def _without(call: Call, tokens: torch.Tensor) -> Call:
     if own is None:
         return call.biased(bias)
     both = own + bias
-    empty = torch.isneginf(both).all(-1, keepdim=True)
+    empty = (both <= SHUT).all(-1, keepdim=True)
     return replace(call, attn_mask=torch.where(empty, own, both), is_causal=False)
 
 

@@ -32,10 +32,10 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer({piece: i for i, piece in enumerate(pieces)}, [], model_max_length=CLIP_TOKENS)
 
 
-def clip_encoder(projected: bool) -> torch.nn.Module:
+def clip_encoder(projected: bool, longest: int = CLIP_TOKENS) -> torch.nn.Module:
     config = CLIPTextConfig(
         vocab_size=2 * len(LETTERS) + 2, hidden_size=TEXT_WIDTH, intermediate_size=32, projection_dim=TEXT_WIDTH,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=CLIP_TOKENS,
+        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=longest,
         bos_token_id=2 * len(LETTERS), eos_token_id=2 * len(LETTERS) + 1, pad_token_id=2 * len(LETTERS) + 1,
     )  # fmt: skip
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()

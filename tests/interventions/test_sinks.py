@@ -265,7 +265,9 @@ def test_more_keys_than_a_smaller_call_can_spare_are_refused_by_that_call(spec, 
         run(spec, random_call(), layout=layout)
 
 
-def test_a_query_keeps_its_keys_where_the_models_own_mask_leaves_only_suppressed_ones():
+@pytest.mark.parametrize("shut", [None, -math.inf, -10000.0])
+def test_a_query_keeps_its_keys_where_the_models_own_mask_leaves_only_suppressed_ones(shut):
+    """`shut`: what the model adds to a key that is not there, None for a boolean mask; PixArt adds -10000."""
     # a causal row 0 sees token 0 alone; token 0 is the sink of a causal model
     layout, causal = TokenLayout((1, 9)), torch.ones(9, 9, dtype=torch.bool).tril()
     query, key, value = random_call(tokens=9)
@@ -275,7 +277,8 @@ def test_a_query_keeps_its_keys_where_the_models_own_mask_leaves_only_suppressed
     alone = ((attention * keep).sum(-1, keepdim=True) == 0).expand_as(keep)
     assert bool(alone.any())
     expected = dense.attend(dense.renormalised(attention, keep | alone), value)
-    output, _ = run("sink-k1", (query, key, value), mask=causal, layout=layout)
+    mask = causal if shut is None else torch.zeros(9, 9).masked_fill(~causal, shut)
+    output, _ = run("sink-k1", (query, key, value), mask=mask, layout=layout)
     assert dense.relative(output, expected) < 1e-6
 
 

@@ -46,7 +46,9 @@ def test_an_embedded_checkpoint_that_does_not_fit_says_what_there_is(model, chec
 
 
 def test_a_family_says_what_its_checkpoints_are_and_whether_it_is_told_prompts():
-    assert {name: family.prompted for name, family in MODELS.items()} == {"dit": False, "sd3": True, "sdxl": True}
+    assert {name: family.prompted for name, family in MODELS.items()} == {
+        "dit": False, "sd3": True, "sdxl": True, "pipeline": True,
+    }  # fmt: skip
     assert all(family.name == name and family.help and family.checkpoints for name, family in MODELS.items())
 
 

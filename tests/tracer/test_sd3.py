@@ -164,12 +164,12 @@ def test_t5_can_be_left_out_and_its_tokens_are_then_zeros(saved):
 
 
 def test_another_image_size_is_a_multiple_of_what_one_token_covers(saved):
-    smaller = load("sd3", checkpoint=str(saved[0]), device="cpu", pixels=8)
+    smaller = load("sd3", checkpoint=str(saved[0]), device="cpu", size=8)
     assert smaller.shape == (4, 4, 4)
     assert smaller.layout.grid == (2, 2)
     for pixels in (9, 0, 64):
         with pytest.raises(CheckpointError, match="a multiple of 4 up to 32"):
-            load("sd3", checkpoint=str(saved[0]), device="cpu", pixels=pixels)
+            load("sd3", checkpoint=str(saved[0]), device="cpu", size=pixels)
 
 
 def test_a_sample_without_a_prompt_is_refused(denoiser):
@@ -226,7 +226,7 @@ def test_encoders_that_do_not_load_say_so_when_prompts_are_encoded(medium, tmp_p
 @pytest.mark.parametrize("model", ["sd3", "sdxl"])
 def test_gated_missing_and_unreachable_hub_checkpoints_are_told_apart(model, monkeypatch):
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import ModelInfo, errors
 
     def failing(error):
         def download(*_, **__):
@@ -244,7 +244,7 @@ def test_gated_missing_and_unreachable_hub_checkpoints_are_told_apart(model, mon
         (OSError("no route to host"), "not in the local hub cache and the hub cannot be reached"),
     ):
         monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(error))
-        monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: ["model_index.json"])
+        monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: ModelInfo(id="org/name", siblings=[]))
         with pytest.raises(CheckpointError, match=says):
             load(model, checkpoint="org/name", device="cpu")
 
@@ -290,7 +290,7 @@ def test_the_embedded_kind_refuses_what_it_does_not_have(trained, tmp_path):
     with pytest.raises(CheckpointError, match="has no T5"):
         load("sd3", checkpoint=str(trained[0]), device="cpu", t5=True)
     with pytest.raises(CheckpointError, match="32 pixels only"):
-        load("sd3", checkpoint=str(trained[0]), device="cpu", pixels=64)
+        load("sd3", checkpoint=str(trained[0]), device="cpu", size=64)
     shutil.copytree(trained[0], tmp_path / "copy")
     (tmp_path / "copy" / "vocabulary.json").write_text("[")
     with pytest.raises(CheckpointError, match=r"no usable words\.safetensors"):

@@ -129,6 +129,6 @@ def test_what_cannot_be_asked_for_is_said(saved):
     with pytest.raises(CheckpointError, match="choose mid"):
         load("sdxl", checkpoint=str(saved[0]), device="cpu", sites="cross")
     with pytest.raises(CheckpointError, match="a multiple of 4"):
-        load("sdxl", checkpoint=str(saved[0]), device="cpu", pixels=18)
+        load("sdxl", checkpoint=str(saved[0]), device="cpu", size=18)
     with pytest.raises(CheckpointError, match="unknown model 'sd2'"):
         load("sd2", device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,12 +38,21 @@ def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
         elif name == "record":
             words += _records(value)
         elif value != parameter.default and value is not None:
-            words += [parameter.flag, _typed(value, parameter)]
+            words += _option(parameter, value)
     return shlex.join(words) + (f"  ({'; '.join(beyond)})" if beyond else "")
 
 
-def _typed(value: Any, parameter: Parameter) -> str:
-    return f"{value:g}" if parameter.type is float else str(value)
+def _option(parameter: Parameter, value: Any) -> list[str]:
+    """One option as it is typed: a switch, a flag that is repeated, or a flag and its value."""
+    flag = str(parameter.flag)
+    if parameter.type is bool:
+        return [flag.split("/")[0 if value else -1]]
+    if isinstance(value, Mapping):
+        written = str if parameter.stored == "parts" else json.dumps
+        texts = [f"{name}={written(each)}" for name, each in value.items()]
+    else:
+        texts = list(value) if parameter.multiple else [f"{value:g}" if parameter.type is float else str(value)]
+    return [word for text in texts for word in (flag, text)]
 
 
 def _is_shipped(name: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from interventions.errors import InputError
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from interventions import Intervention, TokenLayout
-    from tracer.samplers.base import Prediction
+    from tracer.samplers.base import Prediction, Sampler
 
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What a network may run in, by torch's names."""
+ROWS = {"cpu": 32, "cuda": 1024}
+"""How many rows (lanes x samples x guidance halves) go through the network in one call. Beyond it a CPU takes longer
+for each: its caches and the allocator's (docs/performance.md)."""
 
 
 class CheckpointError(InputError):
@@ -74,6 +77,57 @@ class Evaluation:
     predict: Callable[[Tensor, Moment, Sequence[Intervention]], Prediction]
     take: Callable[[], dict[str, Tensor]] = dict
     measure: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A step that a pipeline took by itself, [sample, channel, y, x] each: the state it read, its predictions as noise
+    and as clean image, where it leads, and where it would lead without noise.
+
+    past: what a later step of the path reads beside the state. It has the arithmetic of `samplers.base.Earlier`.
+    """
+
+    sample: Tensor
+    eps: Tensor
+    x0: Tensor
+    landed: Tensor
+    mean: Tensor
+    past: Any
+
+
+class OwnSteps(Protocol):
+    """A pipeline opened for some samples, which takes its steps by itself."""
+
+    def evaluate(
+        self, step: int, lanes: Sequence[tuple[Intervention, Tensor | None, Any]], measured: int
+    ) -> tuple[list[Landed], dict[str, Tensor]]:
+        """Take a step in every lane: (intervention, state, past of its path), None and None for the pipeline's own
+        start in step 0. Also what the seam recorded of the first `measured` lanes, [lane, sample, layers, ...] each.
+        """
+        ...
+
+    def finish(self, x0: Tensor, past: Any) -> np.ndarray:
+        """The pictures of states after the last step: uint8 [sample, y, x, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunsItself:
+    """What a network says of the pipeline that asks it.
+
+    opened: (samples, mask_seed=, record=, draw=) -> their `OwnSteps`; `draw` is (step, draws before it in this step,
+    shape) -> noise [sample, *shape]. sampler: how it moves. call: what it is called with, as it is stored and compared.
+    prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
+    the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.
+    """
+
+    opened: Callable[..., AbstractContextManager[OwnSteps]]
+    sampler: Sampler
+    call: Mapping[str, Any]
+    prompts: Sequence[str] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    suited: Callable[[Sequence[Sample]], Denoiser] | None = None
+    alone: str = ""
 
 
 @runtime_checkable
@@ -163,8 +217,9 @@ class OptionalParts:
     prompted: it is told prompts. classes: names of its classes, in order, if it is told classes. prepare: encode the
     prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
     that only fill up the sequence. model: the torch module itself, whose dtype is recorded. own_lanes: whether
-    `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked. frames: of a
-    video, whose state has them folded into its channels, frame after frame; the store unfolds them.
+    `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked.
+    runs_itself: how it takes its steps, where a pipeline of its own asks the network. frames: of a video, whose state
+    has them folded into its channels, frame after frame; the store unfolds them.
     """
 
     prompted: bool = False
@@ -173,13 +228,15 @@ class OptionalParts:
     padding: Callable[[Sequence[Sample]], np.ndarray] | None = None
     model: Any = None
     own_lanes: bool = False
+    runs_itself: RunsItself | None = None
     frames: int = 1
 
 
 def optional_parts(denoiser: Denoiser) -> OptionalParts:
     """What this denoiser has of them; the only place that asks."""
-    own: dict[str, Any] = {part.name: getattr(denoiser, part.name, part.default) for part in fields(OptionalParts)}
-    return OptionalParts(**own)
+    return OptionalParts(
+        **{part.name: getattr(denoiser, part.name) for part in fields(OptionalParts) if hasattr(denoiser, part.name)}
+    )
 
 
 @dataclass(frozen=True)

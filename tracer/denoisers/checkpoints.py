@@ -7,49 +7,71 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tracer.denoisers.base import CheckpointError
-from tracer.denoisers.hub import download
+from tracer.denoisers.hub import INDEX, check_variant, download
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """What ships; `--checkpoint embedded:NAME` names a folder in it, and each family's own is embedded:<family>."""
 PREFIX = "embedded:"
 DEFAULT = "dit"
 """The family where neither a family nor a checkpoint is named."""
+OFFLOADS = ("model", "sequential", "spread")
+"""How a pipeline that does not fit on a GPU is run on it (`pipeline.placing`)."""
+ANY = "pipeline"
+"""The family that runs any diffusers pipeline by its own call."""
 
 
-def find(checkpoint: str | None, family: str, classes: tuple[str, ...], parts: Sequence[str] = ()) -> tuple[Path, str]:
+def find(
+    checkpoint: str | None,
+    family: str,
+    classes: tuple[str, ...],
+    parts: Sequence[str] = (),
+    variant: str | None = None,
+) -> tuple[Path, str]:
     """The folder of a checkpoint and the name it is recorded under; None is embedded:<family>.
 
-    parts: folders of a pipeline that are fetched from the hub.
+    parts: folders of a pipeline that are fetched from the hub. variant: of the weights; one that the checkpoint has not
+    is refused.
     `classes` are the `_class_name`s of a fitting `model_index.json` or `config.json` (of an embedded one the
     transformer's is enough); anything else is refused.
     """
     if is_embedded(checkpoint):
         return _embedded((checkpoint or PREFIX + family).removeprefix(PREFIX), family, classes)
     assert checkpoint is not None
-    folder = Path(checkpoint).expanduser()
-    if folder.is_dir():
-        name = folder.name
-    elif folder.is_absolute() or not is_hub_id(checkpoint):
-        raise CheckpointError(
-            f"no checkpoint folder {checkpoint!r}: give a folder that holds model_index.json or config.json, "
-            "or a hub id such as facebook/DiT-XL-2-256"
-        )
-    else:
-        folder, name = download(checkpoint, parts), checkpoint
+    folder, name = folder_of(checkpoint, parts, variant)
     kind = class_name(folder)
     if kind not in classes:
         raise CheckpointError(
             f"{checkpoint} is a {kind or 'folder without model_index.json or config.json'}, "
             f"not a {family} checkpoint (expected one of: {', '.join(classes)}); {_instead(kind)}"
         )
+    roots = [folder, *(folder / part for part in parts)]
+    check_variant(variant, (file.name for root in roots if root.is_dir() for file in root.iterdir()))
     return folder, name
 
 
+def folder_of(checkpoint: str, parts: Sequence[str], variant: str | None = None) -> tuple[Path, str]:
+    """A folder of this machine, or the snapshot of these parts of a hub repository; and the name it is recorded under.
+
+    Raises CheckpointError.
+    """
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return folder, folder.name
+    if folder.is_absolute() or not is_hub_id(checkpoint):
+        raise CheckpointError(
+            f"no checkpoint folder {checkpoint!r}: give a folder that holds model_index.json or config.json, "
+            "or a hub id such as facebook/DiT-XL-2-256"
+        )
+    return download(checkpoint, parts, variant), checkpoint
+
+
 def recognised(checkpoint: str | None) -> str:
-    """The family that reads a checkpoint, by the `_class_name` in its folder; "dit" for None, and for one that is not
-    there or says nothing, which loading it then explains. Raises CheckpointError for a kind that no family reads.
+    """The family that reads a checkpoint, by the `_class_name` in its folder: one of its own, else "pipeline" for what
+    has a model_index.json; "dit" for None, and for one that is not there or says nothing, which loading it then
+    explains. Raises CheckpointError for a network that no family reads.
     """
     if checkpoint is None:
         return DEFAULT
@@ -62,9 +84,11 @@ def recognised(checkpoint: str | None) -> str:
     kind = class_name(folder) or class_name(folder / "transformer")
     if kind is None:
         return DEFAULT
-    if (family := _readers().get(kind)) is None:
-        raise CheckpointError(f"{checkpoint} is a {kind}; {_instead(kind)}")
-    return family
+    if (family := _readers().get(kind)) is not None:
+        return family
+    if (folder / INDEX[0]).is_file():
+        return ANY
+    raise CheckpointError(f"{checkpoint} is a {kind}, one network; {_instead(kind)}")
 
 
 def is_hub_id(checkpoint: str) -> bool:
@@ -84,11 +108,12 @@ def _instead(kind: str | None) -> str:
     readers = _readers()
     if kind in readers:
         return f"type --model {readers[kind]}"
-    families: dict[str, list[str]] = {}
-    for each, name in readers.items():
-        families.setdefault(name, []).append(each)
-    supported = ", ".join(f"{name} ({' or '.join(kinds)})" for name, kinds in families.items())
-    return f"supported are {supported}; docs/extending.md says how a family is added"
+    if str(kind).endswith("Pipeline"):
+        return f"type --model {ANY}, or leave --model out"
+    return (
+        "of networks alone DiT and SD3 are read: name the pipeline that it belongs to with --checkpoint, and this one "
+        "with --part transformer=FOLDER"
+    )
 
 
 def is_embedded(checkpoint: str | None) -> bool:
@@ -118,11 +143,25 @@ def embedded_megabytes(name: str) -> float:
 
 
 def class_name(folder: Path) -> str | None:
-    """`_class_name` of a pipeline or model folder; None if it is neither."""
+    """`_class_name` of a pipeline or model folder; None if it is neither. Raises CheckpointError."""
     for file in ("model_index.json", "config.json"):
         if (folder / file).is_file():
-            try:
-                return json.loads((folder / file).read_text()).get("_class_name")
-            except json.JSONDecodeError as error:
-                raise CheckpointError(f"{folder / file} is not valid JSON: {error}") from error
+            kind = read_json(folder / file).get("_class_name")
+            if kind is not None and not isinstance(kind, str):
+                raise CheckpointError(
+                    f"{folder / file} names {kind} as its class, code of its own that would have to be run: it is "
+                    "refused. Load it yourself and hand it to tracer.from_pipeline"
+                )
+            return kind
     return None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object in a JSON file. Raises CheckpointError."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file} holds no JSON object")
+    return found

@@ -120,19 +120,21 @@ def load_dit(
     dtype: torch.dtype = torch.float32,
     time_embedding: Literal["auto", "original", "diffusers"] = "auto",
     guidance_channels: int | None = None,
+    variant: str | None = None,
 ) -> DiT:
     """An embedded DiT (None or embedded:NAME), a diffusers folder (pipeline or transformer alone), or a hub id.
 
     `time_embedding` "auto" corrects every checkpoint except embedded ones, which were trained as diffusers has it.
-    `guidance_channels` None: 3 of a 4-channel latent as in the original sampler, else all. Raises CheckpointError.
+    `guidance_channels` None: 3 of a 4-channel latent as in the original sampler, else all. `variant`: of the weights,
+    such as fp16. Raises CheckpointError.
     """
-    folder, name = find(checkpoint, "dit", KINDS, PARTS)
+    folder, name = find(checkpoint, "dit", KINDS, PARTS, variant)
     transformer = folder / "transformer" if (folder / "transformer").is_dir() else folder
     with fingerprinted(folder, PARTS if transformer != folder else None) as sha256:
         from diffusers import DiTTransformer2DModel
 
-        model = load_network(DiTTransformer2DModel, transformer, "a DiT transformer", device, dtype)
-        decoder = load_vae(folder, device, dtype)
+        model = load_network(DiTTransformer2DModel, transformer, "a DiT transformer", device, dtype, variant)
+        decoder = load_vae(folder, device, dtype, variant)
     original = time_embedding == "original" or (time_embedding == "auto" and not is_embedded(checkpoint))
     if original:
         correct_time_embedding(model)
@@ -147,7 +149,8 @@ def load_dit(
             "sha256": sha256(),
             "time_embedding": "original" if original else "diffusers",
             "guidance_channels": channels,
-        },
+        }
+        | ({"variant": variant} if variant else {}),
         guidance_channels=channels,
         decoder=decoder,
         steps=100 if is_embedded(checkpoint) else 250,  # a first run within minutes on two cores

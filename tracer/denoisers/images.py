@@ -6,6 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tracer.denoisers.base import CheckpointError
+
+Size = int | tuple[int, int]
+"""Of images: the side of a square one, or (y, x)."""
 _HALF_RANGE = 127.5
 
 
@@ -22,3 +26,16 @@ def to_uint8(pixels: Tensor) -> np.ndarray:
 def from_uint8(images: np.ndarray) -> Tensor:
     """uint8 [..., y, x, channel] -> float32 [..., channel, y, x] in [-1, 1]."""
     return torch.from_numpy(images).movedim(-1, -3).float() / _HALF_RANGE - 1
+
+
+def square(size: Size | None, name: str) -> int | None:
+    """The side of the square images that are asked for; None for the checkpoint's own. Raises CheckpointError."""
+    if size is None or isinstance(size, int):
+        return size
+    height, width = size
+    if height != width:
+        raise CheckpointError(
+            f"size {height}x{width}: {name} makes square images as this family reads it; type --size {height}, or "
+            "--model pipeline for its own pipeline"
+        )
+    return height

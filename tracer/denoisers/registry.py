@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from interventions.registry import Registry
 from tracer.denoisers.base import DTYPES, CheckpointError, Denoiser, DeviceError, ModelFamily
-from tracer.denoisers.checkpoints import recognised
+from tracer.denoisers.checkpoints import ANY, recognised
 
 if TYPE_CHECKING:
     import torch
 
 MODELS: Registry[ModelFamily] = Registry(
     "model",
-    {name: f"tracer.denoisers.{name}:FAMILY" for name in ("dit", "sd3", "sdxl")},
+    {name: f"tracer.denoisers.{name}:FAMILY" for name in ("dit", "sd3", "sdxl")}
+    | {ANY: "tracer.denoisers.pipeline.family:FAMILY"},
 )
 """Model families by name; other distributions add theirs under the entry points `denoise_trace.models`."""
 
@@ -29,11 +31,13 @@ def load(
     checkpoint: str | None = None,
     device: str | torch.device | None = None,
     dtype: str = "float32",
+    run: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Denoiser:
     """A denoiser by family name: the embedded checkpoint, or the one named (a folder, a hub id, "embedded:NAME").
 
-    `model` None: the family that the checkpoint says it is, "dit" without one. `options` are the family's own.
+    `model` None: the family that the checkpoint says it is, "dit" without one. `options` are the family's own. `run`:
+    what else is asked of the run (steps, guidance), for the families that want to know.
     Raises CheckpointError when the family, the dtype or an option is unknown or the checkpoint cannot be had,
     DeviceError when the device cannot be used.
     """
@@ -45,10 +49,15 @@ def load(
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     known = set(inspect.signature(family.load).parameters) - {"checkpoint", "device", "dtype"}
+    told = {name: value for name, value in (run or {}).items() if name in known}
     if unknown := sorted(options.keys() - known):
-        allowed = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
-        raise CheckpointError(f"model {family.name!r} has no option {', '.join(unknown)}: {allowed}")
-    return family.load(checkpoint, device=where, dtype=getattr(torch, dtype), **options)
+        own = sorted(known - told.keys())
+        allowed = f"it takes {', '.join(own)}" if own else "it takes none"
+        instead = (
+            "" if family.name == ANY else f"; --model {ANY} runs a checkpoint's own pipeline, with options of its own"
+        )
+        raise CheckpointError(f"model {family.name!r} has no option {', '.join(unknown)}: {allowed}{instead}")
+    return family.load(checkpoint, device=where, dtype=getattr(torch, dtype), **options, **told)
 
 
 def prompted_models() -> list[str]:

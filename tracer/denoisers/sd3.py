@@ -32,6 +32,7 @@ from tracer.denoisers.conditions import (
     require_parts,
 )
 from tracer.denoisers.fingerprint import fingerprinted
+from tracer.denoisers.images import Size, square
 from tracer.denoisers.vae import decode, load_vae, upscale
 from tracer.denoisers.weights import LOADING, check_finite, load_network, load_text_encoders
 
@@ -106,29 +107,32 @@ def load_sd3(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    pixels: int | None = None,
+    size: Size | None = None,
     t5: bool | None = None,
     negative: str = "",
+    variant: str | None = None,
 ) -> SD3:
     """An embedded SD3 (None or embedded:NAME), a folder its training script wrote, or a pipeline (folder, hub id).
 
-    `pixels`: side of the image, None for the checkpoint's own. `t5`: use the third text encoder; None uses it when it
-    is there, and without it its tokens are zeros, as in the pipeline. Raises CheckpointError.
+    `size`: of the square image, None for the checkpoint's own. `t5`: use the third text encoder; None uses it when it
+    is there, and without it its tokens are zeros, as in the pipeline. `variant`: of the weights, such as fp16. Raises
+    CheckpointError.
     """
+    pixels = square(size, checkpoint or "sd3")
     if checkpoint is not None and (own := Path(checkpoint).expanduser() / "words.safetensors").is_file():
         return _load_embedded(own.parent, own.parent.name, device, dtype, pixels, t5, negative)
     embedded = is_embedded(checkpoint)
     wanted = (*PARTS, *THIRD) if t5 in (None, True) else PARTS
-    folder, name = find(checkpoint, "sd3", NETWORKS if embedded else PIPELINES, wanted)
+    folder, name = find(checkpoint, "sd3", NETWORKS if embedded else PIPELINES, wanted, variant)
     if embedded:
         return _load_embedded(folder, name, device, dtype, pixels, t5, negative)
-    return _load_pipeline(folder, name, device, dtype, pixels, t5, negative)
+    return _load_pipeline(folder, name, device, dtype, pixels, t5, negative, variant)
 
 
-def _transformer(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def _transformer(folder: Path, device: torch.device, dtype: torch.dtype, variant: str | None = None) -> Any:
     from diffusers import SD3Transformer2DModel
 
-    return load_network(SD3Transformer2DModel, folder / "transformer", "an SD3 transformer", device, dtype)
+    return load_network(SD3Transformer2DModel, folder / "transformer", "an SD3 transformer", device, dtype, variant)
 
 
 def _load_embedded(
@@ -196,6 +200,7 @@ def _load_pipeline(
     pixels: int | None,
     t5: bool | None,
     negative: str,
+    variant: str | None,
 ) -> SD3:
     """The parts of a `StableDiffusion3Pipeline`; its text encoders are loaded when prompts are encoded."""
     require_parts(folder, PARTS, name)
@@ -206,20 +211,21 @@ def _load_pipeline(
     scheduler = flow_schedule(folder / "scheduler" / "scheduler_config.json")
     loaded = ("model_index.json", *PARTS, *(THIRD if t5 else ()))
     with fingerprinted(folder, loaded) as sha256:
-        model, vae = _transformer(folder, device, dtype), load_vae(folder, device, dtype)
+        model, vae = _transformer(folder, device, dtype, variant), load_vae(folder, device, dtype, variant)
     factor = upscale(vae)
     unit = factor * model.config.patch_size
     most = unit * model.config.pos_embed_max_size
     if pixels is not None and (pixels % unit or not 0 < pixels <= most):
-        raise CheckpointError(f"pixels {pixels}: {name} makes images of a multiple of {unit} up to {most}")
+        raise CheckpointError(f"size {pixels}: {name} makes images of a multiple of {unit} up to {most}")
     return SD3(
         model=model,
-        conditions=Conditions(_text_encoders(folder, model, t5), clip_tokens(folder) + T5_TOKENS),
+        conditions=Conditions(_text_encoders(folder, model, t5, variant), clip_tokens(folder) + T5_TOKENS),
         checkpoint={
             "id": name,
             "sha256": sha256(),
             "t5": t5,
         }
+        | ({"variant": variant} if variant else {})
         | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
         size=model.config.sample_size if pixels is None else pixels // factor,
@@ -242,14 +248,14 @@ def flow_schedule(file: Path) -> dict[str, Any]:
     return {"num_train_timesteps": config.get("num_train_timesteps", 1000), "shift": float(config.get("shift", 3.0))}
 
 
-def _text_encoders(folder: Path, transformer: Any, t5: bool) -> Encode:
+def _text_encoders(folder: Path, transformer: Any, t5: bool, variant: str | None) -> Encode:
     """Encodes prompts by the pipeline's own encoders, with or without its T5."""
 
     def load() -> Any:
         from diffusers import StableDiffusion3Pipeline
 
         encoders = ("text_encoder", "text_encoder_2", *(["text_encoder_3"] if t5 else []))
-        given = load_text_encoders(folder, encoders, transformer.dtype) | ({} if t5 else dict.fromkeys(THIRD))
+        given = load_text_encoders(folder, encoders, transformer.dtype, variant) | ({} if t5 else dict.fromkeys(THIRD))
         return StableDiffusion3Pipeline.from_pretrained(folder, transformer=transformer, vae=None, **given)
 
     return pipeline_encoder(load, _encode_one, folder, transformer.device)

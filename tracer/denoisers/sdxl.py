@@ -33,6 +33,7 @@ from tracer.denoisers.conditions import (
     require_parts,
 )
 from tracer.denoisers.fingerprint import fingerprinted
+from tracer.denoisers.images import Size, square
 from tracer.denoisers.vae import decode, load_vae, upscale
 from tracer.denoisers.weights import load_network, load_text_encoders
 
@@ -129,13 +130,15 @@ def load_sdxl(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     sites: Literal["mid", "all"] = "mid",
-    pixels: int | None = None,
+    size: Size | None = None,
     negative: str = "",
+    variant: str | None = None,
 ) -> SDXL:
     """An SDXL pipeline from a folder or the hub.
 
     `sites`: the attention under study, "mid" (the mid block, as the sink paper has it) or "all" transformer blocks.
-    `pixels`: side of the image, None for the checkpoint's own. Raises CheckpointError.
+    `size`: of the square image, None for the checkpoint's own. `variant`: of the weights, such as fp16.
+    Raises CheckpointError.
     """
     if checkpoint is None:
         raise CheckpointError(
@@ -144,23 +147,26 @@ def load_sdxl(
         )
     if sites not in ("mid", "all"):
         raise CheckpointError(f"sites {sites!r}: choose mid (the mid block alone) or all")
-    folder, name = find(checkpoint, "sdxl", PIPELINES, PARTS)
+    pixels = square(size, checkpoint)
+    folder, name = find(checkpoint, "sdxl", PIPELINES, PARTS, variant)
     require_parts(folder, PARTS, checkpoint)
     scheduler, prediction = beta_schedule(folder / "scheduler" / "scheduler_config.json")
     with fingerprinted(folder, ("model_index.json", *PARTS)) as sha256:
-        model, vae = _unet(folder, device, dtype), load_vae(folder, device, dtype)
+        model, vae = _unet(folder, device, dtype, variant), load_vae(folder, device, dtype, variant)
     if vae.config.force_upcast:
         vae = vae.float()  # its activations overflow in half precision
     factor = upscale(vae)
     unit = factor * 2 ** (len(model.config.down_block_types) - 1)
     if pixels is not None and (pixels <= 0 or pixels % unit):
-        raise CheckpointError(f"pixels {pixels}: {checkpoint} makes images of a multiple of {unit}")
+        raise CheckpointError(f"size {pixels}: {checkpoint} makes images of a multiple of {unit}")
     index = json.loads((folder / "model_index.json").read_text())
     return SDXL(
         model=model,
         decoder=vae,
-        conditions=Conditions(_text_encoders(folder, model), clip_tokens(folder)),
-        checkpoint={"id": name, "sha256": sha256(), "sites": sites} | ({"negative": negative} if negative else {}),
+        conditions=Conditions(_text_encoders(folder, model, variant), clip_tokens(folder)),
+        checkpoint={"id": name, "sha256": sha256(), "sites": sites}
+        | ({"variant": variant} if variant else {})
+        | ({"negative": negative} if negative else {}),
         scheduler=scheduler,
         prediction=prediction,
         size=model.config.sample_size if pixels is None else pixels // factor,
@@ -170,10 +176,10 @@ def load_sdxl(
     )
 
 
-def _unet(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def _unet(folder: Path, device: torch.device, dtype: torch.dtype, variant: str | None) -> Any:
     from diffusers import UNet2DConditionModel
 
-    model = load_network(UNet2DConditionModel, folder / "unet", "an SDXL UNet", device, dtype)
+    model = load_network(UNet2DConditionModel, folder / "unet", "an SDXL UNet", device, dtype, variant)
     if model.config.addition_embed_type != "text_time":
         raise CheckpointError(f"{folder / 'unet'} has no pooled text and size conditions: it is no SDXL UNet")
     return model
@@ -204,13 +210,13 @@ def beta_schedule(file: Path) -> tuple[dict[str, Any], str]:
     return {key: config.get(key, default) for key, default in settings.items()}, prediction
 
 
-def _text_encoders(folder: Path, unet: Any) -> Encode:
+def _text_encoders(folder: Path, unet: Any, variant: str | None) -> Encode:
     """Encodes prompts by the pipeline's own two encoders."""
 
     def load() -> Any:
         from diffusers import StableDiffusionXLPipeline
 
-        given = load_text_encoders(folder, ("text_encoder", "text_encoder_2"), unet.dtype)
+        given = load_text_encoders(folder, ("text_encoder", "text_encoder_2"), unet.dtype, variant)
         return StableDiffusionXLPipeline.from_pretrained(folder, unet=unet, vae=None, **given)
 
     return pipeline_encoder(load, _encode_one, folder, unet.device)

@@ -14,13 +14,13 @@ from tracer.denoisers.images import to_uint8
 from tracer.denoisers.weights import load_network
 
 
-def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def load_vae(folder: Path, device: torch.device, dtype: torch.dtype, variant: str | None = None) -> Any:
     """The pipeline's VAE (a diffusers AutoencoderKL); None for pixel-space models and bare transformers."""
     if not (folder / "vae").is_dir():
         return None
     from diffusers import AutoencoderKL
 
-    return load_network(AutoencoderKL, folder / "vae", "a VAE", device, dtype)
+    return load_network(AutoencoderKL, folder / "vae", "a VAE", device, dtype, variant)
 
 
 def upscale(vae: Any) -> int:

@@ -1,0 +1,169 @@
+"""Any diffusers pipeline behind the `Denoiser` protocol: the user's own call runs itself, once for each lane.
+
+What must be known of it is found by running it (`probe`, `rehearsal`, `levels`); its states are brought to
+[sample, channel, y, x], the frames of a video one after the other along the channels, and handed back as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interventions import Intervention, TokenLayout
+from interventions.seam.attend import attend
+from interventions.spec import Clean
+from tracer.denoisers.base import Evaluation, Landed, RunsItself, Sample
+from tracer.denoisers.pipeline.call import Call, CallError, plain
+from tracer.denoisers.pipeline.hooks import denoisers
+from tracer.denoisers.pipeline.passes import Landing, Passes, Past, Question, running
+from tracer.denoisers.pipeline.pictures import pictures
+from tracer.denoisers.pipeline.predictions import epsilon_and_x0
+from tracer.denoisers.pipeline.probe import Probed
+from tracer.denoisers.pipeline.rehearsal import Rehearsed
+from tracer.denoisers.pipeline.together import Lanes, Network
+from tracer.samplers.base import Sampler, Schedule
+
+Draw = Callable[[int, int, Sequence[int]], Tensor]
+
+
+@dataclass(eq=False)
+class Pipeline:
+    """A diffusers pipeline that can be traced. Made by `from_pipeline`.
+
+    kind: what its scheduler asks the network for, a key of `predictions.KINDS`. refused: record -> why not. suited:
+    makes it fit the prompts of a run.
+    """
+
+    pipe: Any
+    asked: Call
+    probed: Probed
+    rehearsed: Rehearsed
+    checkpoint: dict[str, Any]
+    schedule: Schedule
+    sampler: Sampler
+    kind: str
+    refused: dict[str, str]
+    suited: Callable[[Pipeline, Sequence[Sample]], Pipeline]
+    lanes: Lanes = field(default_factory=Lanes)
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        self.name = type(self.pipe).__name__.removesuffix("Pipeline").lower()
+        found = self.probed
+        self.frames = found.frames
+        self.shape = (found.frames * found.channels, found.height, found.width)
+        self.layout: TokenLayout | None = found.layout
+        self.model = denoisers(self.pipe)[0]
+        self.device = torch.device(self.pipe._execution_device)
+        self.prediction = self.kind
+        self.scheduler = {"class": type(self.pipe.scheduler).__name__, **_settings(self.pipe.scheduler.config)}
+        self.image_size, self.sites, self.heads = self.rehearsed.image_size, self.rehearsed.sites, self.rehearsed.heads
+        self.layers = len(self.sites)
+        self.prompted = "prompt" in self.asked.takes
+        call = self.asked.described_in_words()
+        self.runs_itself = RunsItself(
+            self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
+            "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
+        )  # fmt: skip
+        guidance = self.asked.arguments.get("guidance_scale")
+        self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}
+        self.defaults |= {"guidance": float(guidance)} if isinstance(guidance, int | float) else {}
+
+    def opened(
+        self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str]
+    ) -> AbstractContextManager[Evaluation]:
+        """A pipeline takes its steps by itself: see `passes`."""
+        raise TypeError(f"{self.name} runs itself: its steps are taken by `passes`")
+
+    def decode(self, x0: Tensor) -> np.ndarray:
+        """The end of a call decodes, for the samples that it was made for: see `passes`."""
+        raise TypeError(f"{self.name} runs itself: its pictures are made by `passes`")
+
+    @contextmanager
+    def passes(
+        self, samples: Sequence[Sample], *, mask_seed: int, record: Iterable[str], draw: Draw
+    ) -> Iterator[Opened]:
+        """The pipeline opened for these samples. `draw`: (step, draws before it in this step, shape) -> noise."""
+        seam = partial(self._seam, samples=[sample.seed for sample in samples], seed=mask_seed, record=tuple(record))
+        steps = self.schedule.steps
+        network = Network(len(samples), steps, self.probed.conditional[0], self.lanes)
+        with running(
+            self.pipe, seam, network, call=lambda: self.pipe(**self.asked.of(samples)), steps=steps,
+            noisy=self.sampler.stochastic, draw=partial(self._noise, draw),
+        ) as passes:  # fmt: skip
+            yield Opened(self, passes)
+
+    def _seam(self, module: torch.nn.Module, **how: Any) -> Any:
+        found = self.probed
+        _, half, halves = found.conditional
+        return attend(
+            module, Clean(), layout=found.layout, half=half if halves > 1 else None,
+            calls=found.calls, unreachable=found.unreachable, **how,
+        )  # fmt: skip
+
+    def _noise(self, draw: Draw, step: int, nth: int, shape: Sequence[int]) -> Tensor:
+        noise = self.packed(draw(step, nth, self.shape))
+        if tuple(noise.shape) != tuple(shape):
+            raise CallError(
+                f"{type(self.pipe.scheduler).__name__} draws noise of shape {tuple(shape)} where the state has "
+                f"{tuple(noise.shape)}: use another scheduler"
+            )
+        return noise
+
+    def canonical(self, sample: Tensor) -> Tensor:
+        """A state or output of the pipeline -> float32 [sample, channel, y, x]; a doubled batch once."""
+        rows = len(sample) // self.probed.copies
+        return self.probed.unpack.canonical(sample[:rows].float())
+
+    def packed(self, state: Tensor) -> Tensor:
+        """The pipeline's own form of a state [sample, channel, y, x]."""
+        packed: Tensor = self.probed.unpack.packed(state)
+        return packed.repeat(self.probed.copies, *[1] * (packed.dim() - 1))
+
+
+@dataclass
+class Opened:
+    """A pipeline opened for some samples, with states as the loop has them."""
+
+    denoiser: Pipeline
+    passes: Passes
+
+    def evaluate(
+        self, step: int, lanes: Sequence[tuple[Intervention, Tensor | None, Past | None]], measured: int
+    ) -> tuple[list[Landed], dict[str, Tensor]]:
+        """Take a step in every lane: (intervention, state, past of its path); see `OwnSteps`."""
+        questions = [
+            Question(spec, None if past is None else self._own(x), past, k < measured)
+            for k, (spec, x, past) in enumerate(lanes)
+        ]
+        landings, recorded = self.passes.evaluate(step, questions)
+        return [self._landed(step, each) for each in landings], recorded
+
+    def _landed(self, step: int, landing: Landing) -> Landed:
+        owner = self.denoiser
+        sample, landed, mean = (owner.canonical(each) for each in (landing.sample, landing.landed, landing.mean))
+        level, x = owner.schedule.level(step), landing.sample.float()
+        eps, x0 = epsilon_and_x0(owner.rehearsed.scheduler, owner.kind, level, x, landing.output.float())
+        return Landed(sample, owner.canonical(eps), owner.canonical(x0), landed, mean, landing.past)
+
+    def _own(self, x: Tensor | None) -> Tensor:
+        """A state in the pipeline's own form and precision."""
+        assert x is not None
+        like = self.denoiser.rehearsed.sample
+        return self.denoiser.packed(x).to(like.device, like.dtype)
+
+    def finish(self, x0: Tensor, past: Past) -> np.ndarray:
+        """uint8 [sample, y, x, 3], by the rest of the pipeline's call."""
+        return pictures(self.passes.finish(self._own(x0), past))
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a scheduler, as they are stored and compared."""
+    return {name: plain(value) for name, value in sorted(config.items()) if not name.startswith("_")}

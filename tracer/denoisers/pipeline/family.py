@@ -1,0 +1,77 @@
+"""The family `pipeline`: whatever diffusers pipeline a checkpoint is, run by its own call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tracer.denoisers.base import CheckpointError, Denoiser, ModelFamily
+from tracer.denoisers.checkpoints import folder_of, is_embedded
+from tracer.denoisers.images import Size
+from tracer.denoisers.pipeline.arguments import call_arguments
+from tracer.denoisers.pipeline.index import Index, read_index
+from tracer.denoisers.pipeline.load import load_pipeline
+
+
+def load_any(
+    checkpoint: str | None = None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    size: Size | None = None,
+    negative: str | None = None,
+    t5: bool | None = None,
+    variant: str | None = None,
+    lora: Sequence[str] = (),
+    parts: Mapping[str, str] | None = None,
+    offload: str | None = None,
+    vae_tiling: bool = False,
+    call: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Denoiser:
+    """Any diffusers pipeline from a folder or the hub; `call` and what has an option of its own go to its own call.
+
+    t5: False leaves the T5 of an SD3 out. The rest is as in `load_pipeline` and `call_arguments`. Raises
+    CheckpointError, and what `tracer.from_pipeline` raises.
+    """
+    if checkpoint is None or is_embedded(checkpoint):
+        raise CheckpointError(
+            "--model pipeline runs a checkpoint's own pipeline: name a folder or hub id with --checkpoint. What is "
+            "embedded is no pipeline: leave --model out"
+        )
+    folder, _ = folder_of(checkpoint, ())
+    index = read_index(folder, checkpoint)
+    sides = (size, size) if isinstance(size, int) else size
+    arguments = call_arguments(index.pipeline, call=call, size=sides, negative=negative, steps=steps, guidance=guidance)
+    from tracer.denoisers.pipeline.face import from_pipeline
+
+    pipe, provenance = load_pipeline(
+        checkpoint, device=device, dtype=dtype, variant=variant, lora=lora, parts=parts, offload=offload,
+        vae_tiling=vae_tiling, without=t5_parts(index, t5),
+    )  # fmt: skip
+    return from_pipeline(pipe, checkpoint=provenance, **arguments)
+
+
+def t5_parts(index: Index, wanted: bool | None) -> tuple[str, ...]:
+    """What to leave out where T5 is not wanted. Raises CheckpointError where there is none, or it cannot be spared."""
+    parts = ("text_encoder_3", "tokenizer_3")
+    there = all(index.components.get(part) for part in parts)
+    if wanted is None or (wanted and there):
+        return ()
+    if not index.name.startswith("StableDiffusion3"):
+        raise CheckpointError(f"--t5/--no-t5: only an SD3 can do without its T5, and this is a {index.name}")
+    if wanted:
+        raise CheckpointError(f"--t5: this checkpoint has no {' and '.join(parts)}")
+    return parts if there else ()
+
+
+FAMILY = ModelFamily(
+    name="pipeline",
+    load=load_any,
+    help="any diffusers pipeline, by its own call",
+    checkpoints="any diffusers pipeline: see below",
+    prompted=True,
+)

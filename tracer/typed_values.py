@@ -1,0 +1,48 @@
+"""Values that are more than a word, as people type them: sizes, and names with values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from interventions.errors import InputError
+
+
+def size_in_words(size: str | int | Sequence[int] | None) -> str | None:
+    """512, "512", (512, 768) and "512x768" as HxW. Raises InputError."""
+    if size is None:
+        return None
+    text = "x".join(map(str, size)) if isinstance(size, Sequence) and not isinstance(size, str) else str(size)
+    if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})?", text):
+        raise InputError(f"--size {text}: height x width in pixels, for example 512x768, or one number for a square")
+    return text if "x" in text else f"{text}x{text}"
+
+
+def sides(size: Any) -> tuple[int, int]:
+    """HxW -> (height, width)."""
+    height, _, width = str(size).partition("x")
+    return int(height), int(width)
+
+
+def named_values(
+    given: Mapping[str, Any] | Iterable[str] | str, flag: str, example: str, read: Callable[[str], Any] = str
+) -> dict[str, Any] | tuple[()]:
+    """A mapping from NAME=VALUE texts, each value read by `read`; () where there is none. Raises InputError."""
+    if isinstance(given, Mapping):
+        return dict(given) or ()
+    found: dict[str, Any] = {}
+    for text in (given,) if isinstance(given, str) else given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"{flag} {text}: it is NAME=VALUE, for example {flag} {example}")
+        if name in found:
+            raise InputError(f"{flag} {name}: it is there twice")
+        try:
+            found[name] = read(value)
+        except ValueError as error:
+            raise InputError(
+                f"{flag} {text}: {value} is no JSON value. Those are numbers, true, false, null, lists such as [1, 2] "
+                f"and text in quotes: {flag} '{name}=\"{value}\"'"
+            ) from error
+    return found or ()

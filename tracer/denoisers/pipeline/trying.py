@@ -84,6 +84,12 @@ class Trial:
         self.first = self._first_step()
         self.short = self._shortened()
 
+    @property
+    def prompted(self) -> bool:
+        """Whether the call has words in it, or embeddings of words."""
+        words = (value for name, value in self.call.items() if "prompt" in name)
+        return any(isinstance(value, str | list | tuple | torch.Tensor) for value in words)
+
     def tail(self, state: torch.Tensor) -> torch.Tensor | None:
         """What reaches the decoder when every step gives `state`; None where nothing is decoded."""
         decoder = next((part for name in _DECODERS if (part := getattr(self.pipe, name, None)) is not None), None)

@@ -16,7 +16,7 @@ import torch
 
 from interventions.seam.calls import Call
 from tracer.denoisers.pipeline.attention import answered, silent
-from tracer.denoisers.pipeline.text import lengthened, retold, same, unpooled
+from tracer.denoisers.pipeline.text import LOUD, lengthened, retold, same, unpooled
 from tracer.denoisers.pipeline.trying import Look, ProbeError, Trial
 from tracer.denoisers.pipeline.unpacking import Unpacking
 
@@ -96,7 +96,7 @@ class Movement:
         self.call, self.part, self.parts = place
         self.state = unpack.canonical(trial.first.sample)
         draw = torch.randn(self.state.shape, generator=torch.Generator().manual_seed(seed))
-        self.other = (draw * self.state.float().std().cpu()).to(self.state)
+        self.other = (draw * LOUD * self.state.float().std().cpu()).to(self.state)
         attention = trial.first.asked[self.call].attention
         calls, self.declared = attention.calls, attention.declared
         self.few = _until_last_new([call[1:] for call in calls])

@@ -123,12 +123,20 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     itself = optional_parts(denoiser).runs_itself
     steps = defaults.get("steps", 50) if request.steps is None or itself else request.steps
     guidance = float(defaults.get("guidance", 1.0) if request.guidance is None or itself else request.guidance)
-    prompts = _prompts(request, denoiser)
+    samples = _with_paths(_starts(denoiser, request, _prompts(request, denoiser)), request.paths)
+    if itself is not None and itself.suited is not None:
+        denoiser = itself.suited(samples)
+    if (
+        itself is not None
+        and itself.alone
+        and request.batch_size > 1
+        and len({sample.prompt for sample in samples}) > 1
+    ):
+        raise PlanError(f"--batch-size {request.batch_size}: {itself.alone}; type --batch-size 1")
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
     _check_noise(denoiser, request, sampler, levels)
-    samples = _with_paths(_starts(denoiser, request, prompts), request.paths)
     resolved = {
         "model": denoiser.name,
         "checkpoint": dict(denoiser.checkpoint),

@@ -35,7 +35,7 @@ def sinks(
     step, top, bound) of the 1 and 5 top keys (attrs["top"]), `gini` (arm, layer, step, bound). How they move: mean
     Jaccard overlap of the sets of the 5 top keys, `step_overlap` (arm, layer, step, other_step), `sample_overlap` (arm,
     layer, step), `clean_overlap` (arm, layer, step, bound) with the clean arm; `chance` is that of random sets. `bound`
-    is low, estimate, high: here the mean between the quantiles 0.1 and 0.9 over samples, in the effect below an interval.
+    is low, estimate, high: here the mean between the quantiles 0.1 and 0.9 over samples, in the effect an interval.
 
     Effect: the variables of `removal.compare` for the final distance to the clean arm by `distance` ("state" or
     "image"), and for every (arm, sample) variable of `scores` under its name, along `measure` (`scores` may be what

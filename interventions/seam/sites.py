@@ -19,7 +19,6 @@ from interventions.scope import closest
 
 _ATTENTION_CLASSES = {
     ("diffusers.models.attention_processor", "Attention"),
-    ("diffusers.models.attention_processor", "MochiAttention"),
     ("diffusers.models.attention", "AttentionModuleMixin"),
     ("open_clip.transformer", "Attention"),
     ("torch.nn.modules.activation", "MultiheadAttention"),
@@ -37,8 +36,9 @@ class Site:
     """One attention call: its module and which of the module's calls it is, both 0-based.
 
     name: that of the module, `blocks.0.attn2`, and `blocks.0.attn2#1` for its second call. layer: of the block, shared
-    by all calls in it. index: its position among all sites. reachable: False for a module that was declared to compute
-    attention without a softmax call, so that nothing can be done to it.
+    by all calls in it. index: its position among all sites. reachable: False for a module that was declared to be left
+    alone, as its attention is no softmax call that can be taken over. block: whether it stands in a block like others;
+    a declared module may stand elsewhere (the pooling of a prompt).
     """
 
     name: str
@@ -47,6 +47,7 @@ class Site:
     index: int = 0
     call: int = 0
     reachable: bool = True
+    block: bool = True
 
     @property
     def cross(self) -> bool:
@@ -77,13 +78,13 @@ def sites(model: nn.Module, calls: Mapping[str, int] | None = None, unreachable:
             raise spec_error(f"calls={{{name!r}: {count}}}", "a module of attention makes one call or more", "2")
         for call in range(count):
             called = f"{name}#{call}" if call else name
-            layer = layers[name.rpartition(".")[0]]
-            found.append(Site(called, layer, modules[name], len(found), call, name not in unreachable))
+            layer, block = layers[name.rpartition(".")[0]]
+            found.append(Site(called, layer, modules[name], len(found), call, name not in unreachable, block))
     return found
 
 
-def _layers(named: Sequence[str], known: Sequence[str]) -> dict[str, int]:
-    """The layer of each block (what a module's name is without its last part), in the order they run."""
+def _layers(named: Sequence[str], known: Sequence[str]) -> dict[str, tuple[int, bool]]:
+    """The layer of each block (what a module's name is without its last part), and whether it is like others."""
     blocks = {name.rpartition(".")[0] for name in known}
     rows = {block.rpartition(".")[0] for block in blocks if block.rpartition(".")[2].isdigit()}
 
@@ -92,7 +93,7 @@ def _layers(named: Sequence[str], known: Sequence[str]) -> dict[str, int]:
         return block not in blocks and not (row in rows and number.isdigit())
 
     order = dict.fromkeys(name.rpartition(".")[0] for name in named)
-    return {block: layer for layer, block in enumerate(sorted(order, key=apart))}
+    return {block: (layer, not apart(block)) for layer, block in enumerate(sorted(order, key=apart))}
 
 
 def _check_names(argument: str, names: Iterable[str], modules: Mapping[str, nn.Module]) -> None:

@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from interventions.layout import TokenLayout
 from interventions.seam.attend import SeamError, attend, sites
-from interventions.spec import parse
+from interventions.spec import SpecError, parse
 from tests.builders import models
 from tests.oracles import dense
 
@@ -218,6 +218,12 @@ def test_a_text_pooling_with_its_own_softmax_in_a_unet_of_diffusers_is_found_and
         assert torch.equal(unet(**inputs).sample, stock)
     assert [site.layer for site in recorder.sites] == layers  # a block keeps its number
     assert recorder.unreachable[0].layer == max(layers) + 1
+    graph, pool = parse("R1S0"), ["add_embedding.pool"]
+    with attend(unet, graph, layout=layout, unreachable=pool):  # no attention of the blocks is missed
+        assert not torch.equal(unet(**inputs).sample, stock)
+    named = graph.at(layers=(max(layers) + 1,))
+    with pytest.raises(SpecError, match=r"add_embedding\.pool"), attend(unet, named, layout=layout, unreachable=pool):
+        pass
 
 
 def test_eager_attention_of_transformers_is_found():

@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from interventions.seam.sites import sites
 from tests.builders import hub
 from tests.builders import tiny_pipelines as tiny
+from tests.zoo import ZOO
 from tracer.denoisers import CheckpointError
+from tracer.denoisers.checkpoints import recognised
 from tracer.denoisers.fingerprint import fingerprint
 from tracer.denoisers.pipeline.load import load_pipeline
 from tracer.denoisers.pipeline.placing import check_offload, place, spread
 
-NAME = "diffusion_pytorch_model.safetensors"
+PRESETS = {"DiTPipeline": "dit", "StableDiffusion3Pipeline": "sd3", "StableDiffusionXLPipeline": "sdxl"}
 WITHOUT_T5 = ("text_encoder_3", "tokenizer_3")
 
 
@@ -82,6 +84,21 @@ def test_it_is_the_pipeline_that_diffusers_loads(name, request):
     assert torch.equal(pictures(pipe, what), pictures(own, what))
     assert told == {"id": name, "sha256": fingerprint(folder), "pipeline": type(own).__name__}
     assert not any(weight.requires_grad for part in networks(pipe) for weight in part.parameters())
+
+
+@pytest.mark.parametrize("name", {entry.family: name for name, entry in ZOO.items()}.values())
+def test_a_folder_of_any_family_is_recognised_and_loaded(name, tmp_path):
+    """As `save_pretrained` writes it. Expected: the class and every weight of the pipeline that was saved."""
+    saved, _ = ZOO[name].make()
+    saved.save_pretrained(tmp_path)
+    pipe, told = loaded(tmp_path)
+    assert type(pipe) is type(saved)
+    assert told["pipeline"] == type(saved).__name__
+    assert recognised(str(tmp_path)) == PRESETS.get(type(saved).__name__, "pipeline")
+    assert named_networks(pipe).keys() == named_networks(saved).keys()
+    for part, network in named_networks(saved).items():
+        weights = named_networks(pipe)[part].state_dict()
+        assert all(torch.equal(weight, weights[key]) for key, weight in network.state_dict().items()), part
 
 
 def networks(pipe):

@@ -399,9 +399,7 @@ def test_a_pipeline_of_another_kind_is_told_what_to_type(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(CheckpointError, match=r"is a FluxPipeline, not a dit checkpoint.*type --model pipeline"):
         load("dit", checkpoint=str(tmp_path), device="cpu")
-    with pytest.raises(
-        CheckpointError, match=r"not a whole FluxPipeline: .* names no scheduler, vae"
-    ):
+    with pytest.raises(CheckpointError, match=r"not a whole FluxPipeline: .* names no scheduler, vae"):
         load(checkpoint=str(tmp_path), device="cpu")  # the family is read from the folder
 
 

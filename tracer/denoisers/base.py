@@ -117,7 +117,8 @@ class RunsItself:
 
     opened: (samples, mask_seed=, record=, draw=) -> their `OwnSteps`; `draw` is (step, draws before it in this step,
     shape) -> noise [sample, *shape]. sampler: how it moves. call: what it is called with, as it is stored and compared.
-    prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words.
+    prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
+    the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.
     """
 
     opened: Callable[..., AbstractContextManager[OwnSteps]]
@@ -125,6 +126,8 @@ class RunsItself:
     call: Mapping[str, Any]
     prompts: Sequence[str] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    suited: Callable[[Sequence[Sample]], Denoiser] | None = None
+    alone: str = ""
 
 
 @runtime_checkable

@@ -19,16 +19,16 @@ from tracer.denoisers.pipeline.draws import draws_elsewhere
 from tracer.denoisers.pipeline.levels import exact_step, level_of, prediction_of
 from tracer.denoisers.pipeline.predictions import denoised_factors
 from tracer.denoisers.pipeline.trial import (
-    HANDED_ON,
-    SHAPES,
     SMALL,
     Call,
     Shapes,
-    as_call,
+    as_calls,
     cases,
     copied,
+    handing,
     landed,
     stepped,
+    usual_shapes,
 )
 from tracer.samplers.base import SamplerError
 
@@ -62,25 +62,26 @@ class Conduct:
         return self.bent
 
 
-def conduct(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) -> Conduct:
+def conduct(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes | None = None) -> Conduct:
     """Try the steps of a scheduler as it stands before the first of them; `timesteps` as for `levels.schedule`.
 
     Raises SamplerError where a step cannot be tried, and where its noise is not what is handed to it.
     """
-    calls = [as_call(scheduler, timestep, shapes) for timestep in timesteps]
+    shapes = shapes or usual_shapes(scheduler)
+    calls = as_calls(scheduler, timesteps, shapes)
     kind = prediction_of(scheduler, calls, shapes)
     blank, lived = copied(scheduler), copied(scheduler)
     factors, stochastic, history, bent = [], False, False, ""
     for call in calls:
         level = level_of(lived, call, kind, shapes)
-        straight = _straight(blank, _handing(call, shapes, 0.0), shapes)
+        straight = _straight(blank, call, shapes)
         stochastic |= straight.spread != 0
-        history |= not _rests(lived, _handing(call, shapes, 1.0), shapes)
+        history |= not _rests(lived, handing(call, shapes.of_state([1])), shapes)
         skip, out = denoised_factors(scheduler, kind, level)
         factors.append((straight.state - straight.answer * skip / out, straight.answer / out))
         if straight.bends and not bent:
             bent = _why_bent(scheduler)
-        stepped(blank, _handing(call, shapes, 0.0), shapes.of_answer([]), shapes.of_state([]))
+        stepped(blank, call, shapes.of_answer([]), shapes.of_state([]))
         exact_step(lived, call, kind, level, shapes)
     p, q = np.array(factors if not (history or bent) else [(nan, nan)] * len(calls), dtype=np.float64).T
     return Conduct(type(scheduler).__name__, p, q, stochastic, history, bent)
@@ -119,11 +120,6 @@ def _rests(scheduler: Any, call: Call, shapes: Shapes) -> bool:
     """Whether a step of a scheduler with a past leaves nothing of nothing: no state, no answer, no noise."""
     returned = stepped(memory.twin(scheduler), call, shapes.of_answer([]), shapes.of_state([]))
     return not landed(returned).any()
-
-
-def _handing(call: Call, shapes: Shapes, value: float) -> Call:
-    """The call, with this value everywhere in what the pipeline hands it of the step before."""
-    return call if call.get(HANDED_ON) is None else {**call, HANDED_ON: shapes.of_state([]) + value}
 
 
 def _why_bent(scheduler: Any) -> str:

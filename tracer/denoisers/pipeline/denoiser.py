@@ -37,7 +37,8 @@ Draw = Callable[[int, int, Sequence[int]], Tensor]
 class Pipeline:
     """A diffusers pipeline that can be traced. Made by `from_pipeline`.
 
-    kind: what its scheduler asks the network for, a key of `predictions.KINDS`. refused: record -> why not.
+    kind: what its scheduler asks the network for, a key of `predictions.KINDS`. refused: record -> why not. suited:
+    makes it fit the prompts of a run.
     """
 
     pipe: Any
@@ -49,6 +50,7 @@ class Pipeline:
     sampler: Sampler
     kind: str
     refused: dict[str, str]
+    suited: Callable[[Pipeline, Sequence[Sample]], Pipeline]
     lanes: Lanes = field(default_factory=Lanes)
     dtype: torch.dtype = torch.float32
 
@@ -66,7 +68,10 @@ class Pipeline:
         self.layers = len(self.sites)
         self.prompted = "prompt" in self.asked.takes
         call = self.asked.described_in_words()
-        self.runs_itself = RunsItself(self.passes, self.sampler, call, self.asked.prompts, self.refused)
+        self.runs_itself = RunsItself(
+            self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
+            "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
+        )  # fmt: skip
         guidance = self.asked.arguments.get("guidance_scale")
         self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}
         self.defaults |= {"guidance": float(guidance)} if isinstance(guidance, int | float) else {}

@@ -37,6 +37,8 @@ def load_any(
     t5: False leaves the T5 of an SD3 out. The rest is as in `load_pipeline` and `call_arguments`. Raises
     CheckpointError, and what `tracer.from_pipeline` raises.
     """
+    from tracer.denoisers.pipeline.face import from_pipeline
+
     if checkpoint is None or is_embedded(checkpoint):
         raise CheckpointError(
             "--model pipeline runs a checkpoint's own pipeline: name a folder or hub id with --checkpoint. What is "
@@ -46,8 +48,6 @@ def load_any(
     index = read_index(folder, checkpoint)
     sides = (size, size) if isinstance(size, int) else size
     arguments = call_arguments(index.pipeline, call=call, size=sides, negative=negative, steps=steps, guidance=guidance)
-    from tracer.denoisers.pipeline import from_pipeline  # type: ignore[attr-defined]
-
     pipe, provenance = load_pipeline(
         checkpoint, device=device, dtype=dtype, variant=variant, lora=lora, parts=parts, offload=offload,
         vae_tiling=vae_tiling, without=t5_parts(index, t5),

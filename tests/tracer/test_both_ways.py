@@ -47,7 +47,8 @@ def agree(preset, own, preset_call, tmp_path):
     for name in NAMES:
         a, b = one[name].values, other[name].values.reshape(one[name].shape)
         assert np.array_equal(np.isnan(a), np.isnan(b)), name
-        assert np.nanmax(np.abs(a - b)) < 1e-4 * np.nanmax(np.abs(a)), name
+        kept = 2e-3 if name.startswith("attention") else 1e-4  # the store keeps 10 bits of mass
+        assert np.nanmax(np.abs(a - b)) < kept * np.nanmax(np.abs(a)), name
     for name in ("alpha", "sigma", "state_factor", "prediction_factor"):
         np.testing.assert_allclose(_coordinate(one, name), _coordinate(other, name), atol=1e-5)
 

@@ -67,7 +67,8 @@ def run(*more):
 def test_the_options_become_arguments_of_the_pipelines_own_call(flux, handed, tmp_path):
     result = run(
         "--checkpoint", flux, "--out", str(tmp_path / "r"), "--guidance", "2.5", "--size", "64x32",
-        "--negative", "blurry", "--call", "true_cfg_scale=4", "--call", 'prompt_2="a cat"', "--call", "max_sequence_length=16",
+        "--negative", "blurry", "--call", "true_cfg_scale=4", "--call", 'prompt_2="a cat"',
+        "--call", "max_sequence_length=16",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert type(handed["pipe"]).__name__ == "FluxPipeline"

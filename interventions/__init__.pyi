@@ -9,7 +9,6 @@ from .families.base import Graph as Graph
 from .families.base import Intervention as Intervention
 from .graph_summary import graph_statistics as graph_statistics
 from .graphs import density as density
-from .layout import Segment as Segment
 from .layout import TokenLayout as TokenLayout
 from .registry import Registry as Registry
 from .scope import Scope as Scope
@@ -17,6 +16,7 @@ from .seam.attend import attend as attend
 from .seam.mass import attention_entropy as attention_entropy
 from .seam.mass import attention_mass as attention_mass
 from .seam.sites import SeamError as SeamError
+from .segments import Segment as Segment
 from .solve import solve_density as solve_density
 from .spec import parse as parse
 

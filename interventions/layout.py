@@ -15,47 +15,11 @@ import numpy as np
 
 from interventions.errors import SpecError, spec_error
 from interventions.resolution import resolutions
+from interventions.segments import EXAMPLE, KINDS, Segment, shown
 
-IMAGE, TEXT, PREFIX, PADDING = 0, 1, 2, 3  # PADDING: a text token that only fills up the sequence, where that is known
-KINDS = {"image": IMAGE, "text": TEXT, "prefix": PREFIX, "padding": PADDING}
-_EXAMPLE = "TokenLayout(grid=(16, 16), prefix=1)"
 _ORDERED = 'TokenLayout.of(Segment("text", 77), Segment("image", grid=(16, 16)))'
 
 Layouts = tuple["TokenLayout | None", "TokenLayout | None"]  # of the queries and of the keys of a call
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Neighbouring tokens of one kind: "image", "text", "prefix" (neither state nor text: registers, a class token, a
-    reference picture) or "padding" (fills up the sequence and is no word).
-
-    size: how many tokens. grid: (frames, height, width) of the image segment, row-major and frame after frame; (height,
-    width) is one frame, and the size need not be given with it. Raises `SpecError` for what describes no segment.
-    """
-
-    kind: str
-    size: int = 0
-    grid: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        """Bring the sizes to plain integers and refuse those that describe no segment."""
-        if self.kind not in KINDS:
-            raise spec_error(f"segment {self.kind!r}", f"its kind is one of {', '.join(KINDS)}", 'Segment("text", 77)')
-        if (self.grid is not None) != (self.kind == "image"):
-            why = "image tokens lie on a grid, and no others do"
-            raise spec_error(f"{self.kind} segment with grid={self.grid!r}", why, 'Segment("image", grid=(16, 16))')
-        object.__setattr__(self, "size", _count(f"{self.kind} segment", self.size))
-        if self.grid is not None:
-            grid = _grid(self.grid)
-            if self.size not in (0, math.prod(grid)):
-                why = f"a grid {shown(grid)} has {math.prod(grid)} tokens"
-                raise spec_error(f"image segment of {self.size} tokens", why, f'Segment("image", grid={grid})')
-            object.__setattr__(self, "grid", grid)
-            object.__setattr__(self, "size", math.prod(grid))
-
-    def __str__(self) -> str:
-        """Return it in words: "5x8x8 image"."""
-        return f"{self.size if self.grid is None else shown(self.grid)} {self.kind}"
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -95,7 +59,7 @@ class TokenLayout:
             why = "at most one segment is the image; a reference picture does not move with the state and is prefix"
             raise spec_error("layout with two image segments", why, _ORDERED)
         if not kept:
-            raise spec_error("layout", "it has no token at all", _EXAMPLE)
+            raise spec_error("layout", "it has no token at all", EXAMPLE)
         if elastic and sum(segment.kind == "text" for segment in kept) != 1:
             why = "exactly one segment, the text, has another length from call to call"
             raise spec_error("elastic layout", why, f"{_ORDERED[:-1]}, elastic=True)")
@@ -287,10 +251,11 @@ def _stretched_pair(pair: Layouts, n_query: int, n_key: int) -> Layouts | None:
     return stretched[0], stretched[1]
 
 
-def _key(key: Sequence, pair: Layouts) -> tuple:
+def _key(key: tuple, pair: Layouts) -> tuple:
     """Return the key of a call in the table, once what it names fits the layouts."""
     example = "calls={(24, 10): (TokenLayout((4, 6)), TokenLayout((0, 0), text=10))}"
-    if len(key) not in (2, 3) or len(pair) != 2 or (len(key) == 3 and not isinstance(key[2], str)):
+    lengths_and_site = isinstance(key, tuple) and (len(key) == 2 or (len(key) == 3 and isinstance(key[2], str)))
+    if not lengths_and_site or len(pair) != 2:
         why = "a call is (n_query, n_key) or (n_query, n_key, site), and has the layouts of both sides"
         raise spec_error(f"call {key!r}", why, example)
     lengths = int(key[0]), int(key[1])
@@ -298,35 +263,3 @@ def _key(key: Sequence, pair: Layouts) -> tuple:
         if layout is not None and layout.size != tokens:
             raise spec_error(f"call {key!r}", f"its {side} are said to be {layout}, {layout.size} together", example)
     return (*lengths, *key[2:])
-
-
-def _count(what: str, value: object) -> int:
-    """Return a number of tokens as a plain int."""
-    try:
-        count = int(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        count = -1
-    if count < 0:
-        raise spec_error(f"{what} of {value!r} tokens", "a token count is 0 or more", _EXAMPLE)
-    return count
-
-
-def _grid(grid: object) -> tuple[int, int, int]:
-    """Return (frames, height, width) from what was given: that, or (height, width)."""
-    try:
-        sides = tuple(int(side) for side in grid)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        sides = ()
-    if len(sides) not in (2, 3):
-        why = "a grid is (height, width) or (frames, height, width) in tokens"
-        raise spec_error(f"grid={grid!r}", why, _EXAMPLE)
-    if min(sides) < 0 or (min(sides) == 0 and any(sides)):
-        raise spec_error(f"grid={grid!r}", "all sides must be positive", _EXAMPLE)
-    frames, height, width = sides if len(sides) == 3 else (1, *sides)
-    return frames, height, width
-
-
-def shown(grid: Sequence[int]) -> str:
-    """Return a grid as it is typed: 16x16, or 5x8x8 with frames; one frame is not counted."""
-    sides = [int(side) for side in grid]
-    return "x".join(map(str, sides[1:] if len(sides) == 3 and sides[0] == 1 else sides))

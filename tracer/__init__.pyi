@@ -5,6 +5,9 @@ from .denoisers.base import Evaluation as Evaluation
 from .denoisers.base import ModelFamily as ModelFamily
 from .denoisers.base import Moment as Moment
 from .denoisers.base import Sample as Sample
+from .denoisers.pipeline.call import CallError as CallError
+from .denoisers.pipeline.face import from_pipeline as from_pipeline
+from .denoisers.pipeline.trying import ProbeError as ProbeError
 from .denoisers.registry import MODELS as MODELS
 from .denoisers.registry import load as load
 from .prompts import PromptError as PromptError
@@ -27,6 +30,7 @@ from .store import open_sweep as open_sweep
 __all__ = [
     "MODELS",
     "SAMPLERS",
+    "CallError",
     "CheckpointError",
     "Denoiser",
     "DeviceError",
@@ -39,6 +43,7 @@ __all__ = [
     "PlanError",
     "Prediction",
     "Probe",
+    "ProbeError",
     "PromptError",
     "Request",
     "RunError",
@@ -46,6 +51,7 @@ __all__ = [
     "Sampler",
     "SamplerError",
     "Schedule",
+    "from_pipeline",
     "load",
     "open_run",
     "open_sweep",

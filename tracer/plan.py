@@ -116,18 +116,27 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
 
         cluster.check(request.workers, request.scheduler)
     denoiser = request.load() if denoiser is None else denoiser
+    _check_frames(denoiser)
     defaults = denoiser.defaults
     sampler = _sampler(request, denoiser)
     _check_call(request, denoiser)
     itself = optional_parts(denoiser).runs_itself
     steps = defaults.get("steps", 50) if request.steps is None or itself else request.steps
     guidance = float(defaults.get("guidance", 1.0) if request.guidance is None or itself else request.guidance)
-    prompts = _prompts(request, denoiser)
+    samples = _with_paths(_starts(denoiser, request, _prompts(request, denoiser)), request.paths)
+    if itself is not None and itself.suited is not None:
+        denoiser = itself.suited(samples)
+    if (
+        itself is not None
+        and itself.alone
+        and request.batch_size > 1
+        and len({sample.prompt for sample in samples}) > 1
+    ):
+        raise PlanError(f"--batch-size {request.batch_size}: {itself.alone}; type --batch-size 1")
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
     _check_noise(denoiser, request, sampler, levels)
-    samples = _with_paths(_starts(denoiser, request, prompts), request.paths)
     resolved = {
         "model": denoiser.name,
         "checkpoint": dict(denoiser.checkpoint),
@@ -172,13 +181,22 @@ def _check_numbers(request: Request) -> None:
         raise PlanError(f"--guidance {request.guidance}: a finite number is needed; 1 means no guidance")
 
 
+def _check_frames(denoiser: Denoiser) -> None:
+    frames, channels = optional_parts(denoiser).frames, denoiser.shape[0]
+    if frames < 1 or channels % frames:
+        raise PlanError(
+            f"{denoiser.name} has {channels} channels, which cannot be {frames} frames: the state of a video is "
+            "(frame * channel, y, x), frame after frame"
+        )
+
+
 def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
     """The sampler asked for, else the model's own, else the first that can use what the model predicts."""
     if itself := optional_parts(denoiser).runs_itself:
         if request.sampler not in (None, itself.sampler.name):
             raise SamplerError(
-                f"--sampler {request.sampler}: {denoiser.name} runs itself, with its own {itself.sampler.name}; give the "
-                "pipeline another one, for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+                f"--sampler {request.sampler}: {denoiser.name} runs itself, with its own {itself.sampler.name}; give "
+                "the pipeline another, for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
             )
         return itself.sampler
     name = request.sampler or denoiser.defaults.get("sampler")

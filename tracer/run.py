@@ -206,6 +206,10 @@ def hardware(plan: Plan) -> dict[str, Any]:
     }
 
 
+MOST_MASKED = 8192
+"""Tokens up to which a run keeps its static masks, 64 MB an arm; beyond it they are made again from spec and seed."""
+
+
 def arrays(plan: Plan) -> list[store.Variable]:
     """The arrays of the run; those of an exact float64 system keep its precision."""
     variables = store.variables(plan.record, dimensions(plan))
@@ -219,13 +223,18 @@ def dimensions(plan: Plan) -> dict[str, int]:
     """Size of every dimension the store may need."""
     denoiser = plan.denoiser
     channel, y, x = denoiser.shape
+    frames = optional_parts(denoiser).frames
     sizes = {
         "arm": len(plan.arms), "sample": len(plan.samples), "step": plan.schedule.steps,
-        "channel": channel, "y": y, "x": x, "ring": rings.count(y, x),
+        "channel": channel // frames, "y": y, "x": x, "ring": rings.count(y, x),
     }  # fmt: skip
+    if frames > 1:
+        sizes["frame"] = frames
     if denoiser.layout is not None:
         tokens = denoiser.layout.size
-        sizes |= {"query": tokens, "key": tokens, "token": tokens, "rank": TOP}
+        sizes |= {"token": tokens, "rank": TOP}
+        if tokens <= MOST_MASKED:
+            sizes |= {"query": tokens, "key": tokens}
         sizes |= {"layer": len(denoiser.sites), "head": denoiser.heads}
         sizes["removed"] = most_removed(plan)
     sizes["image_y"], sizes["image_x"] = denoiser.image_size
@@ -285,7 +294,7 @@ def _arm_coordinates(plan: Plan) -> dict[str, Coordinate]:
 def masks(plan: Plan) -> dict[str, np.ndarray]:
     """The static masks, bool [arm, query, key] over the image tokens' whole sequence; all true where nothing is cut."""
     layout = plan.denoiser.layout
-    if layout is None:
+    if layout is None or layout.size > MOST_MASKED:
         return {}
     full = np.ones((layout.size, layout.size), bool)
     cut = [

@@ -31,7 +31,7 @@ def martingale(run: xr.DataTree) -> xr.Dataset:
     if not runs.stochastic(run):
         return unknown.assign_attrs(note=f"not applicable: {runs.sampler(run)} adds no noise, its null is another")
     if runs.has(run, "trajectory/latent"):
-        latent = run["trajectory"]["latent"].astype(np.float64)
+        latent = runs.get(run, "trajectory/latent").astype(np.float64)
         final = latent.isel(step=-1, drop=True)
         _, _, after, _ = runs.levels(run)
         state = _slope(latent, final, by=final) / after
@@ -41,7 +41,7 @@ def martingale(run: xr.DataTree) -> xr.Dataset:
         result = unknown
     if not runs.has(run, "trajectory/x0"):
         return result.assign_attrs(note="the clean predictions were not recorded, so only the states could be checked")
-    predicted = run["trajectory"]["x0"].astype(np.float64)
+    predicted = runs.get(run, "trajectory/x0").astype(np.float64)
     slope = _slope(final, predicted, by=predicted)
     result = result.assign(prediction=slope["slope"], prediction_error=slope["error"])
     return result.assign_attrs(note="slopes of 1: the clean prediction is a martingale, as the model-free null assumes")

@@ -75,9 +75,24 @@ def need(run: xr.DataTree, path: str, option: str) -> xr.DataArray:
 
 
 def get(run: xr.DataTree, path: str) -> xr.DataArray:
-    """The array at a path such as "trajectory/delta", which must be there."""
+    """The array at a path such as "trajectory/delta", which must be there; frames of a video as `folded` has them."""
     group, name = path.split("/")
-    return run[group].to_dataset()[name]
+    return folded(run[group].to_dataset()[name])
+
+
+def folded(field: xr.DataArray) -> xr.DataArray:
+    """States (..., frame, channel, y, x) as (..., channel, y, x), lazy in, lazy out; without frames as they are.
+
+    Space is y and x, so a frame of a channel is a picture of its own and counts as a channel: norms are over all of
+    them, energies sums over all of them, as in the loop that recorded them.
+    """
+    if "frame" not in field.dims:
+        return field
+    apart = field.transpose(..., "frame", "channel", "y", "x")
+    data = apart.data.reshape((*apart.shape[:-4], -1, *apart.shape[-2:]))
+    coords = {name: value for name, value in field.coords.items() if not {"frame", "channel"} & set(value.dims)}
+    dims = [name for name in apart.dims if name != "frame"]
+    return xr.DataArray(data, coords, dims, name=field.name, attrs=field.attrs)
 
 
 def plain(values: xr.DataArray) -> xr.DataArray:

@@ -38,7 +38,8 @@ def token_kinds(run: xr.DataTree) -> xr.DataArray | None:
     attention = run["attention"].ds if "attention" in run.children else None
     if attention is None or "token_kind" not in attention.coords:
         return None
-    plain = np.array([0, 1, 3])[attention["token_kind"].values]  # flags image, text, prefix
+    names = np.array([KINDS.index(name) for name in ("image", "text", "prefix", "padding")])
+    plain = names[attention["token_kind"].values]
     kinds = np.repeat(plain[None], attention.sizes["sample"], axis=0)
     if "token_padding" in attention.variables:
         padding = attention["token_padding"].transpose("sample", "token").values.astype(bool)
@@ -156,11 +157,13 @@ def _sample_overlap(top: np.ndarray) -> np.ndarray:
 
 
 def _positions(values: np.ndarray, attention: xr.Dataset) -> xr.Dataset:
-    """Mean mass of the image tokens on their grid over samples and steps, in units of 1 / tokens."""
+    """Mean mass of the image tokens on their grid over samples, steps and frames, in units of 1 / tokens."""
     if "token_y" not in attention.coords or not (attention["token_y"].values >= 0).any():
         return xr.Dataset()
     y, x = attention["token_y"].values.astype(int), attention["token_x"].values.astype(int)
-    grid = np.full((y.max() + 1, x.max() + 1), np.nan)
-    image = y >= 0
-    grid[y[image], x[image]] = values.mean((0, 1))[image] * values.shape[-1]
+    image, shape = y >= 0, (y.max() + 1, x.max() + 1)
+    cell = np.ravel_multi_index((y[image], x[image]), shape)
+    total = np.bincount(cell, values.mean((0, 1))[image] * values.shape[-1], minlength=shape[0] * shape[1])
+    frames = np.bincount(cell, minlength=total.size)
+    grid = np.divide(total, frames, out=np.full(total.shape, np.nan), where=frames > 0).reshape(shape)
     return xr.Dataset({"position": (("token_y", "token_x"), grid)})

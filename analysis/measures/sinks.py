@@ -30,12 +30,12 @@ def sinks(
 
     Where: `kind_mass` (arm, layer, step, kind, bound) mass share of image, text, padding and prefix tokens;
     `kind_count` (kind) their share of the tokens; `sink_kind` (arm, layer, step, kind) kind of the top key;
-    `position` (arm, layer, token_y, token_x) mass of the image tokens in units of uniform attention; `first_token`
-    (arm) how often token 0 is the top key. How concentrated: `top_mass` (arm, layer, step, top, bound) of the 1 and 5
-    top keys (attrs["top"]), `gini` (arm, layer, step, bound). How they move: mean Jaccard overlap of the sets of the 5
-    top keys, `step_overlap` (arm, layer, step, other_step), `sample_overlap` (arm, layer, step), `clean_overlap` (arm,
-    layer, step, bound) with the clean arm; `chance` is that of random sets. `bound` is low, estimate, high: here the
-    mean between the quantiles 0.1 and 0.9 over samples, in the effect below an interval.
+    `position` (arm, layer, token_y, token_x) mass of the image tokens in units of uniform attention, mean over the
+    frames of a video; `first_token` (arm) how often token 0 is the top key. How concentrated: `top_mass` (arm, layer,
+    step, top, bound) of the 1 and 5 top keys (attrs["top"]), `gini` (arm, layer, step, bound). How they move: mean
+    Jaccard overlap of the sets of the 5 top keys, `step_overlap` (arm, layer, step, other_step), `sample_overlap` (arm,
+    layer, step), `clean_overlap` (arm, layer, step, bound) with the clean arm; `chance` is that of random sets. `bound`
+    is low, estimate, high: here the mean between the quantiles 0.1 and 0.9 over samples, in the effect an interval.
 
     Effect: the variables of `removal.compare` for the final distance to the clean arm by `distance` ("state" or
     "image"), and for every (arm, sample) variable of `scores` under its name, along `measure` (`scores` may be what

@@ -14,8 +14,8 @@ import numpy as np
 from interventions.errors import spec_error
 from interventions.families.base import Candidate, Graph
 from interventions.graphs import Grid, manhattan
-from interventions.layout import shown
 from interventions.scope import NUMBER, read_number, whole
+from interventions.segments import shown
 
 _HEAD = re.compile(f"K{NUMBER}(?:N{NUMBER})?(-oneway)?")
 

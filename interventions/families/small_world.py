@@ -16,8 +16,8 @@ import numpy as np
 from interventions.errors import spec_error
 from interventions.families.base import Candidate, Graph
 from interventions.graphs import Grid, manhattan
-from interventions.layout import shown
 from interventions.scope import NUMBER, read_number, whole
+from interventions.segments import shown
 
 LARGEST_SOLVED_RADIUS = 4  # of the masking paper's R4S32
 LARGEST_LOCAL_SHARE = 0.75  # of a small world's connections: at least a quarter are shortcuts

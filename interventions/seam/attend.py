@@ -10,13 +10,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from interventions.families import Intervention
 from interventions.layout import TokenLayout
@@ -27,8 +23,10 @@ from interventions.seam.blocked import Answer
 from interventions.seam.calls import Call
 from interventions.seam.lanes import Lanes, as_lanes
 from interventions.seam.measurements import Measurements
+from interventions.seam.natives import native
 from interventions.seam.recorder import Recorder
-from interventions.seam.sites import SeamError, Site, fused, fused_forward, sites
+from interventions.seam.sites import SeamError, Site, sites
+from interventions.seam.wrapping import watched_model, wrapped_module
 
 __all__ = ["Recorder", "SeamError", "Site", "attend", "sites"]
 
@@ -78,6 +76,7 @@ def attend(
     model lacks, `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
     the context when a forward missed a site.
     """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile holds
     known = tuple(sites(model, calls, unreachable))
     if not any(site.reachable for site in known):
         raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
@@ -85,94 +84,12 @@ def attend(
     lanes = Lanes(known, layout, as_lanes(interventions), seed, numbers, padding, half)
     recorder = Recorder(lanes, Measurements(known, layout, tuple(record), top, lanes.measured), watch)
     with contextlib.ExitStack() as wrapped:
-        wrapped.callback(model.register_forward_pre_hook(recorder.note_forward).remove)
+        recorder.backends = wrapped.enter_context(native(model))
         for module, its_sites in itertools.groupby(recorder.sites, key=lambda site: site.module):
-            wrapped.enter_context(_wrapped(module, tuple(its_sites), recorder))
+            wrapped.enter_context(wrapped_module(module, tuple(its_sites), recorder, _attention))
+        wrapped.enter_context(watched_model(model, recorder))
         yield recorder
     recorder.check_reached()
-
-
-class _Interceptor(TorchFunctionMode):
-    """Hands every call of `F.scaled_dot_product_attention` to a handler, with its number, and counts them."""
-
-    def __init__(self, handler: Callable[[int, Call], torch.Tensor]):
-        super().__init__()
-        self.handler = handler
-        self.calls = 0
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            self.calls += 1
-            return self.handler(self.calls - 1, Call(*args, **(kwargs or {})))
-        return func(*args, **(kwargs or {}))
-
-
-@dataclass
-class _Attached:
-    """What a wrapped forward is under: its lanes, and which of the module's calls is being answered."""
-
-    lanes: Lanes
-    call: int = 0
-
-
-@contextlib.contextmanager
-def _wrapped(module: nn.Module, its_sites: tuple[Site, ...], recorder: Recorder) -> Iterator[None]:
-    """Replace the module's forward by one under the interceptor, and put back exactly what was there."""
-    stock = fused_forward(module)
-    outer: _Attached | None = getattr(module.forward, "attached", None)
-    if outer is not None:
-        _nest(recorder.lanes, outer.lanes)
-        stock = module.forward
-    attached = _Attached(recorder.lanes)
-
-    def answer(number: int, call: Call) -> torch.Tensor:
-        attached.call = number if outer is None else outer.call  # the outer context may cut a call into several
-        return _attention(recorder, its_sites[min(attached.call, len(its_sites) - 1)], call)
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        interceptor = _Interceptor(answer)
-        with fused(module), interceptor:
-            result = stock(*args, **kwargs)
-        if interceptor.calls != len(its_sites) and not (outer is not None and interceptor.calls):
-            raise SeamError(_miscounted(module, its_sites, interceptor.calls))
-        recorder.reached.update(site.index for site in its_sites)
-        return result
-
-    forward.attached = attached  # type: ignore[attr-defined]
-    missing = object()
-    before = vars(module).get("forward", missing)
-    module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is missing:
-            del module.forward
-        else:
-            module.forward = before  # type: ignore[method-assign]
-        if outer is not None:
-            outer.lanes.nested = False
-
-
-def _miscounted(module: nn.Module, its_sites: Sequence[Site], calls: int) -> str:
-    """Why a forward of a module that made another number of attention calls cannot be trusted, and what to type."""
-    name, declared = its_sites[0].name, len(its_sites)
-    if calls:
-        return (
-            f"{name} makes {calls} attention calls in one forward, not {declared}: a mask would act on the wrong ones; "
-            f"say so with attend(..., calls={{{name!r}: {calls}}})"
-        )
-    return (
-        f"{name} called F.scaled_dot_product_attention 0 times: "
-        f"{type(getattr(module, 'processor', module)).__name__} computes attention in another way, so nothing can be "
-        "done to it; set the model's default attention processor, or declare it with "
-        f"attend(..., unreachable=[{name!r}])"
-    )
-
-
-def _nest(inner: Lanes, outer: Lanes) -> None:
-    if len(inner) > 1 or len(outer) > 1:
-        raise SeamError("nested attend contexts take one lane each; give all lanes to a single attend instead")
-    inner.nested = outer.nested = True
 
 
 def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:

@@ -14,9 +14,10 @@ import torch
 
 from interventions.errors import spec_error
 from interventions.families import Clean, Intervention, KeyRemoval
-from interventions.layout import PADDING, TEXT, TokenLayout
+from interventions.layout import TokenLayout
 from interventions.seam.reach import check_reach
 from interventions.seam.sites import SeamError, Site
+from interventions.segments import PADDING, TEXT
 
 
 @dataclass

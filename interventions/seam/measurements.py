@@ -127,7 +127,7 @@ class Measurements:
                 groups.setdefault(site.layer if per == "layer" else site.index, []).append(self.values[site.index])
             elif per == "layer" and not site.reachable and self.values:
                 groups.setdefault(site.layer, [])
-        merged = [_merged(group) for group in groups.values()]
+        merged = [_merged(groups[key]) for key in sorted(groups)]
         self.clear()
         names = dict.fromkeys(name for values in merged for name in values)
         return {name: _stacked([values.get(name) for values in merged]) for name in names}

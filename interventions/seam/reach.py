@@ -17,15 +17,16 @@ from interventions.seam.sites import Site
 def check_reach(lane: Intervention, sites: Sequence[Site]) -> None:
     """Raise `SpecError` if an intervention acts on attention that cannot be reached.
 
-    A graph acts on self attention, a removal of keys on all calls that have such queries and keys. `full` changes
-    nothing anywhere, so it runs on what can be reached.
+    A graph acts on self attention, a removal of keys on all calls that have such queries and keys, both in blocks; what
+    stands elsewhere (the pooling of a prompt) they mean only by its layer. `full` changes nothing anywhere, so it runs
+    on what can be reached.
     """
     if isinstance(lane, Clean | Full) or lane.scope.strength == 0:
         return
     apart = [site for site in sites if not site.reachable and _acts(lane, site)]
     if apart:
         names = ", ".join(site.name for site in apart[:3]) + (", ..." if len(apart) > 3 else "")
-        reason = f"the attention of {names} is no softmax call, so nothing can be masked or removed in it"
+        reason = f"the attention of {names} is no softmax call that can be taken over, so nothing can be done to it"
         instead, example = _instead(lane, sites)
         raise spec_error(lane, f"{reason}; {instead}", example)
 
@@ -33,7 +34,7 @@ def check_reach(lane: Intervention, sites: Sequence[Site]) -> None:
 def _acts(lane: Intervention, site: Site) -> bool:
     """Whether a site has calls that this intervention is about, at any step."""
     scope = lane.scope
-    if scope.layers is not None and site.layer not in scope.layers:
+    if not site.block if scope.layers is None else site.layer not in scope.layers:
         return False
     if not isinstance(lane, KeyRemoval):
         return not site.cross

@@ -24,6 +24,7 @@ class Recorder:
     lanes: Lanes
     measurements: Measurements
     watch: Callable[[Site, Call], None] | None = field(default=None, repr=False)
+    backends: tuple[str, ...] = ("native",)  # the attention backends that the model was set to, set aside meanwhile
     ran: bool = False
     reached: set[int] = field(default_factory=set)  # indices of the sites that ran
 
@@ -64,10 +65,6 @@ class Recorder:
         lanes, samples = self.lanes.measured_lanes, self.lanes.samples
         split = (1, lanes, -1) if samples is None else (-1, lanes, len(samples))
         return {name: value.unflatten(0, split) for name, value in values.items()}
-
-    def note_forward(self, *_: object) -> None:
-        """Remember that the model ran: the hook that `attend` sets, in case no site is ever reached."""
-        self.ran = True
 
     def check_reached(self) -> None:
         """Raise `SeamError` if forwards ran but some site was never part of one."""

@@ -14,8 +14,9 @@ import torch
 
 from interventions.errors import spec_error
 from interventions.families import KeyRemoval
-from interventions.layout import IMAGE, KINDS, PADDING, PREFIX, TEXT, TokenLayout
+from interventions.layout import TokenLayout
 from interventions.seam.calls import Call, Pieces
+from interventions.segments import IMAGE, KINDS, PADDING, PREFIX, TEXT
 
 SHUT = -1000.0
 """A logit that a model adds where it means that a key is not there: no float32 softmax has anything left of it.

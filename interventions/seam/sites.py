@@ -23,6 +23,7 @@ _ATTENTION_CLASSES = {
     ("open_clip.transformer", "Attention"),
     ("torch.nn.modules.activation", "MultiheadAttention"),
 }
+_COMPILED = "_orig_mod."  # what torch.compile puts before the names of what it holds
 _UNET_ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 
@@ -35,8 +36,9 @@ class Site:
     """One attention call: its module and which of the module's calls it is, both 0-based.
 
     name: that of the module, `blocks.0.attn2`, and `blocks.0.attn2#1` for its second call. layer: of the block, shared
-    by all calls in it. index: its position among all sites. reachable: False for a module that was declared to compute
-    attention without a softmax call, so that nothing can be done to it.
+    by all calls in it. index: its position among all sites. reachable: False for a module that was declared to be left
+    alone, as its attention is no softmax call that can be taken over. block: whether it stands in a block like others;
+    a declared module may stand elsewhere (the pooling of a prompt).
     """
 
     name: str
@@ -45,6 +47,7 @@ class Site:
     index: int = 0
     call: int = 0
     reachable: bool = True
+    block: bool = True
 
     @property
     def cross(self) -> bool:
@@ -55,33 +58,50 @@ class Site:
 def sites(model: nn.Module, calls: Mapping[str, int] | None = None, unreachable: Sequence[str] = ()) -> list[Site]:
     """All attention calls of `model` in the order they run; those of one block share a layer index.
 
-    calls: how many calls a module makes, by its name, where it is not one. unreachable: names of modules whose
-    attention is no softmax call; any module of the model may be one. A model without any gives an empty list.
+    calls: how many calls a module makes, by its name, where it is not one or its class is not known. unreachable: names
+    of modules whose attention is to be left alone. A model without any gives an empty list. Declared modules of an
+    unknown class that stand in no block like the others have the last layers, so that a block keeps its number.
     Raises `SpecError` for a name that the model lacks, and for a module that would make no call.
     """
     calls = dict(calls or {})
-    named = [(name, module) for name, module in model.named_modules() if _is_attention(module) or name in unreachable]
-    named.sort(key=lambda item: _UNET_ORDER.get(item[0].split(".")[0], -1))  # stable: only a UNet is reordered
-    _check_names("calls", calls, [name for name, _ in named])
-    _check_names("unreachable", unreachable, [name for name, _ in model.named_modules()])
-    layers: dict[str, int] = {}
+    modules = {name.replace(_COMPILED, ""): module for name, module in model.named_modules()}
+    _check_names("calls", calls, modules)
+    _check_names("unreachable", unreachable, modules)
+    known = [name for name, module in modules.items() if _is_attention(module)]
+    named = [name for name in modules if name in {*known, *calls, *unreachable}]
+    named.sort(key=lambda name: _UNET_ORDER.get(name.split(".")[0], -1))  # stable: only a UNet is reordered
+    layers = _layers(named, known)
     found: list[Site] = []
-    for name, module in named:
-        layer = layers.setdefault(name.rpartition(".")[0], len(layers))
+    for name in named:
         count = 1 if name in unreachable else calls.get(name, 1)
         if count < 1:
             raise spec_error(f"calls={{{name!r}: {count}}}", "a module of attention makes one call or more", "2")
         for call in range(count):
             called = f"{name}#{call}" if call else name
-            found.append(Site(called, layer, module, len(found), call, name not in unreachable))
+            layer, block = layers[name.rpartition(".")[0]]
+            found.append(Site(called, layer, modules[name], len(found), call, name not in unreachable, block))
     return found
 
 
-def _check_names(argument: str, names: Iterable[str], known: Sequence[str]) -> None:
+def _layers(named: Sequence[str], known: Sequence[str]) -> dict[str, tuple[int, bool]]:
+    """The layer of each block (what a module's name is without its last part), and whether it is like others."""
+    blocks = {name.rpartition(".")[0] for name in known}
+    rows = {block.rpartition(".")[0] for block in blocks if block.rpartition(".")[2].isdigit()}
+
+    def apart(block: str) -> bool:
+        row, _, number = block.rpartition(".")
+        return block not in blocks and not (row in rows and number.isdigit())
+
+    order = dict.fromkeys(name.rpartition(".")[0] for name in named)
+    return {block: (layer, not apart(block)) for layer, block in enumerate(sorted(order, key=apart))}
+
+
+def _check_names(argument: str, names: Iterable[str], modules: Mapping[str, nn.Module]) -> None:
     for name in names:
-        if name not in known:
-            likely = closest(name, known) or next((other for other in known if other), "transformer_blocks.0.attn")
-            raise spec_error(f"{argument}: {name!r}", "the model has no such module of attention", repr(likely))
+        if name not in modules:
+            attention = [other for other, module in modules.items() if _is_attention(module)]
+            likely = closest(name, attention) or next(iter(attention), "transformer_blocks.0.attn")
+            raise spec_error(f"{argument}: {name!r}", "the model has no such module", repr(likely))
 
 
 def _is_attention(module: nn.Module) -> bool:

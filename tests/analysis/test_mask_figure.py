@@ -60,3 +60,25 @@ def test_drawing_leaves_pyplot_alone():
     mask_figure.figure(parse("R1S0").mask(layout), layout, "R1S0")
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_the_frames_of_a_video_stand_apart_and_show_who_reads_over_time():
+    layout = TokenLayout((2, 2, 3), text=1)
+    figure = mask_figure.figure(parse("R1S0").mask(layout), layout, "R1S0", token=(1, 0, 2))
+    neighbours, _, degree = images(figure)
+    # one column between the frames: the same cell a frame before, two neighbours in its own frame
+    shown = np.ma.filled(figure.axes[0].images[0].get_array(), 9)
+    assert shown.tolist() == [[0, 0, 3, 9, 0, 3, 0], [0, 0, 0, 9, 0, 0, 3]]
+    assert neighbours.shape == degree.shape == (2, 7)
+    assert degree[0, :3].tolist() == [3, 4, 3]  # a corner of the lattice, the middle of its edge
+    assert [text.get_text() for text in figure.axes[0].texts if "frame" in text.get_text()] == ["frame 0", "frame 1"]
+    assert "token (1, 0, 2)" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_every_frame_has_a_place_of_its_own_in_the_picture():
+    for count, height, width in ((1, 4, 5), (5, 8, 8), (16, 8, 12), (7, 3, 20), (9, 20, 3)):
+        frames = mask_figure.Frames(count, height, width)
+        picture = frames.beside(np.arange(count * height * width))
+        assert sorted(picture.compressed().tolist()) == list(range(count * height * width))
+        for frame in range(count):
+            assert picture[frames.corner(frame)] == frame * height * width

@@ -22,7 +22,7 @@ Denoise = Callable[[np.ndarray, float, float], np.ndarray]
 
 @dataclass
 class Analytic:
-    """`clean` and `masked` are D(x, alpha, sigma) on float64 arrays [..., channel, y, x]."""
+    """`clean` and `masked` are D(x, alpha, sigma) on float64 arrays [..., frame * channel, y, x]."""
 
     clean: Denoise
     masked: Denoise
@@ -34,6 +34,7 @@ class Analytic:
     dtype: torch.dtype = torch.float64
     layout: None = None
     own_lanes: bool = True
+    frames: int = 1
     image_size: tuple[int, int] = (8, 8)
     layers: int = 0
     heads: int = 0

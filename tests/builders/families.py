@@ -1,9 +1,14 @@
 """Tiny random models of families whose attention is found, called or computed in other ways than DiT's."""
 
 import torch
-from diffusers import FluxTransformer2DModel, SanaTransformer2DModel, WanTransformer3DModel
+from diffusers import (
+    CogVideoXTransformer3DModel,
+    FluxTransformer2DModel,
+    SanaTransformer2DModel,
+    WanTransformer3DModel,
+)
 
-from interventions.layout import TokenLayout
+from interventions.layout import Segment, TokenLayout
 from tests.builders.models import trained_looking
 
 WAN_TEXT = 512  # tokens, written into the processor of Wan's cross attention
@@ -22,7 +27,7 @@ def flux():
         pooled_projection_dim=8,
         axes_dims_rope=(4, 4, 8),
     )
-    return trained_looking(model), TokenLayout((3, 4), prefix=5)
+    return trained_looking(model), TokenLayout.of(Segment("text", 5), Segment("image", grid=(3, 4)))
 
 
 def flux_inputs(batch=2):
@@ -35,6 +40,34 @@ def flux_inputs(batch=2):
         "timestep": torch.full((batch,), 0.3),
         "img_ids": image,
         "txt_ids": torch.zeros(5, 3),
+    }
+
+
+def cogvideox():
+    """A video of 3 frames after its text, in every block."""
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=8,
+        num_layers=2,
+        sample_width=4,
+        sample_height=2,
+        sample_frames=9,
+        patch_size=1,
+        max_text_seq_length=4,
+    )
+    return trained_looking(model), TokenLayout.of(Segment("text", 4), Segment("image", grid=(3, 2, 4)))
+
+
+def cogvideox_inputs(batch=2):
+    generator = torch.Generator().manual_seed(9)
+    return {
+        "hidden_states": torch.randn(batch, 3, 4, 2, 4, generator=generator),
+        "encoder_hidden_states": torch.randn(batch, 4, 8, generator=generator),
+        "timestep": torch.full((batch,), 300),
     }
 
 

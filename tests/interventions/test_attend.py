@@ -1,5 +1,7 @@
 """The seam: exact masking, nothing changed when nothing should, everything restored, nothing silently missed."""
 
+import copy
+
 import open_clip
 import pytest
 import torch
@@ -216,8 +218,9 @@ def test_layers_act_on_the_named_blocks_only():
             return _graph_edit("R1S2", layout)(name, attention, value)
         return dense.attend(attention, value)
 
+    expected = run(dense.densify(model, edit))
     with attend(model, parse("R1S2@layers=1"), layout=layout):
-        assert dense.relative(run(model), run(dense.densify(model, edit))) < 1e-5
+        assert dense.relative(run(model), expected) < 1e-5
     with pytest.raises(SpecError, match="0 to 2"), attend(model, parse("R1S2@layers=3"), layout=layout):
         pass
 
@@ -263,14 +266,26 @@ def test_a_site_that_no_forward_reached_is_an_error_on_leaving():
         model.transformer_blocks[0].attn1(torch.zeros(1, 36, 16))
 
 
-def test_a_fast_path_that_calls_no_attention_module_at_all_is_an_error():
-    layer = torch.nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)  # in eval mode one native call does it all
-    model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
-    with (
-        pytest.raises(SeamError, match=r"without these attention modules: layers.0.self_attn, layers.1.self_attn"),
-        attend(model, parse("R1S2"), layout=TokenLayout((3, 3))),
-    ):
-        model(torch.zeros(1, 9, 16))
+def test_a_native_fast_path_past_every_attention_module_is_not_taken():
+    # expected: the layer written out in float64; outside the seam one native call does all of it, in eval mode
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 16, batch_first=True, norm_first=True)
+    model = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()
+    first, tokens = model.layers[0], torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.from_numpy(parse("R1S2").mask(TokenLayout((3, 3)), 0))
+    attention, double = first.self_attn, copy.deepcopy(first).double()
+    attended = tokens.double() + dense.packed_attention(
+        double.norm1(tokens.double()),
+        attention.in_proj_weight,
+        attention.in_proj_bias,
+        attention.out_proj,
+        2,
+        lambda weights, value: dense.attend(dense.renormalised(weights, mask), value),
+    )
+    expected = attended + double.linear2(torch.relu(double.linear1(double.norm2(attended))))
+    with attend(model, parse("R1S2"), layout=TokenLayout((3, 3))):
+        for _ in range(2):  # the first forward of a context is watched, the second is not
+            assert dense.relative(model(tokens), expected) < 1e-5
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_a_model_without_attention_is_an_error():

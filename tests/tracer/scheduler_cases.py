@@ -61,6 +61,10 @@ def _look_back(scheduler: Any, i: int) -> dict[str, Any]:
     return {"timestep_back": scheduler.timesteps[i - 1] if i else None, "old_pred_original_sample": None}
 
 
+def _look_ahead(scheduler: Any, i: int) -> dict[str, Any]:
+    return {"prev_timestep": scheduler.timesteps[i + 1] if i + 1 < STEPS else None}
+
+
 def _dmd(scheduler: Any, i: int) -> dict[str, Any]:
     tables = {"dmd_sigmas": scheduler.sigmas, "dmd_timesteps": scheduler.timesteps}
     noise = torch.ones(2, 4, 1, 3, 5)
@@ -104,7 +108,7 @@ CASES = [
     *_predicting("DDPMScheduler", _EVS, **_FREE),
     Case("DDPMScheduler", {"variance_type": "learned_range", **_FREE}, output_channels=8),
     *_predicting("DDPMParallelScheduler", _EV, **_FREE),
-    Case("UnCLIPScheduler", _FREE),
+    Case("UnCLIPScheduler", _FREE, call=_look_ahead),
     Case("DDPMWuerstchenScheduler", call=_whole_batch, unused=1),
     *_predicting("PNDMScheduler", _EV, **VP, skip_prk_steps=True),
     *_predicting("PNDMScheduler", _EV, **VP, skip_prk_steps=False),
@@ -142,6 +146,7 @@ CASES = [
         {"sigmas": [1.0, 0.75, 0.5, 0.25], "mu": 0.9},
     ),
     Case("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
+    Case("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
     Case("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
     Case("FlowMatchLCMScheduler", {"shift": 3.0}),
     Case("FlowMapEulerDiscreteScheduler", {"shift": 3.0}),

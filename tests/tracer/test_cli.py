@@ -137,6 +137,8 @@ def test_killed_in_mid_run_and_resumed_it_equals_an_undisturbed_run_bit_for_bit(
         (["analyze", "growth", "nowhere"], "nowhere"),
         (["analyze", "growth"], "trace run"),
         (["mask", "R4S32", "--grid", "16"], "16x16"),
+        (["mask", "R4S32", "--grid", "2x3x4x5"], "5x8x8 with frames"),
+        (["mask", "R20S0", "--grid", "5x8x8"], "on a 5x8x8 grid no two tokens are that far apart"),
         (["counterfactual", "guess", "--mask", "R4S32"], "impulse"),
         (["counterfactual", "steps", "--mask", "R4S32", "--counts", "a,b"], "50,100,250"),
     ],
@@ -179,6 +181,15 @@ def test_mask_prints_density_and_draws(tmp_path):
     assert result.exit_code == 0, result.output
     assert "25.7%" in result.output  # FACTS: R4S32 on 16 x 16
     assert (tmp_path / "mask.png").stat().st_size > 10_000
+
+
+def test_a_mask_of_a_video_says_how_much_is_read_within_and_between_frames(tmp_path):
+    # R1S0 on 2 x 1 x 2: each token reads itself, its neighbour and the same cell of the other frame
+    result = trace("mask", "R1S0", "--grid", "2x1x2", "--json", "--out", tmp_path / "mask.png")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert found["grid"] == [2, 1, 2]
+    assert (found["density_within_frames"], found["density_between_frames"]) == (1.0, 0.5)
 
 
 def test_models_and_runs_are_listed(run):

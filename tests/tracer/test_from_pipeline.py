@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def opened(denoiser, samples, record=()):
     return denoiser.passes(samples, mask_seed=0, record=record, draw=draw)
 
 
-@pytest.mark.parametrize("name", ["sd3", "sd15-pndm", "flux1", "qwen", "wan21"])
+@pytest.mark.parametrize("name", ["sd3", "sd15-pndm", "flux1", "qwen-image", "wan21"])
 def test_the_clean_path_is_the_pipelines_own_call_to_the_last_bit(name, tmp_path):
     denoiser = made(name)
     run = traced(denoiser, tmp_path)
@@ -203,8 +205,8 @@ def test_the_pipeline_is_left_as_it_was(sd3, tmp_path):
         pipe, (module,) = sd3.pipe, denoisers(sd3.pipe)
         return {name: sorted(vars(part)) for name, part in (("pipe", pipe), ("net", module), ("steps", pipe.scheduler))}
 
-    before, state, own = looks(), torch.get_rng_state(), plain(sd3, [0, 1])
-    torch.set_rng_state(state)
+    own = plain(sd3, [0, 1])
+    before, state = looks(), torch.get_rng_state()
     traced(sd3, tmp_path)
     assert looks() == before
     assert torch.equal(torch.get_rng_state(), state)
@@ -310,3 +312,36 @@ def test_a_video_is_shown_as_a_strip_of_frames():
     strip = pictures((video,))
     assert strip.shape == (2, 3, 20, 3)
     np.testing.assert_array_equal(strip[0, 0, ::5, 0], [51, 102, 153, 204])
+
+
+def test_samples_whose_texts_differ_in_length_go_one_by_one_where_that_moves_the_image(tmp_path):
+    """Lumina2 stands its image behind the real text of every row."""
+    denoiser = made("lumina2", prompt=["a red cat", "a very big dog with a hat on its head"])
+    with pytest.raises(tracer.PlanError, match="--batch-size 1"):
+        traced(denoiser, tmp_path)
+    run = traced(denoiser, tmp_path, batch_size=1, record="latents,mass")
+    mass = run["attention/mass_layer"].sel(arm="clean")
+    image = mass.where(mass["token_kind"] == 0).sum("token")
+    assert float(image.isel(sample=0, layer=-1).min()) > 0
+    kinds = mass["token_kind"].values
+    assert (kinds == 1).sum() > ZOO["lumina2"].known.text  # room for the longest prompt of the run
+    own = plain(denoiser, [0], prompt=["a red cat"])
+    final = torch.from_numpy(run["trajectory/latent"].values[:1, -1]).reshape(1, *denoiser.shape)
+    assert torch.equal(denoiser.packed(final).to(own.dtype), own)
+
+
+def test_attention_within_frames_is_refused_in_words():
+    with pytest.raises(tracer.ProbeError, match="parts of a sample"):
+        made("latte")
+
+
+def test_what_was_set_aside_or_not_reached_is_in_the_provenance(tmp_path):
+    sana = made("sana")
+    run = traced(sana, tmp_path, "sink-k1@keys=text")
+    checkpoint = json.loads(run.attrs["config"])["checkpoint"]
+    assert checkpoint["unreachable"] == ["transformer_blocks.0.attn1", "transformer_blocks.1.attn1"]
+    assert "attention_backends" not in checkpoint
+    assert float(run["metrics/delta_l2"].sel(arm="sink-k1@keys=text").max()) > 0
+    flux, call = ZOO["flux1"].make()
+    flux.transformer.set_attention_backend("_native_math")
+    assert tracer.from_pipeline(flux, **call).checkpoint["attention_backends"] == ["_native_math"]

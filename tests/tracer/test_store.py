@@ -111,7 +111,7 @@ def test_one_group_opened_alone_knows_its_coordinates(whole, group):
     if "step" in data.dims:
         assert data["sigma"].values.tolist() == [1.0, 0.75, 0.5, 0.25]
     if "token" in data.dims:
-        assert data["token_kind"].attrs["flag_meanings"] == "image text prefix"
+        assert data["token_kind"].attrs["flag_meanings"] == "image text prefix padding"
 
 
 def test_what_is_not_complete_reads_as_fill(partial):

@@ -21,7 +21,7 @@ MOST_TOKENS = 128 * 128
 
 @click.command()
 @click.argument("spec")
-@click.option("--grid", default="16x16", show_default=True, metavar="HxW", help="The token grid.")
+@click.option("--grid", default="16x16", show_default=True, metavar="HxW", help="The token grid; FxHxW of a video.")
 @click.option("--mask-seed", type=int, default=0, show_default=True)
 @click.option("--out", type=OUT, metavar="FILE", help="The picture; default: mask-SPEC.png.")
 @as_json
@@ -30,6 +30,7 @@ def mask(spec: str, grid: str, mask_seed: int, out: Path | None, as_json: bool) 
 
     \b
     trace mask R4S32 --grid 16x16
+    trace mask R4S32 --grid 5x8x8
     """
     with answered():
         import matplotlib
@@ -49,25 +50,30 @@ def mask(spec: str, grid: str, mask_seed: int, out: Path | None, as_json: bool) 
         check_picture(target)
         allowed = intervention.mask(layout, mask_seed)
         rows = {"density": density(allowed), "allowed pairs": int(allowed.sum()), **graph_statistics(allowed)}
-        size = "{} x {}".format(*layout.grid)
+        if layout.frames > 1:
+            frames = layout.coordinates()[0]
+            same = frames[:, None] == frames
+            rows |= {"density within frames": allowed[same].mean(), "density between frames": allowed[~same].mean()}
+        size = " x ".join(map(str, layout.cells))
         save_figure(figure(allowed, layout, f"{intervention} on {size}"), target)
         if as_json:
             named = {name.replace(" ", "_"): value for name, value in rows.items()}
-            return print_json({"spec": str(intervention), "grid": list(layout.grid), **named, "figure": target})
+            return print_json({"spec": str(intervention), "grid": list(layout.cells), **named, "figure": target})
         print_table(pd.DataFrame({"statistic": list(rows), "value": [f"{value:.6g}" for value in rows.values()]}))
         click.echo(f"\n{intervention} on {size} tokens: {rows['density']:.1%} of all pairs\nfigure: {target}")
 
 
 def _grid_layout(grid: str) -> TokenLayout:
-    """`16x16` as a layout of image tokens."""
+    """`16x16`, or `5x16x16` with frames, as a layout of image tokens."""
     from interventions import SpecError, TokenLayout
 
     try:
-        height, width = (int(side) for side in grid.lower().split("x"))
-        if height * width <= MOST_TOKENS:
-            return TokenLayout(grid=(height, width))
+        layout = TokenLayout(grid=[int(side) for side in grid.lower().split("x")])
+        if layout.size <= MOST_TOKENS:
+            return layout
     except (ValueError, SpecError):
-        raise click.UsageError(f"--grid {grid!r}: give height x width in tokens, for example --grid 16x16") from None
+        wrong = f"--grid {grid!r}: give height x width in tokens, for example --grid 16x16, or --grid 5x8x8 with frames"
+        raise click.UsageError(wrong) from None
     raise click.UsageError(
         f"--grid {grid[:40]}: a mask is drawn over at most {MOST_TOKENS} tokens, for example --grid 64x64"
     )

@@ -117,7 +117,8 @@ class RunsItself:
 
     opened: (samples, mask_seed=, record=, draw=) -> their `OwnSteps`; `draw` is (step, draws before it in this step,
     shape) -> noise [sample, *shape]. sampler: how it moves. call: what it is called with, as it is stored and compared.
-    prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words.
+    prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
+    the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.
     """
 
     opened: Callable[..., AbstractContextManager[OwnSteps]]
@@ -125,6 +126,8 @@ class RunsItself:
     call: Mapping[str, Any]
     prompts: Sequence[str] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    suited: Callable[[Sequence[Sample]], Denoiser] | None = None
+    alone: str = ""
 
 
 @runtime_checkable
@@ -143,7 +146,7 @@ class Denoiser(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channel, y, x) of the state."""
+        """(channel, y, x) of the state; of a video (frame * channel, y, x)."""
         ...
 
     @property
@@ -215,8 +218,8 @@ class OptionalParts:
     prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
     that only fill up the sequence. model: the torch module itself, whose dtype is recorded. own_lanes: whether
     `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked.
-    runs_itself: how it takes its steps, where a pipeline of its own asks the network. frames: of its states, which lie
-    one after the other along their channels.
+    runs_itself: how it takes its steps, where a pipeline of its own asks the network. frames: of a video, whose state
+    has them folded into its channels, frame after frame; the store unfolds them.
     """
 
     prompted: bool = False

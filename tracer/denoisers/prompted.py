@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interventions import Intervention, TokenLayout, attend
-from interventions.layout import TEXT
+from interventions.segments import TEXT
 from interventions.spec import Clean
 from tracer.denoisers.base import Evaluation, Moment, Sample
 from tracer.denoisers.conditions import Conditions, prompts_of

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 PREDICTIONS = {
     "epsilon": "the noise n",
     "v_prediction": "alpha n - sigma x0 (Salimans & Ho 2022)",
+    "sample": "the clean image x0",
     "flow": "the velocity n - x0 of rectified flow",
+    "flow_to_data": "the velocity x0 - n, towards the data",
+    "edm": "what EDM's preconditioning makes the clean image of (Karras et al. 2022)",
+    "consistency": "what the boundary scalings of a consistency model make the clean image of (Song et al. 2023)",
 }
-"""What a network may predict."""
+"""What a network may predict; our own samplers read epsilon, v_prediction, sample and flow."""
 DDPM_BETAS = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 """The training noise of DDPM (Ho et al. 2020, section 4), in diffusers' words; DiT was trained with it too."""
 
@@ -168,13 +172,22 @@ class Sampler:
 
 
 def epsilon_and_x0(schedule: Schedule, level: int | Level, x: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Noise and clean-image predictions at a level (or that of step `level`), whatever the network predicts."""
+    """Noise and clean-image predictions at a level (or that of step `level`), whatever the network predicts.
+
+    Raises SamplerError for a prediction that only a scheduler of diffusers can read.
+    """
     _, a, s = schedule.level(level) if isinstance(level, int) else level
     if schedule.prediction == "epsilon":
         return value, (x - s * value) / a
     if schedule.prediction == "v_prediction":
         return a * value + s * x, a * x - s * value
-    return x + a * value, x - s * value
+    if schedule.prediction == "sample":
+        return (x - a * value) / s, value
+    if schedule.prediction == "flow":
+        return x + a * value, x - s * value
+    raise SamplerError(
+        f"{schedule.prediction!r} is read by its own scheduler: use epsilon, v_prediction, sample or flow"
+    )
 
 
 def kept_signal(config: Mapping[str, Any] | None = None) -> np.ndarray:

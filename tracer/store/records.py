@@ -7,13 +7,13 @@ loop's (`tracer.trajectory`); an array is cut and written by the rest of this ro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tracer.store.schema import FAILED_STEP, RunError, Variable
 
 MASS_BITS = 10  # mantissa bits kept of attention mass: relative error 2^-11
-TOKEN_KINDS = {"flag_values": [0, 1, 2], "flag_meanings": "image text prefix"}
+TOKEN_KINDS = {"flag_values": [0, 1, 2, 3], "flag_meanings": "image text prefix padding"}
 """Attributes of the coordinate `token_kind`."""
 
 _STEP = ("arm", "sample", "step")
@@ -288,15 +288,27 @@ def with_brought(record: Iterable[str]) -> frozenset[str]:
     return frozenset(named.union(*(RECORDS[name].brings for name in named)))
 
 
+def _fitted(array: Variable, sizes: Mapping[str, int]) -> Variable:
+    """The array with frames where the run has them, and with room for the numbers of all its tokens."""
+    if "frame" in sizes and "channel" in array.dims:
+        at = array.dims.index("channel")
+        array = replace(array, dims=(*array.dims[:at], "frame", *array.dims[at:]))
+    if array.dtype == "int16" and sizes.get("token", 0) > 2**15:
+        array = replace(array, dtype="int32")
+    return array
+
+
 def variables(record: Iterable[str], sizes: Mapping[str, int]) -> list[Variable]:
     """The arrays of a run that records these things, in the order of the schema page.
 
     record: names in `RECORDS`; "norms" is always on. sizes: arm, sample, step, channel, y, x, and where a record needs
     them layer, head, token, rank, removed, query, key, image_y, image_x. Static masks are listed when query and key are
-    given, removed keys when removed is, energies when ring is. Raises RunError for an unknown record or a missing size.
+    given, removed keys when removed is, energies when ring is. States have the dimension frame before channel where its
+    size is given (a video). Raises RunError for an unknown record or a missing size.
     """
     recorded = with_brought(record)
     arrays = {array.path: array for name in RECORDS if name in recorded for array in RECORDS[name].arrays}
+    arrays = {path: _fitted(array, sizes) for path, array in arrays.items()}
     listed = [
         array
         for array in arrays.values()

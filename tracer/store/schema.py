@@ -63,6 +63,7 @@ RUN = Schema(
         "layer": "layer",
         "head": "attention head",
         "ring": "spatial frequency",
+        "frame": "frame of a video",
     },
 )
 """Paired trajectories: arms by samples by steps; a unit is some samples under all arms."""

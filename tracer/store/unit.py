@@ -65,6 +65,8 @@ class UnitBuffer:
     def step(self, step: int, values: Mapping[str, Any], arms: Sequence[int] | None = None) -> None:
         """Give values of one step: [arm, sample, ...] in the order of the dims, without arm where it has none.
 
+        States of a video may have their frames folded into the channels, frame after frame.
+
         arms: indices of the arms along the first axis, all that are asked by default. Values are copied. Steps may come
         in any order within a block of steps, and blocks in rising order for one arm. Arrays that an older run lacks are
         left out. Raises RunError for an unknown name, another shape, a step out of range or already written; WriteError
@@ -145,6 +147,8 @@ class UnitBuffer:
             n for n, dim in zip(array.shape, names, strict=True) if dim not in ("arm", "step", self.schema.unit_dim)
         )
         expected = ((len(indices),) if has_arm else ()) + (self._length, *rest)
+        if "frame" in names:
+            value = _unfolded(value, names, expected)
         if value.shape != expected or not np.can_cast(value.dtype, array.dtype, "same_kind"):
             raise RunError(f"{path} takes {array.dtype} {expected} here, not {value.dtype} {value.shape}")
         per_shard = shard_shape(array)[0] if has_arm else 1
@@ -181,3 +185,10 @@ class UnitBuffer:
             self._sent.add(key)
             region = self._region(self.arrays[key[0]], *key[1:])
             self.submit(key[0], region, self._open.pop(key))
+
+
+def _unfolded(value: np.ndarray, names: Sequence[str], expected: tuple[int, ...]) -> np.ndarray:
+    """States [..., frame * channel, y, x], as the loop has them, with frames apart; anything else as it is."""
+    at = len(expected) - len(names) + list(names).index("frame")
+    folded = (*expected[:at], expected[at] * expected[at + 1], *expected[at + 2 :])
+    return value.reshape(expected) if value.shape == folded else value

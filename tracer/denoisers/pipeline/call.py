@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +20,18 @@ from tracer.denoisers.base import Sample
 OURS = {
     "generator": "the seeds are those of the samples: trace run --seed, tracer.trace(..., seed=)",
     "latents": "a sample starts from the noise of its seed: trace run --seed, tracer.trace(..., seed=)",
-    "output_type": "pictures are stored as pictures",
-    "return_dict": "what is returned is the pipeline's own business here",
     "num_images_per_prompt": "ask for more samples instead: trace run --samples, tracer.trace(..., samples=)",
     "num_videos_per_prompt": "ask for more samples instead: trace run --samples, tracer.trace(..., samples=)",
 }
 """Arguments that are set here, and what to use instead."""
+IGNORED = frozenset({"output_type", "return_dict"})
+"""Arguments that change nothing of what is traced."""
 TOLD_ONCE = frozenset(
     {"sigmas", "timesteps", "height", "width", "crops_coords_top_left", "original_size", "target_size"}
 )
 """Arguments whose lists are not one value for each sample."""
+PROMPT = re.compile(r"(negative_)?prompt(_\d)?")
+"""Arguments that hold one prompt for each sample."""
 ONE_EACH = ("prompt", "class_labels", "image", "video")
 """Arguments that say how many samples are described, the first that is a list."""
 
@@ -46,8 +50,8 @@ class Call:
     def __post_init__(self) -> None:
         takes = inspect.signature(type(self.pipe).__call__).parameters
         own = [name for name in takes if name != "self"]
-        for name in self.arguments:
-            if name in OURS:
+        for name, value in self.arguments.items():
+            if name in OURS and value != 1:
                 raise CallError(f"{name}= cannot be given: {OURS[name]}")
             if name not in own:
                 close = difflib.get_close_matches(name, own, 3)
@@ -75,15 +79,17 @@ class Call:
         """The arguments for these samples, which are told what their starts are told, in turn where there are more."""
         count, told = self.described, {}
         for name, value in self.arguments.items():
+            if name in IGNORED:
+                continue
             if name in TOLD_ONCE:
                 told[name] = value
             elif (
                 isinstance(value, list | tuple)
                 and len(value) == count
-                and (count > 1 or name in ONE_EACH or "prompt" in name)
+                and (count > 1 or name in ONE_EACH or PROMPT.fullmatch(name))
             ):
                 told[name] = [value[sample.start % count] for sample in samples]
-            elif isinstance(value, str) and "prompt" in name:
+            elif isinstance(value, str) and PROMPT.fullmatch(name):
                 told[name] = [value] * len(samples)
             elif isinstance(value, torch.Tensor) and value.dim() > 1 and len(value) == count and "embeds" in name:
                 told[name] = torch.stack([value[sample.start % count] for sample in samples])
@@ -98,16 +104,20 @@ class Call:
 
     def described_in_words(self) -> dict[str, Any]:
         """The arguments as they are stored and compared: plain values, and fingerprints of pictures and tensors."""
-        return {name: _plain(value) for name, value in sorted(self.arguments.items()) if name != "prompt"}
+        told = (item for item in sorted(self.arguments.items()) if item[0] not in IGNORED | {"prompt"})
+        return {name: plain(value) for name, value in told}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: pictures and tensors by a fingerprint, what has no number by its name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().float().numpy()
     try:

@@ -20,13 +20,13 @@ from interventions import Intervention, TokenLayout
 from interventions.seam.attend import attend
 from interventions.spec import Clean
 from tracer.denoisers.base import Evaluation, Landed, RunsItself, Sample
-from tracer.denoisers.pipeline import levels
-from tracer.denoisers.pipeline.call import Call, CallError
+from tracer.denoisers.pipeline.call import Call, CallError, plain
 from tracer.denoisers.pipeline.hooks import denoisers
 from tracer.denoisers.pipeline.passes import Landing, Passes, Past, Question, running
 from tracer.denoisers.pipeline.pictures import pictures
-from tracer.denoisers.pipeline.probe import Probed, probe
-from tracer.denoisers.pipeline.rehearsal import Rehearsed, rehearse
+from tracer.denoisers.pipeline.predictions import epsilon_and_x0
+from tracer.denoisers.pipeline.probe import Probed
+from tracer.denoisers.pipeline.rehearsal import Rehearsed
 from tracer.denoisers.pipeline.together import Lanes, Network
 from tracer.samplers.base import Sampler, Schedule
 
@@ -35,7 +35,11 @@ Draw = Callable[[int, int, Sequence[int]], Tensor]
 
 @dataclass(eq=False)
 class Pipeline:
-    """A diffusers pipeline that can be traced. Made by `from_pipeline`."""
+    """A diffusers pipeline that can be traced. Made by `from_pipeline`.
+
+    kind: what its scheduler asks the network for, a key of `predictions.KINDS`. refused: record -> why not. suited:
+    makes it fit the prompts of a run.
+    """
 
     pipe: Any
     asked: Call
@@ -44,7 +48,9 @@ class Pipeline:
     checkpoint: dict[str, Any]
     schedule: Schedule
     sampler: Sampler
+    kind: str
     refused: dict[str, str]
+    suited: Callable[[Pipeline, Sequence[Sample]], Pipeline]
     lanes: Lanes = field(default_factory=Lanes)
     dtype: torch.dtype = torch.float32
 
@@ -56,13 +62,16 @@ class Pipeline:
         self.layout: TokenLayout | None = found.layout
         self.model = denoisers(self.pipe)[0]
         self.device = torch.device(self.pipe._execution_device)
-        self.prediction = self.schedule.prediction
-        self.scheduler = {"class": type(self.pipe.scheduler).__name__}
+        self.prediction = self.kind
+        self.scheduler = {"class": type(self.pipe.scheduler).__name__, **_settings(self.pipe.scheduler.config)}
         self.image_size, self.sites, self.heads = self.rehearsed.image_size, self.rehearsed.sites, self.rehearsed.heads
         self.layers = len(self.sites)
         self.prompted = "prompt" in self.asked.takes
         call = self.asked.described_in_words()
-        self.runs_itself = RunsItself(self.passes, self.sampler, call, self.asked.prompts, self.refused)
+        self.runs_itself = RunsItself(
+            self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
+            "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
+        )  # fmt: skip
         guidance = self.asked.arguments.get("guidance_scale")
         self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}
         self.defaults |= {"guidance": float(guidance)} if isinstance(guidance, int | float) else {}
@@ -140,9 +149,9 @@ class Opened:
     def _landed(self, step: int, landing: Landing) -> Landed:
         owner = self.denoiser
         sample, landed, mean = (owner.canonical(each) for each in (landing.sample, landing.landed, landing.mean))
-        output = owner.canonical(levels.without_variance(landing.output, landing.sample))
-        eps, x0 = levels.epsilon_and_x0(owner.pipe.scheduler, owner.schedule.level(step), sample, output)
-        return Landed(sample, eps, x0, landed, mean, landing.past)
+        level, x = owner.schedule.level(step), landing.sample.float()
+        eps, x0 = epsilon_and_x0(owner.rehearsed.scheduler, owner.kind, level, x, landing.output.float())
+        return Landed(sample, owner.canonical(eps), owner.canonical(x0), landed, mean, landing.past)
 
     def _own(self, x: Tensor | None) -> Tensor:
         """A state in the pipeline's own form and precision."""
@@ -155,29 +164,6 @@ class Opened:
         return pictures(self.passes.finish(self._own(x0), past))
 
 
-def from_pipeline(
-    pipe: Any, *, layout: TokenLayout | None = None, checkpoint: Mapping[str, Any] | None = None, **call: Any
-) -> Pipeline:
-    """A denoiser from any diffusers pipeline, to be handed to `tracer.trace`.
-
-    `call`: the arguments of the user's own `pipe(...)`, seeds apart: prompt (one or a list, which the samples take in
-    turn), num_inference_steps, guidance_scale, height, width and so on. Sample i is what
-    `pipe(..., generator=torch.Generator().manual_seed(seed + i))` gives; noise of the steps comes from (seed, step).
-    `layout`: what the tokens are, where it is not to be inferred. `checkpoint`: what is recorded of where the weights
-    come from. The network is asked a few times, for one sample.
-    Raises CallError for arguments that the pipeline does not take, ProbeError where its tokens cannot be told, and
-    SeamError where its attention cannot be reached.
-    """
-    asked = Call(pipe, call)
-    one = asked.of([Sample(0, 0)])
-    found = probe(pipe, one)
-    if layout is not None:
-        found = replace(found, layout=layout)
-    seam = partial(attend, layout=found.layout, calls=found.calls, unreachable=found.unreachable)
-    with quiet_bar(pipe):
-        rehearsed = rehearse(pipe, one, seam)
-    schedule = levels.schedule(rehearsed.scheduler, rehearsed.timesteps)
-    sampler = Sampler(
-        "x", "", (schedule.prediction,), levels.stochastic(pipe.scheduler), lambda *_: schedule, None, history=0
-    )
-    return Pipeline(pipe, asked, found, rehearsed, {"id": type(pipe).__name__}, schedule, sampler, {"worst": "no"})
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a scheduler, as they are stored and compared."""
+    return {name: plain(value) for name, value in sorted(config.items()) if not name.startswith("_")}

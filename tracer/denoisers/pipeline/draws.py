@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -31,14 +30,16 @@ def drawn_from(scheduler: Any, draw: Draw, generators: Iterable[torch.Generator]
     def randn_tensor(
         shape: Iterable[int], generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None
     ) -> Tensor:
-        return draw(tuple(shape)).to(device=device, dtype=dtype)
+        return draw(tuple(shape)).to(device=device, dtype=dtype or torch.get_default_dtype())
 
     generators = list(generators)
     before = _stand(generators)
     with ExitStack() as stack:
         for kind in type(scheduler).__mro__:
-            if hasattr(module := sys.modules[kind.__module__], "randn_tensor"):
-                stack.enter_context(patch.object(module, "randn_tensor", randn_tensor))
+            module = sys.modules[kind.__module__]
+            if (stock := getattr(module, "randn_tensor", None)) is not None:
+                stack.callback(setattr, module, "randn_tensor", stock)
+                module.randn_tensor = randn_tensor  # type: ignore[attr-defined]
         yield
     if any(not torch.equal(one, other) for one, other in zip(before, _stand(generators), strict=True)):
         raise SamplerError(draws_elsewhere(type(scheduler).__name__))

@@ -37,7 +37,7 @@ def load_any(
     t5: False leaves the T5 of an SD3 out. The rest is as in `load_pipeline` and `call_arguments`. Raises
     CheckpointError, and what `tracer.from_pipeline` raises.
     """
-    from tracer.denoisers.pipeline.denoiser import from_pipeline
+    from tracer.denoisers.pipeline.face import from_pipeline
 
     if checkpoint is None or is_embedded(checkpoint):
         raise CheckpointError(

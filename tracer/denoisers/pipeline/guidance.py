@@ -40,7 +40,7 @@ def conditional(outputs: Sequence[Any], model_output: torch.Tensor, samples: int
         return places[-1]
     sizes = weights([piece for piece in pieces if piece is not None], target).abs()
     largest = float(sizes.max())
-    return [place for place, size in zip(places, sizes.tolist(), strict=True) if size > largest * (1 - 1e-6)][-1]
+    return [place for place, size in zip(places, sizes.tolist(), strict=True) if size >= largest * (1 - 1e-6)][-1]
 
 
 def weights(pieces: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:

@@ -66,9 +66,9 @@ def _told(part: torch.nn.Module, stock: Callable[..., Any], on_denoise: OnDenois
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Inside it `owner.name` is another value; nothing happens where it has none."""
-    if not hasattr(owner, name):
+def replaced(owner: Any, name: str, value: Any, *, missing: bool = False) -> Iterator[None]:
+    """Inside it `owner.name` is another value. Nothing happens where it has none, unless `missing` may be filled in."""
+    if not missing and not hasattr(owner, name):
         yield
         return
     before = vars(owner).get(name, _MISSING)
@@ -86,12 +86,13 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def shared(pipe: Any) -> Iterator[None]:
     """Let several calls of one pipeline with the same arguments run side by side.
 
-    What does not depend on the state is computed by the first of them (`encode_prompt`, `encode_image`), and offloaded
-    parts are given back when all are done, not when the first is.
+    What does not depend on the state is computed by the first of them (`encode_prompt`, `encode_image`), offloaded
+    parts are given back when all are done, not when the first is, and none draws a bar.
     """
     free = getattr(pipe, "maybe_free_model_hooks", lambda: None)
     try:
         with (
+            replaced(pipe, "_progress_bar_config", {"disable": True}, missing=True),
             replaced(pipe, "maybe_free_model_hooks", lambda: None),
             replaced(pipe, "encode_prompt", _once(getattr(pipe, "encode_prompt", None))),
             replaced(pipe, "encode_image", _once(getattr(pipe, "encode_image", None))),

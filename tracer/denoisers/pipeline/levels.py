@@ -9,35 +9,34 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from math import hypot, isclose
+from math import hypot, isclose, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from tracer.denoisers.pipeline import memory
-from tracer.denoisers.pipeline.predictions import KINDS, NAMES, Factors, answer, denoised_factors
+from tracer.denoisers.pipeline.predictions import NAMES, Factors, answer, denoised_factors
 from tracer.denoisers.pipeline.trial import (
-    HANDED_ON,
-    SHAPES,
+    SMALL,
     Call,
     Shapes,
-    as_call,
+    as_calls,
     cases,
     copied,
+    handing,
     landed,
     ready,
     stepped,
+    usual_shapes,
 )
-from tracer.samplers.base import Level, SamplerError, Schedule
+from tracer.samplers.base import PREDICTIONS, Level, SamplerError, Schedule
 
-SMALL = 1e-3
-"""Size of the states in which a reading is tried: no clipping and no threshold acts on them."""
 CLOSE = 1e-4
 """How far apart levels may lie that are said to be the same: schedulers keep their tables in float32."""
 
 
-def schedule(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) -> Schedule:
+def schedule(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes | None = None) -> Schedule:
     """The levels of these steps, float64, of a scheduler as it stands before the first of them.
 
     timesteps: what `step` is called with in each: its timestep, or all its arguments but output and sample. A step is
@@ -46,7 +45,8 @@ def schedule(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) 
     is where the last step leads: (1, 0), but for schedulers that stop a little before (`set_alpha_to_one` off,
     `final_sigmas_type`) and for calls that end early. Raises SamplerError where the levels cannot be found.
     """
-    calls = [as_call(scheduler, timestep, shapes) for timestep in timesteps]
+    shapes = shapes or usual_shapes(scheduler)
+    calls = as_calls(scheduler, timesteps, shapes)
     kind = prediction_of(scheduler, calls, shapes)
     here, levels, landing = copied(scheduler), [], Landing(1.0, 0.0, 0.0)
     for call in calls:
@@ -57,8 +57,8 @@ def schedule(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) 
     return Schedule("sample", timestep, np.maximum(np.append(alpha, end[0]), 0), np.append(sigma, end[1]))
 
 
-def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHAPES) -> str:
-    """What this scheduler takes the network's answer for, a key of `KINDS`; `timesteps` as for `schedule`.
+def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes | None = None) -> str:
+    """What this scheduler takes the network's answer for, a key of `PREDICTIONS`; `timesteps` as for `schedule`.
 
     That is its configuration's word, or its preconditioning. Where it has neither, it is that answer with which an
     exact network, taken one step, lands on the scheduler's next level. Raises SamplerError where none does.
@@ -68,10 +68,13 @@ def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHA
     if hasattr(scheduler, "get_scalings_for_boundary_condition"):
         return "consistency"
     if (named := scheduler.config.get("prediction_type")) is not None:
-        if (kind := NAMES.get(named, named)) in KINDS:
+        if (kind := NAMES.get(named, named)) in PREDICTIONS:
             return kind
-        raise SamplerError(f"{_name(scheduler)} has prediction_type={named!r}: known are {', '.join([*KINDS, *NAMES])}")
-    calls = [as_call(scheduler, timestep, shapes) for timestep in timesteps[:2]]
+        raise SamplerError(
+            f"{_name(scheduler)} has prediction_type={named!r}: known are {', '.join([*PREDICTIONS, *NAMES])}"
+        )
+    shapes = shapes or usual_shapes(scheduler)
+    calls = as_calls(scheduler, timesteps[:2], shapes)
     reasons = set()
     for kind in ("flow", "flow_to_data", "epsilon"):
         try:
@@ -85,18 +88,28 @@ def prediction_of(scheduler: Any, timesteps: Sequence[Any], shapes: Shapes = SHA
     )
 
 
-def level_of(scheduler: Any, call: Call, kind: str, shapes: Shapes = SHAPES) -> Level:
+def level_of(scheduler: Any, call: Call, kind: str, shapes: Shapes) -> Level:
     """The level of a scheduler's state now, as its step with this call begins.
 
     The step's own reading of the clean image is what counts: solvers that look between two levels (KDPM2) are there.
+    Raises SamplerError where there is none, where it contradicts the scheduler's tables, and where there is no noise.
     """
+    level = _level_of(scheduler, call, kind, shapes)
+    if level.sigma <= 0:
+        raise SamplerError(
+            f"{_name(scheduler)} has no noise at timestep {level.timestep:g}: there is nothing to denoise"
+        )
+    return level
+
+
+def _level_of(scheduler: Any, call: Call, kind: str, shapes: Shapes) -> Level:
     told = float(torch.as_tensor(call["timestep"]).flatten()[0])
     noised, read = noised_level(scheduler, call, kind), reading(scheduler, call, shapes)
     if noised is None:
         if read is None or kind not in ("epsilon", "v_prediction"):
             raise SamplerError(f"{_name(scheduler)} does not say at which noise level its states are")
         alpha, sigma = (1 / read.skip, -read.out / read.skip) if kind == "epsilon" else (read.skip, -read.out)
-        return Level(told, alpha, max(sigma, 0.0))
+        return Level(told, alpha, sigma)
     level = Level(told, *noised)
     if read is None or _alike(read, denoised_factors(scheduler, kind, level)):
         return level
@@ -113,7 +126,7 @@ def level_of(scheduler: Any, call: Call, kind: str, shapes: Shapes = SHAPES) -> 
 def noised_level(scheduler: Any, call: Call, kind: str) -> tuple[float, float] | None:
     """(alpha, sigma) of a scheduler's state now, by its own word: what it makes of images and of noise, or its table.
 
-    None where it has neither.
+    None where it has neither. With `invert_sigmas` (OmniGen, Mochi) its sigma is the share of the image.
     """
     here = memory.twin(scheduler)
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
@@ -121,10 +134,10 @@ def noised_level(scheduler: Any, call: Call, kind: str) -> tuple[float, float] |
     index = getattr(here, "step_index", None)
     if index is not None and hasattr(here, "set_begin_index"):
         here.set_begin_index(index)  # `add_noise` then takes the level of the step, not the first of that timestep
-    timestep = torch.as_tensor(call["timestep"]).flatten()[:1]
-    zero = torch.zeros_like(one)
+    timestep, zero = torch.as_tensor(call["timestep"]).flatten()[:1], torch.zeros_like(one)
     if hasattr(here, "scale_noise"):
-        return float(here.scale_noise(one, timestep, zero)), float(here.scale_noise(zero, timestep, one))
+        parts = float(here.scale_noise(one, timestep, zero)), float(here.scale_noise(zero, timestep, one))
+        return parts[::-1] if here.config.get("invert_sigmas") else parts
     if hasattr(here, "add_noise") and len(inspect.signature(here.add_noise).parameters) == 3:
         try:
             return float(here.add_noise(one, zero, timestep)), float(here.add_noise(zero, one, timestep))
@@ -139,7 +152,6 @@ def noised_level(scheduler: Any, call: Call, kind: str) -> tuple[float, float] |
 def reading(scheduler: Any, call: Call, shapes: Shapes) -> Factors | None:
     """How the step reads the clean image now, before clipping and thresholds; None where it does not say."""
     state, told = shapes.of_state([SMALL, 0]), shapes.of_answer([0, SMALL])
-    call = {**call, HANDED_ON: None} if HANDED_ON in call else call
     clean = getattr(stepped(memory.twin(scheduler), call, told, state), "pred_original_sample", None)
     return None if clean is None else Factors(*(value / SMALL for value in cases(clean, 2)))
 
@@ -158,13 +170,15 @@ class Landing(NamedTuple):
 
 
 def exact_step(scheduler: Any, call: Call, kind: str, level: Level, shapes: Shapes) -> Landing:
-    """Take a step with a network that knows x0 and n."""
+    """Take a step with a network that knows x0 and n. Raises SamplerError where it leads to no finite state."""
     x0, noise = torch.tensor([1.0, 0, 0]).double(), torch.tensor([0, 1.0, 0]).double()
     state = shapes.of_state(level.alpha * x0 + level.sigma * noise)
-    if call.get(HANDED_ON) is not None:
-        call = {**call, HANDED_ON: shapes.of_state(x0)}
     told = shapes.of_answer(answer(scheduler, kind, level, x0, noise))
-    return Landing(*cases(landed(stepped(scheduler, call, told, state, shapes.of_state([0, 0, 1]))), 3))
+    returned = stepped(scheduler, handing(call, shapes.of_state(x0)), told, state, shapes.of_state([0, 0, 1]))
+    landing = Landing(*cases(landed(returned), 3))
+    if not all(map(isfinite, landing)):
+        raise SamplerError(f"{_name(scheduler)} leads to no finite state at timestep {level.timestep:g}")
+    return landing
 
 
 def _last_level(scheduler: Any, call: Call, kind: str, level: Level, landing: Landing) -> tuple[float, float]:
@@ -174,10 +188,11 @@ def _last_level(scheduler: Any, call: Call, kind: str, level: Level, landing: La
     scheduler's own word for where it is now, or what keeps alpha^2 + sigma^2 at 1 where it was 1.
     """
     end = landing.level
-    if landing.spread and (noised := noised_level(scheduler, call, kind)) not in (None, tuple(level[1:])):
-        end = noised
-    elif landing.spread and isclose(hypot(level.alpha, level.sigma), 1, abs_tol=1e-6):
-        end = landing.alpha, max(1 - landing.alpha**2, 0.0) ** 0.5
+    if abs(landing.spread) > CLOSE:
+        if (noised := noised_level(scheduler, call, kind)) not in (None, tuple(level[1:])):
+            end = noised
+        elif isclose(hypot(level.alpha, level.sigma), 1, abs_tol=1e-6):
+            end = landing.alpha, max(1 - landing.alpha**2, 0.0) ** 0.5
     return (1.0, 0.0) if abs(end[0] - 1) < 1e-3 and end[1] < 1e-4 else end
 
 

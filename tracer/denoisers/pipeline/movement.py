@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,23 @@ import torch
 
 from interventions.seam.calls import Call
 from tracer.denoisers.pipeline.attention import answered, silent
-from tracer.denoisers.pipeline.text import retold, same
-from tracer.denoisers.pipeline.trying import Trial
+from tracer.denoisers.pipeline.text import lengthened, retold, same, unpooled
+from tracer.denoisers.pipeline.trying import Look, ProbeError, Trial
 from tracer.denoisers.pipeline.unpacking import Unpacking
 
 _MOVED = 1e-6  # of the longest token; without attention, what does not hang on the state stays to the last bit
 _ALIKE = 1e-3  # of its own length: how near a token is to its neighbour when both are the same learned one
+_WIDTH = 64
 Moved = list[tuple[torch.Tensor, torch.Tensor]]
 """For each attention call how far its queries and its keys have moved, [sample, token] each."""
+
+
+Edit = Callable[[str, Any], Any]
+"""Told the name of an argument and its value; gives another value for it."""
+
+
+def _untouched(_: str, value: Any) -> Any:
+    return value
 
 
 class _Enough(Exception):
@@ -44,13 +53,24 @@ class Sources:
     alike: torch.Tensor
     source: torch.Tensor | None
 
+    def holds(self, other: Sources) -> bool:
+        """Whether these are the same tokens, seen at least as well: what moves there moves here with the same."""
+        if self.state.shape != other.state.shape:
+            return False
+        pairs = ((self.state, other.state), (self.text, other.text))
+        return all(bool((mine | ~its).all()) for mine, its in pairs)
+
 
 @dataclass(frozen=True)
 class _Seen:
-    """One attention call: its site, and the features of its queries and keys, float32 [sample, token, feature]."""
+    """One attention call: its site, and what stands for its queries and keys, float32 [sample, token, feature]."""
 
     site: str
     sides: tuple[torch.Tensor, torch.Tensor]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        return self.sides[0].shape[1], self.sides[1].shape[1]
 
 
 def pattern(site: str) -> str:
@@ -62,8 +82,8 @@ class Movement:
     """The conditional call of the denoiser, asked again and again for other states.
 
     place: (call in the step, part of its batch, number of parts). samples: in that part. For every axis of the state
-    there are two forwards a bit of its size, broken off at the last call of new lengths; and three that go on to the
-    last call of a new pattern of names. `forwards` counts them all.
+    there are two forwards a bit of its size, broken off at the last call of new lengths; and four that go on to the
+    last call of a new pattern of names. `forwards` counts them all. `elastic`: whether long prompts make long calls.
     """
 
     def __init__(self, trial: Trial, unpack: Unpacking, place: tuple[int, int, int], samples: int, seed: int) -> None:
@@ -72,10 +92,12 @@ class Movement:
         self.state = unpack.canonical(trial.first.sample)
         draw = torch.randn(self.state.shape, generator=torch.Generator().manual_seed(seed))
         self.other = (draw * self.state.float().std().cpu()).to(self.state)
-        calls = trial.first.asked[self.call].attention
+        attention = trial.first.asked[self.call].attention
+        calls, self.declared = attention.calls, attention.declared
         self.few = _until_last_new([call[1:] for call in calls])
         self.many = _until_last_new([(pattern(call[0]), *call[1:]) for call in calls])
         self.forwards = 0
+        self.elastic = False
         self.arguments: dict[str, Any] = {}
         self.base = self._asked(self.state, self.many)
 
@@ -87,20 +109,38 @@ class Movement:
         before = self.arguments
         moved = self._moved(self._asked(self.other, self.many))
         still = {name for name, value in self.arguments.items() if same(value, before[name])}
-        told = self._moved(self._asked(self.state, self.many, redrawn=still))
+
+        def retelling(name: str, value: Any) -> Any:
+            return retold(name, value) if name in still else value
+
+        told = self._moved(self._asked(self.state, self.many, retelling))
+        self._prompt_at_length(told, before)
         codes = [self._cells(axis, cells) for axis in range(3)]
         found = []
         for number, seen in enumerate(self.base):
-            query, key = seen.sides
-            alike = _alike(key) if query.shape[1] == key.shape[1] else _alike(query), _alike(key)
             sides = []
             for side, features in enumerate(seen.sides):
                 longest = features.norm(dim=-1).amax()
                 state, text = (x[number][side] > _MOVED * longest for x in (moved, told))
                 source = torch.stack([code[number][side] for code in codes]) if number < self.few else None
-                sides.append(Sources(state, text, alike[side], source))
-            found.append((seen.site, sides[0], sides[1]))
+                sides.append(Sources(state, text, _alike(features), source))
+            query, key = sides
+            found.append((seen.site, key if key.holds(query) else query, key))
         return found
+
+    def _prompt_at_length(self, told: Moved, before: Mapping[str, Any]) -> None:
+        """See whether long prompts make long calls (`elastic`). Where they do not, they move what the prompts of the
+        call leave filled up: that is text, too."""
+        call = self.trial.call
+        changes = {name: long for name, value in call.items() if "prompt" in name and (long := lengthened(value))}
+        if not changes:
+            return
+        calls = self._asked(self.state, self.many, lambda name, value: unpooled(name, value, before.get(name)), changes)
+        self.elastic = [base.lengths for base in self.base] != [seen.lengths for seen in calls]
+        for number, (base, seen) in enumerate(zip(self.base, calls, strict=False)):
+            if base.lengths == seen.lengths:
+                far = zip(told[number], self._moved([seen], number)[0], strict=True)
+                told[number] = tuple(torch.maximum(*pair) for pair in far)  # type: ignore[assignment]
 
     def _cells(self, axis: int, wanted: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Per call and side [sample, token]: the index along an axis of the state that moves the token most, bit by
@@ -121,42 +161,61 @@ class Movement:
                     code[side].add_((one[side] > zero[side]).long() << bit)
         return codes  # type: ignore[return-value]
 
-    def _moved(self, calls: Sequence[_Seen]) -> Moved:
-        pairs = zip(self.base, calls, strict=False)
+    def _moved(self, calls: Sequence[_Seen], first: int = 0) -> Moved:
+        pairs = zip(self.base[first:], calls, strict=False)
         return [tuple((x - y).norm(dim=-1) for x, y in zip(a.sides, b.sides, strict=True)) for a, b in pairs]  # type: ignore[misc]
 
-    def _asked(self, state: torch.Tensor, wanted: int, redrawn: Collection[str] = ()) -> list[_Seen]:
-        """The first attention calls for a canonical state, with other text in the arguments named in `redrawn`."""
+    def _asked(
+        self, state: torch.Tensor, wanted: int, edit: Edit = _untouched, changes: Mapping[str, Any] | None = None
+    ) -> list[_Seen]:
+        """The first attention calls for a canonical state, with other arguments of the denoiser, and `changes` in
+        those of the pipeline."""
         seen: list[_Seen] = []
+        self.trial.second_step(self.unpack.packed(state), self.call, self._looking(seen, wanted, edit), changes)
+        return seen
 
+    def _looking(self, seen: list[_Seen], wanted: int, edit: Edit) -> Look:
         def answer(site: str, call: Call) -> torch.Tensor:
             # values, not keys: no rotary embedding and no norm stand between them and their token
-            seen.append(_Seen(site, (self._rows(call.query), self._rows(call.value))))
+            seen.append(_Seen(site, (self._rows(site, call.query), self._rows(site, call.value))))
             if len(seen) == wanted:
                 raise _Enough
             return silent(call)
 
-        def look(module: torch.nn.Module, forward: Callable[..., Any], args: tuple, kwargs: dict) -> list[_Seen]:
+        def look(module: torch.nn.Module, forward: Callable[..., Any], args: tuple, kwargs: dict) -> None:
             self.forwards += 1
             bound = inspect.signature(forward).bind(*args, **kwargs)
             self.arguments = dict(bound.arguments)
-            bound.arguments.update({name: retold(name, bound.arguments[name]) for name in redrawn})
+            bound.arguments.update({name: edit(name, value) for name, value in self.arguments.items()})
             try:
-                with answered(module, answer):
+                with answered(module, answer, self.declared):
                     forward(*bound.args, **bound.kwargs)
             except _Enough:
                 pass
-            return seen
 
-        self.trial.second_step(self.unpack.packed(state), self.call, look)
-        return seen
+        return look
 
-    def _rows(self, features: torch.Tensor) -> torch.Tensor:
+    def _rows(self, site: str, features: torch.Tensor) -> torch.Tensor:
         """[batch, heads, tokens, width] -> [samples, tokens, heads * width]: the first row of every sample."""
         each = len(features) // self.parts // self.samples
+        if each == 0:
+            raise ProbeError(
+                f"{site} computes attention for each sample alone, so nothing can be done to it; call the pipeline "
+                "with one prompt and without a negative one"
+            )
         first = self.part * self.samples * each
-        rows = features[first : first + self.samples * each : each]
-        return rows.detach().transpose(1, 2).flatten(2).float().cpu()
+        rows = features[first : first + self.samples * each : each].detach().transpose(1, 2).flatten(2).float()
+        return _projected(rows).cpu()
+
+
+def _projected(features: torch.Tensor) -> torch.Tensor:
+    """[sample, token, feature] on `_WIDTH` random directions, which keep lengths nearly and zeros exactly: a deep
+    network's calls fit in memory so."""
+    width = features.shape[-1]
+    if width <= _WIDTH:
+        return features
+    directions = torch.randn(width, _WIDTH, generator=torch.Generator().manual_seed(0)) / _WIDTH**0.5
+    return features @ directions.to(features)
 
 
 def _until_last_new(kinds: Sequence[tuple]) -> int:

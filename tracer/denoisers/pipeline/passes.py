@@ -22,10 +22,10 @@ from torch import Tensor
 from interventions import Intervention
 from interventions.seam.recorder import Recorder
 from tracer.denoisers.pipeline import memory
+from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.hooks import denoisers, hooked, shared
 from tracer.denoisers.pipeline.lanes import Forward
 from tracer.denoisers.pipeline.memory import Memory
-from tracer.denoisers.pipeline.noise import drawn_from
 from tracer.denoisers.pipeline.together import Network
 
 
@@ -120,7 +120,7 @@ class Passes:
         waits = [self._go_on(each, question) for each, question in zip(asked, questions, strict=True)]
         specs = [question.spec for question in questions]
         measured = sum(question.measured for question in questions)
-        calls, recorded = 0, {}
+        calls, recorded = 0, dict[str, Tensor]()
         while isinstance(waits[0], Forward):
             answers, taken = self.network.answer(i, calls, waits, specs, measured)
             recorded |= taken
@@ -160,7 +160,8 @@ class Passes:
         """Let a pass run on from the question's state, to where it next waits."""
         if chosen.at == 0:
             return self._switch(chosen, None)
-        assert question.state is not None and question.past is not None
+        assert question.state is not None
+        assert question.past is not None
         chosen.memory = question.past.scheduler
         return self._switch(chosen, question.past.handing(question.state))
 
@@ -198,7 +199,7 @@ class Passes:
             return torch.zeros(tuple(shape)) if silent else self.draw(i, drawn - 1, shape)
 
         memory.put(self.pipe.scheduler, chosen.memory)
-        with drawn_from(self.pipe.scheduler, draw):
+        with drawn_from(self.pipe.scheduler, draw, generators_of(bound)):
             return self._stock(*bound.args, **bound.kwargs)
 
     def _any_returned(self) -> Any:
@@ -239,6 +240,13 @@ def running(
         stack.enter_context(hooked(pipe, passes.denoise, passes.step))
         stack.callback(passes.close)
         yield passes
+
+
+def generators_of(bound: inspect.BoundArguments) -> list[torch.Generator]:
+    """The random generators that a step is handed."""
+    given = bound.arguments.get("generator")
+    each = given if isinstance(given, list | tuple) else [given]
+    return [generator for generator in each if isinstance(generator, torch.Generator)]
 
 
 def landed(returned: Any) -> Tensor:

@@ -10,24 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tracer.samplers.base import Level, SamplerError
+from tracer.samplers.base import PREDICTIONS, Level, SamplerError
 
-KINDS = {
-    "epsilon": "the noise n",
-    "v_prediction": "alpha n - sigma x0, both over sqrt(alpha^2 + sigma^2) (Salimans & Ho 2022)",
-    "sample": "the clean image x0",
-    "flow": "the velocity n - x0 of rectified flow",
-    "flow_to_data": "the velocity x0 - n, towards the data",
-    "edm": "what EDM's preconditioning makes the clean image of (Karras et al. 2022)",
-    "consistency": "what the boundary scalings of a consistency model make the clean image of (Song et al. 2023)",
-}
-"""What a network may be asked for."""
 NAMES = {
     "flow_prediction": "flow",
     "original_sample": "sample",
     "trigflow": "v_prediction",
 }
-"""diffusers' other words for them; trigflow is v-prediction at alpha = cos t, sigma = sin t."""
+"""diffusers' other words for a key of `PREDICTIONS`; trigflow is v-prediction at alpha = cos t, sigma = sin t."""
 
 
 class Factors(NamedTuple):
@@ -60,7 +50,7 @@ def denoised_factors(scheduler: Any, kind: str, level: Level) -> Factors:
         return Factors(*(float(scheduler.precondition_outputs(*pair, sigma)) for pair in ((one, zero), (zero, one))))
     if kind == "consistency":
         return Factors(*map(float, scheduler.get_scalings_for_boundary_condition(sigma)))
-    raise SamplerError(f"a network asked for {kind!r} is unknown: {', '.join(KINDS)}")
+    raise SamplerError(f"a network asked for {kind!r} is unknown: {', '.join(PREDICTIONS)}")
 
 
 def answer(scheduler: Any, kind: str, level: Level, x0: Tensor, noise: Tensor) -> Tensor:
@@ -76,3 +66,32 @@ def answer(scheduler: Any, kind: str, level: Level, x0: Tensor, noise: Tensor) -
         return x0 - noise
     skip, out = denoised_factors(scheduler, kind, level)
     return (x0 - skip * (a * x0 + s * noise)) / out
+
+
+def epsilon_and_x0(scheduler: Any, kind: str, level: Level, x: Tensor, model_output: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise and clean image that a scheduler takes a network's answer for, in the shape and dtype of the state x.
+
+    Before any clipping or threshold of the clean image, which are the step's. `model_output` may have more channels
+    than x, a learned variance: they are left out. Raises SamplerError where it has another shape.
+    """
+    value = without_variance(x, model_output)
+    skip, out = denoised_factors(scheduler, kind, level)
+    x0 = value if kind == "sample" else skip * x + out * value
+    if kind == "epsilon":
+        return value, x0
+    _, a, s = level
+    return (1 - a * skip) / s * x - a * out / s * value, x0
+
+
+def without_variance(x: Tensor, model_output: Tensor) -> Tensor:
+    """The part of a network's answer that is like the state: a learned variance stands in further channels."""
+    if x.shape == model_output.shape:
+        return model_output
+    axis = 1 if x.dim() > 3 else x.dim() - 1
+    narrow = model_output.narrow(axis, 0, x.shape[axis]) if model_output.shape[axis] > x.shape[axis] else model_output
+    if narrow.shape != x.shape:
+        raise SamplerError(
+            f"the network's answer has the shape {tuple(model_output.shape)}, the state {tuple(x.shape)}: it must have "
+            "the same, or more channels for a learned variance"
+        )
+    return narrow

@@ -17,8 +17,7 @@ from interventions.seam.sites import sites
 from tracer.denoisers.pipeline.guidance import conditional, copies_in
 from tracer.denoisers.pipeline.layouts import layout_of, main_of, pairs_of
 from tracer.denoisers.pipeline.movement import Movement
-from tracer.denoisers.pipeline.text import lengths
-from tracer.denoisers.pipeline.trying import Trial, trying
+from tracer.denoisers.pipeline.trying import ProbeError, Trial, trying
 from tracer.denoisers.pipeline.unpacking import Unpacking, unpacking
 from tracer.quiet import quiet
 
@@ -30,8 +29,9 @@ class Probed:
     layout: of the longest self call with image tokens in the conditional pass, with a table of its other calls.
     agreement: share of image tokens that lie where the layout's grid says; NaN for a UNet, whose convolutions mix them
     (there the state's grid is halved), and for a layout given by hand. calls: modules that make another number of
-    attention calls than one. unreachable: attention modules that make none. unpack: how the scheduler's sample becomes
-    the canonical state and back, row by row. copies: how often a scheduler's sample repeats the samples. conditional:
+    attention calls than one, or one without being known for attention. unreachable: attention modules that make none,
+    and modules that compute attention in another way. unpack: how the scheduler's sample becomes the canonical state
+    and back, row by row. copies: how often a scheduler's sample repeats the samples. conditional:
     (call of the denoiser in a step, part of its batch, number of parts). uniform: whether every sample of the call has
     its image tokens at the same places; where not, only samples with texts of one length go together. forwards: of the
     denoiser that this took, all but the first step's broken off early.
@@ -82,25 +82,30 @@ def probe(pipe: Any, call: Mapping[str, Any], seed: int = 0, *, layout: TokenLay
         place = conditional([asked.output for asked in first.asked], first.model_output, samples)
         asked = first.asked[place[0]]
         found, agreement, uniform, forwards = layout, math.nan, True, len(first.asked)
+        if not asked.attention.calls:
+            raise ProbeError(
+                f"{type(asked.module).__name__} has no attention module that is known and calls softmax attention"
+            )
         if found is None:
-            unet = "UNet" in type(asked.module).__name__
+            name = type(asked.module).__name__
+            unet = "UNet" in name
             movement = Movement(trial, unpack, place, samples, seed)
             sources = movement.sources(cells=not unet)
             frames, _, height, width = unpack.shape
-            name = type(asked.module).__name__
             pairs = pairs_of(sources, (frames, height, width), name, unet=unet)
             main = main_of(pairs.values(), name)
-            attentions = [one.attention for one in first.asked]
-            found = layout_of(main, pairs, attentions, place[0], elastic=_elastic(trial, place[0], movement.arguments))
+            attentions = [one.attention.calls for one in first.asked]
+            found = layout_of(main, pairs, attentions, place[0], elastic=movement.elastic)
             agreement = math.nan if unet else main.agreement
             uniform = all(bool((side.state == side.state[:1]).all()) for _, *sides in sources for side in sides)
             forwards += movement.forwards
-    reached = Counter(site.partition("#")[0] for site, _, _ in asked.attention)
+    declared, elsewhere = asked.attention.declared, asked.attention.elsewhere
+    made = Counter(site.partition("#")[0] for site, _, _ in asked.attention.calls)
     return Probed(
         layout=found,
         agreement=agreement,
-        calls={name: count for name, count in reached.items() if count > 1},
-        unreachable=tuple(site.name for site in sites(asked.module) if site.name not in reached),
+        calls={name: count for name, count in made.items() if count > 1 or name in declared},
+        unreachable=(*(site.name for site in sites(asked.module) if site.name not in made), *elsewhere),
         unpack=unpack,
         copies=copies,
         conditional=place,
@@ -115,19 +120,3 @@ def _copies(trial: Trial) -> int:
     copies = copies_in(sample)
     decoded = trial.tail(sample) if copies > 1 else None
     return copies if decoded is None or len(decoded) * copies == len(sample) else 1
-
-
-def _elastic(trial: Trial, number: int, arguments: Mapping[str, Any]) -> bool:
-    """Whether longer prompts make longer texts: asked by calling the pipeline with longer ones, up to its denoiser."""
-    longer = {name: _repeated(value) for name, value in trial.call.items() if "prompt" in name}
-    if all(value is trial.call[name] for name, value in longer.items()):
-        return False
-    other = trial.arguments({**trial.call, **longer}, number)
-    texts = [{name: lengths(name, value) for name, value in each.items()} for each in (arguments, other)]
-    return texts[0] != texts[1]
-
-
-def _repeated(prompt: Any) -> Any:
-    if isinstance(prompt, str):
-        return f"{prompt} {prompt} {prompt}".strip()
-    return [_repeated(one) for one in prompt] if isinstance(prompt, list) else prompt

@@ -17,39 +17,42 @@ from torch import Tensor
 
 from interventions.seam.attend import Site
 from interventions.seam.calls import Call as AttentionCall
+from interventions.seam.recorder import Recorder
 from interventions.spec import Clean
 from tracer.denoisers.pipeline import memory
+from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.hooks import denoisers, hooked, shared
-from tracer.denoisers.pipeline.memory import Memory
+from tracer.denoisers.pipeline.passes import generators_of
 from tracer.denoisers.pipeline.pictures import pictures
+from tracer.denoisers.pipeline.trying import ProbeError
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """scheduler: a twin of the pipeline's, as it stands before the first step. timesteps: those that it is stepped at,
-    in order. memories: its memory before each of these steps.
-    sample, output: the first state that is stepped and what was made of it. image_size: (y, x) of the pictures.
-    sites: name of the block for each layer. heads: at most. bound: arguments of the first step."""
+    """scheduler: a twin of the pipeline's, as it stands before the first step. steps: the arguments of its steps, but
+    for state and output. sample: the first step's state, in the pipeline's own form. image_size: (y, x) of the
+    pictures. sites: name of the block for each layer. heads: at most. backends: of attention, as the user had them.
+    """
 
     scheduler: Any
-    timesteps: tuple[Tensor, ...]
-    memories: tuple[Memory, ...]
+    steps: tuple[Mapping[str, Any], ...]
     sample: Tensor
-    output: Tensor
     image_size: tuple[int, int]
     sites: tuple[str, ...]
     heads: int
-    bound: inspect.BoundArguments
+    backends: tuple[str, ...]
 
 
-def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any]) -> Rehearsed:
-    """Run the call under a clean seam, `seam(module, intervention, watch=)`, and look.
+def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any], rows: int) -> Rehearsed:
+    """Run the call for one sample under a clean seam, `seam(module, intervention, watch=)`, and look.
 
-    The network's first answer of the first step stands for all others, so the picture shows nothing.
+    The network's first answer of the first step stands for all others, so the picture shows nothing. rows: of a batch
+    of the network. Raises ProbeError where attention has others: it then goes over parts of a sample.
     """
-    steps: list[inspect.BoundArguments] = []
-    memories: list[Memory] = []
+    steps: list[dict[str, Any]] = []
+    begun: list[Any] = []  # the scheduler's memory and the state, as the first step begins
     answers: list[Any] = []
+    recorders: list[Recorder] = []
     heads: dict[tuple[str, int], int] = {}
 
     def on_denoise(module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
@@ -59,32 +62,37 @@ def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any]) -> Re
         return copy.deepcopy(answers[0])
 
     def on_step(stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
-        memories.append(memory.of(pipe.scheduler))
-        steps.append(bound)
-        return stock(*bound.args, **bound.kwargs)
+        if not steps:
+            begun.extend((memory.of(pipe.scheduler), bound.arguments["sample"]))
+        steps.append({name: value for name, value in bound.arguments.items() if name not in ("sample", "model_output")})
+        with drawn_from(pipe.scheduler, torch.zeros, generators_of(bound)):
+            return stock(*bound.args, **bound.kwargs)
 
     def watch(site: Site, call: AttentionCall) -> None:
         heads[site.name, site.layer] = call.query.shape[1]
+        if call.batch != rows:
+            raise ProbeError(
+                f"{site.name} attends within {call.batch // rows} parts of a sample apart, {call.lengths[0]} tokens "
+                "each (frames of a video, or places over its frames): such networks cannot be masked yet, those that "
+                "attend over all frames at once can (trace models)"
+            )
 
     before, scheduler = memory.of(pipe.scheduler), memory.twin(pipe.scheduler)
     with torch.no_grad(), torch.random.fork_rng(), ExitStack() as stack:
         stack.callback(memory.put, pipe.scheduler, before)
         for module in denoisers(pipe):
-            stack.enter_context(seam(module, Clean(), watch=watch))
+            recorders.append(stack.enter_context(seam(module, Clean(), watch=watch)))
         stack.enter_context(shared(pipe))
         stack.enter_context(hooked(pipe, on_denoise, on_step))
         shown = pictures(pipe(**call))
-    first = steps[0].arguments
-    memory.put(scheduler, memories[0])
+    memory.put(scheduler, begun[0])
     names = {layer: name.rpartition(".")[0] or name for name, layer in heads}
     return Rehearsed(
         scheduler=scheduler,
-        timesteps=tuple(torch.as_tensor(each.arguments["timestep"]).cpu() for each in steps),
-        memories=tuple(memories),
-        sample=first["sample"],
-        output=first["model_output"],
+        steps=tuple(steps),
+        sample=begun[1],
         image_size=(shown.shape[1], shown.shape[2]),
         sites=tuple(names.get(layer, f"layer {layer}") for layer in range(1 + max(names))),
         heads=max(heads.values()),
-        bound=steps[0],
+        backends=tuple(dict.fromkeys(name for recorder in recorders for name in recorder.backends)),
     )

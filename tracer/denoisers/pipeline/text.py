@@ -1,4 +1,4 @@
-"""The text among the arguments of a denoiser: what is a sequence of embeddings and does not hang on the state."""
+"""The text among the arguments of a denoiser: embeddings or numbers of words that do not hang on the state."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ from typing import Any
 
 import torch
 
+LONG = 300
 _NOT_TEXT = ("mask", "ids", "rotary", "image", "img", "control", "time", "freqs")
+_WORDS = "input_ids"
 
 
 def retold(name: str, value: Any) -> Any:
-    """The argument with its text drawn anew (standard normal times its own deviation); other things as they are."""
+    """The argument with other text: embeddings drawn anew with their own deviation, words each exchanged for the next.
+
+    Other things stay as they are.
+    """
     if isinstance(value, dict):
         return {key: retold(f"{name}.{key}", one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(retold(f"{name}[]", one) for one in value)
-    return _redrawn(value) if is_text(name, value) else value
+    if isinstance(value, torch.Tensor) and name.endswith(_WORDS) and not value.is_floating_point():
+        return (value + 1) % (value.max() + 1).clamp(min=2)
+    return _redrawn(value) if _is_text(name, value) else value
 
 
-def lengths(name: str, value: Any) -> tuple[int, ...]:
-    """Tokens of every text in the argument."""
-    if isinstance(value, dict):
-        return sum((lengths(f"{name}.{key}", one) for key, one in value.items()), ())
-    if isinstance(value, list | tuple):
-        return sum((lengths(f"{name}[]", one) for one in value), ())
-    return (value.shape[-2],) if is_text(name, value) else ()
+def unpooled(name: str, value: Any, before: Any) -> Any:
+    """The argument, but what it says of a text as a whole (float [sample, feature]) as it was before."""
+    if isinstance(value, dict) and isinstance(before, dict) and value.keys() == before.keys():
+        return {key: unpooled(f"{name}.{key}", one, before[key]) for key, one in value.items()}
+    if isinstance(value, torch.Tensor) and isinstance(before, torch.Tensor) and value.shape == before.shape:
+        return before if value.is_floating_point() and value.dim() == 2 and "mask" not in name else value
+    return value
 
 
-def is_text(name: str, value: Any) -> bool:
-    """Whether a value is embeddings [sample, token, feature], or [token, feature] in a list of samples (Z-Image)."""
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        return False
-    axes = 2 if name.endswith("[]") else 3
-    return value.dim() >= axes and not any(word in name for word in _NOT_TEXT)
+def lengthened(prompt: Any) -> Any:
+    """A prompt, or a list of them, repeated to at least `LONG` words; None where there is none."""
+    if isinstance(prompt, str):
+        return " ".join([prompt or "word"] * -(-LONG // max(1, len(prompt.split()))))
+    return [lengthened(one) for one in prompt] if isinstance(prompt, list) and prompt else None
 
 
 def same(one: Any, other: Any) -> bool:
@@ -44,6 +50,14 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     return type(one) is type(other)
+
+
+def _is_text(name: str, value: Any) -> bool:
+    """Whether a value is embeddings [sample, token, feature], or [token, feature] in a list of samples (Z-Image)."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return False
+    axes = 2 if name.endswith("[]") else 3
+    return value.dim() >= axes and not any(word in name for word in _NOT_TEXT)
 
 
 def _redrawn(text: torch.Tensor) -> torch.Tensor:

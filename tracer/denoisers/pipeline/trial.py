@@ -22,6 +22,8 @@ Call = Mapping[str, Any]
 """The arguments of one `scheduler.step` but for the model's output and the sample; at least `timestep`."""
 HANDED_ON = "old_pred_original_sample"
 """The argument in which a pipeline hands a step what the step before returned (CogVideoX's DPM solver)."""
+SMALL = 1e-3
+"""Size of trial states on which no clipping and no threshold acts."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class Shapes:
         return cls(small(sample), small(answer))
 
 
-SHAPES = Shapes()
-"""Where none are named."""
+def usual_shapes(scheduler: Any) -> Shapes:
+    """Where none are named: four channels, with as many for a learned variance where the scheduler reads one."""
+    learned = str(scheduler.config.get("variance_type") or "").startswith("learned")
+    return Shapes(answer=(1, 8, 2, 2)) if learned else Shapes()
 
 
 def _laid(cases: Sequence[float] | Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -61,23 +65,28 @@ def _laid(cases: Sequence[float] | Tensor, shape: tuple[int, ...]) -> Tensor:
     return flat.reshape(shape)
 
 
-def as_call(scheduler: Any, call: Any, shapes: Shapes) -> dict[str, Any]:
-    """The arguments of a step, or its timestep alone, for a trial with states of another size.
+def as_calls(scheduler: Any, calls: Sequence[Any], shapes: Shapes) -> list[Call]:
+    """The calls of a run's steps, all their arguments or their timesteps alone, for trials with states of other sizes.
 
-    Tensors of two or more dimensions belong to the real call's states: they are left out where they may be.
+    Tensors of two or more dimensions belong to the real states: they are left out where they may be. What a pipeline
+    hands on from step to step is zero, and None in the first.
     """
     parameters = inspect.signature(type(scheduler).step).parameters
-    kept: dict[str, Any] = {}
-    for name, value in (call if isinstance(call, Mapping) else {"timestep": call}).items():
-        if isinstance(value, Tensor):
-            foreign = value.dim() >= 2 and value.shape != shapes.state and name != HANDED_ON
-            if foreign and parameters[name].default is not inspect.Parameter.empty:
-                continue
-            value = value.detach().cpu()
-            if name == "timestep" and value.dim() == 1:
-                value = value[:1].expand(shapes.state[0])
-        kept[name] = value
-    return {**kept, "return_dict": True} if "return_dict" in parameters else kept
+    tried: list[Call] = []
+    for i, call in enumerate(calls):
+        kept: dict[str, Any] = {}
+        for name, value in (call if isinstance(call, Mapping) else {"timestep": call}).items():
+            foreign = isinstance(value, Tensor) and value.dim() >= 2 and value.shape != shapes.state
+            if not foreign or parameters[name].default is inspect.Parameter.empty:
+                kept[name] = value.detach().cpu() if isinstance(value, Tensor) else value
+        if isinstance(timestep := kept["timestep"], Tensor) and timestep.dim() == 1:
+            kept["timestep"] = timestep[:1].expand(shapes.state[0])
+        if HANDED_ON in parameters:
+            kept[HANDED_ON] = shapes.of_state([]) if i else None
+        if "return_dict" in parameters:
+            kept["return_dict"] = True
+        tried.append(kept)
+    return tried
 
 
 def copied(scheduler: Any) -> Any:
@@ -113,6 +122,11 @@ def stepped(scheduler: Any, call: Call, answer: Tensor, sample: Tensor, noise: T
     except Exception as error:
         kind = type(scheduler).__name__
         raise SamplerError(f"a step of {kind} could not be tried: {type(error).__name__}: {error}") from error
+
+
+def handing(call: Call, state: Tensor) -> Call:
+    """The call with this in the place of what the pipeline hands on, if it hands on anything."""
+    return call if call.get(HANDED_ON) is None else {**call, HANDED_ON: state}
 
 
 def landed(returned: Any) -> Tensor:

@@ -14,13 +14,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from interventions.errors import InputError
-from tracer.denoisers.pipeline.attention import answered
-from tracer.denoisers.pipeline.hooks import OnDenoise, OnStep, hooked, replaced, shared
+from tracer.denoisers.pipeline.attention import Attention, watched
+from tracer.denoisers.pipeline.hooks import DENOISERS, OnDenoise, OnStep, denoisers, hooked, replaced, shared
 
 _LEFT_OUT = ("callback_on_step_end", "callback", "output_type", "return_dict")
+_MASKS = ("mask_image", "mask")
 _DECODERS = ("vae", "movq", "vqvae", "vqgan")
 _MOST_STEPS = 128
 Look = Callable[[torch.nn.Module, Callable[..., Any], tuple, dict], Any]
@@ -40,11 +42,11 @@ class _Seen(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """One call of a denoiser: what it gave, and its attention calls as (module name, queries, keys) in their order."""
+    """One call of a denoiser: what it gave, and its attention."""
 
     module: torch.nn.Module
     output: Any
-    attention: tuple[tuple[str, int, int], ...]
+    attention: Attention
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,15 @@ class FirstStep:
 @contextmanager
 def trying(pipe: Any, call: Mapping[str, Any], seed: int) -> Iterator[Trial]:
     """A `Trial` of `pipe(**call)`; leaving puts everything back, also after an exception."""
+    if not denoisers(pipe) or not hasattr(getattr(pipe, "scheduler", None), "step"):
+        raise _unsuited(pipe, "has no such parts")
     kept = ("_internal_dict",)  # the configuration: nobody writes it
     before = {k: v if k in kept else copy.deepcopy(v) for k, v in vars(pipe.scheduler).items()}
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     try:
         pipe.set_progress_bar_config(disable=True)
         with shared(pipe), torch.no_grad():
-            yield Trial(pipe, {k: v for k, v in call.items() if k not in _LEFT_OUT}, seed)
+            yield Trial(pipe, {k: _unmasked(k, v) for k, v in call.items() if k not in _LEFT_OUT}, seed)
     finally:
         vars(pipe.scheduler).clear()
         vars(pipe.scheduler).update(before)
@@ -92,9 +96,15 @@ class Trial:
         with replaced(decoder, "decode", decode):
             return self._run(self._blank(), _giving(state), self.short)
 
-    def second_step(self, state: torch.Tensor, number: int, look: Look) -> Any:
-        """What `look(module, forward, args, kwargs)` gives for call `number` of the step that begins at `state`."""
+    def second_step(
+        self, state: torch.Tensor, number: int, look: Look, changes: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What `look(module, forward, args, kwargs)` gives for call `number` of the step that begins at `state`.
+
+        `changes`: arguments with which the pipeline is called in another way.
+        """
         blank = self._blank()
+        landing = _giving(state)
         steps: list[int] = []
         calls: list[torch.nn.Module] = []
 
@@ -107,37 +117,16 @@ class Trial:
 
         def on_step(stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
             steps.append(1)
-            return _giving(state)(stock, bound)
+            return landing(stock, bound)
 
-        return self._run(on_denoise, on_step, self.short)
-
-    def arguments(self, call: dict[str, Any], number: int) -> dict[str, Any]:
-        """The arguments of call `number` of the denoiser when the pipeline is called in another way."""
-        blank = self._blank()
-        calls: list[torch.nn.Module] = []
-
-        def on_denoise(module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            calls.append(module)
-            if len(calls) > number:
-                raise _Seen(dict(inspect.signature(stock).bind(*args, **kwargs).arguments))
-            return blank(module, stock, args, kwargs)
-
-        arguments: dict[str, Any] = self._run(on_denoise, _giving(self.first.sample), call)
-        return arguments
+        return self._run(on_denoise, on_step, {**self.short, **(changes or {})})
 
     def _first_step(self) -> FirstStep:
         asked: list[Asked] = []
 
         def on_denoise(module: torch.nn.Module, stock: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            calls: list[tuple[str, int, int]] = []
-
-            def note(name: str, call: Any) -> torch.Tensor:
-                calls.append((name, *call.lengths))
-                return call.run()
-
-            with answered(module, note):
-                output = stock(*args, **kwargs)
-            asked.append(Asked(module, copy.deepcopy(output), tuple(calls)))
+            output, attention = watched(module, lambda: stock(*args, **kwargs))
+            asked.append(Asked(module, copy.deepcopy(output), attention))
             return output
 
         def on_step(stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
@@ -146,10 +135,7 @@ class Trial:
 
         first = self._run(on_denoise, on_step, self.call)
         if first is None or not first.asked:
-            raise ProbeError(
-                f"{type(self.pipe).__name__} ended without asking its denoiser and stepping its scheduler once; "
-                "pipelines are traced that ask `transformer`, `unet` or `prior` and call `scheduler.step` in a loop"
-            )
+            raise _unsuited(self.pipe, "ended without doing so once")
         return first
 
     def _shortened(self) -> dict[str, Any]:
@@ -199,6 +185,26 @@ class Trial:
         if "generator" not in inspect.signature(self.pipe.__call__).parameters:
             return dict(call)
         return {**call, "generator": torch.Generator().manual_seed(self.seed)}
+
+
+def _unmasked(name: str, value: Any) -> Any:
+    """An inpainting mask that lets the whole picture be painted, so that all of the state is seen; else the value."""
+    if name not in _MASKS or value is None:
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(_unmasked(name, one) for one in value)
+    if isinstance(value, torch.Tensor):
+        return torch.full_like(value, 1)
+    if isinstance(value, np.ndarray):
+        return np.full_like(value, max(1, value.max()))
+    return value.point(lambda _: 255) if hasattr(value, "point") else value
+
+
+def _unsuited(pipe: Any, what: str) -> ProbeError:
+    return ProbeError(
+        f"a pipeline is traced that asks its network ({', '.join(DENOISERS)}) and calls `scheduler.step` in a loop; "
+        f"{type(pipe).__name__} {what}"
+    )
 
 
 def _giving(state: torch.Tensor) -> OnStep:

@@ -1,8 +1,6 @@
 """`trace run --checkpoint ANY`: which family reads it, what its options become, and what is refused by name."""
 
 import json
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,8 +49,7 @@ def handed(monkeypatch):
         denoiser.prompted = True
         return denoiser
 
-    fake = SimpleNamespace(from_pipeline=from_pipeline)
-    monkeypatch.setitem(sys.modules, "tracer.denoisers.pipeline.denoiser", fake)
+    monkeypatch.setattr("tracer.denoisers.pipeline.face.from_pipeline", from_pipeline)
     return seen
 
 

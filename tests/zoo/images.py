@@ -122,11 +122,17 @@ def auraflow() -> tuple[Any, dict[str, Any]]:
     return pipeline, call(guidance_scale=3.5, max_sequence_length=T5)
 
 
-@entry("hunyuandit", "HunyuanDiT", Known(**CROSS, cross=77 + 256, attentions=8))
+TWO_TEXTS = (("text", 3), ("prefix", 77 - 3), ("text", 11), ("prefix", 256 - 11))
+
+
+@entry("hunyuandit", "HunyuanDiT", Known(
+    **CROSS, cross=77 + 256, attentions=8, calls={(PATCHES, 77 + 256): (CROSS["order"], TWO_TEXTS)},
+    pooled=("time_extra_emb.pooler",),
+))  # fmt: skip
 def hunyuandit() -> tuple[Any, dict[str, Any]]:
     """DDPM; the lengths of its two texts, 77 and 256, and eight pixels a latent are fixed in the pipeline.
 
-    Learned tokens take the place of padding behind the words; they count as text.
+    Behind the words of each text stand learned tokens in the place of padding: registers.
     """
     from diffusers import DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 

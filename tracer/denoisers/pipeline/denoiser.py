@@ -71,8 +71,9 @@ class Pipeline:
         self.runs_itself = RunsItself(
             self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
             "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
+            self.rehearsed.asked,
         )  # fmt: skip
-        guidance = self.asked.arguments.get("guidance_scale")
+        guidance = self.asked.value("guidance_scale")
         self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}
         self.defaults |= {"guidance": float(guidance)} if isinstance(guidance, int | float) else {}
 

@@ -69,8 +69,12 @@ class Order:
 
 def _start(module: Any, image: torch.Tensor, text: int, call: Call) -> int | None:
     """Where the image stream begins among the keys: 0 or after the text; None where its first value is at neither."""
+    heads, width = call.value.shape[1], call.value.shape[3]
+    sizes = getattr(module.to_v, "in_features", None), getattr(module.to_v, "out_features", None)
+    if sizes != (image.shape[2], heads * width):
+        return None
     with torch.no_grad():
-        first = module.to_v(image[:1, :1])[0, 0].unflatten(-1, (call.value.shape[1], -1))  # [head, head_dim]
+        first = module.to_v(image[:1, :1])[0, 0].unflatten(-1, (heads, width))  # [head, head_dim]
         apart = [float((call.value[0, :, place] - first).norm() / first.norm()) for place in (0, text)]
     told = min(apart) <= NEAR and max(apart) >= FAR  # neither for values that are all 0
     return (0 if apart[0] < apart[1] else text) if told else None

@@ -2,7 +2,7 @@
 
 Lengths do not tell whether text stands before or after the image, and a mask on the wrong tokens shows in nothing. A
 joint attention module of diffusers is handed image and text apart and joins them itself; whose first value stands first
-tells the order. A module that is handed a joined sequence cannot be asked. Nothing is changed.
+tells the order. A module that is handed a joined sequence (Lumina2, Z-Image) cannot be asked. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def _streams(module: nn.Module, forward: Callable, args: Sequence[Any], kwargs: 
     if not isinstance(getattr(module, "to_v", None), nn.Module):
         return None
     given = inspect.signature(forward).bind_partial(*args, **kwargs).arguments
-    image, text = given.get("hidden_states"), given.get("encoder_hidden_states")
+    text = next((value for name, value in given.items() if name.endswith("encoder_hidden_states")), None)
+    image = next((value for name, value in given.items() if name in ("hidden_states", "norm_hidden_states")), None)
     if all(isinstance(stream, torch.Tensor) and stream.dim() == 3 for stream in (image, text)):
         return image, text  # type: ignore[return-value]
     return None

@@ -168,6 +168,13 @@ CASES = [
     Case("RePaintScheduler", _FREE, {"num_inference_steps": 12, "jump_length": 4, "jump_n_sample": 1}, call=_repaint),
 ]
 BY_NAME = {case.name: case for case in CASES}
+HISTORY = {
+    "CogVideoXDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EDMDPMSolverMultistepScheduler",
+    "FlowMatchHeunDiscreteScheduler", "HeliosScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "UniPCMultistepScheduler",
+}  # fmt: skip
+"""Schedulers whose papers have them read several evaluations; but for solvers of order 1 and Helios' Euler steps."""
 
 
 def network(case: Case, sample: Tensor, i: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""SD3, SD3.5 and DiT by their presets and by their own pipelines: the same numbers, from two loops that share no code."""
+"""SD3, SD3.5 and DiT by presets and by their own pipelines: the same numbers, from two loops without common code."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from tests.tracer.scheduler_cases import BY_NAME, VP, Case, landed, network, step
+from tests.tracer.scheduler_cases import BY_NAME, HISTORY, VP, Case, landed, network, step
 from tests.tracer.test_levels import NAMES, levels_of, shapes_of
 from tracer.denoisers.pipeline.conduct import Conduct, conduct
 from tracer.denoisers.pipeline.draws import drawn_from
@@ -23,15 +23,6 @@ STOCHASTIC = {
     "KDPM2AncestralDiscreteScheduler", "LCMScheduler", "LTXEulerAncestralRFScheduler", "SASolverScheduler",
     "SCMScheduler", "TCDScheduler", "UnCLIPScheduler",
 }  # fmt: skip
-HISTORY = {
-    "CogVideoXDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler",
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EDMDPMSolverMultistepScheduler",
-    "FlowMatchHeunDiscreteScheduler", "HeliosScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "UniPCMultistepScheduler",
-}  # fmt: skip
-"""Schedulers whose papers have them read several evaluations; but for solvers of order 1 and Helios' Euler steps."""
-
-
 _found: dict[str, Conduct] = {}
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from timm.models.cait import TalkingHeadAttn
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -249,6 +250,16 @@ def test_a_text_pooling_with_its_own_softmax_in_a_unet_of_diffusers_is_found_and
     named = graph.at(layers=(max(layers) + 1,))
     with pytest.raises(SpecError, match=r"add_embedding\.pool"), attend(unet, named, layout=layout, unreachable=pool):
         pass
+
+
+def test_heads_that_are_mixed_before_and_after_the_softmax_are_attention_still():
+    model, layout = _with(TalkingHeadAttn(16, num_heads=2))
+    model.blocks[1].forward = lambda x, **_: x + model.blocks[1].attn(x)
+    with (
+        pytest.raises(SeamError, match=r"blocks.1.attn \(TalkingHeadAttn: softmax and product\)"),
+        attend(model, parse("R1S2"), layout=layout),
+    ):
+        model(models.images())
 
 
 def test_eager_attention_of_transformers_is_found():

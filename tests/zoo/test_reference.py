@@ -78,11 +78,17 @@ def test_what_cannot_act_is_refused_by_name_and_never_runs(name, spec):
         final(pipeline, call, seams(pipeline, ZOO[name].known, spec))
 
 
-def test_text_taken_for_image_is_told_apart():
+def test_text_taken_for_image_is_refused_and_would_have_been_told_apart(monkeypatch):
     """FLUX reads text first; the same mask with the image first is another one, and the reference says so."""
     entry = ZOO["flux1"]
     pipeline, call = entry.make()
-    wrong = attend(pipeline.transformer, parse("R1S0"), layout=TokenLayout((4, 6), text=16))
-    masked = final(pipeline, entry.make()[1], [wrong])
+
+    def wrong():
+        return [attend(pipeline.transformer, parse("R1S0"), layout=TokenLayout((4, 6), text=16))]
+
+    with pytest.raises(SpecError, match=r"has its image tokens from 16 to 39, the layout says from 0 to 23"):
+        final(pipeline, entry.make()[1], wrong())
+    monkeypatch.setattr("interventions.seam.order.Order.check", lambda self, call: None)
+    masked = final(pipeline, entry.make()[1], wrong())
     expected = final(pipeline, call, [edited(pipeline, entry.known, EDITS["R1S0"])])
     assert (masked - expected).norm() >= AWAY * CLOSE * expected.norm()

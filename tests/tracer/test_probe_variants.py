@@ -57,7 +57,7 @@ def test_references_of_flux2_stand_behind_the_image():
 
 def test_a_first_frame_that_is_given_is_no_part_of_the_state():
     """LTX image-to-video steps the later frames only; the first one's tokens stay before them."""
-    pipeline, call = ZOO["ltx"].make()
+    _, call = ZOO["ltx"].make()
     found = as_another("ltx", "LTXImageToVideoPipeline", image=picture(call["width"], call["height"]))
     frames, channels, height, width = ZOO["ltx"].known.state
     assert (found.frames, found.channels, found.height, found.width) == (frames - 1, channels, height, width)

@@ -13,7 +13,7 @@ from tracer.denoisers.pipeline.grids import grid_of, grids, halved
 from tracer.denoisers.pipeline.guidance import conditional, copies_in
 from tracer.denoisers.pipeline.layouts import pairs_of
 from tracer.denoisers.pipeline.movement import Sources
-from tracer.denoisers.pipeline.text import LONG, lengthened, retold, unpooled
+from tracer.denoisers.pipeline.text import retold, reworded, unpooled
 from tracer.denoisers.pipeline.unpacking import placed, undecoded
 
 SIZES = (3, 8, 12)
@@ -185,7 +185,9 @@ def test_a_text_as_a_whole_stays_as_it_was():
 
 
 @pytest.mark.parametrize("prompt", ["", "cat", "a red cat on a chair"])
-def test_long_prompts_are_long(prompt):
-    assert len(lengthened(prompt).split()) >= LONG
-    assert lengthened([prompt, prompt]) == [lengthened(prompt)] * 2
-    assert lengthened(3) is None
+def test_prompts_are_cut_and_repeated_to_a_number_of_words(prompt):
+    for words in (1, 300):
+        assert len(reworded(prompt, words).split()) == words
+        assert reworded([prompt, prompt], words) == [reworded(prompt, words)] * 2
+    assert reworded(3, 1) is None
+    assert reworded("a red cat", 5) == "a red cat a red"

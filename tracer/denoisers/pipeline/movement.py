@@ -16,7 +16,7 @@ import torch
 
 from interventions.seam.calls import Call
 from tracer.denoisers.pipeline.attention import answered, silent
-from tracer.denoisers.pipeline.text import LOUD, lengthened, retold, same, unpooled
+from tracer.denoisers.pipeline.text import LONG, LOUD, retold, reworded, same, unpooled
 from tracer.denoisers.pipeline.trying import Look, ProbeError, Trial
 from tracer.denoisers.pipeline.unpacking import Unpacking
 
@@ -87,8 +87,9 @@ class Movement:
     """The conditional call of the denoiser, asked again and again for other states.
 
     place: (call in the step, part of its batch, number of parts). samples: in that part. For every axis of the state
-    there are two forwards a bit of its size, broken off at the last call of new lengths; and four that go on to the
-    last call of a new pattern of names. `forwards` counts them all. `elastic`: whether long prompts make long calls.
+    there are two forwards a bit of its size, broken off at the last call of new lengths; and five that go on to the
+    last call of a new pattern of names. `forwards` counts them all. `elastic`: whether prompts of other lengths make
+    calls of other lengths.
     """
 
     def __init__(self, trial: Trial, unpack: Unpacking, place: tuple[int, int, int], samples: int, seed: int) -> None:
@@ -119,34 +120,46 @@ class Movement:
             return retold(name, value) if name in unmoved else value
 
         told = self._moved(self._asked(self.state, self.many, retelling if self.trial.prompted else _untouched))
-        self._prompt_at_length(told, before)
+        self._reword(told, before)
         codes = [self._cells(axis, cells) for axis in range(3)]
         found = []
         for number, seen in enumerate(self.base):
             sides = []
             for side, features in enumerate(seen.sides):
-                length = features.norm(dim=-1)
-                still = _MOVED * length.amax() if number < self.few or not cells else _ROUNDED * seen.eps * length
-                state, text = (x[number][side] > still for x in (moved, told))
+                least = self._least(number, side, exact=not cells)
                 source = torch.stack([code[number][side] for code in codes]) if number < self.few else None
+                state, text = (x[number][side] > least for x in (moved, told))
                 sides.append(Sources(state, text, _alike(features), source, seen.rows))
             query, key = sides
             found.append((seen.site, key if key.holds(query) else query, key))
         return found
 
-    def _prompt_at_length(self, told: Moved, before: Mapping[str, Any]) -> None:
-        """See whether long prompts make long calls (`elastic`). Where they do not, they move what the prompts of the
-        call leave filled up: that is text, too."""
-        call = self.trial.call
-        changes = {name: long for name, value in call.items() if "prompt" in name and (long := lengthened(value))}
-        if not changes:
-            return
-        calls = self._asked(self.state, self.many, lambda name, value: unpooled(name, value, before.get(name)), changes)
-        self.elastic = [base.lengths for base in self.base] != [seen.lengths for seen in calls]
-        for number, (base, seen) in enumerate(zip(self.base, calls, strict=False)):
-            if base.lengths == seen.lengths:
-                far = zip(told[number], self._moved([seen], number)[0], strict=True)
-                told[number] = tuple(torch.maximum(*pair) for pair in far)  # type: ignore[assignment]
+    def aligned(self) -> bool:
+        """Whether every sample has its image tokens at the same places."""
+        moved = self._moved(self._asked(self.other, self.many))
+        states = (x > self._least(number, side) for number, xs in enumerate(moved) for side, x in enumerate(xs))
+        return all(bool((state == state[:1]).all()) for state in states)
+
+    def _least(self, number: int, side: int, exact: bool = False) -> torch.Tensor:
+        """How far a token of a call must move to have moved, [sample, token] or a number."""
+        seen = self.base[number]
+        length = seen.sides[side].norm(dim=-1)
+        return _MOVED * length.amax() if exact or number < self.few else _ROUNDED * seen.eps * length
+
+    def _reword(self, told: Moved, before: Mapping[str, Any]) -> None:
+        """See whether long or short prompts make calls of other lengths (`elastic`). Where long ones do not, they move
+        what the prompts of the call leave filled up: that is text, too."""
+        prompts = {name: value for name, value in self.trial.call.items() if "prompt" in name and reworded(value, 1)}
+        for words in (1, LONG) if prompts else ():
+            changes = {name: reworded(value, words) for name, value in prompts.items()}
+            calls = self._asked(
+                self.state, self.many, lambda name, value: unpooled(name, value, before.get(name)), changes
+            )
+            self.elastic |= [base.lengths for base in self.base] != [seen.lengths for seen in calls]
+            for number, (base, seen) in enumerate(zip(self.base, calls, strict=False)):
+                if base.lengths == seen.lengths:
+                    query, key = told[number]  # queries have turned with the words' positions
+                    told[number] = query, torch.maximum(key, self._moved([seen], number)[0][1])
 
     def _cells(self, axis: int, wanted: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Per call and side [sample, token]: the index along an axis of the state that moves the token most, bit by

@@ -118,10 +118,11 @@ def test_agreement_is_exact_without_attention_and_unknown_for_a_unet(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_forwards_are_two_for_each_bit_of_the_states_size(name):
+def test_forwards_are_one_for_each_bit_of_the_states_size(name):
+    """Twice as many again in SANA, whose convolutions and linear attention mix tokens beside its attention."""
     found, known = probed(name), ZOO[name].known
     bits = sum((size - 1).bit_length() for size in (found.frames, found.height, found.width))
-    assert found.forwards <= known.asked + 5 + (0 if name in UNETS else 2 * bits)
+    assert found.forwards <= known.asked + 5 + (0 if name in UNETS else 3 * bits if name == "sana" else bits)
 
 
 @pytest.mark.parametrize("name", REFUSED)

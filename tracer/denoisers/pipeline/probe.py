@@ -15,8 +15,8 @@ from typing import Any
 from interventions import TokenLayout
 from interventions.seam.sites import sites
 from tracer.denoisers.pipeline.guidance import conditional, copies_in
-from tracer.denoisers.pipeline.layouts import layout_of, main_of, pairs_of
-from tracer.denoisers.pipeline.movement import Movement
+from tracer.denoisers.pipeline.layouts import Attention, Pair, layout_of, main_of, pairs_of
+from tracer.denoisers.pipeline.movement import Cells, Movement
 from tracer.denoisers.pipeline.trying import Asked, ProbeError, Trial, trying
 from tracer.denoisers.pipeline.unpacking import Unpacking, unpacking
 from tracer.quiet import quiet
@@ -82,7 +82,7 @@ def probe(pipe: Any, call: Mapping[str, Any], seed: int = 0, *, layout: TokenLay
         if layout is None:
             movement = Movement(trial, unpack, place, len(trial.first.sample) // copies, seed)
             layout, agreement, uniform = _seen_of(movement, asked)
-            forwards += movement.forwards
+            forwards += movement.asking.forwards
     declared, elsewhere = asked.attention.declared, asked.attention.elsewhere
     made = Counter(site.partition("#")[0] for site, _, _ in asked.attention.calls)
     return Probed(
@@ -110,14 +110,24 @@ def _seen_of(movement: Movement, asked: Asked) -> tuple[TokenLayout, float, bool
     """The layout of the calls that a denoiser makes, its agreement, and whether all samples are alike."""
     name = type(asked.module).__name__
     unet = "UNet" in name
-    sources = movement.sources(cells=not unet)
-    frames, _, height, width = movement.unpack.shape
-    pairs = pairs_of(sources, (frames, height, width), name, unet=unet)
+    pairs = _told_apart(movement, name, Cells.NONE if unet else Cells.TOUCHING, unet=unet)
     main = main_of(pairs.values(), name)
     attentions = [one.attention.calls for one in movement.trial.first.asked]
-    layout = layout_of(main, pairs, attentions, movement.call, elastic=movement.elastic)
-    uniform = all(bool((side.state == side.state[:1]).all()) for _, *sides in sources for side in sides)
-    return layout, math.nan if unet else main.agreement, uniform
+    layout = layout_of(main, pairs, attentions, movement.asking.call, elastic=movement.elastic)
+    return layout, math.nan if unet else main.agreement, movement.aligned()
+
+
+def _told_apart(movement: Movement, name: str, cells: Cells, *, unet: bool) -> dict[Attention, Pair]:
+    """The two sides of each attention call. Where a network mixes tokens besides attention, in a second, dearer way."""
+    frames, _, height, width = movement.unpack.shape
+    again = cells is Cells.TOUCHING
+    try:
+        pairs = pairs_of(movement.sources(cells), (frames, height, width), name, unet=unet)
+        again = again and any(side.agreement < 1 for pair in pairs.values() for side in pair)
+    except ProbeError:
+        if not again:
+            raise
+    return _told_apart(movement, name, Cells.STRONGEST, unet=unet) if again else pairs
 
 
 def _conditional(trial: Trial, copies: int) -> tuple[int, int, int]:

@@ -72,8 +72,10 @@ def attend(
     `watch(site, call)` is shown every attention call as the model made it, before any lane acts: the whole batch, with
     query, key and value [batch, heads, tokens, head_dim], `call.attn_mask` and `call.scale`. It reads, never changes.
 
-    Contexts may be nested as long as each has one lane: the masks of both apply. Raises `SpecError` for layers the
-    model lacks, `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
+    `layout`: what the tokens of the model's calls are. Contexts may be nested as long as each has one lane: the masks
+    of both apply. Raises `SpecError` for what the layout or the model rules out (tokens and layers it lacks, more keys
+    than there are, a graph that does not fit) and, in a first forward, where a module puts its image elsewhere than the
+    layout says; `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
     the context when a forward missed a site.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile holds

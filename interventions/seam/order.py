@@ -22,10 +22,8 @@ from interventions.seam.sites import Site
 from interventions.seam.tokens import call_layouts
 
 Streams = tuple[torch.Tensor, torch.Tensor]  # image and text [batch, tokens, width], as a module is handed them
-NEAR, FAR = (
-    0.05,
-    0.2,
-)  # of a value's norm: bfloat16 rounds by less than the one, two tokens differ by more than the other
+NEAR = 0.05  # of a value's norm: more than bfloat16 rounds by
+FAR = 0.2  # less than two tokens differ by
 
 
 @dataclass

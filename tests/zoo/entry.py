@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 STEPS = 4
 PROMPTS = ("a red cat", "a big dog")
 """As long as each other in letters and in words, so that no tokenizer of the zoo pads one of them alone."""
@@ -27,7 +29,8 @@ class Known:
     the cross attention, 0 where there is none. `calls`: the other call shapes, (queries, keys) -> (order of the
     queries, order of the keys), or (queries, keys, module) where a module's calls have a shape that others have over
     other tokens (Z-Image's two refiners). `attentions`: softmax attention calls in one forward. `several`: how many
-    calls a module makes where it is not one. `unreachable`: attention modules without softmax. `asked`: calls of the
+    calls a module makes where it is not one. `unreachable`: attention modules without softmax. `pooled`:
+    modules outside of the blocks that attend over a prompt to pool it. `asked`: calls of the
     denoiser in a step. `conditional`: (call, part, parts): which call of the step and which equal part of its batch
     holds the prompts. `refused`: why nothing can be done to it, "" where all works.
     """
@@ -40,6 +43,7 @@ class Known:
     attentions: int = 0
     several: Mapping[str, int] = field(default_factory=dict)
     unreachable: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()
     asked: int = 1
     conditional: tuple[int, int, int] = (0, 0, 1)
     refused: str = ""
@@ -59,6 +63,24 @@ class Known:
         if shape == (self.tokens, self.cross):
             return self.order, (("text", self.cross),)
         raise KeyError(f"nothing is known of an attention call {shape}")
+
+    def all_calls(self) -> dict[tuple, tuple[Order, Order]]:
+        """Orders of the queries and of the keys for every shape of an attention call."""
+        own = {} if self.unreachable else {(self.tokens, self.tokens): (self.order, self.order)}
+        cross = {(self.tokens, self.cross): (self.order, (("text", self.cross),))} if self.cross else {}
+        return {**own, **cross, **self.calls}
+
+    def cells(self, order: Order) -> np.ndarray:
+        """[4, token]: kind (as `TokenLayout.kinds` numbers it), frame, y, x of every token; -1 off the image."""
+        numbers = {"image": 0, "text": 1, "prefix": 2, "padding": 3}
+        parts = []
+        for kind, size in order:
+            part = np.full((4, size), -1)
+            if kind == "image":
+                part[1:] = np.unravel_index(np.arange(size), self.grid_of(size))
+            part[0] = numbers[kind]
+            parts.append(part)
+        return np.concatenate(parts, axis=1)
 
     def grid_of(self, image_tokens: int) -> tuple[int, int, int]:
         """(frames, rows, columns) of so many image tokens: the grid, halved where a UNet halves it.

@@ -127,6 +127,7 @@ TWO_TEXTS = (("text", 3), ("prefix", 77 - 3), ("text", 11), ("prefix", 256 - 11)
 
 @entry("hunyuandit", "HunyuanDiT", Known(
     **CROSS, cross=77 + 256, attentions=8, calls={(PATCHES, 77 + 256): (CROSS["order"], TWO_TEXTS)},
+    pooled=("time_extra_emb.pooler",),
 ))  # fmt: skip
 def hunyuandit() -> tuple[Any, dict[str, Any]]:
     """DDPM; the lengths of its two texts, 77 and 256, and eight pixels a latent are fixed in the pipeline.

@@ -44,6 +44,23 @@ def latents(pipeline: Any, states: list[torch.Tensor]) -> Iterator[None]:
         del pipeline.scheduler.step
 
 
+@contextmanager
+def decoded(pipeline: Any, read: list[torch.Tensor]) -> Iterator[None]:
+    """Inside, what the pipeline's decoder is given is added to `read`."""
+    decode = pipeline.vae.decode
+
+    @functools.wraps(decode)
+    def watched_decode(latent, *args, **kwargs):
+        read.append(latent.clone())
+        return decode(latent, *args, **kwargs)
+
+    pipeline.vae.decode = watched_decode
+    try:
+        yield
+    finally:
+        del pipeline.vae.decode
+
+
 class _Watch(TorchFunctionMode):
     def __init__(self, note: Callable[[int, int], None]):
         super().__init__()

@@ -6,8 +6,10 @@ Every softmax attention call of the denoiser is computed here, from query, key a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,8 +91,8 @@ class _Dense(TorchFunctionMode):
 
 
 @contextmanager
-def edited(pipeline: Any, known: Known, edit: Edit) -> Iterator[None]:
-    """Inside, the attention of the pipeline's denoisers is computed densely and edited."""
+def edited(pipeline: Any, known: Known, edit: Edit, when: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Inside, the attention of the pipeline's denoisers is computed densely and, where `when` says so, edited."""
     inside: list[str] = []
     named = {call[2] for call in known.calls if len(call) == 3}
     with ExitStack() as stack:
@@ -102,7 +104,8 @@ def edited(pipeline: Any, known: Known, edit: Edit) -> Iterator[None]:
                     stack.callback(module.register_forward_pre_hook(_entering(inside, path)).remove)
                     stack.callback(module.register_forward_hook(lambda *_: inside.pop() and None).remove)
             stock = model.forward
-            model.forward = _dense_forward(stock, known, edit, lambda: inside[-1] if inside else "")
+            mode = partial(_Dense, known, lambda *of: edit(*of) if when() else of[0], lambda: (inside or [""])[-1])
+            model.forward = _dense_forward(stock, mode)
             stack.callback(delattr, model, "forward")
         yield
 
@@ -111,10 +114,10 @@ def _entering(inside: list[str], module: str) -> Callable[..., None]:
     return lambda *_: inside.append(module)
 
 
-def _dense_forward(stock: Callable, known: Known, edit: Edit, within: Callable[[], str]) -> Callable:
+def _dense_forward(stock: Callable, mode: Callable[[], _Dense]) -> Callable:
+    @functools.wraps(stock)  # pipelines read its signature
     def forward(*args, **kwargs):
-        with _Dense(known, edit, within):
+        with mode():
             return stock(*args, **kwargs)
 
-    forward.__wrapped__ = stock  # pipelines read its signature
     return forward

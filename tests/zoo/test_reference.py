@@ -43,7 +43,8 @@ def layout_of(known: Known) -> TokenLayout:
 
 
 def seams(pipeline, known: Known, spec: str) -> list:
-    how = {"layout": layout_of(known), "calls": known.several, "unreachable": known.unreachable}
+    apart = (*known.unreachable, *known.pooled)
+    how = {"layout": layout_of(known), "calls": known.several, "unreachable": apart}
     models = (getattr(pipeline, part, None) for part in DENOISERS)
     return [attend(model, parse(spec), **how) for model in models if model is not None]
 

@@ -94,15 +94,15 @@ def shared(pipe: Any) -> Iterator[None]:
         with (
             replaced(pipe, "_progress_bar_config", {"disable": True}, missing=True),
             replaced(pipe, "maybe_free_model_hooks", lambda: None),
-            replaced(pipe, "encode_prompt", _once(getattr(pipe, "encode_prompt", None))),
-            replaced(pipe, "encode_image", _once(getattr(pipe, "encode_image", None))),
+            replaced(pipe, "encode_prompt", once(getattr(pipe, "encode_prompt", None))),
+            replaced(pipe, "encode_image", once(getattr(pipe, "encode_image", None))),
         ):
             yield
     finally:
         free()
 
 
-def _once(function: Callable[..., Any] | None) -> Callable[..., Any]:
+def once(function: Callable[..., Any] | None) -> Callable[..., Any]:
     """The function, asked once for the same arguments."""
     known: list[tuple[tuple, dict, Any]] = []
 

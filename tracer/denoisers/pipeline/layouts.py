@@ -93,12 +93,13 @@ def _image(sources: Sources, what: str) -> tuple[int, int]:
 
 def _grid(sources: Sources, where: tuple[int, int], sizes: Grid, what: str, unet: bool) -> tuple[Grid | None, float]:
     """The grid of the image tokens and its agreement. Convolutions mix a UNet's tokens: there it is the state's grid,
-    halved as often as their number says."""
+    halved as often as their number says, or one place in all frames."""
     tokens = where[1] - where[0]
     if tokens == 0:
         return None, 1.0
     if unet:
-        grid, agreed = halved(sizes, tokens), 1.0
+        between_frames = tokens == sizes[0] != sources.rows
+        grid, agreed = (tokens, 1, 1) if between_frames else halved(sizes, tokens), 1.0
     elif sources.source is None:
         raise unclear(what, "an earlier call of the same lengths is over other image tokens")
     else:

@@ -16,11 +16,12 @@ import torch
 
 from interventions.seam.calls import Call
 from tracer.denoisers.pipeline.attention import answered, silent
-from tracer.denoisers.pipeline.text import lengthened, retold, same, unpooled
+from tracer.denoisers.pipeline.text import LOUD, lengthened, retold, same, unpooled
 from tracer.denoisers.pipeline.trying import Look, ProbeError, Trial
 from tracer.denoisers.pipeline.unpacking import Unpacking
 
 _MOVED = 1e-6  # of the longest token; without attention, what does not hang on the state stays to the last bit
+_ROUNDED = 4  # roundings, of a token's own length, deep in a network: experts are computed in groups that others change
 _ALIKE = 1e-3  # of its own length: how near a token is to its neighbour when both are the same learned one
 _WIDTH = 64
 Moved = list[tuple[torch.Tensor, torch.Tensor]]
@@ -45,13 +46,15 @@ class Sources:
 
     `state`, `text`: bool [sample, token], whether the token moves with it. `alike`: bool [sample, token], equal to a
     neighbour. `source`: int64 [3, sample, token], the (frame, y, x) of the state that moves the token most; None where
-    an earlier call of the same lengths has it.
+    an earlier call of the same lengths has it. `rows`: of the call's batch for each sample, more than one where frames
+    or places lie there.
     """
 
     state: torch.Tensor
     text: torch.Tensor
     alike: torch.Tensor
     source: torch.Tensor | None
+    rows: int = 1
 
     def holds(self, other: Sources) -> bool:
         """Whether these are the same tokens, seen at least as well: what moves there moves here with the same."""
@@ -67,6 +70,8 @@ class _Seen:
 
     site: str
     sides: tuple[torch.Tensor, torch.Tensor]
+    rows: int
+    eps: float  # of the precision that it was computed in
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -91,7 +96,7 @@ class Movement:
         self.call, self.part, self.parts = place
         self.state = unpack.canonical(trial.first.sample)
         draw = torch.randn(self.state.shape, generator=torch.Generator().manual_seed(seed))
-        self.other = (draw * self.state.float().std().cpu()).to(self.state)
+        self.other = (draw * LOUD * self.state.float().std().cpu()).to(self.state)
         attention = trial.first.asked[self.call].attention
         calls, self.declared = attention.calls, attention.declared
         self.few = _until_last_new([call[1:] for call in calls])
@@ -108,22 +113,23 @@ class Movement:
         """
         before = self.arguments
         moved = self._moved(self._asked(self.other, self.many))
-        still = {name for name, value in self.arguments.items() if same(value, before[name])}
+        unmoved = {name for name, value in self.arguments.items() if same(value, before[name])}
 
         def retelling(name: str, value: Any) -> Any:
-            return retold(name, value) if name in still else value
+            return retold(name, value) if name in unmoved else value
 
-        told = self._moved(self._asked(self.state, self.many, retelling))
+        told = self._moved(self._asked(self.state, self.many, retelling if self.trial.prompted else _untouched))
         self._prompt_at_length(told, before)
         codes = [self._cells(axis, cells) for axis in range(3)]
         found = []
         for number, seen in enumerate(self.base):
             sides = []
             for side, features in enumerate(seen.sides):
-                longest = features.norm(dim=-1).amax()
-                state, text = (x[number][side] > _MOVED * longest for x in (moved, told))
+                length = features.norm(dim=-1)
+                still = _MOVED * length.amax() if number < self.few or not cells else _ROUNDED * seen.eps * length
+                state, text = (x[number][side] > still for x in (moved, told))
                 source = torch.stack([code[number][side] for code in codes]) if number < self.few else None
-                sides.append(Sources(state, text, _alike(features), source))
+                sides.append(Sources(state, text, _alike(features), source, seen.rows))
             query, key = sides
             found.append((seen.site, key if key.holds(query) else query, key))
         return found
@@ -177,14 +183,17 @@ class Movement:
     def _looking(self, seen: list[_Seen], wanted: int, edit: Edit) -> Look:
         def answer(site: str, call: Call) -> torch.Tensor:
             # values, not keys: no rotary embedding and no norm stand between them and their token
-            seen.append(_Seen(site, (self._rows(site, call.query), self._rows(site, call.value))))
+            each = self._rows_for_each(site, call.batch)
+            sides = self._rows(call.query, each), self._rows(call.value, each)
+            seen.append(_Seen(site, sides, each, torch.finfo(call.query.dtype).eps))
             if len(seen) == wanted:
                 raise _Enough
             return silent(call)
 
         def look(module: torch.nn.Module, forward: Callable[..., Any], args: tuple, kwargs: dict) -> None:
             self.forwards += 1
-            bound = inspect.signature(forward).bind(*args, **kwargs)
+            held = getattr(module, "_orig_mod", module)  # what torch.compile holds has names for its arguments
+            bound = inspect.signature(held.forward).bind(*args, **kwargs)
             self.arguments = dict(bound.arguments)
             bound.arguments.update({name: edit(name, value) for name, value in self.arguments.items()})
             try:
@@ -195,14 +204,17 @@ class Movement:
 
         return look
 
-    def _rows(self, site: str, features: torch.Tensor) -> torch.Tensor:
-        """[batch, heads, tokens, width] -> [samples, tokens, heads * width]: the first row of every sample."""
-        each = len(features) // self.parts // self.samples
+    def _rows_for_each(self, site: str, batch: int) -> int:
+        each = batch // self.parts // self.samples
         if each == 0:
             raise ProbeError(
                 f"{site} computes attention for each sample alone, so nothing can be done to it; call the pipeline "
                 "with one prompt and without a negative one"
             )
+        return each
+
+    def _rows(self, features: torch.Tensor, each: int) -> torch.Tensor:
+        """[batch, heads, tokens, width] -> [samples, tokens, heads * width]: the first row of every sample."""
         first = self.part * self.samples * each
         rows = features[first : first + self.samples * each : each].detach().transpose(1, 2).flatten(2).float()
         return _projected(rows).cpu()

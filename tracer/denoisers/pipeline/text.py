@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 LONG = 300
+LOUD = 10
+"""What is drawn anew is so many times as large as what it replaces, so that it shows in every token and precision."""
 _NOT_TEXT = ("mask", "ids", "rotary", "image", "img", "control", "time", "freqs")
 _WORDS = "input_ids"
 
 
 def retold(name: str, value: Any) -> Any:
-    """The argument with other text: embeddings drawn anew with their own deviation, words each exchanged for the next.
+    """The argument with other text: embeddings drawn anew (`LOUD`), words each exchanged for the next.
 
     Other things stay as they are.
     """
@@ -62,4 +64,4 @@ def _is_text(name: str, value: Any) -> bool:
 
 def _redrawn(text: torch.Tensor) -> torch.Tensor:
     draw = torch.randn(text.shape, generator=torch.Generator().manual_seed(1))
-    return (draw * text.float().std().cpu()).to(text)
+    return (draw * LOUD * text.float().std().cpu()).to(text)

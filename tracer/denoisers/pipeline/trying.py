@@ -1,8 +1,8 @@
 """Short runs of a pipeline's own call, broken off as soon as what is looked for has been seen.
 
 Only the first step asks the denoiser in earnest. Later runs hand its outputs back unread, so they cost the pipeline's
-own few lines; prompts are encoded once. Every run has a generator of its own; the user's are not touched, and the
-scheduler and the global random state are put back.
+own few lines; prompts and pictures are encoded once. Every run has a generator of its own; the user's are not touched,
+and the scheduler and the global random state are put back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from interventions.errors import InputError
 from tracer.denoisers.pipeline.attention import Attention, watched
-from tracer.denoisers.pipeline.hooks import DENOISERS, OnDenoise, OnStep, denoisers, hooked, replaced, shared
+from tracer.denoisers.pipeline.hooks import DENOISERS, OnDenoise, OnStep, denoisers, hooked, once, replaced, shared
 
 _LEFT_OUT = ("callback_on_step_end", "callback", "output_type", "return_dict")
 _MASKS = ("mask_image", "mask")
@@ -68,7 +68,8 @@ def trying(pipe: Any, call: Mapping[str, Any], seed: int) -> Iterator[Trial]:
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     try:
         pipe.set_progress_bar_config(disable=True)
-        with shared(pipe), torch.no_grad():
+        vae = getattr(pipe, "vae", None)
+        with shared(pipe), replaced(vae, "encode", once(getattr(vae, "encode", None))), torch.no_grad():
             yield Trial(pipe, {k: _unmasked(k, v) for k, v in call.items() if k not in _LEFT_OUT}, seed)
     finally:
         vars(pipe.scheduler).clear()
@@ -83,6 +84,12 @@ class Trial:
         self.pipe, self.call, self.seed = pipe, call, seed
         self.first = self._first_step()
         self.short = self._shortened()
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the call has words in it, or embeddings of words."""
+        words = (value for name, value in self.call.items() if "prompt" in name)
+        return any(isinstance(value, str | list | tuple | torch.Tensor) for value in words)
 
     def tail(self, state: torch.Tensor) -> torch.Tensor | None:
         """What reaches the decoder when every step gives `state`; None where nothing is decoded."""

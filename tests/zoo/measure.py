@@ -40,10 +40,10 @@ class Row:
     `found`: the tokens of the recorded call, in words. `agreement`: the probe's own number. `right`: share of the
     tokens of all attention calls whose kind and cell are those that `Known` says. `clean`: largest difference of the
     final state from the plain call's; `pictures`: of the pictures, in levels of 255. `unpacked`: how far the state is
-    from what the decoder reads, but for a scale and a shift for each channel, relative. `floor`: largest difference
-    that the arm `full` makes. `identities`: largest of F(x) and G(y) asked again. `mask`, `fork`, `sinks`: of the
-    final state under an arm from the dense reference's, relative in the 2-norm. `acts`: what these arms change,
-    relative, at the least. `refused`: what does not work, with the reason.
+    from what the decoder reads, but for a scale and a shift for each channel, relative. `floor`: what the arm
+    `full` changes of the final state, relative. `identities`: largest difference of F(x) and G(y) asked again. `mask`,
+    `fork`, `sinks`: of the final state under an arm from the dense reference's, relative. `acts`: what these arms
+    change, relative, at the least. `refused`: what does not work, with the reason. Relative is in the 2-norm.
     """
 
     name: str
@@ -88,8 +88,8 @@ def measured(entry: Entry, folder: Path) -> Row:
     size = len(SEEDS) if denoiser.probed.uniform else 1
     run = traced(denoiser, [*arms, *([fork] if fork else [])], size, folder / entry.name)
     final = run["trajectory/latent"].isel(step=-1).values.reshape(len(SEEDS), *denoiser.shape)
-    last = run["trajectory/delta"].isel(step=-1)
-    ends = {arm: final + last.sel(arm=arm).values.reshape(final.shape) for arm in (*arms, *([fork] if fork else []))}
+    delta = run["trajectory/delta"].isel(step=-1)
+    ends = {arm: final + delta.sel(arm=arm).values.reshape(final.shape) for arm in run["arm"].values if arm != "clean"}
     alone = partial(plain_call, denoiser, entry, size)
     own, shown, read = alone()
     distances = {arm: relative(ends[arm], alone(EDITS[arm])[0]) for arm in arms}
@@ -110,12 +110,12 @@ def measured(entry: Entry, folder: Path) -> Row:
         clean=float(np.abs(final - own).max()),
         pictures=float(np.abs(run["images/image"].sel(arm="clean").values.astype(int) - shown.astype(int)).max()),
         unpacked=unlike(read, own, denoiser.probed.frames),
-        floor=float(np.abs(run["trajectory/delta"].sel(arm="full").values).max()),
+        floor=relative(final, ends["full"]),
         identities=asked_again(denoiser),
         mask=distances.get(MASK, np.nan),
         fork=distances.get(fork, np.nan),
         sinks=distances.get(SINKS, np.nan),
-        acts=min((relative(final, ends[arm]) for arm in arms), default=np.nan),
+        acts=min((relative(final, end) for arm, end in ends.items() if arm != "full"), default=np.nan),
         refused=refused,
     )
 

@@ -22,6 +22,7 @@ MEASURED = (
     "`R1S0`",
     "`R1S0` from step 2",
     "`sink-k1@keys=text`",
+    "in one batch",
 )
 
 
@@ -37,7 +38,7 @@ def found(row: Row) -> str:
 
 def numbers(row: Row) -> str:
     """Line of the table of what is measured."""
-    values = (row.clean, row.pictures, row.identities, row.floor, row.mask, row.fork, row.sinks)
+    values = (row.clean, row.pictures, row.identities, row.floor, row.mask, row.fork, row.sinks, row.together)
     return _line(row.name, *("-" if math.isnan(value) else f"{value:.0e}" if value else "0" for value in values))
 
 

@@ -21,7 +21,7 @@ from interventions.errors import FailureError
 from interventions.seam.recorder import Recorder
 from interventions.spec import Clean
 from tracer.denoisers.base import ROWS
-from tracer.denoisers.pipeline.lanes import Forward, cut, joined
+from tracer.denoisers.pipeline.joining import Forward, cut, joined
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """By how much of their largest entry the answers of a batch may differ from those of each lane alone."""

@@ -266,8 +266,7 @@ def test_arguments_that_the_call_does_not_take_are_refused_in_words(sd3, given, 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"steps": 9}, "num_inference_steps=9"),
-        ({"guidance": 2.0}, "guidance_scale=2.0"),
+        ({"noise": "coupled"}, "draws the noise of each step"),
         ({"sampler": "ddim"}, "from_config"),
         ({"record": "norms,worst"}, "worst"),
     ],
@@ -345,3 +344,10 @@ def test_what_was_set_aside_or_not_reached_is_in_the_provenance(tmp_path):
     flux, call = ZOO["flux1"].make()
     flux.transformer.set_attention_backend("_native_math")
     assert tracer.from_pipeline(flux, **call).checkpoint["attention_backends"] == ["_native_math"]
+
+
+def test_steps_and_guidance_of_a_run_are_those_of_the_call(sd3, tmp_path):
+    run = traced(sd3, tmp_path, steps=3, guidance=2.0, record="latents")
+    own = plain(sd3, [0, 1], num_inference_steps=3, guidance_scale=2.0)
+    np.testing.assert_array_equal(run["trajectory/latent"].values[:, -1], own.numpy())
+    assert json.loads(run.attrs["config"])["pipeline_call"]["num_inference_steps"] == 3

@@ -12,12 +12,16 @@ from interventions.layout import TokenLayout
 Grid = tuple[int, ...]  # (height, width) in tokens, or (frames, height, width)
 
 
-def manhattan(grid: Grid) -> np.ndarray:
-    """Return int16 [token, token]: Manhattan distance between the cells of a row-major grid, frames apart included."""
+Tokens = slice | np.ndarray  # some of them, by position
+_ALL = slice(None)
+
+
+def manhattan(grid: Grid, queries: Tokens = _ALL, keys: Tokens = _ALL) -> np.ndarray:
+    """Return int16 [query, key]: Manhattan distance between cells of a row-major grid, frames apart included."""
     distance = np.zeros((), dtype=np.int16)
     for axis in np.indices(grid, dtype=np.int16):
         place = axis.ravel()
-        distance = distance + np.abs(place[:, None] - place)
+        distance = distance + np.abs(place[queries, None] - place[keys])
     return distance
 
 

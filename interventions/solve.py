@@ -6,7 +6,7 @@ and their densities in closed form; here is only the choice. No graph is drawn.
 
 from interventions.errors import SpecError, spec_error
 from interventions.families import density_families, every_family
-from interventions.families.base import Candidate, Intervention
+from interventions.families.base import Candidate, Intervention, check_frames
 from interventions.graphs import Grid
 from interventions.layout import TokenLayout
 from interventions.scope import closest
@@ -36,6 +36,7 @@ def solve_density(family: str, target: float, layout: TokenLayout) -> Interventi
     if not layout.image_tokens:
         raise spec_error("layout", "it has no image tokens for a graph", "TokenLayout(grid=(16, 16))")
     owner = next(own for own in every_family() if family in own.solvers)
+    check_frames(owner, family, layout)
     candidates = owner.candidates(family, target, layout.cells)
     if not candidates:
         raise spec_error(f"layout {shown(layout.cells)}", f"no {family} graph fits on it", "grid=(16, 16)")

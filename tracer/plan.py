@@ -98,7 +98,8 @@ class Plan:
         """Network evaluations of the whole run, one sample under one lane each (guidance counts twice)."""
         from tracer.lanes import evaluations
 
-        return evaluations(self) * (1 if self.guidance == 1 else 2)
+        itself = optional_parts(self.denoiser).runs_itself
+        return evaluations(self) * (itself.asked if itself else 1 if self.guidance == 1 else 2)
 
 
 def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
@@ -150,7 +151,7 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     }
     beyond = {"prediction": denoiser.prediction, "scheduler": dict(denoiser.scheduler)}
     if itself is not None:
-        beyond["call"] = dict(itself.call)
+        beyond["pipeline_call"] = dict(itself.call)
     config = request.configuration(resolved) | beyond
     return Plan(request, denoiser, sampler, arms, samples, levels, guidance, recorded, config)
 

@@ -24,8 +24,9 @@ class Intervention:
     """What is done to attention. `str()` is the canonical spec; the subclasses are the families.
 
     A family states `options` (which scope fields mean something for it), `example` (a valid spec), `heads` (what is
-    listed when a spec is unknown), `nearly` (what people type by mistake: pattern, template of what was meant, why) and
-    `solvers` (the names under which `solve_density` finds it); it writes `read`, `name` and `family`.
+    listed when a spec is unknown), `nearly` (what people type by mistake: pattern, template of what was meant, why),
+    `solvers` (the names under which `solve_density` finds it) and, of graphs, `knows_frames` (whether a grid may be
+    (frames, height, width)); it writes `read`, `name` and `family`.
     """
 
     scope: Scope = field(default=Scope(), kw_only=True)
@@ -34,6 +35,7 @@ class Intervention:
     heads: ClassVar[tuple[str, ...]] = ()
     nearly: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     solvers: ClassVar[tuple[str, ...]] = ()
+    knows_frames: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse scope options that mean nothing for this family."""
@@ -193,4 +195,12 @@ class Graph(Intervention):
     def _check_layout(self, layout: TokenLayout) -> None:
         if not layout.image_tokens:
             raise spec_error(self, "a graph needs image tokens, and the layout has none", "sink-k5")
+        check_frames(type(self), str(self), layout)
         self.check_grid(layout.cells)
+
+
+def check_frames(family: type[Intervention], what: str, layout: TokenLayout) -> None:
+    """Raise `SpecError` where a layout has frames and the graphs of a family are on single pictures."""
+    if layout.frames > 1 and not family.knows_frames:
+        reason = f"its graphs are on one picture, and the image tokens are {layout.frames} frames"
+        raise spec_error(what, reason, "R4S32")

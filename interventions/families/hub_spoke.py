@@ -34,6 +34,7 @@ class HubSpoke(Graph):
         (rf"K{NUMBER}", r"K\1", "write it in capitals"),
     )
     solvers: ClassVar[tuple[str, ...]] = ("hub-spoke",)
+    knows_frames: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse counts below 1 and more nearest hubs than hubs."""
@@ -97,7 +98,7 @@ def hub_spoke(grid: Grid, hubs: int, nearest: int = 1, seed: int = 0, *, both_wa
     graph = np.eye(tokens, dtype=bool)
     graph[np.ix_(chosen, chosen)] = True
     if len(spokes):
-        distance = manhattan(grid)[np.ix_(spokes, chosen)] + generator.random((len(spokes), hubs), dtype=np.float32)
+        distance = manhattan(grid, spokes, chosen) + generator.random((len(spokes), hubs), dtype=np.float32)
         closest = chosen[np.argpartition(distance, nearest - 1, axis=1)[:, :nearest]]
         graph[spokes[:, None], closest] = True
         if both_ways:

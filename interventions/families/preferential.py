@@ -35,6 +35,7 @@ class Preferential(Graph):
         (rf"D{NUMBER}[^\d.]*A{NUMBER}", r"D\1A\2", "write it without separators, in capitals"),
     )
     solvers: ClassVar[tuple[str, ...]] = ("preferential",)
+    knows_frames: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse densities outside (0, 1] and exponents outside [0, 10]."""

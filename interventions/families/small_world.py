@@ -21,6 +21,7 @@ from interventions.segments import shown
 
 LARGEST_SOLVED_RADIUS = 4  # of the masking paper's R4S32
 LARGEST_LOCAL_SHARE = 0.75  # of a small world's connections: at least a quarter are shortcuts
+PAIRS_AT_ONCE = 2**24  # of queries and keys: a video of 32760 tokens would else take 20 GB for a mask of 1 GB
 _HEAD = re.compile(f"R{NUMBER}S{NUMBER}")
 
 
@@ -37,6 +38,7 @@ class SmallWorld(Graph):
         (rf"R{NUMBER}x?S{NUMBER}", r"R\1S\2", "write it without separators, in capitals"),
     )
     solvers: ClassVar[tuple[str, ...]] = ("small-world", "local", "random")
+    knows_frames: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse negative or fractional sizes."""
@@ -87,14 +89,16 @@ def small_world(grid: Grid, radius: int, shortcuts: int, seed: int = 0) -> np.nd
     the radius exceeds the grid or no query has that many keys outside its ball.
     """
     check_small_world(grid, radius, shortcuts)
-    distance = manhattan(grid)
-    tokens = len(distance)
-    graph = distance <= radius
-    if shortcuts:
-        order = np.random.default_rng(seed).random((tokens, tokens), dtype=np.float32)
-        order[graph] = 2.0  # above every draw: the ball is never chosen again
-        chosen = np.argpartition(order, shortcuts - 1, axis=1)[:, :shortcuts]
-        np.put_along_axis(graph, chosen, True, axis=1)
+    tokens, generator = math.prod(grid), np.random.default_rng(seed)
+    graph = np.empty((tokens, tokens), dtype=bool)
+    for start in range(0, tokens, max(1, PAIRS_AT_ONCE // tokens)):
+        rows = graph[start : start + max(1, PAIRS_AT_ONCE // tokens)]
+        rows[:] = manhattan(grid, slice(start, start + len(rows))) <= radius
+        if shortcuts:
+            order = generator.random(rows.shape, dtype=np.float32)
+            order[rows] = 2.0  # above every draw: the ball is never chosen again
+            chosen = np.argpartition(order, shortcuts - 1, axis=1)[:, :shortcuts]
+            np.put_along_axis(rows, chosen, True, axis=1)
     return graph
 
 

@@ -9,6 +9,7 @@ from scipy.spatial.distance import cdist
 
 from interventions import SeamError, Segment, SpecError, TokenLayout, attend, parse
 from interventions.seam.sinks import candidates
+from interventions.seam.tokens import positions, spread
 from tests.builders import families, models
 from tests.builders.one_call import heaviest, random_call, run
 from tests.oracles import dense
@@ -178,6 +179,37 @@ def test_a_graph_on_two_grids_is_refused():
     pooled = TokenLayout.of(*FIRST.segments, calls={(20, 26): (TokenLayout((5, 4)), FIRST)})
     with pytest.raises(SeamError, match=r"its queries are 5x4 image tokens and its keys 6 text, 4x5 image tokens"):
         run("R1S0", (query[:, :, 6:], key, value), layout=pooled)
+
+
+# --- levels of a video ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [(3, 2, 3), (2, 2, 3), (1, 2, 3), (3, 8, 12), (6, 8, 12)])
+def test_mass_of_a_level_of_a_video_lands_on_the_cells_that_its_keys_cover(level):
+    # by hand, cell by cell: a key of a coarser level covers the cells whose corner falls into it, one of a finer level
+    # lies in one cell
+    layout, call = TokenLayout.of(TEXT, Segment("image", grid=(3, 4, 6))), TokenLayout(level)
+    mass = torch.rand(call.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    grid, expected = (3, 4, 6), np.zeros((3, 4, 6))
+    if call.size < 72:
+        owner = {
+            cell: tuple(c * m // n for c, m, n in zip(cell, level, grid, strict=True)) for cell in np.ndindex(grid)
+        }
+        for cell, key in owner.items():
+            expected[cell] = mass[np.ravel_multi_index(key, level)] / list(owner.values()).count(key)
+    else:
+        for key in np.ndindex(level):
+            cell = tuple(k * n // m for k, m, n in zip(key, level, grid, strict=True))
+            expected[cell] += float(mass[np.ravel_multi_index(key, level)])
+    found = spread(mass, call, layout)
+    np.testing.assert_allclose(found[layout.image], expected.ravel(), rtol=1e-12)
+    assert found[:6].isnan().all()
+    first = positions(call, layout) - 6
+    for key in np.ndindex(level):
+        cell = np.unravel_index(int(first[np.ravel_multi_index(key, level)]), grid)
+        back = tuple(c * m // n for c, m, n in zip(cell, level, grid, strict=True))
+        forth = tuple(k * n // m for k, m, n in zip(key, level, grid, strict=True))
+        assert back == key or cell == forth
 
 
 # --- calls of other lengths ------------------------------------------------------------------------------------------

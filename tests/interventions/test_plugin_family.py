@@ -153,3 +153,13 @@ def test_a_family_that_cannot_be_imported_is_named_and_stops_no_other(tmp_path):
             assert str(solve_density("local", 0.5, TokenLayout((7, 7)))) == "R4S0"
         with pytest.warns(RuntimeWarning, match="a_module_that_is_not_there"), pytest.raises(SpecError, match="banana"):
             parse("banana")
+
+
+@pytest.mark.usefixtures("_plugin")
+def test_a_family_that_knows_no_frames_is_refused_on_a_video():
+    video = TokenLayout((3, 6, 9))
+    reason = "its graphs are on one picture, and the image tokens are 3 frames"
+    with pytest.raises(SpecError, match=f"C2: {reason}"):
+        parse("C2").mask(video)
+    with pytest.raises(SpecError, match=f"checkerboard: {reason}"):
+        solve_density("checkerboard", 0.5, video)

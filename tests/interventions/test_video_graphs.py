@@ -123,3 +123,11 @@ def test_one_frame_is_the_graph_of_an_image_to_the_last_bit(grid, spec, seed):
     for sides in (grid, (1, *grid)):
         mask = parse(spec).mask(TokenLayout(sides, prefix=1, text=3), seed)
         assert hashlib.sha256(mask.tobytes()).hexdigest()[:16] == BEFORE[grid, spec, seed]
+
+
+@pytest.mark.parametrize("pairs", [1, 100])
+def test_a_graph_that_is_made_some_rows_at_a_time_is_the_same(monkeypatch, pairs):
+    monkeypatch.setattr("interventions.families.small_world.PAIRS_AT_ONCE", pairs)
+    for grid, spec, seed in (key for key in BEFORE if key[1].startswith("R")):
+        mask = parse(spec).mask(TokenLayout(grid, prefix=1, text=3), seed)
+        assert hashlib.sha256(mask.tobytes()).hexdigest()[:16] == BEFORE[grid, spec, seed]

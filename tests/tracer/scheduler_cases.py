@@ -124,6 +124,7 @@ CASES = [
     Case("UniPCMultistepScheduler", {**_FLOW, "flow_shift": 5.0}),
     *_predicting("SASolverScheduler", _EV, **VP, algorithm_type="data_prediction"),
     *_predicting("SASolverScheduler", _EV, **VP, algorithm_type="noise_prediction"),
+    Case("SASolverScheduler", {**VP, "use_karras_sigmas": True}),
     *_predicting("EulerDiscreteScheduler", _EVS, **VP),
     Case("EulerDiscreteScheduler", {**VP, "use_karras_sigmas": True}),
     *_predicting("EulerAncestralDiscreteScheduler", _EV, **VP),
@@ -145,6 +146,11 @@ CASES = [
         {"use_dynamic_shifting": True, "base_shift": 0.4},
         {"sigmas": [1.0, 0.75, 0.5, 0.25], "mu": 0.9},
     ),
+    Case(
+        "FlowMatchEulerDiscreteScheduler",
+        {"use_dynamic_shifting": True, "shift_terminal": 0.1},
+        {"sigmas": [1.0, 0.75, 0.5, 0.25], "mu": 0.9},
+    ),
     Case("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
     Case("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
     Case("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
@@ -162,6 +168,13 @@ CASES = [
     Case("RePaintScheduler", _FREE, {"num_inference_steps": 12, "jump_length": 4, "jump_n_sample": 1}, call=_repaint),
 ]
 BY_NAME = {case.name: case for case in CASES}
+HISTORY = {
+    "CogVideoXDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EDMDPMSolverMultistepScheduler",
+    "FlowMatchHeunDiscreteScheduler", "HeliosScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "UniPCMultistepScheduler",
+}  # fmt: skip
+"""Schedulers whose papers have them read several evaluations; but for solvers of order 1 and Helios' Euler steps."""
 
 
 def network(case: Case, sample: Tensor, i: int) -> Tensor:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from tests.tracer.scheduler_cases import BY_NAME, VP, Case, landed, network, step
+from tests.tracer.scheduler_cases import BY_NAME, HISTORY, VP, Case, landed, network, step
 from tests.tracer.test_levels import NAMES, levels_of, shapes_of
 from tracer.denoisers.pipeline.conduct import Conduct, conduct
 from tracer.denoisers.pipeline.draws import drawn_from
-from tracer.denoisers.pipeline.levels import prediction_of
+from tracer.denoisers.pipeline.levels import prediction_of, schedule
 from tracer.denoisers.pipeline.predictions import epsilon_and_x0
 from tracer.samplers import SAMPLERS
 from tracer.samplers.base import SamplerError
@@ -23,15 +23,6 @@ STOCHASTIC = {
     "KDPM2AncestralDiscreteScheduler", "LCMScheduler", "LTXEulerAncestralRFScheduler", "SASolverScheduler",
     "SCMScheduler", "TCDScheduler", "UnCLIPScheduler",
 }  # fmt: skip
-HISTORY = {
-    "CogVideoXDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler",
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EDMDPMSolverMultistepScheduler",
-    "FlowMatchHeunDiscreteScheduler", "HeliosScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "SASolverScheduler", "UniPCMultistepScheduler",
-}  # fmt: skip
-"""Schedulers whose papers have them read several evaluations; but for solvers of order 1 and Helios' Euler steps."""
-
-
 _found: dict[str, Conduct] = {}
 
 
@@ -163,6 +154,17 @@ def test_a_step_that_clips_has_no_factors_and_says_which_setting_does_it(kind, s
     assert np.isnan(found.prediction_factor).all()
     assert f"{kind} changes clean images beyond 1 ({named})" in found.no_null
     assert f"{named}=False" in found.no_null
+
+
+def test_a_second_order_solver_takes_back_in_the_next_step_a_third_of_what_a_changed_prediction_injects():
+    """docs/science.md, "What a history changes": 3/2 q now and -1/2 q' in the next step, at levels even in log-SNR."""
+    case = Case("DPMSolverMultistepScheduler", {**VP, "use_exponential_sigmas": True, "prediction_type": "sample"})
+    _, q = SAMPLERS["ddim"].affine(schedule(case.make(), case.calls()))
+    scheduler, nothing, landings = case.make(), torch.zeros(case.shape), []
+    for i, call in enumerate(case.calls()):
+        changed = torch.ones(case.shape) if i == 1 else nothing
+        landings.append(float(landed(step(scheduler, call, changed, nothing)).mean()))
+    np.testing.assert_allclose(landings, [0, 1.5 * q[1], -0.5 * q[2], 0, 0], atol=1e-5)
 
 
 def test_why_there_is_no_null_says_what_history_does():

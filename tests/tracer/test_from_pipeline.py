@@ -14,7 +14,7 @@ from tests.zoo import ZOO
 from tracer.denoisers.base import Sample
 from tracer.denoisers.pipeline.call import Call, CallError
 from tracer.denoisers.pipeline.hooks import denoisers
-from tracer.denoisers.pipeline.lanes import Forward, cut, joined
+from tracer.denoisers.pipeline.joining import Forward, cut, joined
 from tracer.denoisers.pipeline.pictures import pictures
 from tracer.noise import sample_noise
 

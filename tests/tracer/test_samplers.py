@@ -58,7 +58,7 @@ def plugins():
 
 def test_what_another_distribution_brings_is_listed_behind_what_ships(plugins):
     assert list(tracer.SAMPLERS) == ["ddpm", "ddim", "flow", "dpmpp-2m", "heun"]
-    assert list(tracer.MODELS) == ["dit", "sd3", "sdxl", "gaussian"]
+    assert list(tracer.MODELS) == ["dit", "sd3", "sdxl", "pipeline", "gaussian"]
     assert tracer.load("gaussian", device="cpu", variance=0.5).checkpoint["variance"] == 0.5
     with pytest.raises(tracer.SamplerError, match="use --sampler ddpm, ddim, dpmpp-2m, heun"):
         noise_levels("flow", 5, "epsilon")

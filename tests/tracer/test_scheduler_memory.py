@@ -6,8 +6,9 @@ import diffusers
 import pytest
 import torch
 
-from tests.tracer.scheduler_cases import BY_NAME, CASES, Case, landed, network, step
+from tests.tracer.scheduler_cases import BY_NAME, CASES, HISTORY, Case, landed, network, step
 from tracer.denoisers.pipeline import memory
+from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.memory import Memory
 
 NOT_STEPPED = {
@@ -101,6 +102,56 @@ def test_a_step_from_a_sum_of_memories_is_the_sum_of_the_steps(name):
         assert type(moved) is type(expected)
         scale = max(all_states[i : i + 2][k].abs().max() for all_states, *_ in runs for k in (0, 1))
         torch.testing.assert_close(landed(moved), landed(expected), rtol=0, atol=2e-4 * float(scale))
+
+
+class Path:
+    """A path beside others on one scheduler: its state, its memory, and what its last step returned."""
+
+    def __init__(self, x, kept, returned=None):
+        self.x, self.kept, self.returned = x, kept, returned
+
+    def moved(self, case: Case, i: int, masked: bool) -> Path:
+        """Where step i leads under a network that is affine in the state, and a mask that shifts its answers."""
+        scheduler = case.make()
+        memory.put(scheduler, self.kept)
+        answer = network(case, torch.zeros(case.shape), i) + 0.1 * masked
+        answer[:, : self.x.shape[1]] += 0.05 * self.x
+        before = self.returned.value() if self.returned else None
+        with drawn_from(scheduler, torch.ones):
+            returned = step(scheduler, case.calls()[i], answer, self.x, before)
+        return Path(landed(returned), memory.of(scheduler), Memory.holding(returned))
+
+    def plus(self, one: Path, other: Path, history: bool = True) -> Path:
+        x = self.x + one.x - other.x
+        if not history:
+            return Path(x, self.kept, self.returned)
+        return Path(x, combined(self.kept, one.kept, other.kept), combined(self.returned, one.returned, other.returned))
+
+
+MULTISTEP = {
+    "CogVideoXDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler",
+    "HeunDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler",
+}  # fmt: skip
+"""Solvers whose history holds predictions that count: KDPM2's holds the state alone."""
+SOLVERS = [name for name in BY_NAME if BY_NAME[name].kind in HISTORY and name not in NOT_AFFINE]
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_replay_of_an_additive_mask_is_the_masked_path_if_its_history_is_replayed_too(name):
+    """Nothing responds to the error here, so the replay w must be the arm's path y, with every solver."""
+    case = BY_NAME[name]
+    scheduler, start = case.make(), torch.randn(case.shape, generator=torch.Generator().manual_seed(0))
+    clean = arm = replay = without = Path(start, memory.of(scheduler))
+    for i in range(len(case.calls())):
+        led, injected = clean.moved(case, i, masked=False), clean.moved(case, i, masked=True)
+        arm = arm.moved(case, i, masked=True)
+        replay = replay.moved(case, i, masked=False).plus(injected, led)
+        without = without.moved(case, i, masked=False).plus(injected, led, history=False)
+        clean = led
+    error = (arm.x - clean.x).norm()
+    assert (replay.x - arm.x).norm() < 1e-3 * error
+    if case.kind in MULTISTEP and case.config.get("solver_order") != 1:
+        assert (without.x - arm.x).norm() > 1e-2 * error
 
 
 def test_what_is_no_state_stays_the_first_ones():

@@ -29,9 +29,10 @@ class Known:
     the cross attention, 0 where there is none. `calls`: the other call shapes, (queries, keys) -> (order of the
     queries, order of the keys), or (queries, keys, module) where a module's calls have a shape that others have over
     other tokens (Z-Image's two refiners). `attentions`: softmax attention calls in one forward. `several`: how many
-    calls a module makes where it is not one. `unreachable`: attention modules without softmax. `asked`: calls of the
-    denoiser in a step. `conditional`: (call, part, parts): which call of the step and which equal part of its batch
-    holds the prompts. `refused`: why nothing can be done to it, "" where all works.
+    calls a module makes where it is not one. `unreachable`: attention modules without softmax. `pooled`: modules
+    outside of the blocks that attend over a prompt to pool it. `asked`: calls of the denoiser in a step. `conditional`:
+    (call, part, parts): which call of the step and which equal part of its batch holds the prompts. `refused`: why
+    nothing can be done to it, "" where all works.
     """
 
     state: tuple[int, int, int, int]
@@ -42,6 +43,7 @@ class Known:
     attentions: int = 0
     several: Mapping[str, int] = field(default_factory=dict)
     unreachable: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()
     asked: int = 1
     conditional: tuple[int, int, int] = (0, 0, 1)
     refused: str = ""

@@ -41,9 +41,9 @@ def picture(height: int, width: int) -> Any:
 DIT = Known(state=(1, 4, 8, 8), grid=(1, 4, 4), order=(("image", 16),), attentions=2, conditional=(0, 0, 2))
 
 
-@entry("dit-ddim", "DiT", DIT, scheduler="DDIMScheduler")
+@entry("dit-ddim", "DiT", DIT, scheduler="DDIMScheduler", clip_sample=False)
 @entry("dit-ddpm", "DiT", DIT, scheduler="DDPMScheduler")
-def dit(scheduler: str) -> tuple[Any, dict[str, Any]]:
+def dit(scheduler: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     """The scheduler steps the doubled batch, and gets no generator: DDPM's noise is the global one."""
     import diffusers
 
@@ -52,7 +52,7 @@ def dit(scheduler: str) -> tuple[Any, dict[str, Any]]:
         num_attention_heads=2, num_embeds_ada_norm=1000, norm_elementwise_affine=False,
     )  # fmt: skip
     pipeline = diffusers.DiTPipeline(
-        transformer=seeded(transformer, 1), vae=autoencoder(4), scheduler=getattr(diffusers, scheduler)()
+        transformer=seeded(transformer, 1), vae=autoencoder(4), scheduler=getattr(diffusers, scheduler)(**options)
     )
     return pipeline, {"class_labels": [3, 7], "guidance_scale": 4.0, "num_inference_steps": STEPS}
 
@@ -122,7 +122,9 @@ def auraflow() -> tuple[Any, dict[str, Any]]:
     return pipeline, call(guidance_scale=3.5, max_sequence_length=T5)
 
 
-@entry("hunyuandit", "HunyuanDiT", Known(**CROSS, cross=77 + 256, attentions=8))
+@entry("hunyuandit", "HunyuanDiT", Known(
+    **CROSS, cross=77 + 256, attentions=8, pooled=("time_extra_emb.pooler",),
+))  # fmt: skip
 def hunyuandit() -> tuple[Any, dict[str, Any]]:
     """DDPM; the lengths of its two texts, 77 and 256, and eight pixels a latent are fixed in the pipeline.
 
@@ -135,9 +137,10 @@ def hunyuandit() -> tuple[Any, dict[str, Any]]:
         num_layers=4, mlp_ratio=2.0, cross_attention_dim=WIDTH, cross_attention_dim_t5=WIDTH, pooled_projection_dim=16,
     )  # fmt: skip
     (one, read), (two, read_2) = bert(), t5()
+    scheduler = DDPMScheduler(prediction_type="v_prediction", steps_offset=1, clip_sample=False)
     pipeline = HunyuanDiTPipeline(
-        transformer=seeded(transformer, 1), scheduler=DDPMScheduler(prediction_type="v_prediction", steps_offset=1),
-        vae=autoencoder(4, levels=4), text_encoder=one, tokenizer=read, text_encoder_2=two, tokenizer_2=read_2,
+        transformer=seeded(transformer, 1), scheduler=scheduler, vae=autoencoder(4, levels=4),
+        text_encoder=one, tokenizer=read, text_encoder_2=two, tokenizer_2=read_2,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     return pipeline, call(height=64, width=96, guidance_scale=4.0, use_resolution_binning=False)

@@ -6,7 +6,8 @@ its attention written out densely and edited by what `Known` says.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,10 +41,11 @@ class Row:
     `found`: the tokens of the recorded call, in words. `agreement`: the probe's own number. `right`: share of the
     tokens of all attention calls whose kind and cell are those that `Known` says. `clean`: largest difference of the
     final state from the plain call's; `pictures`: of the pictures, in levels of 255. `unpacked`: how far the state is
-    from what the decoder reads, but for a scale and a shift for each channel, relative. `floor`: largest difference
-    that the arm `full` makes. `identities`: largest of F(x) and G(y) asked again. `mask`, `fork`, `sinks`: of the
-    final state under an arm from the dense reference's, relative in the 2-norm. `acts`: what these arms change,
-    relative, at the least. `refused`: what does not work, with the reason.
+    from what the decoder reads, but for a scale and a shift for each channel, relative. `floor`: what the arm
+    `full` changes of the final state, relative. `identities`: largest difference of F(x) and G(y) asked again. `mask`,
+    `fork`, `sinks`: of the final state under an arm from the dense reference's, relative. `together`: of the
+    final state when lanes go in one batch from that when each goes alone, relative. `acts`: what these arms change,
+    relative, at the least. `refused`: what does not work, with the reason. Relative is in the 2-norm.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Row:
     mask: float = np.nan
     fork: float = np.nan
     sinks: float = np.nan
+    together: float = np.nan
     acts: float = np.nan
     refused: tuple[str, ...] = ()
 
@@ -82,14 +85,20 @@ def measured(entry: Entry, folder: Path) -> Row:
         denoiser = tracer.from_pipeline(pipeline, **call)
     except (SeamError, SpecError, tracer.RunError, ValueError) as error:
         return Row(**names, refused=(str(error),))
-    denoiser.lanes.together = False  # each lane a call of its own, so that what is equal is equal to the last bit
     arms, refused = possible(denoiser)
     fork = f"{MASK}@steps={LATER}:{denoiser.schedule.steps}" if MASK in arms else None
     size = len(SEEDS) if denoiser.probed.uniform else 1
-    run = traced(denoiser, [*arms, *([fork] if fork else [])], size, folder / entry.name)
-    final = run["trajectory/latent"].isel(step=-1).values.reshape(len(SEEDS), *denoiser.shape)
-    last = run["trajectory/delta"].isel(step=-1)
-    ends = {arm: final + last.sel(arm=arm).values.reshape(final.shape) for arm in (*arms, *([fork] if fork else []))}
+    every = [*arms, *([fork] if fork else [])]
+    alone_why = goes_alone(denoiser, arms[0])
+    denoiser.lanes.together = False  # so that what is equal is equal to the last bit
+    run = traced(denoiser, every, size, folder / entry.name)
+    final, ends = last_states(denoiser, run)
+    in_one_batch = np.nan
+    if not alone_why:
+        denoiser.lanes.together = True
+        _, again = last_states(denoiser, traced(denoiser, every, size, folder / f"{entry.name}-together"))
+        denoiser.lanes.together = False
+        in_one_batch = max(relative(again[arm], ends[arm]) for arm in ends)
     alone = partial(plain_call, denoiser, entry, size)
     own, shown, read = alone()
     distances = {arm: relative(ends[arm], alone(EDITS[arm])[0]) for arm in arms}
@@ -110,13 +119,14 @@ def measured(entry: Entry, folder: Path) -> Row:
         clean=float(np.abs(final - own).max()),
         pictures=float(np.abs(run["images/image"].sel(arm="clean").values.astype(int) - shown.astype(int)).max()),
         unpacked=unlike(read, own, denoiser.probed.frames),
-        floor=float(np.abs(run["trajectory/delta"].sel(arm="full").values).max()),
-        identities=asked_again(denoiser),
+        floor=relative(final, ends["full"]),
+        identities=asked_again(denoiser, arms[0]),
         mask=distances.get(MASK, np.nan),
         fork=distances.get(fork, np.nan),
         sinks=distances.get(SINKS, np.nan),
-        acts=min((relative(final, ends[arm]) for arm in arms), default=np.nan),
-        refused=refused,
+        together=in_one_batch,
+        acts=min((relative(final, end) for arm, end in ends.items() if arm != "full"), default=np.nan),
+        refused=(*refused, *([f"lanes go one by one: {alone_why}"] if alone_why else [])),
     )
 
 
@@ -140,6 +150,34 @@ def traced(denoiser: Any, arms: list[str], size: int, path: Path) -> Any:
     """The run of the pipeline under these arms, `size` samples at once."""
     how = {"samples": len(SEEDS), "batch_size": size, "seed": SEEDS[0], "progress": False}
     return tracer.open_run(tracer.trace(denoiser, arms, record="latents,images", out=path, **how))
+
+
+def last_states(denoiser: Any, run: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The final state of the clean path [sample, channel, y, x], and that of every arm."""
+    final = run["trajectory/latent"].isel(step=-1).values.reshape(len(SEEDS), *denoiser.shape)
+    delta = run["trajectory/delta"].isel(step=-1)
+    arms = [arm for arm in run["arm"].values.tolist() if arm != "clean"]
+    return final, {arm: final + delta.sel(arm=arm).values.reshape(final.shape) for arm in arms}
+
+
+def goes_alone(denoiser: Any, arm: str) -> str:
+    """Why lanes cannot go in one batch; "" where they can, whichever is quicker."""
+    with torch.no_grad(), opened(denoiser) as steps:
+        steps.evaluate(0, [(parse(spec), None, None) for spec in ("clean", arm, "full")], 0)
+    why = denoiser.lanes.why
+    return "" if "of the time" in why else why
+
+
+@contextmanager
+def opened(denoiser: Any) -> Iterator[Any]:
+    """The pipeline at its start, for one sample or all of them."""
+    samples = [Sample(i, seed) for i, seed in enumerate(SEEDS if denoiser.probed.uniform else SEEDS[:1])]
+
+    def draw(step, nth, _):
+        return sample_noise(samples, step + nth * denoiser.schedule.steps, denoiser.shape, torch.empty(0))
+
+    with denoiser.passes(samples, mask_seed=0, record=(), draw=draw) as steps:
+        yield steps
 
 
 def plain_call(
@@ -175,21 +213,14 @@ def relative(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.linalg.norm(x - y) / np.linalg.norm(y))
 
 
-def asked_again(denoiser: Any) -> float:
+def asked_again(denoiser: Any, arm: str) -> float:
     """Largest difference of a step from itself, asked again from the same state and memory: F(x) and G(y)."""
-    samples = [Sample(i, seed) for i, seed in enumerate(SEEDS)]
-    clean, arm = parse("clean"), parse(MASK if MASK in possible(denoiser)[0] else SINKS)
-    steps = denoiser.schedule.steps
-
-    def draw(step, nth, _):
-        return sample_noise(samples, step + nth * steps, denoiser.shape, torch.empty(0))
-
-    apart = 0.0
-    with torch.no_grad(), denoiser.passes(samples, mask_seed=0, record=(), draw=draw) as opened:
-        (x, y), _ = opened.evaluate(0, [(clean, None, None), (arm, None, None)], 0)
-        for i in range(1, steps):
-            paths = [(clean, x.landed, x.past), (arm, y.landed, y.past)]
-            (x, y, *again), _ = opened.evaluate(i, [*paths, *paths], 0)
+    clean, masked, apart = parse("clean"), parse(arm), 0.0
+    with torch.no_grad(), opened(denoiser) as steps:
+        (x, y), _ = steps.evaluate(0, [(clean, None, None), (masked, None, None)], 0)
+        for i in range(1, denoiser.schedule.steps):
+            paths = [(clean, x.landed, x.past), (masked, y.landed, y.past)]
+            (x, y, *again), _ = steps.evaluate(i, [*paths, *paths], 0)
             apart = max(apart, *(float((a.landed - b.landed).abs().max()) for a, b in zip((x, y), again, strict=True)))
     return apart
 

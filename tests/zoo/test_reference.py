@@ -6,6 +6,7 @@ The layout is made here from `Known`, so this holds the seam alone; what the pro
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.zoo.reference import ball, edited, without_sinks
 
 EDITS = {"R1S0": ball(1), "sink-k1@keys=text": without_sinks(1, "text")}
 CLOSE = 1e-5  # relative, in the 2-norm: float32 against float64 through four steps of a random network
-AWAY = 100  # times that, at least, is what the mask itself changes
+AWAY = 300  # times the distance, at least, is what the mask itself changes
 
 
 def final(pipeline, call, around=()) -> torch.Tensor:
@@ -43,7 +44,8 @@ def layout_of(known: Known) -> TokenLayout:
 
 
 def seams(pipeline, known: Known, spec: str) -> list:
-    how = {"layout": layout_of(known), "calls": known.several, "unreachable": known.unreachable}
+    apart = (*known.unreachable, *known.pooled)
+    how = {"layout": layout_of(known), "calls": known.several, "unreachable": apart}
     models = (getattr(pipeline, part, None) for part in DENOISERS)
     return [attend(model, parse(spec), **how) for model in models if model is not None]
 
@@ -64,7 +66,7 @@ def test_a_mask_acts_on_the_tokens_that_the_architecture_says(name, spec):
     masked = final(pipeline, entry.make()[1], seams(pipeline, entry.known, spec))
     expected = final(pipeline, call, [edited(pipeline, entry.known, EDITS[spec])])
     assert (masked - expected).norm() <= CLOSE * expected.norm()
-    assert (expected - clean).norm() >= AWAY * CLOSE * expected.norm()
+    assert (expected - clean).norm() >= AWAY * (masked - expected).norm()
 
 
 @pytest.mark.parametrize(
@@ -77,11 +79,12 @@ def test_what_cannot_act_is_refused_by_name_and_never_runs(name, spec):
         final(pipeline, call, seams(pipeline, ZOO[name].known, spec))
 
 
-def test_text_taken_for_image_is_told_apart():
-    """FLUX reads text first; the same mask with the image first is another one, and the reference says so."""
+def test_the_reference_tells_text_from_image():
+    """FLUX reads text first; the same mask with the image first is another one."""
     entry = ZOO["flux1"]
-    pipeline, call = entry.make()
-    wrong = attend(pipeline.transformer, parse("R1S0"), layout=TokenLayout((4, 6), text=16))
-    masked = final(pipeline, entry.make()[1], [wrong])
-    expected = final(pipeline, call, [edited(pipeline, entry.known, EDITS["R1S0"])])
-    assert (masked - expected).norm() >= AWAY * CLOSE * expected.norm()
+    wrong = replace(entry.known, order=entry.known.order[::-1])
+    right, other = (
+        final(pipeline, call, [edited(pipeline, known, EDITS["R1S0"])])
+        for (pipeline, call), known in ((entry.make(), entry.known), (entry.make(), wrong))
+    )
+    assert (other - right).norm() >= 0.01 * right.norm()

@@ -28,7 +28,7 @@ class Commands(click.Group):
         "sweep": ("tracer.cli.sweep:sweep", "Classification and retrieval under the same masks."),
         "reproduce": ("tracer.cli.reproduce:reproduce", "Run a study behind a page of docs/ again."),
         "mask": ("tracer.cli.show:mask", "Picture, density and graph statistics of a mask."),
-        "models": ("tracer.cli.show:models", "List the models and what --checkpoint may name."),
+        "models": ("tracer.cli.models:models", "List the models and what --checkpoint may name."),
         "runs": ("tracer.cli.show:list_runs", "List the runs under a folder."),
         "show": ("tracer.cli.show:show", "What a run is, and what can be asked of it."),
         "verify": ("tracer.cli.verify:verify", "Compare runs with their checksums and list what is wrong."),

@@ -1,4 +1,4 @@
-"""The commands that only show: a mask, the models, the runs."""
+"""The commands that only show: a mask, the runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from tracer.cli.errors import answered
 from tracer.cli.files import check_picture, save_figure
 from tracer.cli.options import OUT, STORE, as_json
-from tracer.cli.terminal import frame_as_data, print_json, print_table
+from tracer.cli.terminal import print_json, print_table
 
 if TYPE_CHECKING:
     from interventions import TokenLayout
@@ -77,31 +77,6 @@ def _grid_layout(grid: str) -> TokenLayout:
     raise click.UsageError(
         f"--grid {grid[:40]}: a mask is drawn over at most {MOST_TOKENS} tokens, for example --grid 64x64"
     )
-
-
-@click.command()
-@as_json
-def models(as_json: bool) -> None:
-    """List the models, their embedded weights, and what --checkpoint may name."""
-    with answered():
-        import pandas as pd
-
-        from tracer.denoisers import MODELS
-        from tracer.denoisers.checkpoints import embedded_megabytes
-
-        rows = []
-        for name in MODELS:
-            size = embedded_megabytes(name)
-            weights = f"{size:.1f} MB, trained on emoji" if size else "none"
-            rows.append((name, weights, MODELS[name].checkpoints))
-        frame = pd.DataFrame(rows, columns=["--model", "embedded weights", "--checkpoint"])
-        if as_json:
-            return print_json(frame_as_data(frame.rename(columns=lambda name: name.strip("-").replace(" ", "_"))))
-        print_table(frame)
-        click.echo(
-            "\n`trace sweep classify --model` takes vit, vit-cls (embedded) or a timm name; "
-            "`trace sweep retrieve --model` clip (embedded) or an open_clip name"
-        )
 
 
 @click.command(name="runs")

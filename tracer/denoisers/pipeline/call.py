@@ -63,6 +63,12 @@ class Call:
         """The names of all arguments that the pipeline takes."""
         return frozenset(inspect.signature(type(self.pipe).__call__).parameters)
 
+    def value(self, name: str) -> Any:
+        """An argument as the pipeline gets it: the user's, else its own default, None where it takes none such."""
+        parameter = inspect.signature(type(self.pipe).__call__).parameters.get(name)
+        default = None if parameter is None or parameter.default is parameter.empty else parameter.default
+        return self.arguments.get(name, default)
+
     @property
     def described(self) -> int:
         """How many samples the lists describe; 1 where there is none."""

@@ -93,7 +93,10 @@ class _Made:
     def _provenance(self, found: Probed, rehearsed: Rehearsed) -> dict[str, Any]:
         """Where the network comes from, and what of it no intervention reaches or was set aside."""
         pipe = self.pipe
-        where = {"id": getattr(pipe, "name_or_path", "") or type(pipe).__name__, "pipeline": type(pipe).__name__}
+        where: dict[str, Any] = {
+            "id": str(getattr(pipe, "name_or_path", "") or type(pipe).__name__),
+            "pipeline": type(pipe).__name__,
+        }
         where |= dict(self.checkpoint)
         if found.unreachable:
             where["unreachable"] = list(found.unreachable)

@@ -17,7 +17,7 @@ import torch
 
 from tracer.denoisers.pipeline import memory
 from tracer.denoisers.pipeline.predictions import NAMES, Factors, answer, denoised_factors
-from tracer.denoisers.pipeline.trial import (
+from tracer.denoisers.pipeline.stepping import (
     SMALL,
     Call,
     Shapes,
@@ -126,7 +126,8 @@ def _level_of(scheduler: Any, call: Call, kind: str, shapes: Shapes) -> Level:
 def noised_level(scheduler: Any, call: Call, kind: str) -> tuple[float, float] | None:
     """(alpha, sigma) of a scheduler's state now, by its own word: what it makes of images and of noise, or its table.
 
-    None where it has neither. With `invert_sigmas` (OmniGen, Mochi) its sigma is the share of the image.
+    Solvers in log-SNR have both in one function of their own; what they make of images is rounded to whole timesteps
+    (SA). None where a scheduler has no word. With `invert_sigmas` (OmniGen, Mochi) its sigma is the share of the image.
     """
     here = memory.twin(scheduler)
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
@@ -134,6 +135,9 @@ def noised_level(scheduler: Any, call: Call, kind: str) -> tuple[float, float] |
     index = getattr(here, "step_index", None)
     if index is not None and hasattr(here, "set_begin_index"):
         here.set_begin_index(index)  # `add_noise` then takes the level of the step, not the first of that timestep
+    if index is not None and hasattr(here, "_sigma_to_alpha_sigma_t"):
+        alpha, sigma = here._sigma_to_alpha_sigma_t(here.sigmas[index].double())
+        return float(alpha), float(sigma)
     timestep, zero = torch.as_tensor(call["timestep"]).flatten()[:1], torch.zeros_like(one)
     if hasattr(here, "scale_noise"):
         parts = float(here.scale_noise(one, timestep, zero)), float(here.scale_noise(zero, timestep, one))

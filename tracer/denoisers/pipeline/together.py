@@ -21,7 +21,7 @@ from interventions.errors import FailureError
 from interventions.seam.recorder import Recorder
 from interventions.spec import Clean
 from tracer.denoisers.base import ROWS
-from tracer.denoisers.pipeline.lanes import Forward, cut, joined
+from tracer.denoisers.pipeline.joining import Forward, cut, joined
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """By how much of their largest entry the answers of a batch may differ from those of each lane alone."""
@@ -53,7 +53,7 @@ class Network:
     ) -> tuple[list[Any], dict[str, Tensor]]:
         """The answers of all lanes, and what was recorded of the first `measured` ones in the conditional forward."""
         measured = measured if call == self.conditional else 0
-        if self.lanes.together is None and len(forwards) > 1:
+        if self.lanes.together is None and len(forwards) - isinstance(specs[0], Clean) > 1:  # else none would be joined
             return self._try(step, forwards, specs, measured)
         at_once = self._at_once(forwards) if self.lanes.together else 1
         answers: list[Any] = []

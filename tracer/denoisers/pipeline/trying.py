@@ -1,8 +1,8 @@
 """Short runs of a pipeline's own call, broken off as soon as what is looked for has been seen.
 
 Only the first step asks the denoiser in earnest. Later runs hand its outputs back unread, so they cost the pipeline's
-own few lines; prompts and pictures are encoded once. Every run has a generator of its own; the user's are not touched, and the
-scheduler and the global random state are put back.
+own few lines; prompts and pictures are encoded once. Every run has a generator of its own; the user's are not touched,
+and the scheduler and the global random state are put back.
 """
 
 from __future__ import annotations

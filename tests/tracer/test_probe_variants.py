@@ -130,6 +130,21 @@ def test_embeddings_instead_of_words_are_text():
     assert order(found.layout) == [("text", TEXT), ("image", PATCHES)]
 
 
+def test_a_pipeline_that_takes_no_other_prompts_is_probed_all_the_same(monkeypatch):
+    pipeline, call = ZOO["qwen-image"].make()
+    stock = pipeline.encode_prompt
+
+    def strict(prompt, **options):
+        if len(prompt[0].split()) > 10:
+            raise ValueError("a prompt has 10 words at most")
+        return stock(prompt=prompt, **options)
+
+    monkeypatch.setattr(pipeline, "encode_prompt", strict)
+    found = probe(pipeline, call)
+    assert order(found.layout) == [("text", 8), ("image", PATCHES)]
+    assert found.layout.elastic
+
+
 def test_no_guidance_makes_one_call_and_one_part():
     assert called("wan21", guidance_scale=1.0).conditional == (0, 0, 1)
     assert called("sd3", guidance_scale=0.0).conditional == (0, 0, 1)

@@ -157,10 +157,12 @@ class Opened:
         return Landed(sample, owner.canonical(eps), owner.canonical(x0), landed, mean, landing.past)
 
     def _own(self, x: Tensor | None) -> Tensor:
-        """A state in the pipeline's own form and precision."""
+        """A state in the pipeline's own form, precision and order in memory, which decides how a convolution rounds."""
         assert x is not None
         like = self.denoiser.rehearsed.sample
-        return self.denoiser.packed(x).to(like.device, like.dtype)
+        state = self.denoiser.packed(x)
+        own = torch.empty_permuted(state.shape, like.dim_order(), dtype=like.dtype, device=like.device)
+        return own.copy_(state)
 
     def finish(self, x0: Tensor, past: Past) -> np.ndarray:
         """uint8 [sample, y, x, 3], by the rest of the pipeline's call."""

@@ -6,6 +6,7 @@ deep in the network the call lies.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,17 +129,18 @@ class Movement:
 
     @functools.cached_property
     def reworded(self) -> Mapping[int, list[Seen]]:
-        """The calls with prompts of one word and of many, by that number; none without words."""
+        """The calls with prompts of one word and of many, by that number; none without words, or where a pipeline does
+        not take such prompts."""
         prompts = {name: value for name, value in self.trial.call.items() if "prompt" in name and reworded(value, 1)}
-        return {
-            words: self.asking(
-                self.state,
-                self.asking.many,
-                lambda name, value: unpooled(name, value, self.arguments.get(name)),
-                {name: reworded(value, words) for name, value in prompts.items()},
-            )
-            for words in ((1, LONG) if prompts else ())
-        }
+        found = {}
+        for words in (1, LONG) if prompts else ():
+            changes = {name: reworded(value, words) for name, value in prompts.items()}
+            with contextlib.suppress(Exception):  # a prompt may have a form, or a limit, that only its pipeline knows
+                found[words] = self.asking(self.state, self.asking.many, self._unpooled, changes)
+        return found
+
+    def _unpooled(self, name: str, value: Any) -> Any:
+        return unpooled(name, value, self.arguments.get(name))
 
     def _cells(self, axis: int, cells: Cells) -> list[Moved]:
         """Per call and side int64 [sample, token]: the index along an axis of the state, bit by bit."""

@@ -53,7 +53,7 @@ class Network:
     ) -> tuple[list[Any], dict[str, Tensor]]:
         """The answers of all lanes, and what was recorded of the first `measured` ones in the conditional forward."""
         measured = measured if call == self.conditional else 0
-        if self.lanes.together is None and len(forwards) > 1:
+        if self.lanes.together is None and len(forwards) - isinstance(specs[0], Clean) > 1:  # else none would be joined
             return self._try(step, forwards, specs, measured)
         at_once = self._at_once(forwards) if self.lanes.together else 1
         answers: list[Any] = []

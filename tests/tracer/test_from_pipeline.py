@@ -351,3 +351,16 @@ def test_steps_and_guidance_of_a_run_are_those_of_the_call(sd3, tmp_path):
     own = plain(sd3, [0, 1], num_inference_steps=3, guidance_scale=2.0)
     np.testing.assert_array_equal(run["trajectory/latent"].values[:, -1], own.numpy())
     assert json.loads(run.attrs["config"])["pipeline_call"]["num_inference_steps"] == 3
+
+
+def test_embeddings_may_stand_in_the_place_of_prompts(tmp_path):
+    pipe, call = ZOO["sd3"].make()
+    pipe.set_progress_bar_config(disable=True)
+    told = {name: call.pop(name) for name in ("prompt", "max_sequence_length")}
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    embedded = dict(zip(names, pipe.encode_prompt(prompt_2=None, prompt_3=None, **told), strict=True))
+    from_text = traced(tracer.from_pipeline(pipe, **call, **told), tmp_path / "text")
+    run = traced(tracer.from_pipeline(pipe, **call, **embedded), tmp_path / "embedded", samples=3)
+    for name in ("trajectory/latent", "trajectory/delta"):
+        np.testing.assert_array_equal(run[name].isel(sample=slice(0, 2)).values, from_text[name].values)
+    assert "prompt" not in run.coords

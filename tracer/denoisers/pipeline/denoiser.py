@@ -67,7 +67,7 @@ class Pipeline:
         self.scheduler = {"class": type(self.pipe.scheduler).__name__, **_settings(self.pipe.scheduler.config)}
         self.image_size, self.sites, self.heads = self.rehearsed.image_size, self.rehearsed.sites, self.rehearsed.heads
         self.layers = len(self.sites)
-        self.prompted = "prompt" in self.asked.takes
+        self.prompted = self.asked.prompted
         call = self.asked.described_in_words()
         self.runs_itself = RunsItself(
             self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),

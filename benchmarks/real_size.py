@@ -1,107 +1,172 @@
-"""`python -m benchmarks.real_size`: SD3-medium at its real size, random weights, traced from its own pipeline call.
+"""A pipeline of real size from its folder to a recorded run: `python -m benchmarks.real_size --model sd3 --size 256`.
 
-Nothing is downloaded: the transformer (2 billion weights) and the VAE have the configuration of the published ones and
-weights drawn here; prompts are random embeddings in the place of three text encoders. What it makes means nothing; it
-shows that the whole way fits a machine, and prints how much memory and time it took. Times are of a machine that does
-nothing else.
+The denoiser has the published configuration and random weights; text encoders and VAE are tiny, since none of them is
+traced. The pipeline is made and saved by one process, loaded and traced by another, whose peak memory is its own.
+Nothing is compared: what is printed is memory, and seconds of loading, probing and of each step.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import multiprocessing
+import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 
-import tracer
-from tracer.denoisers import usable_device
-from tracer.denoisers.base import DTYPES
-from tracer.price import peak_memory
+from benchmarks import models
+from tests.builders.tiny_pipelines import LETTERS, clip_tokenizer, t5
+from tracer.quiet import quiet
 
-TEXT, WIDTH, POOLED = 333, 4096, 2048
-"""Text tokens of SD3 (77 of CLIP, 256 of T5), and the widths of what its encoders give."""
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-def sd3_medium(dtype: torch.dtype, device: torch.device) -> Any:
-    """A StableDiffusion3Pipeline without text encoders, as large as the published one."""
-    from diffusers import (
-        AutoencoderKL,
-        FlowMatchEulerDiscreteScheduler,
-        SD3Transformer2DModel,
-        StableDiffusion3Pipeline,
-    )
+def sd3(dtype: torch.dtype, tiny: bool) -> Any:
+    """SD3-medium: 24 joint blocks, 2.0 billion weights, without its T5."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
+    widths = (8, 8) if tiny else (768, 1280)
+    return StableDiffusion3Pipeline(
+        transformer=models.sd3(torch.device("cpu"), dtype, tiny=tiny).model,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae(16),
+        text_encoder=clip(widths[0], True), tokenizer=clip_tokenizer(),
+        text_encoder_2=clip(widths[1], True), tokenizer_2=clip_tokenizer(), text_encoder_3=None, tokenizer_3=None,
+    )  # fmt: skip
+
+
+def flux(dtype: torch.dtype, tiny: bool) -> Any:
+    """FLUX.1-dev: 19 joint and 38 single blocks, 11.9 billion weights."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    encoder, tokenizer = wide_t5(16 if tiny else 4096)
+    return FluxPipeline(
+        transformer=models.flux(torch.device("cpu"), dtype, tiny=tiny).model,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=vae(16),
+        text_encoder=clip(8 if tiny else 768, False), tokenizer=clip_tokenizer(),
+        text_encoder_2=encoder, tokenizer_2=tokenizer,
+    )  # fmt: skip
+
+
+def pixart(dtype: torch.dtype, tiny: bool) -> Any:
+    """PixArt-alpha XL/2: 28 blocks with cross attention, 0.6 billion weights."""
+    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+
+    layers, heads, width, text = (2, 2, 8, 16) if tiny else (28, 16, 72, 4096)
+    encoder, tokenizer = wide_t5(text)
+    transformer = PixArtTransformer2DModel(
+        num_layers=layers, num_attention_heads=heads, attention_head_dim=width, in_channels=4, out_channels=8,
+        sample_size=64, patch_size=2, cross_attention_dim=heads * width, caption_channels=text,
+    )  # fmt: skip
+    return PixArtAlphaPipeline(tokenizer, encoder, vae(4), transformer, DPMSolverMultistepScheduler())
+
+
+MODELS: dict[str, Callable[[torch.dtype, bool], Any]] = {"sd3": sd3, "flux": flux, "pixart": pixart}
+
+
+def vae(channels: int) -> Any:
+    """Eight pixels a latent, as the real ones have."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(4,) * 4, down_block_types=("DownEncoderBlock2D",) * 4, norm_num_groups=2,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=channels, shift_factor=0.1, use_quant_conv=False,
+        use_post_quant_conv=False,
+    )  # fmt: skip
+
+
+def clip(width: int, projected: bool) -> Any:
+    """One layer of the real width."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    last = 2 * len(LETTERS) + 1
+    config = CLIPTextConfig(
+        vocab_size=last + 1, hidden_size=width, intermediate_size=8, projection_dim=width, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=clip_tokenizer().model_max_length, bos_token_id=last - 1,
+        eos_token_id=last, pad_token_id=last,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+
+def wide_t5(width: int) -> tuple[Any, Any]:
+    """One layer of the real width, and its tokenizer."""
+    from transformers import T5Config, T5EncoderModel
+
+    encoder, tokenizer = t5()
+    config = T5Config.from_dict(encoder.config.to_dict() | {"d_model": width})
+    return T5EncoderModel(config), tokenizer
+
+
+def made(model: str, folder: str, dtype: str, tiny: bool) -> int:
+    """Make the pipeline and save it; the number of weights of its denoiser."""
     torch.manual_seed(0)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # so that the weights never stand in memory twice
-    try:
-        transformer = SD3Transformer2DModel(
-            sample_size=128, patch_size=2, in_channels=16, num_layers=24, attention_head_dim=64,
-            num_attention_heads=24, joint_attention_dim=WIDTH, caption_projection_dim=1536,
-            pooled_projection_dim=POOLED, out_channels=16, pos_embed_max_size=192,
-        )  # fmt: skip
-        vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False,
-        )  # fmt: skip
-    finally:
-        torch.set_default_dtype(default)
-    nothing = dict.fromkeys(
-        ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
-    )
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    parts = {"transformer": transformer.eval(), "vae": vae.eval(), "scheduler": scheduler}
-    return StableDiffusion3Pipeline(**parts, **nothing).to(device)
+    with quiet():
+        pipe = MODELS[model](DTYPES[dtype], tiny).to(dtype=DTYPES[dtype])
+        pipe.save_pretrained(folder)
+    return sum(weight.numel() for weight in pipe.transformer.parameters())
 
 
-def embeddings(dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
-    """What the text encoders would give for one prompt and its negative."""
-    drawn = torch.Generator().manual_seed(1)
-    shapes = {"prompt_embeds": (1, TEXT, WIDTH), "pooled_prompt_embeds": (1, POOLED)}
-    both = shapes | {f"negative_{name}": shape for name, shape in shapes.items()}
-    return {name: torch.randn(shape, generator=drawn).to(device, dtype) for name, shape in both.items()}
+def traced(folder: str, out: str, size: int, steps: int, mask: str, dtype: str, device: str) -> dict[str, Any]:
+    """Load and trace it; seconds of each part, bytes at the peak."""
+    import tracer
+    from tracer.denoisers.pipeline.load import load_pipeline
+
+    began = time.perf_counter()
+    pipe, _ = load_pipeline(folder, device=torch.device(device), dtype=DTYPES[dtype])
+    loaded = time.perf_counter()
+    call = {"prompt": "a red heart", "num_inference_steps": steps, "height": size, "width": size}
+    call |= {"use_resolution_binning": False} if type(pipe).__name__.startswith("PixArt") else {}
+    denoiser = tracer.from_pipeline(pipe, **call)
+    times = [time.perf_counter()]
+    probed = times[0]
+    tracer.trace(
+        denoiser, [mask], samples=1, record="norms,images", floor=False, out=out,
+        progress=lambda done, total: times.append(time.perf_counter()),
+    )  # fmt: skip
+    run = tracer.open_run(out)
+    return {
+        "tokens": str(denoiser.layout),
+        "load_seconds": loaded - began,
+        "probe_seconds": probed - loaded,
+        "step_seconds": [after - before for before, after in pairwise(times)],
+        "run_seconds": time.perf_counter() - probed,
+        "delta": run["metrics/delta_rel"].sel(arm=mask).values.ravel().tolist(),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "gpu_peak_bytes": torch.cuda.max_memory_allocated() if device.startswith("cuda") else None,
+    }
 
 
-@click.command()
-@click.option("--pixels", default=512, help="Side of the picture.")
-@click.option("--steps", default=2, help="Sampling steps.")
-@click.option("--mask", "masks", multiple=True, default=("R4S32", "sink-k5"), help="Arms, repeatable.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="bfloat16", help="Of the networks.")
-@click.option("--device", default=None, help="Default: cuda where there is one.")
-def main(pixels: int, steps: int, masks: tuple[str, ...], dtype: str, device: str | None) -> None:
-    """Trace SD3-medium with random weights, from its own pipeline call, and print memory and time."""
-    where, kind = usable_device(device), getattr(torch, dtype)
-    begun = time.perf_counter()
-    pipe = sd3_medium(kind, where)
-    weights = sum(p.numel() * p.element_size() for part in (pipe.transformer, pipe.vae) for p in part.parameters())
-    _say(f"made: {weights / 2**30:.2f} GiB of weights", begun, where)
-    begun = time.perf_counter()
-    denoiser = tracer.from_pipeline(
-        pipe, height=pixels, width=pixels, num_inference_steps=steps, guidance_scale=7.0, **embeddings(kind, where)
-    )
-    _say(f"found: {denoiser.layout}, agreement {denoiser.probed.agreement:.2f}, "
-         f"{denoiser.probed.forwards} forwards, most broken off", begun, where)  # fmt: skip
-    begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        record = "latents,images,replay,mass,sinks,decomposition"
-        path = tracer.trace(denoiser, masks, samples=1, record=record, out=Path(folder) / "run", progress=_tell)
-        run = tracer.open_run(path)
-        errors = run["metrics/delta_rel"].isel(sample=0, step=-1).to_series()
-    _say(f"traced: {steps} steps, {', '.join(masks)} and the floor; lanes: {denoiser.lanes.why}", begun, where)
-    print("relative error at the end:", ", ".join(f"{arm} {error:.3g}" for arm, error in errors.items()))
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def _tell(done: int, total: int) -> None:
-    print(f"step {done} of {total}", file=sys.stderr, flush=True)
-
-
-def _say(what: str, begun: float, device: torch.device) -> None:
-    print(f"{what}; {time.perf_counter() - begun:.0f} s, peak memory {peak_memory(device) / 2**30:.2f} GiB", flush=True)
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_size", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=MODELS, default="sd3")
+    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--mask", default="R4S32")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--folder", type=Path, help="where the pipeline is saved; default: a folder that is removed")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs")
+    asked = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
+        folder, out = str(Path(scratch) / "pipeline"), str(Path(scratch) / "run")
+        weights = alone(made, asked.model, folder, asked.dtype, asked.smoke)
+        measured = alone(traced, folder, out, asked.size, asked.steps, asked.mask, asked.dtype, asked.device)
+    found = {"model": asked.model, "weights": weights, "dtype": asked.dtype, "size": asked.size, **measured}
+    print(json.dumps(found, indent=1))
+    return found
 
 
 if __name__ == "__main__":

@@ -76,9 +76,11 @@ class Call:
 
     @property
     def described(self) -> int:
-        """How many samples the lists describe; 1 where there is none."""
-        lists = (self.arguments.get(name) for name in ONE_EACH)
-        return next((len(value) for value in lists if isinstance(value, list | tuple)), 1)
+        """How many samples the lists, or embeddings in their place, describe; 1 where there are none."""
+        each = [self.arguments.get(name) for name in ONE_EACH]
+        lists = [value for value in each if isinstance(value, list | tuple)]
+        embedded = self.arguments.get("prompt_embeds")
+        return len(lists[0]) if lists else len(embedded) if isinstance(embedded, torch.Tensor) else 1
 
     @property
     def prompts(self) -> list[str] | None:

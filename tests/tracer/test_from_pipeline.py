@@ -362,5 +362,6 @@ def test_embeddings_may_stand_in_the_place_of_prompts(tmp_path):
     from_text = traced(tracer.from_pipeline(pipe, **call, **told), tmp_path / "text")
     run = traced(tracer.from_pipeline(pipe, **call, **embedded), tmp_path / "embedded", samples=3)
     for name in ("trajectory/latent", "trajectory/delta"):
-        np.testing.assert_array_equal(run[name].isel(sample=slice(0, 2)).values, from_text[name].values)
+        one, other = (each[name].sel(sample=slice(0, 1)).values for each in (run, from_text))
+        np.testing.assert_allclose(one, other, atol=1e-4)
     assert "prompt" not in run.coords

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from tracer.denoisers.base import DTYPES
 from tracer.denoisers.checkpoints import DEFAULT
 from tracer.quiet import quiet
 from tracer.store.places import expanded
-from tracer.typed_values import named_values, sides, size_in_words
+from tracer.typed_values import call_value, named_values, sides, size_in_words
 
 if TYPE_CHECKING:
     import torch
@@ -315,7 +314,8 @@ class Request:
     call: Mapping[str, Any] | Iterable[str] = field(
         default=(),
         metadata=_option(
-            "Any other argument of the pipeline's own call, as JSON, e.g. true_cfg_scale=4. Repeatable.",
+            "Any other argument of the pipeline's own call, as JSON, e.g. true_cfg_scale=4; @FILE is a picture. "
+            "Repeatable.",
             "--call",
             "call",
             metavar="NAME=VALUE",
@@ -357,7 +357,7 @@ class Request:
         object.__setattr__(self, "size", size_in_words(self.size))
         object.__setattr__(self, "lora", (self.lora,) if isinstance(self.lora, str) else tuple(self.lora))
         object.__setattr__(self, "parts", named_values(self.parts, "--part", "transformer=FOLDER"))
-        object.__setattr__(self, "call", named_values(self.call, "--call", "true_cfg_scale=4", json.loads))
+        object.__setattr__(self, "call", named_values(self.call, "--call", "true_cfg_scale=4", call_value))
 
     @property
     def distributed(self) -> bool:

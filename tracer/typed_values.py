@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from interventions.errors import InputError
+
+PICTURE = "@"
+"""In front of the file of a picture, where an argument is one."""
 
 
 def size_in_words(size: str | int | Sequence[int] | None) -> str | None:
@@ -23,6 +27,11 @@ def sides(size: Any) -> tuple[int, int]:
     """HxW -> (height, width)."""
     height, _, width = str(size).partition("x")
     return int(height), int(width)
+
+
+def call_value(text: str) -> Any:
+    """The value of an argument: JSON, or @FILE for a picture, which stays text. Raises ValueError."""
+    return text if text.startswith(PICTURE) else json.loads(text)
 
 
 def named_values(
@@ -43,6 +52,6 @@ def named_values(
         except ValueError as error:
             raise InputError(
                 f"{flag} {text}: {value} is no JSON value. Those are numbers, true, false, null, lists such as [1, 2] "
-                f"and text in quotes: {flag} '{name}=\"{value}\"'"
+                f"and text in quotes; a picture is @FILE: {flag} '{name}=\"{value}\"'"
             ) from error
     return found or ()

@@ -43,9 +43,15 @@ def stochastic(run: xr.DataTree) -> bool:
 def title(run: xr.DataTree) -> str:
     """One line that says which model, sampler, number of steps and guidance."""
     config = configuration(run)
-    words = [str(config.get("model", "model")), f"{config['sampler'].upper()} {config.get('steps', '?')} steps"]
+    words = [str(config.get("model", "model")), f"{sampler_name(config)} {config.get('steps', '?')} steps"]
     guidance = config.get("guidance")
     return ", ".join(words + ([f"guidance {guidance:g}"] if isinstance(guidance, int | float) else []))
+
+
+def sampler_name(config: Mapping[str, Any]) -> str:
+    """The sampler's name: an abbreviation in capitals, a scheduler's class as it is."""
+    name = str(config["sampler"])
+    return name.upper() if name.islower() else name
 
 
 def levels(run: xr.DataTree) -> tuple[xr.DataArray, ...]:

@@ -103,7 +103,7 @@ def title(run: xr.DataTree) -> str:
     """Model, sampler and guidance of a run: what a study of the number of steps holds fixed."""
     config = runs.configuration(run)
     guidance = config.get("guidance")
-    told = [str(config.get("model", "model")), str(config["sampler"]).upper()]
+    told = [str(config.get("model", "model")), runs.sampler_name(config)]
     return ", ".join(told + ([f"guidance {guidance:g}"] if isinstance(guidance, int | float) else []))
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from interventions.families import Full, Intervention, KeyRemoval
+from interventions.families import Full, Graph, Intervention, KeyRemoval
 from interventions.layout import TokenLayout
 from interventions.scope import Scope
 from interventions.seam.calls import Call, Pieces, additive, has_empty_row
@@ -66,14 +66,20 @@ def _bias(lanes: Lanes, lane: Intervention, sides: tuple[TokenLayout, TokenLayou
     return lanes.kept(("bias", graph, lane.scope.strength, sides, like.device, like.dtype), bias)
 
 
-@functools.lru_cache(maxsize=16)
 def _graph(lane: Intervention, queries: TokenLayout, keys: TokenLayout, seed: int) -> np.ndarray:
-    """The mask [query, key] of a call; all true outside the image-image block."""
-    if queries.segments == keys.segments:
+    """The mask [query, key] of a call; of a graph all true outside the image-image block."""
+    if not isinstance(lane, Graph):
         return lane.mask(keys, seed)
-    mask = np.ones((queries.size, keys.size), dtype=bool)
-    mask[queries.image, keys.image] = lane.mask(TokenLayout(keys.cells), seed)
+    mask, tokens = np.ones((queries.size, keys.size), dtype=bool), keys.image_tokens
+    bits = np.unpackbits(_drawn(lane, keys.cells, seed), count=tokens * tokens)
+    mask[queries.image, keys.image] = bits.view(bool).reshape(tokens, tokens)
     return mask
+
+
+@functools.lru_cache(maxsize=16)
+def _drawn(lane: Graph, cells: tuple[int, ...], seed: int) -> np.ndarray:
+    """The graph on the image tokens as bits, one call's like another's whatever text there is; 128 MB for a video."""
+    return np.packbits(lane.mask(TokenLayout(cells), seed))
 
 
 def _without_keys(

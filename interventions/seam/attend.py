@@ -1,8 +1,8 @@
 """The seam: the only code that touches a model's attention.
 
-Inside `attend` every attention module runs its stock forward, and its one call of `F.scaled_dot_product_attention` is
-taken over: cut into lanes, masked, measured. No processor is replaced and no model code is copied; a module whose call
-cannot be reached raises `SeamError`, and leaving the context restores the model exactly.
+Inside `attend` every attention module runs its stock forward, and its calls of `F.scaled_dot_product_attention` are
+taken over: cut into lanes, masked, measured. No processor is replaced and no model code is copied; attention that is
+not reached raises `SeamError`, and leaving the context restores the model exactly.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ def attend(
 
     `calls`: how many attention calls a module makes in one forward, by its name, where it is not one (the cross
     attention of Wan image-to-video: {"blocks.0.attn2": 2, ...}); each is a site, the second named `blocks.0.attn2#1`.
-    `unreachable`: names of modules whose attention is no softmax call (SANA's linear attention). Nothing is done to
-    them, and a spec that acts on them is refused with a `SpecError` that says what can be done instead.
+    A module named there is a site whatever its class. `unreachable`: names of modules whose attention is no softmax
+    call that can be taken over (SANA's linear attention). Nothing is done to them, and a spec that acts on them is
+    refused with a `SpecError` that says what can be done instead.
 
     `watch(site, call)` is shown every attention call as the model made it, before any lane acts: the whole batch, with
     query, key and value [batch, heads, tokens, head_dim], `call.attn_mask` and `call.scale`. It reads, never changes.
@@ -75,13 +76,16 @@ def attend(
     `layout`: what the tokens of the model's calls are. Contexts may be nested as long as each has one lane: the masks
     of both apply. Raises `SpecError` for what the layout or the model rules out (tokens and layers it lacks, more keys
     than there are, a graph that does not fit) and, in a first forward, where a module puts its image elsewhere than the
-    layout says; `SeamError` for a model without attention, for an attention call that was not reached, and on leaving
-    the context when a forward missed a site.
+    layout says; `SeamError` for a model without attention, with a feature cache or parallel attention, for attention
+    that is not reached, outside of every site included, and on leaving the context when a forward missed a site.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile holds
     known = tuple(sites(model, calls, unreachable))
     if not any(site.reachable for site in known):
-        raise SeamError(f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip)")
+        raise SeamError(
+            f"{type(model).__name__} has no attention module that is known (diffusers, timm, open_clip); name those "
+            "whose fused calls can be taken over with attend(..., calls={'blocks.0.attn': 1})"
+        )
     numbers = None if samples is None else tuple(int(sample) for sample in samples)
     lanes = Lanes(known, layout, as_lanes(interventions), seed, numbers, padding, half)
     recorder = Recorder(lanes, Measurements(known, layout, tuple(record), top, lanes.measured), watch)

@@ -2,7 +2,7 @@
 
 Lengths do not tell whether text stands before or after the image, and a mask on the wrong tokens shows in nothing. A
 joint attention module of diffusers is handed image and text apart and joins them itself; whose first value stands first
-tells the order. A module that is handed a joined sequence cannot be asked. Nothing is changed.
+tells the order. A module that is handed a joined sequence (Lumina2, Z-Image) cannot be asked. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -69,8 +69,12 @@ class Order:
 
 def _start(module: Any, image: torch.Tensor, text: int, call: Call) -> int | None:
     """Where the image stream begins among the keys: 0 or after the text; None where its first value is at neither."""
+    heads, width = call.value.shape[1], call.value.shape[3]
+    sizes = getattr(module.to_v, "in_features", None), getattr(module.to_v, "out_features", None)
+    if sizes != (image.shape[2], heads * width):
+        return None
     with torch.no_grad():
-        first = module.to_v(image[:1, :1])[0, 0].unflatten(-1, (call.value.shape[1], -1))  # [head, head_dim]
+        first = module.to_v(image[:1, :1])[0, 0].unflatten(-1, (heads, width))  # [head, head_dim]
         apart = [float((call.value[0, :, place] - first).norm() / first.norm()) for place in (0, text)]
     told = min(apart) <= NEAR and max(apart) >= FAR  # neither for values that are all 0
     return (0 if apart[0] < apart[1] else text) if told else None
@@ -81,7 +85,8 @@ def _streams(module: nn.Module, forward: Callable, args: Sequence[Any], kwargs: 
     if not isinstance(getattr(module, "to_v", None), nn.Module):
         return None
     given = inspect.signature(forward).bind_partial(*args, **kwargs).arguments
-    image, text = given.get("hidden_states"), given.get("encoder_hidden_states")
+    text = next((value for name, value in given.items() if name.endswith("encoder_hidden_states")), None)
+    image = next((value for name, value in given.items() if name in ("hidden_states", "norm_hidden_states")), None)
     if all(isinstance(stream, torch.Tensor) and stream.dim() == 3 for stream in (image, text)):
         return image, text  # type: ignore[return-value]
     return None

@@ -34,6 +34,7 @@ _KEEPING = {  # what scores and weights remain under: elementwise functions and 
     *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "__get__", "expand"),
     *("unsqueeze", "squeeze", "__getitem__", "narrow", "select", "chunk", "split", "unbind", "__itruediv__"),
 }
+_MIXING = {"linear", "conv2d"}  # the heads of scores or weights [batch, query, key, head] (talking heads)
 
 
 class Lookout(TorchFunctionMode):
@@ -74,7 +75,7 @@ class Lookout(TorchFunctionMode):
                 self._mark(result, "scores")
         elif name in _SOFTMAXES and "scores" in stages:
             self._mark(result, "weights")
-        elif name in _KEEPING and stages:
+        elif stages and (name in _KEEPING or (name in _MIXING and tensors[0].dim() > 3)):
             self._mark(result, "weights" if "weights" in stages else "scores")
         return ""
 

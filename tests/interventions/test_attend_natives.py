@@ -107,6 +107,24 @@ def test_a_backend_is_put_back_after_an_exception_and_by_the_last_of_nested_cont
     assert len(foreign) == 3
 
 
+def test_contexts_of_two_models_that_end_in_any_order_put_everything_back(foreign):
+    (one, layout, run), (other, _, _) = _flux(), _flux()
+    one.set_attention_backend("flash")
+    before = _registry()
+    first, second = (attend(model, parse("clean"), layout=layout) for model in (one, other))
+    first.__enter__()
+    second.__enter__()
+    run(one)
+    run(other)
+    first.__exit__(None, None, None)
+    run(other)
+    assert not foreign
+    second.__exit__(None, None, None)
+    assert _registry() == before
+    run(one)
+    assert foreign
+
+
 def test_a_backend_that_is_asked_for_what_the_native_one_lacks_is_an_error(foreign):
     model, layout, _ = _flux()
     attention = model.transformer_blocks[0].attn

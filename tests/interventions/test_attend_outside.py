@@ -5,10 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from timm.models.cait import TalkingHeadAttn
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from interventions.layout import TokenLayout
+from interventions.seam import outside, wrapping
 from interventions.seam.attend import SeamError, attend, sites
 from interventions.spec import SpecError, parse
 from tests.builders import models
@@ -107,30 +109,54 @@ def test_attention_that_is_declared_to_be_left_alone_is_let_alone(attention):
     assert [site.name for site in recorder.unreachable] == ["blocks.1.attn"]
 
 
-def test_only_the_first_forward_of_a_form_is_watched_and_every_new_form_is():
-    class Late(Own):
-        """Attends only where there are many tokens."""
+class Blocks(nn.Module):
+    """The blocks of a vision transformer, for any number of tokens; the second attends another way."""
 
-        def forward(self, x, **_):
-            return super().forward(x) if x.shape[1] > 4 else x
+    def __init__(self, block):
+        super().__init__()
+        self.blocks = _with(block)[0].blocks
 
-    model, _ = _with(Late(_written_out))
+    def forward(self, x, skip=()):
+        for number, block in enumerate(self.blocks):
+            x = x if number in skip else block(x)
+        return x
 
-    class Tokens(nn.Module):
-        """Blocks alone, for any number of tokens."""
 
-        def __init__(self):
-            super().__init__()
-            self.blocks = model.blocks
+class Late(Own):
+    """Attends only where there are many tokens."""
 
-        def forward(self, x):
-            return self.blocks(x)
+    def forward(self, x, **_):
+        return super().forward(x) if x.shape[1] > 4 else x
 
-    blocks = Tokens()
-    with attend(blocks, parse("full"), layout=TokenLayout((2, 2))):
-        blocks(torch.zeros(1, 4, 16))
+
+def test_a_forward_of_another_form_is_watched_again():
+    model = Blocks(Late(_written_out))
+    with attend(model, parse("full"), layout=TokenLayout((2, 2))):
+        model(torch.zeros(1, 4, 16))
         with pytest.raises(SeamError, match=r"blocks\.1\.attn"):
-            blocks(torch.zeros(1, 9, 16))
+            model(torch.zeros(1, 9, 16))
+
+
+def test_only_the_first_forward_of_a_form_is_watched(monkeypatch):
+    watched = []
+
+    class Counted(outside.Lookout):
+        """A lookout that is counted."""
+
+        def __enter__(self):
+            watched.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(wrapping, "Lookout", Counted)
+    model = Blocks(Linear())
+    with attend(model, parse("full"), layout=TokenLayout((2, 2))):
+        for tokens in (torch.zeros(1, 4, 16), torch.ones(1, 4, 16), torch.zeros(2, 4, 16)):
+            model(tokens)
+        assert len(watched) == 2
+        model(tokens, skip=[1])
+        model(tokens, skip=[2])
+        model(tokens, skip=[2])
+        assert len(watched) == 4
 
 
 class Routed(nn.Module):
@@ -224,6 +250,16 @@ def test_a_text_pooling_with_its_own_softmax_in_a_unet_of_diffusers_is_found_and
     named = graph.at(layers=(max(layers) + 1,))
     with pytest.raises(SpecError, match=r"add_embedding\.pool"), attend(unet, named, layout=layout, unreachable=pool):
         pass
+
+
+def test_heads_that_are_mixed_before_and_after_the_softmax_are_attention_still():
+    model, layout = _with(TalkingHeadAttn(16, num_heads=2))
+    model.blocks[1].forward = lambda x, **_: x + model.blocks[1].attn(x)
+    with (
+        pytest.raises(SeamError, match=r"blocks.1.attn \(TalkingHeadAttn: softmax and product\)"),
+        attend(model, parse("R1S2"), layout=layout),
+    ):
+        model(models.images())
 
 
 def test_eager_attention_of_transformers_is_found():

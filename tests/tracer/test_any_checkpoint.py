@@ -18,6 +18,9 @@ from tracer.denoisers.pipeline.arguments import PLAIN, call_arguments
 from tracer.request import Request
 from tracer.store import read_config
 
+OWN = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "height", "width")
+"""Arguments with an option of their own."""
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
@@ -192,6 +195,63 @@ def test_arguments_that_a_call_does_not_have_are_refused_by_their_options():
     with pytest.raises(CheckpointError, match="--size HxW: a StableDiffusionImg2ImgPipeline has no height"):
         call_arguments(StableDiffusionImg2ImgPipeline, size=(8, 8))
     assert "prompt" in call_arguments(FluxPipeline)
+
+
+def test_a_picture_is_named_by_its_file(root, handed, tmp_path):
+    from PIL import Image
+
+    ZOO["wan21-i2v"].make()[0].save_pretrained(root / "video")
+    Image.new("RGB", (32, 16), "red").save(tmp_path / "red.png")
+    result = run("--checkpoint", str(root / "video"), "--out", str(tmp_path / "r"))
+    assert "must be told image" in result.output
+    result = run("--checkpoint", str(root / "video"), "--call", "image=@/nowhere.png", "--out", str(tmp_path / "r"))
+    assert "no picture can be read" in result.output
+    out = ("--out", str(tmp_path / "r"))
+    words = ("--checkpoint", str(root / "video"), "--call", f"image=@{tmp_path / 'red.png'}")
+    assert run(*words, *out).exit_code == 0
+    assert handed["call"]["image"].getpixel((0, 0)) == (255, 0, 0)
+    Image.new("RGB", (32, 16), "blue").save(tmp_path / "red.png")
+    other = run(*words, *out, "--resume")
+    assert other.exit_code == 2
+    assert "checkpoint.pictures.image" in other.output
+
+
+def test_a_pipeline_that_fails_says_how_it_was_called(flux):
+    """An argument that the pipeline takes and cannot use: its own words, and what it was given."""
+    with pytest.raises(
+        CheckpointError, match=r"the FluxPipeline fails when it is called with .*max_sequence_length=9999"
+    ):
+        load(checkpoint=flux, device="cpu", size=(16, 16), call={"max_sequence_length": 9999})
+
+
+@pytest.mark.parametrize("name", ["flux1", "sd15-dpm", "wan21"])
+def test_any_family_runs_from_its_folder_on_the_command_line(name, tmp_path):
+    """Expected: the last pictures of the clean lane are those of `pipe(...)` on the folder, called as one would."""
+    from diffusers import DiffusionPipeline
+
+    made, call = ZOO[name].make()
+    made.save_pretrained(tmp_path / name)
+    size = [] if "height" not in call else ["--size", f"{call['height']}x{call['width']}"]
+    beyond = {key: value for key, value in call.items() if key not in OWN}
+    words = [word for key, value in beyond.items() for word in ("--call", f"{key}={json.dumps(value)}")]
+    guidance = ["--guidance", str(call["guidance_scale"])] if "guidance_scale" in call else []
+    shown = ["--prompts", "a red heart", *size, *words, *guidance, "--record", "norms,latents,images"]
+    result = run("--checkpoint", str(tmp_path / name), *shown, "--no-floor", "--out", str(tmp_path / "r"))
+    assert result.exit_code == 0, result.output
+    tree = store.open_run(tmp_path / "r")
+    stored = tree["images"].image.sel(arm="clean").isel(sample=0).values
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / name)
+    pipe.set_progress_bar_config(disable=True)
+    told = {
+        key: value for key, value in call.items() if key not in ("prompt", "negative_prompt", "num_inference_steps")
+    }
+    generator = torch.Generator().manual_seed(0)
+    own = pipe("a red heart", num_inference_steps=3, output_type="np", generator=generator, **told)[0]
+    own = torch.as_tensor(own)[0]
+    if own.ndim == 4:  # a video, of which frames are shown side by side, the first one first
+        own, stored = own[0], stored[:, : own.shape[2]]
+    assert stored.shape == tuple(own.shape)
+    assert abs(stored.astype(float) - (own.numpy() * 255)).max() <= 1
 
 
 def test_python_takes_values_where_the_command_line_takes_text(sd3):

@@ -13,7 +13,7 @@ from tracer.denoisers.pipeline.conduct import conduct
 from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.levels import prediction_of, schedule
 from tracer.denoisers.pipeline.predictions import answer, epsilon_and_x0
-from tracer.denoisers.pipeline.trial import HANDED_ON, Shapes
+from tracer.denoisers.pipeline.stepping import HANDED_ON, Shapes
 from tracer.samplers.base import Level, SamplerError, Schedule
 
 REFUSED = {

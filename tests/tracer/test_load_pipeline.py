@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DiTPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 
+import tracer
 from interventions.seam.sites import sites
 from tests.builders import hub
 from tests.builders import tiny_pipelines as tiny
@@ -295,6 +296,26 @@ def test_a_lora_adds_its_product_to_the_weights(sd3, lora, scales):
     assert [each["scale"] for each in told["lora"]] == list(scales)
 
 
+def deltas(pipe, out, **call):
+    """Masked minus clean states of a short run, [arm, step, sample, ...]."""
+    denoiser = tracer.from_pipeline(pipe, prompt="a red heart", num_inference_steps=2, **call)
+    tracer.trace(denoiser, ["R1S0", "sink-k1"], samples=1, out=out, record="latents", floor=False, progress=False)
+    return torch.from_numpy(tracer.open_run(out)["trajectory"]["delta"].values)
+
+
+def test_tracing_with_a_lora_is_tracing_the_weights_that_it_makes(sd3, lora, tmp_path):
+    """Masks act on the attention of the changed network: as on one whose weights were added to by hand."""
+    folder, added = lora
+    pipe, _ = loaded(sd3, lora=[f"{folder}/first.safetensors=2"])
+    own, _ = loaded(sd3)
+    plain = deltas(own, tmp_path / "plain")
+    for key, (change, _) in added.items():
+        own.transformer.state_dict()[key] += 2 * change
+    expected = deltas(own, tmp_path / "own")
+    assert torch.allclose(deltas(pipe, tmp_path / "lora"), expected, atol=1e-4)
+    assert not torch.allclose(plain, expected, atol=1e-2)
+
+
 def test_the_sites_of_a_network_with_lora_are_those_without(sd3, lora):
     plain, _ = loaded(sd3)
     pipe, _ = loaded(sd3, lora=[f"{lora[0]}/first.safetensors"])
@@ -354,6 +375,14 @@ def test_a_network_at_a_time_changes_no_number(sd3):
     place(pipe, torch.device("cpu"), "model")
     assert all(hasattr(part, "_hf_hook") for part in networks(pipe))
     assert torch.allclose(pictures(pipe), pictures(plain), atol=1e-5)
+
+
+def test_tracing_a_network_at_a_time_changes_no_number(sd3, tmp_path):
+    """Several passes side by side, and each would give the networks back to the CPU when it ends."""
+    plain, _ = loaded(sd3)
+    pipe, _ = loaded(sd3)
+    place(pipe, torch.device("cpu"), "model")
+    assert torch.allclose(deltas(pipe, tmp_path / "a"), deltas(plain, tmp_path / "b"), atol=1e-4)
 
 
 def test_a_layer_at_a_time_is_left_to_diffusers(sd3, monkeypatch):

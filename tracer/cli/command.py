@@ -21,11 +21,19 @@ def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
     A denoiser of somebody's own, and what has no option, is named in brackets behind it.
     """
     words, beyond = ["trace", "run"], []
+    itself = config.get("pipeline_call")  # what a pipeline that runs itself was called with
     for name, parameter in parameters().items():
         if parameter.stored is None or parameter.stored not in config:
             continue
         value = config[parameter.stored]
-        if name == "denoiser" and not _is_shipped(value):
+        if itself is not None and (name == "sampler" or (name == "guidance" and "guidance_scale" not in itself)):
+            continue
+        if name == "denoiser" and itself is not None and "sha256" in config["checkpoint"]:
+            words += ["--model", "pipeline"]
+        elif name == "denoiser" and itself is not None:
+            told = ", ".join(["pipe", *(f"{each}={value!r}" for each, value in itself.items())])
+            beyond.append(f"tracer.from_pipeline({told}) of a {config['checkpoint'].get('pipeline')}")
+        elif name == "denoiser" and not _is_shipped(value):
             beyond.append(f"{value}: a denoiser of one's own, by tracer.trace")
         elif name == "checkpoint":
             words += _checkpoint(value, config)

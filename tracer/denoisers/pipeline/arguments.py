@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tracer.denoisers.base import CheckpointError
@@ -46,7 +47,7 @@ def call_arguments(
 ) -> dict[str, Any]:
     """The arguments for `pipeline.__call__`. Raises CheckpointError for what it does not take.
 
-    size: (height, width) of the pictures. negative: prompt. call: any other arguments, by name.
+    size: (height, width) of the pictures. negative: prompt. call: any other arguments, by name; @FILE is a picture.
     """
     takes = inspect.signature(pipeline.__call__).parameters
     for name in call or {}:
@@ -64,7 +65,7 @@ def call_arguments(
         if name not in takes:
             raise CheckpointError(f"{FLAGS[name]}: a {pipeline.__name__} has no {name}. {_others(takes)}")
     given |= {"prompt": PLAIN} if "prompt" in takes else {}
-    given |= call or {}
+    given |= {name: _picture(value) if is_picture(value) else value for name, value in (call or {}).items()}
     lacking = [
         name
         for name, parameter in list(takes.items())[1:]
@@ -72,10 +73,29 @@ def call_arguments(
     ]
     if lacking := [name for name in lacking if name not in given]:
         raise CheckpointError(
-            f"a {pipeline.__name__} must be told {', '.join(lacking)}: --call {lacking[0]}=VALUE, or for what is no "
-            f"JSON value tracer.from_pipeline(pipe, {lacking[0]}=...)"
+            f"a {pipeline.__name__} must be told {', '.join(lacking)}: --call {lacking[0]}=VALUE, for a picture "
+            f"--call {lacking[0]}=@FILE; for anything else tracer.from_pipeline(pipe, {lacking[0]}=...)"
         )
     return given
+
+
+def is_picture(value: Any) -> bool:
+    """Whether an argument names the file of a picture, @FILE."""
+    return isinstance(value, str) and value.startswith("@")
+
+
+def picture_file(value: str) -> Path:
+    """@FILE -> the file."""
+    return Path(value[1:]).expanduser()
+
+
+def _picture(value: str) -> Any:
+    from PIL import Image
+
+    try:
+        return Image.open(picture_file(value)).convert("RGB")
+    except OSError as error:
+        raise CheckpointError(f"--call {value}: no picture can be read from this file: {error}") from error
 
 
 def _check(name: str, pipeline: type, takes: list[str]) -> None:

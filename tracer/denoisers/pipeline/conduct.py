@@ -18,7 +18,7 @@ from tracer.denoisers.pipeline import memory
 from tracer.denoisers.pipeline.draws import draws_elsewhere
 from tracer.denoisers.pipeline.levels import exact_step, level_of, prediction_of
 from tracer.denoisers.pipeline.predictions import denoised_factors
-from tracer.denoisers.pipeline.trial import (
+from tracer.denoisers.pipeline.stepping import (
     SMALL,
     Call,
     Shapes,

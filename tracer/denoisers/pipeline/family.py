@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from interventions.errors import InputError
 from tracer.denoisers.base import CheckpointError, Denoiser, ModelFamily
 from tracer.denoisers.checkpoints import folder_of, is_embedded
 from tracer.denoisers.images import Size
-from tracer.denoisers.pipeline.arguments import call_arguments
+from tracer.denoisers.pipeline.arguments import call_arguments, is_picture, picture_file
 from tracer.denoisers.pipeline.index import Index, read_index
 from tracer.denoisers.pipeline.load import load_pipeline
 
@@ -35,7 +38,7 @@ def load_any(
     """Any diffusers pipeline from a folder or the hub; `call` and what has an option of its own go to its own call.
 
     t5: False leaves the T5 of an SD3 out. The rest is as in `load_pipeline` and `call_arguments`. Raises
-    CheckpointError, and what `tracer.from_pipeline` raises.
+    CheckpointError, also where the pipeline itself fails when it is called, and what `tracer.from_pipeline` raises.
     """
     from tracer.denoisers.pipeline.face import from_pipeline
 
@@ -52,7 +55,34 @@ def load_any(
         checkpoint, device=device, dtype=dtype, variant=variant, lora=lora, parts=parts, offload=offload,
         vae_tiling=vae_tiling, without=t5_parts(index, t5),
     )  # fmt: skip
-    return from_pipeline(pipe, checkpoint=provenance, **arguments)
+    if pictures := {name: value for name, value in (call or {}).items() if is_picture(value)}:
+        provenance["pictures"] = {name: _digest(value) for name, value in pictures.items()}
+    try:
+        return from_pipeline(pipe, checkpoint=provenance, **arguments)
+    except InputError:
+        raise
+    except Exception as error:
+        if _is_ours(error):
+            raise
+        told = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise CheckpointError(
+            f"the {index.name} fails when it is called with {told}: {type(error).__name__}: {error}. "
+            "--call NAME=VALUE gives it other arguments"
+        ) from error
+
+
+def _digest(value: str) -> str:
+    return hashlib.sha256(picture_file(value).read_bytes()).hexdigest()
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it was raised in a file of this program, and not in the pipeline that was called.
+
+    What a pipeline asks of torch goes through `__torch_function__` of ours, which says nothing of whose fault it is.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [frame for frame in frames if frame.f_code.co_name != "__torch_function__"]
+    return own[-1].f_globals.get("__name__", "").partition(".")[0] in ("tracer", "interventions")
 
 
 def t5_parts(index: Index, wanted: bool | None) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from interventions import Segment, TokenLayout
+from tracer.denoisers.pipeline.asking import pattern
 from tracer.denoisers.pipeline.grids import Grid, grid_of, halved
-from tracer.denoisers.pipeline.movement import Sources, pattern
+from tracer.denoisers.pipeline.movement import Sources
 from tracer.denoisers.pipeline.trying import ProbeError
 
 LEAST = 0.9

@@ -17,7 +17,7 @@ import torch
 
 from tracer.denoisers.pipeline import memory
 from tracer.denoisers.pipeline.predictions import NAMES, Factors, answer, denoised_factors
-from tracer.denoisers.pipeline.trial import (
+from tracer.denoisers.pipeline.stepping import (
     SMALL,
     Call,
     Shapes,

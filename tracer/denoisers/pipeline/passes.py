@@ -24,7 +24,7 @@ from interventions.seam.recorder import Recorder
 from tracer.denoisers.pipeline import memory
 from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.hooks import denoisers, hooked, shared
-from tracer.denoisers.pipeline.lanes import Forward
+from tracer.denoisers.pipeline.joining import Forward
 from tracer.denoisers.pipeline.memory import Memory
 from tracer.denoisers.pipeline.together import Network
 

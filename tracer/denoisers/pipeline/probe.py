@@ -15,9 +15,9 @@ from typing import Any
 from interventions import TokenLayout
 from interventions.seam.sites import sites
 from tracer.denoisers.pipeline.guidance import conditional, copies_in
-from tracer.denoisers.pipeline.layouts import layout_of, main_of, pairs_of
-from tracer.denoisers.pipeline.movement import Movement
-from tracer.denoisers.pipeline.trying import ProbeError, Trial, trying
+from tracer.denoisers.pipeline.layouts import Attention, Pair, layout_of, main_of, pairs_of
+from tracer.denoisers.pipeline.movement import Cells, Movement
+from tracer.denoisers.pipeline.trying import Asked, ProbeError, Trial, trying
 from tracer.denoisers.pipeline.unpacking import Unpacking, unpacking
 from tracer.quiet import quiet
 
@@ -75,34 +75,18 @@ def probe(pipe: Any, call: Mapping[str, Any], seed: int = 0, *, layout: TokenLay
     and `scheduler.step` in a loop, and for tokens that agree with no row-major grid.
     """
     with quiet(), trying(pipe, call, seed) as trial:
-        first = trial.first
-        unpack = unpacking(trial)
-        copies = _copies(trial)
-        samples = len(first.sample) // copies
-        place = conditional([asked.output for asked in first.asked], first.model_output, samples)
-        asked = first.asked[place[0]]
-        found, agreement, uniform, forwards = layout, math.nan, True, len(first.asked)
-        if not asked.attention.calls:
-            raise ProbeError(
-                f"{type(asked.module).__name__} has no attention module that is known and calls softmax attention"
-            )
-        if found is None:
-            name = type(asked.module).__name__
-            unet = "UNet" in name
-            movement = Movement(trial, unpack, place, samples, seed)
-            sources = movement.sources(cells=not unet)
-            frames, _, height, width = unpack.shape
-            pairs = pairs_of(sources, (frames, height, width), name, unet=unet)
-            main = main_of(pairs.values(), name)
-            attentions = [one.attention.calls for one in first.asked]
-            found = layout_of(main, pairs, attentions, place[0], elastic=movement.elastic)
-            agreement = math.nan if unet else main.agreement
-            uniform = all(bool((side.state == side.state[:1]).all()) for _, *sides in sources for side in sides)
-            forwards += movement.forwards
+        unpack, copies = unpacking(trial), _copies(trial)
+        place = _conditional(trial, copies)
+        asked = trial.first.asked[place[0]]
+        agreement, uniform, forwards = math.nan, True, len(trial.first.asked)
+        if layout is None:
+            movement = Movement(trial, unpack, place, len(trial.first.sample) // copies, seed)
+            layout, agreement, uniform = _seen_of(movement, asked)
+            forwards += movement.asking.forwards
     declared, elsewhere = asked.attention.declared, asked.attention.elsewhere
     made = Counter(site.partition("#")[0] for site, _, _ in asked.attention.calls)
     return Probed(
-        layout=found,
+        layout=layout,
         agreement=agreement,
         calls={name: count for name, count in made.items() if count > 1 or name in declared},
         unreachable=(*(site.name for site in sites(asked.module) if site.name not in made), *elsewhere),
@@ -112,6 +96,49 @@ def probe(pipe: Any, call: Mapping[str, Any], seed: int = 0, *, layout: TokenLay
         uniform=uniform,
         forwards=forwards,
     )
+
+
+def aligned(pipe: Any, call: Mapping[str, Any], seed: int = 0) -> bool:
+    """Whether all samples of `pipe(**call)` have their image tokens at the same places; two forwards after a step."""
+    with quiet(), trying(pipe, call, seed) as trial:
+        copies = _copies(trial)
+        samples = len(trial.first.sample) // copies
+        return Movement(trial, unpacking(trial), _conditional(trial, copies), samples, seed).aligned()
+
+
+def _seen_of(movement: Movement, asked: Asked) -> tuple[TokenLayout, float, bool]:
+    """The layout of the calls that a denoiser makes, its agreement, and whether all samples are alike."""
+    name = type(asked.module).__name__
+    unet = "UNet" in name
+    pairs = _told_apart(movement, name, Cells.NONE if unet else Cells.TOUCHING, unet=unet)
+    main = main_of(pairs.values(), name)
+    attentions = [one.attention.calls for one in movement.trial.first.asked]
+    layout = layout_of(main, pairs, attentions, movement.asking.call, elastic=movement.elastic)
+    return layout, math.nan if unet else main.agreement, movement.aligned()
+
+
+def _told_apart(movement: Movement, name: str, cells: Cells, *, unet: bool) -> dict[Attention, Pair]:
+    """The two sides of each attention call. Where a network mixes tokens besides attention, in a second, dearer way."""
+    frames, _, height, width = movement.unpack.shape
+    again = cells is Cells.TOUCHING
+    try:
+        pairs = pairs_of(movement.sources(cells), (frames, height, width), name, unet=unet)
+        again = again and any(side.agreement < 1 for pair in pairs.values() for side in pair)
+    except ProbeError:
+        if not again:
+            raise
+    return _told_apart(movement, name, Cells.STRONGEST, unet=unet) if again else pairs
+
+
+def _conditional(trial: Trial, copies: int) -> tuple[int, int, int]:
+    """Where the conditional pass is. Raises `ProbeError` where its attention is of no kind that can be reached."""
+    first = trial.first
+    place = conditional([asked.output for asked in first.asked], first.model_output, len(first.sample) // copies)
+    asked = first.asked[place[0]]
+    if not asked.attention.calls:
+        name = type(asked.module).__name__
+        raise ProbeError(f"{name} has no attention module that is known and calls softmax attention")
+    return place
 
 
 def _copies(trial: Trial) -> int:

@@ -32,6 +32,7 @@ class Rehearsed:
     """scheduler: a twin of the pipeline's, as it stands before the first step. steps: the arguments of its steps, but
     for state and output. sample: the first step's state, in the pipeline's own form. image_size: (y, x) of the
     pictures. sites: name of the block for each layer. heads: at most. backends: of attention, as the user had them.
+    asked: evaluations of the network for one sample in a step, those of guidance included.
     """
 
     scheduler: Any
@@ -41,6 +42,7 @@ class Rehearsed:
     sites: tuple[str, ...]
     heads: int
     backends: tuple[str, ...]
+    asked: int
 
 
 def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any], rows: int) -> Rehearsed:
@@ -86,13 +88,15 @@ def rehearse(pipe: Any, call: Mapping[str, Any], seam: Callable[..., Any], rows:
         stack.enter_context(hooked(pipe, on_denoise, on_step))
         shown = pictures(pipe(**call))
     memory.put(scheduler, begun[0])
-    names = {layer: name.rpartition(".")[0] or name for name, layer in heads}
+    sites = [*recorders[0].unreachable, *recorders[0].sites]
+    names = {site.layer: site.name.rpartition(".")[0] or site.name for site in sites}
     return Rehearsed(
         scheduler=scheduler,
         steps=tuple(steps),
         sample=begun[1],
         image_size=(shown.shape[1], shown.shape[2]),
-        sites=tuple(names.get(layer, f"layer {layer}") for layer in range(1 + max(names))),
+        sites=tuple(names[layer] for layer in range(1 + max(names))),
         heads=max(heads.values()),
+        asked=len(answers) * rows,
         backends=tuple(dict.fromkeys(name for recorder in recorders for name in recorder.backends)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -36,11 +37,11 @@ def unpooled(name: str, value: Any, before: Any) -> Any:
     return value
 
 
-def lengthened(prompt: Any) -> Any:
-    """A prompt, or a list of them, repeated to at least `LONG` words; None where there is none."""
+def reworded(prompt: Any, words: int) -> Any:
+    """A prompt, or a list of them, cut or repeated to so many words; None where there is none."""
     if isinstance(prompt, str):
-        return " ".join([prompt or "word"] * -(-LONG // max(1, len(prompt.split()))))
-    return [lengthened(one) for one in prompt] if isinstance(prompt, list) and prompt else None
+        return " ".join(itertools.islice(itertools.cycle(prompt.split() or ["word"]), words))
+    return [reworded(one, words) for one in prompt] if isinstance(prompt, list) and prompt else None
 
 
 def same(one: Any, other: Any) -> bool:

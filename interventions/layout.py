@@ -46,7 +46,7 @@ class TokenLayout:
         calls: what the queries and keys of a call are, by (n_query, n_key), or by (n_query, n_key, site name) where two
         modules make calls of the same lengths over different tokens; None for a side that is neither state nor text.
         elastic: the length of the text differs from call to call (prompts are not filled up to one length), so a call
-        of another length has the same order with another number of text tokens.
+        of another length, of this layout or one of the table, has the same order with another number of text tokens.
         """
         layout = cls.__new__(cls)
         layout._set(segments, calls or {}, elastic=elastic)
@@ -178,8 +178,7 @@ class TokenLayout:
             return self, self
         as_self = self._alone(n_query) if cross is not True and n_query == n_key else None
         as_cross = self._alone(n_query) if cross is not False or n_query != n_key else None
-        text = n_key if self.elastic and n_query != n_key else self.text
-        if not self.text or n_key != text:
+        if not self.text or n_key != self.text:
             as_cross = None
         if as_self and as_cross:
             raise spec_error(
@@ -199,13 +198,19 @@ class TokenLayout:
         """What the table says of a call; a table by lengths is not asked for text keys where it knows other ones."""
         if (own := self.calls.get((n_query, n_key, site))) is not None:
             return own
-        if self.elastic and site is not None:
-            for key, pair in self.table:
-                if key[2:] == (site,) and (stretched := _stretched_pair(pair, n_query, n_key)):
-                    return stretched
-        found = self.calls.get((n_query, n_key))
-        text_keys = found is None or found[1] is None or not found[1].image_tokens
-        return found if text_keys or not cross or n_key != self.text else None
+        if self.elastic and site is not None and (own := self._at_another_length((site,), n_query, n_key)):
+            return own
+        if (found := self.calls.get((n_query, n_key))) is not None:
+            text_keys = found[1] is None or not found[1].image_tokens
+            return found if text_keys or not cross or n_key != self.text else None
+        return self._at_another_length((), n_query, n_key) if self.elastic and n_query != n_key else None
+
+    def _at_another_length(self, site: tuple[str, ...], n_query: int, n_key: int) -> Layouts | None:
+        """A call of the table, of a site or of none, with other text; without a site only calls of two sequences."""
+        for key, pair in self.table:
+            if key[2:] == site and (site or key[0] != key[1]) and (found := _stretched_pair(pair, n_query, n_key)):
+                return found
+        return None
 
     def _stretched(self, tokens: int) -> TokenLayout | None:
         """Return the same order with another number of text tokens, so many in all; None if there is none."""

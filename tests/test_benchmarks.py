@@ -334,3 +334,16 @@ def test_the_table_of_faults_counts_what_was_tried(tmp_path, monkeypatch):
     ]
     assert faults.short_table(tried)[-1] == "| all | 3 | 2 | 1 | 0 | 0 | 3 | 2 | 1 | 0 | 0 | 0 | 0 | 2 |"
     assert len(faults.long_table(tried)) == 2 + 3
+
+
+@pytest.mark.parametrize("model", ["sd3", "pixart"])
+def test_a_pipeline_of_real_size_is_made_and_traced(model, tmp_path, monkeypatch, capsys):
+    """In this process and with tiny sizes: that its parts fit together and a mask acts."""
+    from benchmarks import real_size
+
+    monkeypatch.setattr(real_size, "alone", lambda function, *arguments: function(*arguments))
+    found = real_size.main(["--smoke", "--model", model, "--size", "64", "--mask", "R1S2", "--folder", str(tmp_path)])
+    assert json.loads(capsys.readouterr().out)["weights"] == found["weights"] > 10_000
+    assert len(found["step_seconds"]) == 2
+    assert min(found["delta"]) > 0
+    assert "4x4 image" in found["tokens"]

@@ -118,9 +118,9 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
         cluster.check(request.workers, request.scheduler)
     denoiser = request.load() if denoiser is None else denoiser
     _check_frames(denoiser)
+    denoiser = _called(request, denoiser)
     defaults = denoiser.defaults
     sampler = _sampler(request, denoiser)
-    _check_call(request, denoiser)
     itself = optional_parts(denoiser).runs_itself
     steps = defaults.get("steps", 50) if request.steps is None or itself else request.steps
     guidance = float(defaults.get("guidance", 1.0) if request.guidance is None or itself else request.guidance)
@@ -208,22 +208,21 @@ def _sampler(request: Request, denoiser: Denoiser) -> Sampler:
     return SAMPLERS.get_or_raise(name, SamplerError)
 
 
-def _check_call(request: Request, denoiser: Denoiser) -> None:
-    """Raise PlanError where a run asks a pipeline, which is called by its user's own arguments, for something else."""
+def _called(request: Request, denoiser: Denoiser) -> Denoiser:
+    """The denoiser of the steps and guidance that are asked for, where these are arguments of a pipeline's own call."""
     itself = optional_parts(denoiser).runs_itself
     if itself is None:
-        return
-    for flag, asked, name, own in (
-        ("steps", request.steps, "num_inference_steps", denoiser.defaults.get("steps")),
-        ("guidance", request.guidance, "guidance_scale", denoiser.defaults.get("guidance")),
-    ):
-        if asked is not None and asked not in (own, itself.call.get(name)):
-            raise PlanError(
-                f"{flag} {asked}: this pipeline is called with {itself.call.get(name, 'its own')}; "
-                f"say so in its call, tracer.from_pipeline(pipe, {name}={asked})"
-            )
+        return denoiser
     if request.noise != NOISES[0]:
         raise PlanError(f"--noise {request.noise}: a pipeline's scheduler draws the noise of each step; leave it out")
+    asked = {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
+    own = {"num_inference_steps": denoiser.defaults.get("steps"), "guidance_scale": denoiser.defaults.get("guidance")}
+    changed = {
+        name: value
+        for name, value in asked.items()
+        if value is not None and value not in (own[name], itself.call.get(name))
+    }
+    return itself.called(changed) if changed and itself.called is not None else denoiser
 
 
 def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_samples: int | None) -> tuple[Arm, ...]:

@@ -37,7 +37,6 @@ def spread(mass: torch.Tensor, call: TokenLayout, layout: TokenLayout) -> torch.
     if call.segments == layout.segments:
         return mass
     out = mass.new_full((*mass.shape[:-1], layout.size), float("nan"))
-    where = positions(call, layout).to(mass.device)
     if call.image_tokens:
         out[..., layout.image] = 0
     if call.image_tokens and call.image_tokens < layout.image_tokens:
@@ -45,11 +44,20 @@ def spread(mass: torch.Tensor, call: TokenLayout, layout: TokenLayout) -> torch.
         image = mass[..., call.image][..., cover] / torch.bincount(cover, minlength=call.image_tokens)[cover]
         out[..., layout.image] = image
     else:
-        out.index_add_(-1, where[call.image], mass[..., call.image])
+        out.index_add_(-1, positions(call, layout, mass.device)[call.image], mass[..., call.image])
+    own, there = _others(call, layout, mass.device)
+    out[..., there] = mass[..., own]
+    return out
+
+
+@functools.lru_cache(maxsize=64)
+def _others(call: TokenLayout, layout: TokenLayout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens of a call that are not image and have a place on the layout, and these places."""
+    where = positions(call, layout)
     placed = where >= 0
     placed[call.image] = False
-    out[..., where[placed]] = mass[..., placed]
-    return out
+    own = placed.nonzero().flatten()
+    return own.to(device), where[own].to(device)
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,9 +12,10 @@ from tracer.cli.main import main
 
 ROWS = [
     {"family": "FLUX.1 (guidance embedded)", "pipeline": "FluxPipeline", "mask": "yes", "sinks": "yes",
-     "decomposition": "yes", "null": "yes", "note": ""},
+     "decomposition": "yes", "null": "yes"},
     {"family": "SANA (linear attention)", "pipeline": "SanaPipeline", "mask": "no", "sinks": "cross attention",
-     "decomposition": "yes", "null": "no", "note": "its self attention has no softmax"},
+     "decomposition": "yes", "null": "no"},
+    {"family": "Latte", "pipeline": "LattePipeline", "mask": "no", "sinks": "no", "decomposition": "no", "null": "no"},
     {"family": "A family of ours", "pipeline": "OursPipeline", "mask": "yes", "hub": "org/ours"},
 ]  # fmt: skip
 
@@ -41,7 +42,8 @@ def test_a_pipeline_is_listed_with_what_works_and_where_it_is_found(table):
     assert flux.split()[-1] == "black-forest-labs/FLUX.1-dev"
     assert " all " in flux
     sana = next(line for line in text.splitlines() if "SANA" in line)
-    assert "sinks (cross attention), decomposition; its self attention has no softmax" in sana
+    assert "sinks (cross attention), decomposition  " in sana
+    assert "refused" in next(line for line in text.splitlines() if "Latte" in line)
     assert "org/ours" in text
     assert "embedded weights" in text
 
@@ -79,14 +81,27 @@ def test_names_that_are_copied_are_whole_on_a_narrow_terminal(table, columns, mo
 
 
 def test_every_hub_id_is_one_that_diffusers_itself_names():
-    """Its own files are the reference: the ids stand in the examples of its pipelines."""
+    """Its own files are the reference: the ids stand in the examples beside the code."""
     package = Path(importlib.util.find_spec("diffusers").origin).parent
-    source = "\n".join(file.read_text() for file in (package / "pipelines").rglob("*.py"))
+    source = "\n".join(file.read_text() for file in package.rglob("*.py"))
     ids = json.loads((Path(models.__file__).parents[1] / "denoisers" / "pipeline" / "hub_ids.json").read_text())
     assert len(ids) > 25
-    for pipeline, hub_id in ids.items():
-        assert f"class {pipeline}(" in source
-        assert f'"{hub_id}"' in source, hub_id
+    families = {row["family"] for row in models.pipelines_tried()}
+    for name, hub_id in ids.items():
+        assert name in families or f"class {name}(" in source, name
+        assert not hub_id or f'"{hub_id}"' in source, hub_id
+
+
+def test_what_works_is_what_the_page_says():
+    """The page is held by the tests of the zoo; the file is read off it: python -m tests.zoo.families writes it."""
+    from tests.zoo import ZOO
+    from tests.zoo.families import FILE, written
+    from tests.zoo.table import PAGE
+
+    classes = {name: type(entry.make()[0]).__name__ for name, entry in ZOO.items()}
+    assert FILE.read_text() == written(PAGE.read_text(), classes)
+    models.pipelines_tried.cache_clear()
+    assert {row["family"] for row in models.pipelines_tried()} == {entry.family for entry in ZOO.values()}
 
 
 def test_without_diffusers_the_names_are_left_out(table, monkeypatch):

@@ -173,7 +173,9 @@ def test_a_table_by_lengths_does_not_make_images_of_the_keys_of_a_cross_attentio
 def test_text_of_another_length_stretches_an_elastic_layout_and_its_tables_sites():
     words = TokenLayout((0, 0), text=5)
     layout = TokenLayout.of(
-        Segment("prefix", 2), Segment("text", 5), IMAGE, calls={(5, 5, "refiner"): (words, words)}, elastic=True
+        *(Segment("prefix", 2), Segment("text", 5), IMAGE),
+        calls={(5, 5, "refiner"): (words, words), (6, 5): (IMAGE_ALONE, words), (6, 2): (IMAGE_ALONE, None)},
+        elastic=True,
     )
     for text in (1, 4, 9):
         query, key = layout.for_call(8 + text, 8 + text)
@@ -183,6 +185,9 @@ def test_text_of_another_length_stretches_an_elastic_layout_and_its_tables_sites
         if text != 6:
             assert layout.for_call(6, text) == (IMAGE_ALONE, refined)
     assert layout.for_call(6, 6) == (IMAGE_ALONE, IMAGE_ALONE)
+    assert layout.for_call(6, 2) == (IMAGE_ALONE, None)
+    with pytest.raises(SpecError, match="does not fit"):  # no call of the image with text alone is known
+        TokenLayout.of(Segment("text", 5), IMAGE, elastic=True).for_call(6, 4)
     for length in (3, 8):  # without text, or with fewer tokens than the image
         with pytest.raises(SpecError, match="does not fit a sequence of 2 prefix, 5 text, 2x3 image tokens"):
             layout.for_call(length, length)

@@ -138,6 +138,8 @@ def test_the_trial_says_what_it_found(sd3, tmp_path):
     traced(sd3, tmp_path, "R1S0", "sink-k1")
     assert sd3.lanes.together in (True, False)
     assert "of the time" in sd3.lanes.why
+    (launch,) = (json.loads(file.read_text()) for file in (tmp_path / "run").rglob("launches/*.json"))
+    assert launch["lanes"] == [f"{'together' if sd3.lanes.together else 'one by one'}: {sd3.lanes.why}"]
 
 
 def test_an_arm_that_departs_later_is_not_asked_before(sd3, tmp_path):
@@ -266,8 +268,7 @@ def test_arguments_that_the_call_does_not_take_are_refused_in_words(sd3, given, 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"steps": 9}, "num_inference_steps=9"),
-        ({"guidance": 2.0}, "guidance_scale=2.0"),
+        ({"noise": "coupled"}, "draws the noise of each step"),
         ({"sampler": "ddim"}, "from_config"),
         ({"record": "norms,worst"}, "worst"),
     ],
@@ -345,3 +346,24 @@ def test_what_was_set_aside_or_not_reached_is_in_the_provenance(tmp_path):
     flux, call = ZOO["flux1"].make()
     flux.transformer.set_attention_backend("_native_math")
     assert tracer.from_pipeline(flux, **call).checkpoint["attention_backends"] == ["_native_math"]
+
+
+def test_steps_and_guidance_of_a_run_are_those_of_the_call(sd3, tmp_path):
+    run = traced(sd3, tmp_path, steps=3, guidance=2.0, record="latents")
+    own = plain(sd3, [0, 1], num_inference_steps=3, guidance_scale=2.0)
+    np.testing.assert_array_equal(run["trajectory/latent"].values[:, -1], own.numpy())
+    assert json.loads(run.attrs["config"])["pipeline_call"]["num_inference_steps"] == 3
+
+
+def test_embeddings_may_stand_in_the_place_of_prompts(tmp_path):
+    pipe, call = ZOO["sd3"].make()
+    pipe.set_progress_bar_config(disable=True)
+    told = {name: call.pop(name) for name in ("prompt", "max_sequence_length")}
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    embedded = dict(zip(names, pipe.encode_prompt(prompt_2=None, prompt_3=None, **told), strict=True))
+    from_text = traced(tracer.from_pipeline(pipe, **call, **told), tmp_path / "text")
+    run = traced(tracer.from_pipeline(pipe, **call, **embedded), tmp_path / "embedded", samples=3)
+    for name in ("trajectory/latent", "trajectory/delta"):
+        one, other = (each[name].sel(sample=slice(0, 1)).values for each in (run, from_text))
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert "prompt" not in run.coords

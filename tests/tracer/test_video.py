@@ -124,13 +124,24 @@ def test_channels_that_are_no_whole_frames_are_refused(tmp_path):
         tracer.trace(video(frames=4), "R4S32", samples=1, steps=2, out=tmp_path / "run")
 
 
-def test_numbers_of_many_tokens_have_room_and_their_masks_are_not_kept():
+def test_numbers_of_many_tokens_have_room():
     sizes = {"arm": 2, "sample": 1, "step": 1, "channel": 1, "y": 1, "x": 1, "layer": 1, "head": 1, "rank": 5}
     for tokens, dtype in ((32768, "int16"), (32769, "int32")):
         arrays = {array.path: array for array in store.variables(["sinks"], {**sizes, "token": tokens, "removed": 1})}
         assert arrays["attention/sink_token"].dtype == arrays["attention/removed_token"].dtype == dtype
         assert tokens - 1 <= np.iinfo(dtype).max
-    assert "interventions/mask" not in arrays
+
+
+def test_masks_of_more_tokens_than_are_kept_leave_the_rest_of_a_run_as_it_is(tmp_path, monkeypatch):
+    layout = TokenLayout((4, 4))
+    system = WhiteNoise(shape=(3, 4, 4), layers=1, heads=1, layout=layout, image_size=(4, 4))
+    whole = tracer.trace(system, "R1S0", samples=1, steps=2, record="sinks", out=tmp_path / "whole")
+    monkeypatch.setattr("tracer.run.MOST_MASKED", 15)
+    path = tracer.trace(system, "R1S0", samples=1, steps=2, record="sinks", out=tmp_path / "run")
+    assert store.verify(path).whole
+    assert "mask" in tracer.open_run(whole)["interventions"]
+    assert "interventions" not in tracer.open_run(path).children
+    xr.testing.assert_equal(tracer.open_run(path)["attention"].ds, tracer.open_run(whole)["attention"].ds)
 
 
 def test_tokens_of_a_video_know_their_frame_and_mass_by_place_is_the_mean_over_frames(tmp_path):

@@ -53,7 +53,7 @@ def models(words: tuple[str, ...], all_names: bool, as_json: bool) -> None:
             click.echo("\nAny diffusers pipeline, by its own call; the family is read from the checkpoint:\n")
             shown = [row | {"works": _works(row)} for row in tried]
             _table(shown, {"family": "pipeline", "works": "works", "hub": "--checkpoint, for example"})
-            click.echo(f"\nall: {', '.join(PARTS)}. How each was tried: docs/models.md")
+            click.echo(f"\nall: {', '.join(PARTS)}. How each was tried, and why not: docs/models.md")
         if untried:
             click.echo(f"\nIn this diffusers too, and not tried ({len(untried)}):")
             click.echo(_wrapped(untried))
@@ -82,11 +82,11 @@ def presets_listed() -> list[dict[str, str]]:
 
 @cache
 def pipelines_tried() -> tuple[dict[str, str], ...]:
-    """Rows of the table that `python -m tests.zoo` writes: family, pipeline, what works, note, hub."""
+    """Rows of what `python -m tests.zoo` found: family, pipeline, what works, hub; ids are by family, else by class."""
     ids = _data("hub_ids.json")
-    blank = dict.fromkeys(("family", "pipeline", *PARTS, "note", "hub"), "")
-    rows = _data("families.json") or [{"family": name, "pipeline": name} for name in ids]
-    return tuple(blank | {"hub": ids.get(row["pipeline"], "")} | row for row in rows)
+    blank = dict.fromkeys(("family", "pipeline", *PARTS, "hub"), "")
+    rows = _data("families.json")
+    return tuple(blank | {"hub": ids.get(row["family"], ids.get(row["pipeline"], ""))} | row for row in rows)
 
 
 def _data(name: str) -> Any:
@@ -105,11 +105,11 @@ def _names() -> Sequence[str]:
 
 
 def _works(row: Mapping[str, str]) -> str:
-    """What works in a word or a few, with why something does not."""
+    """What works, in a word or a few."""
     if all(row[part] == "yes" for part in PARTS):
         return "all"
     parts = [part if row[part] == "yes" else f"{part} ({row[part]})" for part in PARTS if row[part] not in ("", "no")]
-    return ", ".join(parts) + (f"; {row['note']}" if row["note"] else "")
+    return ", ".join(parts) or ("refused" if any(row[part] for part in PARTS) else "")
 
 
 def _fits(row: Mapping[str, str], words: Iterable[str]) -> bool:

@@ -119,7 +119,8 @@ class RunsItself:
     shape) -> noise [sample, *shape]. sampler: how it moves. call: what it is called with, as it is stored and compared.
     prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
     the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.
-    asked: evaluations of the network in a step, those of guidance included.
+    asked: evaluations of the network in a step, those of guidance included. called: the denoiser of a call with other
+    arguments. told: how its lanes went through the network, in words, once they did.
     """
 
     opened: Callable[..., AbstractContextManager[OwnSteps]]
@@ -130,6 +131,8 @@ class RunsItself:
     suited: Callable[[Sequence[Sample]], Denoiser] | None = None
     alone: str = ""
     asked: int = 1
+    called: Callable[[Mapping[str, Any]], Denoiser] | None = None
+    told: Callable[[], str] | None = None
 
 
 @runtime_checkable

@@ -70,10 +70,17 @@ class Call:
         return self.arguments.get(name, default)
 
     @property
+    def prompted(self) -> bool:
+        """Whether the pipeline is told prompts, and not what its text encoders would make of them."""
+        return "prompt" in self.takes and self.arguments.get("prompt_embeds") is None
+
+    @property
     def described(self) -> int:
-        """How many samples the lists describe; 1 where there is none."""
-        lists = (self.arguments.get(name) for name in ONE_EACH)
-        return next((len(value) for value in lists if isinstance(value, list | tuple)), 1)
+        """How many samples the lists, or embeddings in their place, describe; 1 where there are none."""
+        each = [self.arguments.get(name) for name in ONE_EACH]
+        lists = [value for value in each if isinstance(value, list | tuple)]
+        embedded = self.arguments.get("prompt_embeds")
+        return len(lists[0]) if lists else len(embedded) if isinstance(embedded, torch.Tensor) else 1
 
     @property
     def prompts(self) -> list[str] | None:
@@ -101,7 +108,7 @@ class Call:
                 told[name] = torch.stack([value[sample.start % count] for sample in samples])
             else:
                 told[name] = value
-        if samples and samples[0].prompt is not None and "prompt" in self.takes:
+        if samples and samples[0].prompt is not None and self.prompted:
             told["prompt"] = [sample.prompt for sample in samples]
         told["generator"] = [torch.Generator().manual_seed(sample.seed) for sample in samples]
         if "output_type" in self.takes:

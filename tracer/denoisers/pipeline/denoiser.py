@@ -38,7 +38,7 @@ class Pipeline:
     """A diffusers pipeline that can be traced. Made by `from_pipeline`.
 
     kind: what its scheduler asks the network for, a key of `predictions.KINDS`. refused: record -> why not. suited:
-    makes it fit the prompts of a run.
+    makes it fit the prompts of a run. called: that of a call with other arguments.
     """
 
     pipe: Any
@@ -51,6 +51,7 @@ class Pipeline:
     kind: str
     refused: dict[str, str]
     suited: Callable[[Pipeline, Sequence[Sample]], Pipeline]
+    called: Callable[[Mapping[str, Any]], Pipeline]
     lanes: Lanes = field(default_factory=Lanes)
     dtype: torch.dtype = torch.float32
 
@@ -66,12 +67,13 @@ class Pipeline:
         self.scheduler = {"class": type(self.pipe.scheduler).__name__, **_settings(self.pipe.scheduler.config)}
         self.image_size, self.sites, self.heads = self.rehearsed.image_size, self.rehearsed.sites, self.rehearsed.heads
         self.layers = len(self.sites)
-        self.prompted = "prompt" in self.asked.takes
+        self.prompted = self.asked.prompted
         call = self.asked.described_in_words()
         self.runs_itself = RunsItself(
             self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
             "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
             self.rehearsed.asked,
+            self.called, lambda: f"{'together' if self.lanes.together else 'one by one'}: {self.lanes.why}",
         )  # fmt: skip
         guidance = self.asked.value("guidance_scale")
         self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}

@@ -62,9 +62,13 @@ class _Made:
         levels, kind, seen = schedule(scheduler, steps), prediction_of(scheduler, steps), conduct(scheduler, steps)
         sampler, refused = _sampler(seen, levels, kind), _refused(seen)
         where = self._provenance(found, rehearsed)
-        suited = partial(self.suited, sample)
+        suited, called = partial(self.suited, sample), partial(self.called, sample)
         found = replace(found, uniform=self._is_uniform(found, sample))
-        return Pipeline(pipe, self.asked, found, rehearsed, where, levels, sampler, kind, refused, suited)
+        return Pipeline(pipe, self.asked, found, rehearsed, where, levels, sampler, kind, refused, suited, called)
+
+    def called(self, sample: Sample, arguments: Mapping[str, Any]) -> Pipeline:
+        """The denoiser of a call with other arguments."""
+        return replace(self, asked=Call(self.pipe, {**self.asked.arguments, **arguments})).for_sample(sample)
 
     def suited(self, shown: Sample, own: Pipeline, samples: Sequence[Sample]) -> Pipeline:
         """The denoiser for these samples: where texts have no fixed length, of the longest prompt.

@@ -25,6 +25,8 @@ from tracer.denoisers.pipeline.joining import Forward, cut, joined
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """By how much of their largest entry the answers of a batch may differ from those of each lane alone."""
+SHORT = 2.0
+"""Seconds of a batch of lanes below which it is timed once more."""
 
 
 @dataclass
@@ -35,6 +37,22 @@ class Lanes:
     together: bool | None = None
     most: int | None = None
     why: str = "not tried"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The forwards of a step's lanes with the intervention of each; the first `measured` are recorded."""
+
+    step: int
+    forwards: Sequence[Forward]
+    specs: Sequence[Intervention]
+    measured: int
+
+    def part(self, start: int, count: int) -> Asked:
+        """So many of the lanes."""
+        part = slice(start, start + count)
+        forwards = self.forwards[part]
+        return Asked(self.step, forwards, self.specs[part], min(max(0, self.measured - start), len(forwards)))
 
 
 @dataclass
@@ -52,86 +70,78 @@ class Network:
         self, step: int, call: int, forwards: Sequence[Forward], specs: Sequence[Intervention], measured: int
     ) -> tuple[list[Any], dict[str, Tensor]]:
         """The answers of all lanes, and what was recorded of the first `measured` ones in the conditional forward."""
-        measured = measured if call == self.conditional else 0
-        if self.lanes.together is None and len(forwards) - isinstance(specs[0], Clean) > 1:  # else none would be joined
-            return self._try(step, forwards, specs, measured)
-        at_once = self._at_once(forwards) if self.lanes.together else 1
+        asked = Asked(step, forwards, specs, measured if call == self.conditional else 0)
+        answers, recorded = self._try(asked) if self.lanes.together is None and len(forwards) > 1 else self._all(asked)
+        self.some = answers[0]
+        return answers, recorded
+
+    def _all(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
+        """All lanes, as many at once as may go together; the clean one first and alone."""
+        at_once = self._at_once(asked.forwards) if self.lanes.together else 1
         answers: list[Any] = []
         recorded: list[dict[str, Tensor]] = []
-        while len(answers) < len(forwards):
-            alone = not answers and isinstance(
-                specs[0], Clean
-            )  # then the clean pass is the pipeline's own, bit for bit
-            part = slice(len(answers), len(answers) + (1 if alone else at_once))
+        while (done := len(answers)) < len(asked.forwards):
+            alone = not done and isinstance(asked.specs[0], Clean)
             try:
-                some, taken = self._run(step, forwards[part], specs[part], max(0, measured - part.start))
+                some, taken = self._run(asked.part(done, 1 if alone else at_once))
             except torch.OutOfMemoryError as error:
                 at_once = self._fewer(at_once, error)
                 continue
             answers += some
             recorded += [taken] if taken else []
-        self.some = answers[0]
         return answers, _stacked(recorded)
 
-    def _run(
-        self, step: int, forwards: Sequence[Forward], specs: Sequence[Intervention], measured: int
-    ) -> tuple[list[Any], dict[str, Tensor]]:
-        """These lanes in one forward."""
-        recorder = self.recorders[forwards[0].module]
-        recorder.begin(step, self.steps, specs)
-        measured = min(measured, len(forwards))
-        recorder.measure(measured)
-        whole = forwards[0] if len(forwards) == 1 else joined(forwards, self.samples)
-        assert whole is not None
+    def _run(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
+        """These lanes in one forward, or the first alone where their arguments cannot be joined."""
+        whole = asked.forwards[0] if len(asked.forwards) == 1 else joined(asked.forwards, self.samples)
+        if whole is None:
+            return self._run(asked.part(0, 1))
+        recorder = self.recorders[whole.module]
+        recorder.begin(asked.step, self.steps, asked.specs)
+        recorder.measure(asked.measured)
         answer = whole.run()
-        taken = {name: value[0] for name, value in recorder.take().items()} if measured else {}
-        return ([answer] if len(forwards) == 1 else cut(answer, len(forwards), self.samples)), taken
+        taken = {name: value[0] for name, value in recorder.take().items()} if asked.measured else {}
+        lanes = len(asked.forwards)
+        return ([answer] if lanes == 1 else cut(answer, lanes, self.samples)), taken
 
-    def _try(
-        self, step: int, forwards: Sequence[Forward], specs: Sequence[Intervention], measured: int
-    ) -> tuple[list[Any], dict[str, Tensor]]:
+    def _try(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """Answer one by one, then together, compare, and remember which to take from now on."""
         self.lanes.together = False
-        apart = self.answer(step, self.conditional if measured else -1, forwards, specs, measured)
-        if joined(forwards, self.samples) is None:
+        apart, alone = self._timed(asked)
+        if joined(asked.forwards, self.samples) is None:
             self.lanes.why = "arguments of its network have no rows to join"
             return apart
-        self.lanes.together = True
         try:
-            seconds = [
-                self._timed(step, forwards, specs, measured, together) for together in (False, True, False, True)
-            ]
-            batch = self.answer(step, self.conditional if measured else -1, forwards, specs, measured)
+            self.lanes.together = True
+            batch, joint = self._timed(asked)
+            if joint < SHORT:  # what a first time does besides weighs too much
+                joint = self._timed(asked)[1]
+                self.lanes.together = False
+                alone = self._timed(asked)[1]
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             self.lanes.together, self.lanes.why = False, f"a batch of lanes was refused: {str(error).splitlines()[0]}"
             return apart
-        alone, joint = min(seconds[::2]), min(seconds[1::2])
-        apart_by = _difference(apart[0], batch[0])
-        if apart_by > 1:
-            self.lanes.together, self.lanes.why = False, "a batch of lanes is answered otherwise than each lane alone"
-        elif joint >= alone:
-            self.lanes.together, self.lanes.why = False, f"a batch of lanes takes {joint / alone:.2f} of the time"
-        else:
-            self.lanes.why = f"a batch of lanes takes {joint / alone:.2f} of the time"
+        alike = _difference(apart[0], batch[0]) <= 1
+        self.lanes.together = alike and joint < alone
+        self.lanes.why = (
+            f"a batch of lanes takes {joint / alone:.2f} of the time"
+            if alike
+            else "a batch of lanes is answered otherwise than each lane alone"
+        )
         return apart
 
-    def _timed(
-        self, step: int, forwards: Sequence[Forward], specs: Sequence[Intervention], measured: int, together: bool
-    ) -> float:
-        self.lanes.together = together
-        device = next(iter(self.recorders)).parameters().__next__().device
+    def _timed(self, asked: Asked) -> tuple[tuple[list[Any], dict[str, Tensor]], float]:
+        """All lanes, as they go now, and the seconds it takes."""
         start = time.perf_counter()
-        self.answer(step, self.conditional if measured else -1, forwards, specs, measured)
-        if device.type == "cuda":
+        answered = self._all(asked)
+        if (device := _device(asked.forwards[0].module)).type == "cuda":
             torch.cuda.synchronize(device)
-        self.lanes.together = True
-        return time.perf_counter() - start
+        return answered, time.perf_counter() - start
 
     def _at_once(self, forwards: Sequence[Forward]) -> int:
-        module = forwards[0].module
-        rows = ROWS.get(next(module.parameters()).device.type, ROWS["cpu"])
+        rows = ROWS.get(_device(forwards[0].module).type, ROWS["cpu"])
         most = max(1, rows // max(forwards[0].rows, 1))
         return min(most, self.lanes.most or most)
 
@@ -146,6 +156,10 @@ class Network:
         self.lanes.most = at_once // 2
         warnings.warn(f"out of memory with {at_once} lanes in a batch: going on with {self.lanes.most}", stacklevel=2)
         return self.lanes.most
+
+
+def _device(module: torch.nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 def _stacked(recorded: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

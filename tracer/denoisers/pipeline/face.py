@@ -16,7 +16,7 @@ from tracer.denoisers.pipeline.call import Call
 from tracer.denoisers.pipeline.conduct import Conduct, conduct
 from tracer.denoisers.pipeline.denoiser import Pipeline
 from tracer.denoisers.pipeline.levels import prediction_of, schedule
-from tracer.denoisers.pipeline.probe import Probed, probe
+from tracer.denoisers.pipeline.probe import Probed, aligned, probe
 from tracer.denoisers.pipeline.rehearsal import Rehearsed, rehearse
 from tracer.denoisers.pipeline.weights import weights_in_words
 from tracer.samplers.base import Move, Sampler, Schedule
@@ -88,7 +88,7 @@ class _Made:
             return True
         text = self._text(sample)
         longer = replace(sample, prompt=f"{text} {text} {text}".strip())
-        return probe(self.pipe, self.asked.of([replace(sample, prompt=text), longer])).uniform
+        return aligned(self.pipe, self.asked.of([replace(sample, prompt=text), longer]))
 
     def _text(self, sample: Sample) -> str:
         prompts = self.asked.of([sample]).get("prompt") or [""]

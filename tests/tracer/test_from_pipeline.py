@@ -138,6 +138,8 @@ def test_the_trial_says_what_it_found(sd3, tmp_path):
     traced(sd3, tmp_path, "R1S0", "sink-k1")
     assert sd3.lanes.together in (True, False)
     assert "of the time" in sd3.lanes.why
+    (launch,) = (json.loads(file.read_text()) for file in (tmp_path / "run").rglob("launches/*.json"))
+    assert launch["lanes"] == [f"{'together' if sd3.lanes.together else 'one by one'}: {sd3.lanes.why}"]
 
 
 def test_an_arm_that_departs_later_is_not_asked_before(sd3, tmp_path):

@@ -398,6 +398,12 @@ class Request:
         own = self.denoiser if isinstance(self.denoiser, str | None) else self.denoiser.name
         return self.checkpoint or own or DEFAULT
 
+    def first_prompt(self) -> str:
+        """What the first sample is told where a model is told prompts. Raises PromptError."""
+        from tracer.prompts import load
+
+        return load("emoji" if self.prompts is None else self.prompts, count=1)[0].text
+
     def loader_options(self) -> dict[str, Any]:
         """What the model's loader is handed besides its checkpoint, device and dtype, by name."""
         named = {name: getattr(self, name) for name, how in parameters().items() if how.option}
@@ -415,7 +421,7 @@ class Request:
                     checkpoint=self.checkpoint,
                     device=self.device,
                     dtype=self.dtype,
-                    run={"steps": self.steps, "guidance": self.guidance},
+                    run={"steps": self.steps, "guidance": self.guidance, "prompt": self.first_prompt},
                     **self.loader_options(),
                 )
         own = {"checkpoint": None, "device": None, "dtype": DTYPES[0], "options": None}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from tracer.denoisers.images import Size
 from tracer.denoisers.pipeline.arguments import call_arguments, is_picture, picture_file
 from tracer.denoisers.pipeline.index import Index, read_index
 from tracer.denoisers.pipeline.load import load_pipeline
+
+PLAIN = "a photo"
+"""The prompt of a pipeline that is loaded for no run."""
 
 
 def load_any(
@@ -34,10 +38,12 @@ def load_any(
     call: Mapping[str, Any] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    prompt: Callable[[], str] = lambda: PLAIN,
 ) -> Denoiser:
     """Any diffusers pipeline from a folder or the hub; `call` and what has an option of its own go to its own call.
 
-    t5: False leaves the T5 of an SD3 out. The rest is as in `load_pipeline` and `call_arguments`. Raises
+    t5: False leaves the T5 of an SD3 out. prompt: gives the one that the pipeline is probed with, the first of the run;
+    every sample brings its own. The rest is as in `load_pipeline` and `call_arguments`. Raises
     CheckpointError, also where the pipeline itself fails when it is called, and what `tracer.from_pipeline` raises.
     """
     from tracer.denoisers.pipeline.face import from_pipeline
@@ -51,6 +57,8 @@ def load_any(
     index = read_index(folder, checkpoint)
     sides = (size, size) if isinstance(size, int) else size
     arguments = call_arguments(index.pipeline, call=call, size=sides, negative=negative, steps=steps, guidance=guidance)
+    if "prompt" in inspect.signature(index.pipeline.__call__).parameters:
+        arguments["prompt"] = prompt()
     pipe, provenance = load_pipeline(
         checkpoint, device=device, dtype=dtype, variant=variant, lora=lora, parts=parts, offload=offload,
         vae_tiling=vae_tiling, without=t5_parts(index, t5),

@@ -170,6 +170,9 @@ def execute(plan: Plan, path: Path, *, progress: Progress | None = None, lease: 
                 tell(0)
 
         store.share(writer, pending, compute, done=done)
+        itself = optional_parts(plan.denoiser).runs_itself
+        if own and itself is not None and itself.told is not None:
+            writer.note("lanes", itself.told())
     store.settle(path, lease)
 
 

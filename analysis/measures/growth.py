@@ -205,7 +205,11 @@ def sentence(dataset: xr.Dataset) -> str:
         low, error, high = (float(bound) for bound in runs.bounds(at["error_interval"]))
         text = f"{arm} ends {error:.3g} [{low:.3g}, {high:.3g}] from its clean twin"
         if dataset.attrs["null"] == INJECTED_NULL:
-            text += f" (addition alone, carried by the sampler: {float(runs.bounds(at['null_interval'])[1]):.3g})"
+            alone = float(runs.bounds(at["null_interval"])[1])
+            carried = (
+                f", carried by the sampler: {alone:.3g}" if np.isfinite(alone) else ": this sampler has no factors"
+            )
+            text += f" (addition alone{carried})"
         parts.append(text)
     least = float(dataset["floor"].sel(coordinate="raw").isel(step=-1))
     tail = f" The numerical floor is {f'{least:.1e}' if least else '0 (bit-identical)'}." if np.isfinite(least) else ""

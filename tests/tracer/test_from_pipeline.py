@@ -138,6 +138,8 @@ def test_the_trial_says_what_it_found(sd3, tmp_path):
     traced(sd3, tmp_path, "R1S0", "sink-k1")
     assert sd3.lanes.together in (True, False)
     assert "of the time" in sd3.lanes.why
+    (launch,) = (json.loads(file.read_text()) for file in (tmp_path / "run").rglob("launches/*.json"))
+    assert launch["lanes"] == [f"{'together' if sd3.lanes.together else 'one by one'}: {sd3.lanes.why}"]
 
 
 def test_an_arm_that_departs_later_is_not_asked_before(sd3, tmp_path):
@@ -362,5 +364,6 @@ def test_embeddings_may_stand_in_the_place_of_prompts(tmp_path):
     from_text = traced(tracer.from_pipeline(pipe, **call, **told), tmp_path / "text")
     run = traced(tracer.from_pipeline(pipe, **call, **embedded), tmp_path / "embedded", samples=3)
     for name in ("trajectory/latent", "trajectory/delta"):
-        np.testing.assert_array_equal(run[name].isel(sample=slice(0, 2)).values, from_text[name].values)
+        one, other = (each[name].sel(sample=slice(0, 1)).values for each in (run, from_text))
+        np.testing.assert_allclose(one, other, atol=1e-4)
     assert "prompt" not in run.coords

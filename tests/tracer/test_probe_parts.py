@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from interventions import Segment, TokenLayout
 from tracer.denoisers.pipeline.grids import grid_of, grids, halved
 from tracer.denoisers.pipeline.guidance import conditional, copies_in
-from tracer.denoisers.pipeline.layouts import pairs_of
+from tracer.denoisers.pipeline.layouts import Side, layout_of, pairs_of
 from tracer.denoisers.pipeline.movement import Sources
 from tracer.denoisers.pipeline.text import retold, reworded, unpooled
 from tracer.denoisers.pipeline.unpacking import placed, undecoded
@@ -64,6 +65,19 @@ def test_as_many_tokens_as_frames_are_frames_unless_each_frame_is_a_row(rows, gr
     sources = one_call(rows=rows)
     (pair,) = pairs_of([("attn", sources, sources)], (3, 8, 12) if rows == 96 else (3, 1, 3), "M", unet=True).values()
     assert pair[0].segments[0].grid == grid
+
+
+def test_a_text_of_no_fixed_length_may_stand_in_cross_attention_alone():
+    image, text = Side((Segment("image", grid=(4, 6)),)), Side((Segment("text", 7),))
+    pairs = {("blocks.N.attn1", 24, 24): (image, image), ("blocks.N.attn2", 24, 7): (image, text)}
+    calls = [("blocks.0.attn1", 24, 24), ("blocks.0.attn2", 24, 7)]
+    shorter = [("blocks.0.attn1", 24, 24), ("blocks.0.attn2", 24, 3)]
+    layout = layout_of(image, pairs, [calls, shorter], 0, elastic=True)
+    for words in (3, 7, 11):
+        queries, keys = layout.for_call(24, words, cross=True, site="blocks.0.attn2")
+        assert queries == TokenLayout((4, 6))
+        assert keys == TokenLayout((0, 0), text=words)
+    assert layout.for_call(24, 24, cross=False, site="blocks.0.attn1") == (TokenLayout((4, 6)),) * 2
 
 
 TARGETS = {

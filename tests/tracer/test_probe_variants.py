@@ -106,6 +106,38 @@ def test_attention_between_frames_of_a_unet_is_one_place_in_all_frames():
     assert math.isnan(found.agreement)
 
 
+def test_sound_is_a_state_of_one_row():
+    """Stable Audio: a token of the seconds before the sound's, all without bias before a norm, so that a state that is
+    only louder moves nothing; cross attention to the text and two tokens of the seconds."""
+    import diffusers
+    from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+
+    from tests.zoo.text import T5, WIDTH, t5
+
+    encoder, tokenizer = t5()
+    tokenizer.model_max_length = T5
+    transformer = diffusers.StableAudioDiTModel(
+        sample_size=8, in_channels=3, out_channels=3, num_layers=1, attention_head_dim=4, num_attention_heads=2,
+        num_key_value_attention_heads=2, cross_attention_dim=4, cross_attention_input_dim=4, time_proj_dim=8,
+        global_states_input_dim=8,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderOobleck(
+        encoder_hidden_size=6, downsampling_ratios=[1, 2], decoder_channels=3, decoder_input_channels=3,
+        channel_multiples=[2, 4], sampling_rate=4,
+    )  # fmt: skip
+    pipeline = diffusers.StableAudioPipeline(
+        transformer=transformer, vae=vae, text_encoder=encoder, tokenizer=tokenizer,
+        projection_model=StableAudioProjectionModel(WIDTH, conditioning_dim=4, min_value=0, max_value=32),
+        scheduler=diffusers.EDMDPMSolverMultistepScheduler(sigma_data=1.0, prediction_type="v_prediction"),
+    )  # fmt: skip
+    found = probe(pipeline, {"prompt": ["a dog", "a cat"], "num_inference_steps": 4, "audio_end_in_s": 4.0})
+    assert (found.frames, found.channels, found.height, found.width) == (1, 3, 1, 8)
+    queries, keys = found.layout.for_call(9, T5 + 2)
+    assert order(queries) == order(found.layout.for_call(9, 9)[1]) == [("prefix", 1), ("image", 8)]
+    assert order(keys) == [("text", T5 + 2)]
+    assert queries.grid == (1, 8)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

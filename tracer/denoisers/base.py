@@ -120,7 +120,7 @@ class RunsItself:
     prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
     the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.
     asked: evaluations of the network in a step, those of guidance included. called: the denoiser of a call with other
-    arguments.
+    arguments. told: how its lanes went through the network, in words, once they did.
     """
 
     opened: Callable[..., AbstractContextManager[OwnSteps]]
@@ -132,6 +132,7 @@ class RunsItself:
     alone: str = ""
     asked: int = 1
     called: Callable[[Mapping[str, Any]], Denoiser] | None = None
+    told: Callable[[], str] | None = None
 
 
 @runtime_checkable

@@ -73,7 +73,7 @@ class Pipeline:
             self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
             "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
             self.rehearsed.asked,
-            self.called,
+            self.called, lambda: f"{'together' if self.lanes.together else 'one by one'}: {self.lanes.why}",
         )  # fmt: skip
         guidance = self.asked.value("guidance_scale")
         self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}

@@ -173,10 +173,11 @@ def layout_of(
     for lengths, kinds in table.items():
         for (query, key), names in kinds.items():
             layouts = query.layout, key.layout
-            told_apart = len(kinds) > 1 or (elastic and not query.count("image"))
+            of_its_own = query != key or not query.count("image")  # else the layout itself says how it is stretched
+            told_apart = len(kinds) > 1 or (elastic and of_its_own and query.count("text") + key.count("text"))
             calls.update({(*lengths, site): layouts for site in names} if told_apart else {lengths: layouts})
     if not any(segment.size for segment in extra):
-        calls = {key: pair for key, pair in calls.items() if pair[0].segments != main.segments or len(key) == 3}
+        calls = {key: pair for key, pair in calls.items() if key != (main.tokens, main.tokens)}
     segments = (*main.segments, *extra)
     elastic = elastic and sum(segment.kind == "text" and segment.size > 0 for segment in segments) == 1
     return TokenLayout.of(*segments, calls=calls, elastic=elastic)

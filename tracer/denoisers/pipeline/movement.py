@@ -22,6 +22,7 @@ from tracer.denoisers.pipeline.unpacking import Unpacking
 
 _MOVED = 1e-6  # of the longest token; without attention, what does not hang on the state stays to the last bit
 _ROUNDED = 4  # roundings, of a token's own length, deep in a network: experts are computed in groups that others change
+_ANOTHER = 0x5EED
 _ALIKE = 1e-3  # of its own length: how near a token is to its neighbour when both are the same learned one
 Moved = tuple[torch.Tensor, torch.Tensor]
 """How far the queries and the keys of an attention call have moved, [sample, token] each."""
@@ -66,7 +67,8 @@ class Movement:
         self.trial, self.unpack = trial, unpack
         self.asking = Asking(trial, unpack, place, samples)
         self.state = unpack.canonical(trial.first.sample)
-        draw = torch.randn(self.state.shape, generator=torch.Generator().manual_seed(seed))
+        # not the pipeline's own noise of that seed, only louder: a norm over features would hide it
+        draw = torch.randn(self.state.shape, generator=torch.Generator().manual_seed(seed + _ANOTHER))
         self.other = (draw * LOUD * self.state.float().std().cpu()).to(self.state)
         self.base = self.asking(self.state, self.asking.many)
         self.arguments = self.asking.arguments

@@ -10,7 +10,7 @@ import torch
 LONG = 300
 LOUD = 10
 """What is drawn anew is so many times as large as what it replaces, so that it shows in every token and precision."""
-_NOT_TEXT = ("mask", "ids", "rotary", "image", "img", "control", "time", "freqs")
+_NOT_TEXT = ("mask", "ids", "rotary", "image", "img", "control", "time", "global", "freqs")
 _WORDS = "input_ids"
 
 

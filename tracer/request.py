@@ -19,7 +19,7 @@ from tracer.denoisers.base import DTYPES
 from tracer.denoisers.checkpoints import DEFAULT
 from tracer.quiet import quiet
 from tracer.store.places import expanded
-from tracer.typed_values import call_value, named_values, sides, size_in_words
+from tracer.typed_values import call_value, named_values, sides, size_in_words, without_paths
 
 if TYPE_CHECKING:
     import torch
@@ -387,7 +387,7 @@ class Request:
     def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """The stored configuration: the stored keys, from `resolved` where the plan had to fill them in."""
         own = {
-            how.stored: getattr(self, name)
+            how.stored: without_paths(name, getattr(self, name))
             for name, how in parameters().items()
             if how.stored and not (how.later and getattr(self, name) == how.default)
         }

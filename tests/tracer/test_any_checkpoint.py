@@ -198,23 +198,33 @@ def test_arguments_that_a_call_does_not_have_are_refused_by_their_options():
     assert call_arguments(FluxPipeline) == {}
 
 
-def test_a_picture_is_named_by_its_file(root, handed, tmp_path):
+def test_a_picture_is_named_by_its_file(root, tmp_path):
+    """Image to image: the file's picture reaches the pipeline, its content is stored and compared, its place is not."""
     from PIL import Image
 
-    ZOO["wan21-i2v"].make()[0].save_pretrained(root / "video")
-    Image.new("RGB", (32, 16), "red").save(tmp_path / "red.png")
-    result = run("--checkpoint", str(root / "video"), "--out", str(tmp_path / "r"))
-    assert "must be told image" in result.output
-    result = run("--checkpoint", str(root / "video"), "--call", "image=@/nowhere.png", "--out", str(tmp_path / "r"))
-    assert "no picture can be read" in result.output
-    out = ("--out", str(tmp_path / "r"))
-    words = ("--checkpoint", str(root / "video"), "--call", f"image=@{tmp_path / 'red.png'}")
-    assert run(*words, *out).exit_code == 0
-    assert handed["call"]["image"].getpixel((0, 0)) == (255, 0, 0)
-    Image.new("RGB", (32, 16), "blue").save(tmp_path / "red.png")
-    other = run(*words, *out, "--resume")
+    ZOO["sd15-img2img"].make()[0].save_pretrained(root / "again")
+    file, out = tmp_path / "red.png", ("--out", str(tmp_path / "r"))
+    Image.new("RGB", (24, 16), "red").save(file)
+    words = ("--checkpoint", str(root / "again"), "--prompts", "a red heart", "--no-floor", *out)
+    refused = run(*words, "--call", "image=@/nowhere.png")
+    assert "no picture can be read" in refused.output
+    result = run(*words, "--call", f"image=@{file}", "--call", "strength=1.0")
+    assert result.exit_code == 0, result.output
+    config = read_config(tmp_path / "r")
+    assert config["call"]["image"] == "@red.png"
+    assert str(tmp_path) not in json.dumps(config)
+    Image.new("RGB", (24, 16), "blue").save(file)
+    other = run(*words, "--call", f"image=@{file}", "--call", "strength=1.0", "--resume")
     assert other.exit_code == 2
-    assert "checkpoint.pictures.image" in other.output
+    assert "pipeline_call.image" in other.output
+
+
+def test_what_is_stored_holds_no_path_of_this_machine(sd3, tmp_path):
+    """As a checkpoint's folder is stored by its name; hub ids stay what they are."""
+    asked = Request(lora=[f"{sd3}=0.5", "org/name", "org/name/a.safetensors=2"], parts={"vae": sd3, "unet": "org/x"})
+    stored = asked.configuration({})
+    assert stored["lora"] == ["sd3=0.5", "org/name", "org/name/a.safetensors=2"]
+    assert stored["parts"] == {"vae": "sd3", "unet": "org/x"}
 
 
 def test_a_pipeline_that_fails_says_how_it_was_called(flux):

@@ -62,7 +62,7 @@ def call_arguments(
     for name in given:
         if name not in takes:
             raise CheckpointError(f"{FLAGS[name]}: a {pipeline.__name__} has no {name}. {_others(takes)}")
-    given |= {name: _picture(value) if is_picture(value) else value for name, value in (call or {}).items()}
+    given |= {name: _read(value) for name, value in (call or {}).items()}
     lacking = [
         name
         for name, parameter in list(takes.items())[1:]
@@ -76,21 +76,14 @@ def call_arguments(
     return given
 
 
-def is_picture(value: Any) -> bool:
-    """Whether an argument names the file of a picture, @FILE."""
-    return isinstance(value, str) and value.startswith("@")
-
-
-def picture_file(value: str) -> Path:
-    """@FILE -> the file."""
-    return Path(value[1:]).expanduser()
-
-
-def _picture(value: str) -> Any:
+def _read(value: Any) -> Any:
+    """The picture of a file where an argument is @FILE, else the argument itself."""
+    if not isinstance(value, str) or not value.startswith("@"):
+        return value
     from PIL import Image
 
     try:
-        return Image.open(picture_file(value)).convert("RGB")
+        return Image.open(Path(value[1:]).expanduser()).convert("RGB")
     except OSError as error:
         raise CheckpointError(f"--call {value}: no picture can be read from this file: {error}") from error
 

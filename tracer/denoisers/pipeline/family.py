@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from interventions.errors import InputError
 from tracer.denoisers.base import CheckpointError, Denoiser, ModelFamily
 from tracer.denoisers.checkpoints import folder_of, is_embedded
 from tracer.denoisers.images import Size
-from tracer.denoisers.pipeline.arguments import call_arguments, is_picture, picture_file
+from tracer.denoisers.pipeline.arguments import call_arguments
 from tracer.denoisers.pipeline.index import Index, read_index
 from tracer.denoisers.pipeline.load import load_pipeline
 
@@ -63,8 +62,6 @@ def load_any(
         checkpoint, device=device, dtype=dtype, variant=variant, lora=lora, parts=parts, offload=offload,
         vae_tiling=vae_tiling, without=t5_parts(index, t5),
     )  # fmt: skip
-    if pictures := {name: value for name, value in (call or {}).items() if is_picture(value)}:
-        provenance["pictures"] = {name: _digest(value) for name, value in pictures.items()}
     try:
         return from_pipeline(pipe, checkpoint=provenance, **arguments)
     except InputError:
@@ -77,10 +74,6 @@ def load_any(
             f"the {index.name} fails when it is called with {told}: {type(error).__name__}: {error}. "
             "--call NAME=VALUE gives it other arguments"
         ) from error
-
-
-def _digest(value: str) -> str:
-    return hashlib.sha256(picture_file(value).read_bytes()).hexdigest()
 
 
 def _is_ours(error: Exception) -> bool:

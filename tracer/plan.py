@@ -247,7 +247,8 @@ def _prompts(request: Request, denoiser: Denoiser) -> list[Prompt] | None:
     parts = optional_parts(denoiser)
     prompted = parts.prompted
     if request.prompts is None:
-        if parts.runs_itself and parts.runs_itself.prompts is not None:
+        given = not isinstance(request.denoiser, str | None)  # with its prompts; by name it is told those of the run
+        if given and parts.runs_itself and parts.runs_itself.prompts is not None:
             return load_prompts(list(parts.runs_itself.prompts), count=request.samples)
         return load_prompts("emoji", count=request.samples) if prompted else None
     chosen = load_prompts(request.prompts, count=request.samples)

@@ -19,7 +19,7 @@ from tracer.denoisers.base import DTYPES
 from tracer.denoisers.checkpoints import DEFAULT
 from tracer.quiet import quiet
 from tracer.store.places import expanded
-from tracer.typed_values import call_value, named_values, sides, size_in_words
+from tracer.typed_values import call_value, named_values, sides, size_in_words, without_paths
 
 if TYPE_CHECKING:
     import torch
@@ -387,7 +387,7 @@ class Request:
     def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """The stored configuration: the stored keys, from `resolved` where the plan had to fill them in."""
         own = {
-            how.stored: getattr(self, name)
+            how.stored: without_paths(name, getattr(self, name))
             for name, how in parameters().items()
             if how.stored and not (how.later and getattr(self, name) == how.default)
         }
@@ -397,6 +397,12 @@ class Request:
         """What is loaded, as it was asked for: a checkpoint, or a family's own."""
         own = self.denoiser if isinstance(self.denoiser, str | None) else self.denoiser.name
         return self.checkpoint or own or DEFAULT
+
+    def first_prompt(self) -> str:
+        """What the first sample is told where a model is told prompts. Raises PromptError."""
+        from tracer.prompts import load
+
+        return load("emoji" if self.prompts is None else self.prompts, count=1)[0].text
 
     def loader_options(self) -> dict[str, Any]:
         """What the model's loader is handed besides its checkpoint, device and dtype, by name."""
@@ -415,7 +421,7 @@ class Request:
                     checkpoint=self.checkpoint,
                     device=self.device,
                     dtype=self.dtype,
-                    run={"steps": self.steps, "guidance": self.guidance},
+                    run={"steps": self.steps, "guidance": self.guidance, "prompt": self.first_prompt},
                     **self.loader_options(),
                 )
         own = {"checkpoint": None, "device": None, "dtype": DTYPES[0], "options": None}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from interventions.errors import InputError
+from tracer.denoisers.checkpoints import recorded
 
 PICTURE = "@"
 """In front of the file of a picture, where an argument is one."""
@@ -32,6 +33,26 @@ def sides(size: Any) -> tuple[int, int]:
 def call_value(text: str) -> Any:
     """The value of an argument: JSON, or @FILE for a picture, which stays text. Raises ValueError."""
     return text if text.startswith(PICTURE) else json.loads(text)
+
+
+def without_paths(name: str, value: Any) -> Any:
+    """What is stored of a field: of files and folders of this machine their names alone."""
+    if name == "lora":
+        return [_scaled(*text.rpartition("=")) for text in value]
+    if name == "parts":
+        return {part: recorded(where) for part, where in dict(value).items()}
+    if name == "call":
+        return {each: _without_path(argument) for each, argument in dict(value).items()}
+    return value
+
+
+def _scaled(where: str, equals: str, last: str) -> str:
+    """WHERE=SCALE, or WHERE alone, which is then the last part."""
+    return f"{recorded(where)}={last}" if equals else recorded(last)
+
+
+def _without_path(value: Any) -> Any:
+    return f"{PICTURE}{recorded(value[1:])}" if isinstance(value, str) and value.startswith(PICTURE) else value
 
 
 def named_values(

@@ -1,6 +1,7 @@
 """`trace run --checkpoint ANY`: which family reads it, what its options become, and what is refused by name."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from tracer import store
 from tracer.cli.command import command_of
 from tracer.cli.main import main
 from tracer.denoisers import CheckpointError, load
-from tracer.denoisers.pipeline.arguments import PLAIN, call_arguments
-from tracer.request import Request
+from tracer.denoisers.pipeline.arguments import call_arguments
+from tracer.request import Request, parameters
 from tracer.store import read_config
 
 OWN = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "height", "width")
@@ -56,24 +57,24 @@ def handed(monkeypatch):
     return seen
 
 
-def words(*more):
+def words_of(*more):
     return ["run", "--mask", "R1S0", "--samples", "2", "--steps", "3", "--device", "cpu", "--record", "norms", *more]
 
 
 def run(*more):
-    return CliRunner().invoke(main, words(*more))
+    return CliRunner().invoke(main, words_of(*more))
 
 
 def test_the_options_become_arguments_of_the_pipelines_own_call(flux, handed, tmp_path):
     result = run(
         "--checkpoint", flux, "--out", str(tmp_path / "r"), "--guidance", "2.5", "--size", "64x32",
         "--negative", "blurry", "--call", "true_cfg_scale=4", "--call", 'prompt_2="a cat"',
-        "--call", "max_sequence_length=16",
+        "--call", "max_sequence_length=16", "--prompts", "a red heart",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert type(handed["pipe"]).__name__ == "FluxPipeline"
     assert handed["call"] == {
-        "prompt": PLAIN, "num_inference_steps": 3, "guidance_scale": 2.5, "height": 64, "width": 32,
+        "prompt": "a red heart", "num_inference_steps": 3, "guidance_scale": 2.5, "height": 64, "width": 32,
         "negative_prompt": "blurry", "true_cfg_scale": 4, "prompt_2": "a cat", "max_sequence_length": 16,
     }  # fmt: skip
     config = read_config(tmp_path / "r")
@@ -194,26 +195,36 @@ def test_arguments_that_a_call_does_not_have_are_refused_by_their_options():
         call_arguments(DiTPipeline, call={"class_labels": [1]}, negative="x")
     with pytest.raises(CheckpointError, match="--size HxW: a StableDiffusionImg2ImgPipeline has no height"):
         call_arguments(StableDiffusionImg2ImgPipeline, size=(8, 8))
-    assert "prompt" in call_arguments(FluxPipeline)
+    assert call_arguments(FluxPipeline) == {}
 
 
-def test_a_picture_is_named_by_its_file(root, handed, tmp_path):
+def test_a_picture_is_named_by_its_file(root, tmp_path):
+    """Image to image: the file's picture reaches the pipeline, its content is stored and compared, its place is not."""
     from PIL import Image
 
-    ZOO["wan21-i2v"].make()[0].save_pretrained(root / "video")
-    Image.new("RGB", (32, 16), "red").save(tmp_path / "red.png")
-    result = run("--checkpoint", str(root / "video"), "--out", str(tmp_path / "r"))
-    assert "must be told image" in result.output
-    result = run("--checkpoint", str(root / "video"), "--call", "image=@/nowhere.png", "--out", str(tmp_path / "r"))
-    assert "no picture can be read" in result.output
-    out = ("--out", str(tmp_path / "r"))
-    words = ("--checkpoint", str(root / "video"), "--call", f"image=@{tmp_path / 'red.png'}")
-    assert run(*words, *out).exit_code == 0
-    assert handed["call"]["image"].getpixel((0, 0)) == (255, 0, 0)
-    Image.new("RGB", (32, 16), "blue").save(tmp_path / "red.png")
-    other = run(*words, *out, "--resume")
+    ZOO["sd15-img2img"].make()[0].save_pretrained(root / "again")
+    file, out = tmp_path / "red.png", ("--out", str(tmp_path / "r"))
+    Image.new("RGB", (24, 16), "red").save(file)
+    words = ("--checkpoint", str(root / "again"), "--prompts", "a red heart", "--no-floor", *out)
+    refused = run(*words, "--call", "image=@/nowhere.png")
+    assert "no picture can be read" in refused.output
+    result = run(*words, "--call", f"image=@{file}", "--call", "strength=1.0")
+    assert result.exit_code == 0, result.output
+    config = read_config(tmp_path / "r")
+    assert config["call"]["image"] == "@red.png"
+    assert str(tmp_path) not in json.dumps(config)
+    Image.new("RGB", (24, 16), "blue").save(file)
+    other = run(*words, "--call", f"image=@{file}", "--call", "strength=1.0", "--resume")
     assert other.exit_code == 2
-    assert "checkpoint.pictures.image" in other.output
+    assert "pipeline_call.image" in other.output
+
+
+def test_what_is_stored_holds_no_path_of_this_machine(sd3, tmp_path):
+    """As a checkpoint's folder is stored by its name; hub ids stay what they are."""
+    asked = Request(lora=[f"{sd3}=0.5", "org/name", "org/name/a.safetensors=2"], parts={"vae": sd3, "unet": "org/x"})
+    stored = asked.configuration({})
+    assert stored["lora"] == ["sd3=0.5", "org/name", "org/name/a.safetensors=2"]
+    assert stored["parts"] == {"vae": "sd3", "unet": "org/x"}
 
 
 def test_a_pipeline_that_fails_says_how_it_was_called(flux):
@@ -222,6 +233,13 @@ def test_a_pipeline_that_fails_says_how_it_was_called(flux):
         CheckpointError, match=r"the FluxPipeline fails when it is called with .*max_sequence_length=9999"
     ):
         load(checkpoint=flux, device="cpu", size=(16, 16), call={"max_sequence_length": 9999})
+
+
+def options_of(words):
+    """What the words of a command come to: what the loader is handed, steps and guidance."""
+    typed = main.get_command(None, "run").make_context("run", list(words[1:])).params
+    asked = Request(**{name: value for name, value in typed.items() if name in parameters()})
+    return asked.loader_options(), asked.steps, asked.guidance
 
 
 @pytest.mark.parametrize("name", ["flux1", "sd15-dpm", "wan21"])
@@ -233,12 +251,14 @@ def test_any_family_runs_from_its_folder_on_the_command_line(name, tmp_path):
     made.save_pretrained(tmp_path / name)
     size = [] if "height" not in call else ["--size", f"{call['height']}x{call['width']}"]
     beyond = {key: value for key, value in call.items() if key not in OWN}
-    words = [word for key, value in beyond.items() for word in ("--call", f"{key}={json.dumps(value)}")]
+    called = [word for key, value in beyond.items() for word in ("--call", f"{key}={json.dumps(value)}")]
     guidance = ["--guidance", str(call["guidance_scale"])] if "guidance_scale" in call else []
-    shown = ["--prompts", "a red heart", *size, *words, *guidance, "--record", "norms,latents,images"]
-    result = run("--checkpoint", str(tmp_path / name), *shown, "--no-floor", "--out", str(tmp_path / "r"))
+    shown = ["--prompts", "a red heart", *size, *called, *guidance, "--record", "norms,latents,images"]
+    words = words_of("--checkpoint", str(tmp_path / name), *shown, "--no-floor", "--out", str(tmp_path / "r"))
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     tree = store.open_run(tmp_path / "r")
+    assert options_of(words) == options_of(shlex.split(command_of(tree, read_config(tmp_path / "r")))[1:])
     stored = tree["images"].image.sel(arm="clean").isel(sample=0).values
     pipe = DiffusionPipeline.from_pretrained(tmp_path / name)
     pipe.set_progress_bar_config(disable=True)

@@ -26,14 +26,14 @@ def about(plan: Plan) -> list[str]:
     from tracer.samplers.base import PREDICTIONS
 
     config, checkpoint = plan.config, plan.config["checkpoint"]
-    corrections = ", ".join(f"{key} {value}" for key, value in checkpoint.items() if key not in {"id", "sha256"})
+    corrections = ", ".join(f"{key} {_said(value)}" for key, value in checkpoint.items() if key not in {"id", "sha256"})
     starts = "samples" if plan.request.paths == 1 else f"starts x {plan.request.paths} paths"
     lines = {
         "checkpoint": checkpoint["id"] + (f"  ({corrections})" if corrections else ""),
         "arms": f"clean + {len(plan.arms) - 1}: {_few([_named(arm) for arm in plan.arms[1:]], 6)}",
         **shown(plan),
-        "sampling": f"{config['samples']} {starts} x {config['steps']} {config['sampler']} steps, guidance "
-        f"{config['guidance']:g}, predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",
+        "sampling": f"{config['samples']} {starts} x {config['steps']} {config['sampler']} steps, {_guidance(plan)}, "
+        f"predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",
     }
     return _lines(lines)
 
@@ -47,6 +47,21 @@ def promises(plan: Plan, path: Path, price: Price) -> list[str]:
         f"on {plan.denoiser.device}",
     }
     return _lines(lines)
+
+
+def _said(value: Any) -> str:
+    """A part of the provenance in words: fingerprints are stored, not said."""
+    if isinstance(value, Mapping):
+        if "id" in value:
+            return f"{value['id']} x {value['scale']:g}" if "scale" in value else str(value["id"])
+        return " and ".join(f"{name} of {_said(each)}" for name, each in value.items())
+    return " and ".join(map(_said, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _guidance(plan: Plan) -> str:
+    """A pipeline's own, where nobody named one: its call knows it."""
+    named = plan.config.get("pipeline_call", {"guidance_scale": None})
+    return f"guidance {plan.config['guidance']:g}" if "guidance_scale" in named else "guidance as the pipeline has it"
 
 
 def _lines(named: Mapping[str, str]) -> list[str]:

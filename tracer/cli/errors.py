@@ -63,7 +63,17 @@ def answered(go_on: Callable[[], str | None] = lambda: None) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-RUN_PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "open_clip", "safetensors", "distributed")
+RUN_PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "timm",
+    "open_clip",
+    "safetensors",
+    "distributed",
+    "greenlet",
+)
 """What the extra `[run]` brings, by import name."""
 
 

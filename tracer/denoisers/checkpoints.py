@@ -91,6 +91,12 @@ def recognised(checkpoint: str | None) -> str:
     raise CheckpointError(f"{checkpoint} is a {kind}, one network; {_instead(kind)}")
 
 
+def recorded(where: str) -> str:
+    """The name that a place is recorded under: of a file or folder of this machine its own, without the path to it."""
+    path = Path(where).expanduser()
+    return path.name if path.exists() or path.is_absolute() or where.startswith((".", "~")) else where
+
+
 def is_hub_id(checkpoint: str) -> bool:
     """Whether a checkpoint that is no folder may be a hub id: owner/name, with @revision after it or not."""
     return not checkpoint.startswith((".", "~", "/")) and checkpoint.partition("@")[0].count("/") == 1

@@ -120,13 +120,14 @@ def _fetched_before(name: str, revision: str | None) -> Path:
 def _announced(name: str, revision: str | None, sizes: Mapping[str, int]) -> int:
     """Says how much is fetched, and returns it. Raises CheckpointError where the disk has no room for it."""
     import huggingface_hub
+    from huggingface_hub import constants
 
     missing = [
         size
         for file, size in sizes.items()
         if not isinstance(huggingface_hub.try_to_load_from_cache(name, file, revision=revision), str)
     ]
-    cache = place = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    cache = place = Path(constants.HF_HUB_CACHE)
     while not place.exists():
         place = place.parent
     total, free = sum(missing), shutil.disk_usage(place).free

@@ -32,8 +32,6 @@ OURS = {
     "callback_on_step_end_tensor_inputs": "every step is recorded",
 }
 """Arguments that are not the user's here, and why."""
-PLAIN = "a photo"
-"""The prompt that a pipeline is probed with; every sample brings its own."""
 
 
 def call_arguments(
@@ -45,7 +43,7 @@ def call_arguments(
     steps: int | None = None,
     guidance: float | None = None,
 ) -> dict[str, Any]:
-    """The arguments for `pipeline.__call__`. Raises CheckpointError for what it does not take.
+    """The arguments for `pipeline.__call__` but the prompt. Raises CheckpointError for what it does not take.
 
     size: (height, width) of the pictures. negative: prompt. call: any other arguments, by name; @FILE is a picture.
     """
@@ -64,14 +62,13 @@ def call_arguments(
     for name in given:
         if name not in takes:
             raise CheckpointError(f"{FLAGS[name]}: a {pipeline.__name__} has no {name}. {_others(takes)}")
-    given |= {"prompt": PLAIN} if "prompt" in takes else {}
-    given |= {name: _picture(value) if is_picture(value) else value for name, value in (call or {}).items()}
+    given |= {name: _read(value) for name, value in (call or {}).items()}
     lacking = [
         name
         for name, parameter in list(takes.items())[1:]
         if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
-    if lacking := [name for name in lacking if name not in given]:
+    if lacking := [name for name in lacking if name not in given and name != "prompt"]:
         raise CheckpointError(
             f"a {pipeline.__name__} must be told {', '.join(lacking)}: --call {lacking[0]}=VALUE, for a picture "
             f"--call {lacking[0]}=@FILE; for anything else tracer.from_pipeline(pipe, {lacking[0]}=...)"
@@ -79,21 +76,14 @@ def call_arguments(
     return given
 
 
-def is_picture(value: Any) -> bool:
-    """Whether an argument names the file of a picture, @FILE."""
-    return isinstance(value, str) and value.startswith("@")
-
-
-def picture_file(value: str) -> Path:
-    """@FILE -> the file."""
-    return Path(value[1:]).expanduser()
-
-
-def _picture(value: str) -> Any:
+def _read(value: Any) -> Any:
+    """The picture of a file where an argument is @FILE, else the argument itself."""
+    if not isinstance(value, str) or not value.startswith("@"):
+        return value
     from PIL import Image
 
     try:
-        return Image.open(picture_file(value)).convert("RGB")
+        return Image.open(Path(value[1:]).expanduser()).convert("RGB")
     except OSError as error:
         raise CheckpointError(f"--call {value}: no picture can be read from this file: {error}") from error
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,12 @@ from interventions.errors import InputError
 from tracer.denoisers.base import CheckpointError, Denoiser, ModelFamily
 from tracer.denoisers.checkpoints import folder_of, is_embedded
 from tracer.denoisers.images import Size
-from tracer.denoisers.pipeline.arguments import call_arguments, is_picture, picture_file
+from tracer.denoisers.pipeline.arguments import call_arguments
 from tracer.denoisers.pipeline.index import Index, read_index
 from tracer.denoisers.pipeline.load import load_pipeline
+
+PLAIN = "a photo"
+"""The prompt of a pipeline that is loaded for no run."""
 
 
 def load_any(
@@ -34,10 +37,12 @@ def load_any(
     call: Mapping[str, Any] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    prompt: Callable[[], str] = lambda: PLAIN,
 ) -> Denoiser:
     """Any diffusers pipeline from a folder or the hub; `call` and what has an option of its own go to its own call.
 
-    t5: False leaves the T5 of an SD3 out. The rest is as in `load_pipeline` and `call_arguments`. Raises
+    t5: False leaves the T5 of an SD3 out. prompt: gives the one that the pipeline is probed with, the first of the run;
+    every sample brings its own. The rest is as in `load_pipeline` and `call_arguments`. Raises
     CheckpointError, also where the pipeline itself fails when it is called, and what `tracer.from_pipeline` raises.
     """
     from tracer.denoisers.pipeline.face import from_pipeline
@@ -51,12 +56,12 @@ def load_any(
     index = read_index(folder, checkpoint)
     sides = (size, size) if isinstance(size, int) else size
     arguments = call_arguments(index.pipeline, call=call, size=sides, negative=negative, steps=steps, guidance=guidance)
+    if "prompt" in inspect.signature(index.pipeline.__call__).parameters:
+        arguments["prompt"] = prompt()
     pipe, provenance = load_pipeline(
         checkpoint, device=device, dtype=dtype, variant=variant, lora=lora, parts=parts, offload=offload,
         vae_tiling=vae_tiling, without=t5_parts(index, t5),
     )  # fmt: skip
-    if pictures := {name: value for name, value in (call or {}).items() if is_picture(value)}:
-        provenance["pictures"] = {name: _digest(value) for name, value in pictures.items()}
     try:
         return from_pipeline(pipe, checkpoint=provenance, **arguments)
     except InputError:
@@ -69,10 +74,6 @@ def load_any(
             f"the {index.name} fails when it is called with {told}: {type(error).__name__}: {error}. "
             "--call NAME=VALUE gives it other arguments"
         ) from error
-
-
-def _digest(value: str) -> str:
-    return hashlib.sha256(picture_file(value).read_bytes()).hexdigest()
 
 
 def _is_ours(error: Exception) -> bool:

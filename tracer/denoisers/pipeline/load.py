@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tracer.denoisers.base import CheckpointError
-from tracer.denoisers.checkpoints import class_name, folder_of, read_json
+from tracer.denoisers.checkpoints import class_name, folder_of, read_json, recorded
 from tracer.denoisers.fingerprint import fingerprint, fingerprinted
 from tracer.denoisers.hub import INDEX, check_variant
 from tracer.denoisers.pipeline.index import INSTALL, Index, read_index
@@ -138,7 +138,7 @@ def _provenance(
         | ({"variant": variant} if variant else {})
         | ({"without": sorted(without)} if without else {})
         | (
-            {"parts": {each: {"id": parts[each], "sha256": fingerprint(folder)} for each, folder in others.items()}}
+            {"parts": {each: {"id": recorded(parts[each]), "sha256": fingerprint(f)} for each, f in others.items()}}
             if others
             else {}
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer.denoisers.base import CheckpointError
-from tracer.denoisers.checkpoints import is_hub_id
+from tracer.denoisers.checkpoints import is_hub_id, recorded
 from tracer.denoisers.fingerprint import fingerprint
 from tracer.denoisers.hub import download_file
 from tracer.denoisers.pipeline.index import INSTALL, Index
@@ -33,7 +33,8 @@ class Lora:
 
     def described(self) -> dict[str, Any]:
         """What is recorded."""
-        return {"id": self.where, "sha256": fingerprint(self.file.parent, [self.file.name]), "scale": self.scale}
+        sha256 = fingerprint(self.file.parent, [self.file.name])
+        return {"id": recorded(self.where), "sha256": sha256, "scale": self.scale}
 
 
 def found_loras(index: Index, asked: Sequence[str]) -> list[Lora]:

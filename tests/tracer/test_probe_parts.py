@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from interventions import Segment, TokenLayout
+from tracer.denoisers.pipeline.asking import pattern
 from tracer.denoisers.pipeline.grids import grid_of, grids, halved
 from tracer.denoisers.pipeline.guidance import conditional, copies_in
 from tracer.denoisers.pipeline.layouts import Side, layout_of, pairs_of
@@ -78,6 +79,14 @@ def test_a_text_of_no_fixed_length_may_stand_in_cross_attention_alone():
         assert queries == TokenLayout((4, 6))
         assert keys == TokenLayout((0, 0), text=words)
     assert layout.for_call(24, 24, cross=False, site="blocks.0.attn1") == (TokenLayout((4, 6)),) * 2
+
+
+def test_sites_of_a_pattern_differ_in_the_numbers_of_their_blocks_alone():
+    assert pattern("blocks.0.attn2#1") == pattern("blocks.11.attn2#1") == "blocks.N.attn2#1"
+    assert pattern("blocks.0.attn1") != pattern("blocks.0.attn2")
+    assert pattern("down_blocks.0.attentions.1.transformer_blocks.0.attn1") == (
+        "down_blocks.N.attentions.N.transformer_blocks.N.attn1"
+    )
 
 
 TARGETS = {

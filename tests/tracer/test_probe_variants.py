@@ -155,6 +155,15 @@ def test_the_way_of_calling_does_not_matter(changes):
     assert found.copies == 1
 
 
+def test_self_and_cross_attention_of_equal_lengths_are_told_apart_by_their_site():
+    """As many words as patches: lengths alone would read the text as the image."""
+    layout = called("pixart-alpha", max_sequence_length=PATCHES).layout
+    for site, kind in (("transformer_blocks.0.attn1", "image"), ("transformer_blocks.1.attn2", "text")):
+        queries, keys = layout.for_call(PATCHES, PATCHES, cross=kind == "text", site=site)
+        assert order(queries) == [("image", PATCHES)]
+        assert order(keys) == [(kind, PATCHES)]
+
+
 def test_embeddings_instead_of_words_are_text():
     pipeline, call = ZOO["flux1"].make()
     embeddings, pooled, _ = pipeline.encode_prompt(prompt=call["prompt"], prompt_2=None, max_sequence_length=TEXT)

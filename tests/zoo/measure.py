@@ -41,11 +41,12 @@ class Row:
     `found`: the tokens of the recorded call, in words. `agreement`: the probe's own number. `right`: share of the
     tokens of all attention calls whose kind and cell are those that `Known` says. `clean`: largest difference of the
     final state from the plain call's; `pictures`: of the pictures, in levels of 255. `unpacked`: how far the state is
-    from what the decoder reads, but for a scale and a shift for each channel, relative. `floor`: what the arm
-    `full` changes of the final state, relative. `identities`: largest difference of F(x) and G(y) asked again. `mask`,
-    `fork`, `sinks`: of the final state under an arm from the dense reference's, relative. `together`: of the
-    final state when lanes go in one batch from that when each goes alone, relative. `acts`: what these arms change,
-    relative, at the least. `refused`: what does not work, with the reason. Relative is in the 2-norm.
+    from what the decoder reads, but for a scale and a shift for each channel. `floor`: what the arm `full` changes of
+    the final state. `identities`: largest difference of F(x) and G(y) asked again. `mask`, `fork`, `sinks`: of the
+    final state under an arm from the dense reference's. `together`: of the final state when lanes go in one batch from
+    that when each goes alone. `acts`: what the arms change that act in all steps, at the least; `departs`: what the one
+    does that departs later. All from `unpacked` on but `identities` are relative, in the 2-norm. `refused`: what does
+    not work, with the reason.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Row:
     sinks: float = np.nan
     together: float = np.nan
     acts: float = np.nan
+    departs: float = np.nan
     refused: tuple[str, ...] = ()
 
 
@@ -125,7 +127,8 @@ def measured(entry: Entry, folder: Path) -> Row:
         fork=distances.get(fork, np.nan),
         sinks=distances.get(SINKS, np.nan),
         together=in_one_batch,
-        acts=min((relative(final, end) for arm, end in ends.items() if arm != "full"), default=np.nan),
+        acts=min(relative(final, ends[arm]) for arm in arms),
+        departs=relative(final, ends[fork]) if fork else np.nan,
         refused=(*refused, *([f"lanes go one by one: {alone_why}"] if alone_why else [])),
     )
 

@@ -46,8 +46,8 @@ class Seen:
 
 
 def pattern(site: str) -> str:
-    """The name of a site without its numbers: sites of one pattern attend over the same tokens."""
-    return re.sub(r"\d+", "N", site)
+    """The name of a site without the numbers of its blocks: sites of one pattern attend over the same tokens."""
+    return re.sub(r"(?<![^.])\d+(?=\.)", "N", site)
 
 
 def as_it_is(_: str, value: Any) -> Any:

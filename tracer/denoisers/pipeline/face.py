@@ -16,7 +16,7 @@ from tracer.denoisers.pipeline.call import Call
 from tracer.denoisers.pipeline.conduct import Conduct, conduct
 from tracer.denoisers.pipeline.denoiser import Pipeline
 from tracer.denoisers.pipeline.levels import prediction_of, schedule
-from tracer.denoisers.pipeline.probe import Probed, probe
+from tracer.denoisers.pipeline.probe import Probed, aligned, probe
 from tracer.denoisers.pipeline.rehearsal import Rehearsed, rehearse
 from tracer.denoisers.pipeline.weights import weights_in_words
 from tracer.samplers.base import Move, Sampler, Schedule
@@ -49,13 +49,10 @@ class _Made:
     layout: TokenLayout | None
     checkpoint: Mapping[str, Any]
 
-    def for_sample(self, sample: Sample, elastic: bool = False) -> Pipeline:
-        """The denoiser, as this sample shows it. elastic: texts are known to have no fixed length."""
+    def for_sample(self, sample: Sample) -> Pipeline:
+        """The denoiser, as this sample shows it."""
         pipe, one = self.pipe, self.asked.of([sample])
         found = probe(pipe, one, layout=self.layout)
-        if elastic:  # which the longest text that the pipeline takes does not show
-            segments, calls = found.layout.segments, found.layout.calls
-            found = replace(found, layout=TokenLayout.of(*segments, calls=calls, elastic=True))
         seam = partial(attend, layout=found.layout, calls=found.calls, unreachable=found.unreachable)
         rehearsed = rehearse(pipe, self.asked.of([sample]), seam, found.conditional[2])
         scheduler, steps = rehearsed.scheduler, rehearsed.steps
@@ -80,7 +77,7 @@ class _Made:
             return own
         texts = {self._text(sample): sample for sample in [shown, *samples]}
         longest = texts[max(texts, key=len)]
-        return own if self._text(longest) == self._text(shown) else self.for_sample(longest, elastic=True)
+        return own if self._text(longest) == self._text(shown) else self.for_sample(longest)
 
     def _is_uniform(self, found: Probed, sample: Sample) -> bool:
         """Whether the image lies at the same places beside a longer prompt in one batch."""
@@ -88,7 +85,7 @@ class _Made:
             return True
         text = self._text(sample)
         longer = replace(sample, prompt=f"{text} {text} {text}".strip())
-        return probe(self.pipe, self.asked.of([replace(sample, prompt=text), longer])).uniform
+        return aligned(self.pipe, self.asked.of([replace(sample, prompt=text), longer]))
 
     def _text(self, sample: Sample) -> str:
         prompts = self.asked.of([sample]).get("prompt") or [""]

@@ -71,7 +71,8 @@ class Network:
     ) -> tuple[list[Any], dict[str, Tensor]]:
         """The answers of all lanes, and what was recorded of the first `measured` ones in the conditional forward."""
         asked = Asked(step, forwards, specs, measured if call == self.conditional else 0)
-        answers, recorded = self._try(asked) if self.lanes.together is None and len(forwards) > 1 else self._all(asked)
+        several = len(forwards) - isinstance(specs[0], Clean) > 1  # the clean lane is never joined
+        answers, recorded = self._try(asked) if self.lanes.together is None and several else self._all(asked)
         self.some = answers[0]
         return answers, recorded
 

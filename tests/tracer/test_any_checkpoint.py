@@ -182,6 +182,15 @@ def test_the_general_way_is_forced_by_its_name(sd3, handed):
         load("pipeline", device="cpu")
 
 
+def test_a_part_is_left_out_by_none(sd3, handed):
+    load("pipeline", checkpoint=sd3, device="cpu", parts={"text_encoder_3": "none", "tokenizer_3": "none"})
+    assert handed["pipe"].text_encoder_3 is None
+    assert handed["checkpoint"]["without"] == ["text_encoder_3", "tokenizer_3"]
+    assert "parts" not in handed["checkpoint"]
+    with pytest.raises(CheckpointError, match="without safety_checker: this StableDiffusion3Pipeline has none"):
+        load("pipeline", checkpoint=sd3, device="cpu", parts={"safety_checker": "none"})
+
+
 def test_arguments_that_a_call_does_not_have_are_refused_by_their_options():
     from diffusers import DiTPipeline, FluxPipeline, StableDiffusionImg2ImgPipeline
 

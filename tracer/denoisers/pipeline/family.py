@@ -17,6 +17,8 @@ from tracer.denoisers.pipeline.arguments import call_arguments
 from tracer.denoisers.pipeline.index import Index, read_index
 from tracer.denoisers.pipeline.load import load_pipeline
 
+NOTHING = "none"
+"""In the place of a part that is left out."""
 PLAIN = "a photo"
 """The prompt of a pipeline that is loaded for no run."""
 
@@ -41,9 +43,10 @@ def load_any(
 ) -> Denoiser:
     """Any diffusers pipeline from a folder or the hub; `call` and what has an option of its own go to its own call.
 
-    t5: False leaves the T5 of an SD3 out. prompt: gives the one that the pipeline is probed with, the first of the run;
-    every sample brings its own. The rest is as in `load_pipeline` and `call_arguments`. Raises
-    CheckpointError, also where the pipeline itself fails when it is called, and what `tracer.from_pipeline` raises.
+    t5: False leaves the T5 of an SD3 out, "none" in the place of a part any other. prompt: gives the one that the
+    pipeline is probed with, the first of the run; every sample brings its own. The rest is as in `load_pipeline` and
+    `call_arguments`. Raises CheckpointError, also where the pipeline itself fails when it is called, and what
+    `tracer.from_pipeline` raises.
     """
     from tracer.denoisers.pipeline.face import from_pipeline
 
@@ -58,9 +61,12 @@ def load_any(
     arguments = call_arguments(index.pipeline, call=call, size=sides, negative=negative, steps=steps, guidance=guidance)
     if "prompt" in inspect.signature(index.pipeline.__call__).parameters:
         arguments["prompt"] = prompt()
+    given = dict(parts or {})
+    without = [name for name, where in given.items() if where == NOTHING]
     pipe, provenance = load_pipeline(
-        checkpoint, device=device, dtype=dtype, variant=variant, lora=lora, parts=parts, offload=offload,
-        vae_tiling=vae_tiling, without=t5_parts(index, t5),
+        checkpoint, device=device, dtype=dtype, variant=variant, lora=lora, offload=offload, vae_tiling=vae_tiling,
+        parts={name: where for name, where in given.items() if where != NOTHING},
+        without=(*t5_parts(index, t5), *without),
     )  # fmt: skip
     try:
         return from_pipeline(pipe, checkpoint=provenance, **arguments)

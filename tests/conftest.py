@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,15 @@ def _has_folder(config: pytest.Config) -> bool:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.fixture(autouse=True)
+def _attention_backend_put_back():
+    """diffusers chooses a backend for the whole process when one model is told to: not for the tests that follow."""
+    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+    before = dispatch and dispatch._AttentionBackendRegistry._active_backend
+    yield
+    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+    if dispatch is not None:
+        native = dispatch.AttentionBackendName.NATIVE
+        dispatch._AttentionBackendRegistry._active_backend = before or native

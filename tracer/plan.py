@@ -226,8 +226,11 @@ def _called(request: Request, denoiser: Denoiser) -> Denoiser:
 
 
 def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_samples: int | None) -> tuple[Arm, ...]:
+    itself = optional_parts(denoiser).runs_itself
     for spec in specs:
-        if spec.scope.source == "clean" and optional_parts(denoiser).runs_itself:
+        if itself is not None:
+            itself.check(spec)
+        if spec.scope.source == "clean" and itself is not None:
             raise PlanError(
                 f"{spec}: in a pipeline every arm is a call of its own, so none sees the clean one's attention; "
                 "leave source=clean out, or use a preset (trace models)"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tracer
-from interventions import parse
+from interventions import SpecError, parse
 from tests.zoo import ZOO
 from tracer.denoisers.base import Sample
 from tracer.denoisers.pipeline.call import Call, CallError
@@ -367,3 +367,18 @@ def test_embeddings_may_stand_in_the_place_of_prompts(tmp_path):
         one, other = (each[name].sel(sample=slice(0, 1)).values for each in (run, from_text))
         np.testing.assert_allclose(one, other, atol=1e-4)
     assert "prompt" not in run.coords
+
+
+def test_attention_that_cannot_be_reached_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(SpecError, match="no softmax call"):
+        traced(made("sana"), tmp_path, "R1S0")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_what_describes_a_sample_is_dealt_out(sd3):
+    told = Call(sd3.pipe, {"prompt": ["a", "b"], "negative_prompt": "c", "skip_guidance_layers": [1, 2]})
+    arguments = told.of([Sample(i, i, start=i) for i in range(3)])
+    assert arguments["prompt"] == ["a", "b", "a"]
+    assert arguments["negative_prompt"] == ["c"] * 3
+    assert arguments["skip_guidance_layers"] == [1, 2]
+    assert [each.initial_seed() for each in arguments["generator"]] == [0, 1, 2]

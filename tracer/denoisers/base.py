@@ -120,7 +120,8 @@ class RunsItself:
     prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
     the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.
     asked: evaluations of the network in a step, those of guidance included. called: the denoiser of a call with other
-    arguments. told: how its lanes went through the network, in words, once they did.
+    arguments. told: how its lanes went through the network, in words, once they did. check: raises SpecError for an
+    intervention on attention that cannot be reached.
     """
 
     opened: Callable[..., AbstractContextManager[OwnSteps]]
@@ -133,6 +134,7 @@ class RunsItself:
     asked: int = 1
     called: Callable[[Mapping[str, Any]], Denoiser] | None = None
     told: Callable[[], str] | None = None
+    check: Callable[[Intervention], None] = lambda spec: None
 
 
 @runtime_checkable

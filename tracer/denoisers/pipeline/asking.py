@@ -109,8 +109,8 @@ class Asking:
         each = batch // self.parts // self.samples
         if each == 0:
             raise ProbeError(
-                f"{site} computes attention for each sample alone, so nothing can be done to it; call the pipeline "
-                "with one prompt and without a negative one"
+                f"{site} computes attention for each sample alone, so samples and guidance cannot be told apart in its "
+                "calls: such networks cannot be masked yet (trace models)"
             )
         return each
 

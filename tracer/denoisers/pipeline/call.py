@@ -26,12 +26,10 @@ OURS = {
 """Arguments that are set here, and what to use instead."""
 IGNORED = frozenset({"output_type", "return_dict"})
 """Arguments that change nothing of what is traced."""
-TOLD_ONCE = frozenset(
-    {"sigmas", "timesteps", "height", "width", "crops_coords_top_left", "original_size", "target_size"}
-)
-"""Arguments whose lists are not one value for each sample."""
 PROMPT = re.compile(r"(negative_)?prompt(_\d)?")
 """Arguments that hold one prompt for each sample."""
+EACH = re.compile(rf"{PROMPT.pattern}|class_labels|.*image|.*video|.*mask|.*embeds")
+"""Arguments whose lists hold one value for each sample, where they are as long as the prompts."""
 ONE_EACH = ("prompt", "class_labels", "image", "video")
 """Arguments that say how many samples are described, the first that is a list."""
 
@@ -90,17 +88,11 @@ class Call:
 
     def of(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """The arguments for these samples, which are told what their starts are told, in turn where there are more."""
-        count, told = self.described, {}
+        count, told = self.described, dict[str, Any]()
         for name, value in self.arguments.items():
             if name in IGNORED:
                 continue
-            if name in TOLD_ONCE:
-                told[name] = value
-            elif (
-                isinstance(value, list | tuple)
-                and len(value) == count
-                and (count > 1 or name in ONE_EACH or PROMPT.fullmatch(name))
-            ):
+            if isinstance(value, list | tuple) and len(value) == count and EACH.fullmatch(name):
                 told[name] = [value[sample.start % count] for sample in samples]
             elif isinstance(value, str) and PROMPT.fullmatch(name):
                 told[name] = [value] * len(samples)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from interventions import Intervention, TokenLayout
-from interventions.seam.attend import attend
+from interventions.seam.attend import attend, sites
+from interventions.seam.reach import check_reach
 from interventions.spec import Clean
 from tracer.denoisers.base import Evaluation, Landed, RunsItself, Sample
 from tracer.denoisers.pipeline.call import Call, CallError, plain
@@ -73,7 +74,7 @@ class Pipeline:
             self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
             "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
             self.rehearsed.asked,
-            self.called, lambda: f"{'together' if self.lanes.together else 'one by one'}: {self.lanes.why}",
+            self.called, check=self._check, told=self.lanes.told,
         )  # fmt: skip
         guidance = self.asked.value("guidance_scale")
         self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}
@@ -102,6 +103,10 @@ class Pipeline:
             noisy=self.sampler.stochastic, draw=partial(self._noise, draw),
         ) as passes:  # fmt: skip
             yield Opened(self, passes)
+
+    def _check(self, spec: Intervention) -> None:
+        """Raise SpecError for what acts on attention that cannot be reached."""
+        check_reach(spec, sites(self.model, self.probed.calls, self.probed.unreachable))
 
     def _seam(self, module: torch.nn.Module, **how: Any) -> Any:
         found = self.probed

@@ -38,6 +38,10 @@ class Lanes:
     most: int | None = None
     why: str = "not tried"
 
+    def told(self) -> str:
+        """How they go, in words."""
+        return f"{'together' if self.together else 'one by one'}: {self.why}"
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -282,9 +282,11 @@ def _with_paths(starts: Sequence[Sample], paths: int) -> tuple[Sample, ...]:
 
 def _check_noise(denoiser: Denoiser, request: Request, sampler: Sampler, levels: Schedule) -> None:
     if request.paths > 1 and not sampler.stochastic:
+        itself = optional_parts(denoiser).runs_itself
+        instead = "give the pipeline a scheduler that draws some" if itself else "use --sampler ddpm"
         raise PlanError(
             f"--paths {request.paths}: sampler {sampler.name!r} draws no noise, so all paths of a start would be the "
-            "same; leave it out, or use --sampler ddpm"
+            f"same; leave it out, or {instead}"
         )
     if request.noise not in NOISES:
         raise PlanError(f"--noise {request.noise}: it is one of {', '.join(NOISES)}")

@@ -7,16 +7,15 @@ cannot differ. Nothing heavy is imported here: the command line builds its optio
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from interventions.errors import InputError
 from tracer.denoisers.base import DTYPES
 from tracer.denoisers.checkpoints import DEFAULT
+from tracer.parameters import Parameter, models, offloads, option, records, samplers, typed
 from tracer.quiet import quiet
 from tracer.store.places import expanded
 from tracer.typed_values import call_value, named_values, sides, size_in_words, without_paths
@@ -35,73 +34,10 @@ FLOOR_SAMPLES = 4
 compared with 100 times it."""
 Progress = Callable[[int, int], None]
 """Called after every step with (steps done, steps to do), counted over all units."""
-P = ParamSpec("P")
-Value = TypeVar("Value")
-Result = TypeVar("Result")
 
 
 class PlanError(InputError):
     """A run was asked for that cannot be made; the message says what is allowed and what to type."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """How a field of `Request` meets the command line and the store.
-
-    flag: as typed, "--steps", or "--floor/--no-floor" for a switch with two names; None: for Python only. type: of one
-    value. choices: gives the names that are allowed, or may stand in the list; called only when help is shown or an
-    error explained, since it may import. multiple: the flag may be repeated. many: one string holds several, by comma.
-    stored: key of the stored configuration, which `--resume` compares; None: it does not change a number. default: that
-    of the field. later: left out of the stored configuration at its default, so that runs older than it can go on.
-    option: handed to the model's loader, under the field's name, where it is not the default.
-    """
-
-    help: str
-    flag: str | None = None
-    metavar: str | None = None
-    type: type = str
-    choices: Callable[[], Iterable[str]] | None = None
-    multiple: bool = False
-    many: bool = False
-    stored: str | None = None
-    default: Any = None
-    later: bool = False
-    option: bool = False
-
-
-def _typed(help: str, flag: str | None = None, **how: Any) -> dict[str, Parameter]:
-    """The metadata of a field of `Request`."""
-    return {"parameter": Parameter(help, flag, **how)}
-
-
-def _option(help: str, flag: str, stored: str | None, **how: Any) -> dict[str, Parameter]:
-    """The metadata of a field that the model's loader takes; a family without it refuses it by name."""
-    return _typed(help, flag, stored=stored, later=True, option=True, **how)
-
-
-def _offloads() -> Iterable[str]:
-    from tracer.denoisers.checkpoints import OFFLOADS
-
-    return OFFLOADS
-
-
-def _models() -> Iterable[str]:
-    from tracer.denoisers.registry import MODELS
-
-    return MODELS
-
-
-def _samplers() -> Iterable[str]:
-    from tracer.samplers.registry import SAMPLERS
-
-    return SAMPLERS
-
-
-def _records() -> Iterable[str]:
-    from tracer.recording import PRESETS
-    from tracer.store.records import RECORDS
-
-    return [*RECORDS, *PRESETS]
 
 
 @dataclass(frozen=True)
@@ -116,17 +52,17 @@ class Request:
 
     denoiser: Denoiser | str | None = field(
         default=None,
-        metadata=_typed(
+        metadata=typed(
             "Model family; default: that of --checkpoint, else dit.",
             "--model",
             metavar="NAME",
-            choices=_models,
+            choices=models,
             stored="model",
         ),
     )
     arms: str | Intervention | Iterable[str | Intervention] = field(
         default=("R4S32",),
-        metadata=_typed(
+        metadata=typed(
             "An arm, e.g. R4S32 or sink-k5@layers=3. Repeatable.",
             "--mask",
             metavar="SPEC",
@@ -137,7 +73,7 @@ class Request:
     _: KW_ONLY
     checkpoint: str | None = field(
         default=None,
-        metadata=_typed(
+        metadata=typed(
             "Hub id, folder or embedded:NAME; default: the embedded weights.",
             "--checkpoint",
             metavar="ID|DIR",
@@ -145,19 +81,19 @@ class Request:
         ),
     )
     samples: int = field(
-        default=12, metadata=_typed("Starts, one per seed.", "--samples", metavar="N", type=int, stored="samples")
+        default=12, metadata=typed("Starts, one per seed.", "--samples", metavar="N", type=int, stored="samples")
     )
     steps: int | None = field(
         default=None,
-        metadata=_typed("Sampling steps; default: the model's own.", "--steps", metavar="T", type=int, stored="steps"),
+        metadata=typed("Sampling steps; default: the model's own.", "--steps", metavar="T", type=int, stored="steps"),
     )
     sampler: str | None = field(
         default=None,
-        metadata=_typed("Default: the model's own.", "--sampler", metavar="NAME", choices=_samplers, stored="sampler"),
+        metadata=typed("Default: the model's own.", "--sampler", metavar="NAME", choices=samplers, stored="sampler"),
     )
     guidance: float | None = field(
         default=None,
-        metadata=_typed(
+        metadata=typed(
             "Guidance scale, 1 is none; default: the model's own.",
             "--guidance",
             metavar="W",
@@ -166,11 +102,11 @@ class Request:
         ),
     )
     seed: int = field(
-        default=0, metadata=_typed("Sample i has seed SEED + i.", "--seed", metavar="SEED", type=int, stored="seed")
+        default=0, metadata=typed("Sample i has seed SEED + i.", "--seed", metavar="SEED", type=int, stored="seed")
     )
     paths: int = field(
         default=1,
-        metadata=_typed(
+        metadata=typed(
             "Noise paths from every start; samples are starts x paths.",
             "--paths",
             metavar="M",
@@ -181,7 +117,7 @@ class Request:
     )
     noise: str = field(
         default=NOISES[0],
-        metadata=_typed(
+        metadata=typed(
             "Noise of the steps: coupled, it is that of one Brownian path at every number of steps.",
             "--noise",
             choices=lambda: NOISES,
@@ -191,30 +127,30 @@ class Request:
     )
     fork: int = field(
         default=0,
-        metadata=_typed("Before this step the paths of a start share their noise.", stored="fork", later=True),
+        metadata=typed("Before this step the paths of a start share their noise.", stored="fork", later=True),
     )
     mask_seed: int = field(
         default=0,
-        metadata=_typed("Seed of the random graphs.", "--mask-seed", metavar="SEED", type=int, stored="mask_seed"),
+        metadata=typed("Seed of the random graphs.", "--mask-seed", metavar="SEED", type=int, stored="mask_seed"),
     )
     batch_size: int = field(
         default=8,
-        metadata=_typed("Samples run and saved together.", "--batch-size", metavar="N", type=int, stored="batch_size"),
+        metadata=typed("Samples run and saved together.", "--batch-size", metavar="N", type=int, stored="batch_size"),
     )
     record: str | Iterable[str] = field(
         default=("default",),
-        metadata=_typed(
+        metadata=typed(
             "What to keep of every step; `default` is what verdict, growth and sinks need.",
             "--record",
             metavar="LIST",
-            choices=_records,
+            choices=records,
             many=True,
             stored="record",
         ),
     )
     classes: str | int | Iterable[str | int] | None = field(
         default=None,
-        metadata=_typed(
+        metadata=typed(
             "Class names or numbers, by comma; default: all in turn.",
             "--classes",
             metavar="LIST",
@@ -224,7 +160,7 @@ class Request:
     )
     prompts: str | Path | Sequence[str | Prompt] | None = field(
         default=None,
-        metadata=_typed(
+        metadata=typed(
             "Text file or GenEval jsonl, or one prompt of several words; default: the built-in list.",
             "--prompts",
             metavar="FILE",
@@ -233,16 +169,16 @@ class Request:
     )
     floor: bool = field(
         default=True,
-        metadata=_typed(
+        metadata=typed(
             "Add the arm `full`, the numerical floor, on the first samples.", "--floor/--no-floor", type=bool
         ),
     )
     device: str | torch.device | None = field(
-        default=None, metadata=_typed("Default: cuda where there is one, else cpu.", "--device", metavar="DEVICE")
+        default=None, metadata=typed("Default: cuda where there is one, else cpu.", "--device", metavar="DEVICE")
     )
     dtype: str = field(
         default="float32",
-        metadata=_typed(
+        metadata=typed(
             "Precision of the network; states and noise stay float32.",
             "--dtype",
             choices=lambda: DTYPES,
@@ -251,27 +187,27 @@ class Request:
     )
     size: str | int | tuple[int, int] | None = field(
         default=None,
-        metadata=_option(
+        metadata=option(
             "Height x width of the pictures, or one number; default: the model's own.", "--size", "size", metavar="HxW"
         ),
     )
     negative: str | None = field(
         default=None,
-        metadata=_option("Negative prompt: what guidance moves away from.", "--negative", "negative", metavar="TEXT"),
+        metadata=option("Negative prompt: what guidance moves away from.", "--negative", "negative", metavar="TEXT"),
     )
     t5: bool | None = field(
         default=None,
-        metadata=_option("SD3: with its T5 or without; default: if there is one.", "--t5/--no-t5", "t5", type=bool),
+        metadata=option("SD3: with its T5 or without; default: if there is one.", "--t5/--no-t5", "t5", type=bool),
     )
     sites: str | None = field(
         default=None,
-        metadata=_option(
+        metadata=option(
             "SDXL: the attention under study, default mid.", "--sites", "sites", choices=lambda: ("mid", "all")
         ),
     )
     variant: str | None = field(
         default=None,
-        metadata=_option(
+        metadata=option(
             "Variant of the weights, such as fp16; default: the plain ones.",
             "--variant",
             "variant",
@@ -280,7 +216,7 @@ class Request:
     )
     lora: str | Iterable[str] = field(
         default=(),
-        metadata=_option(
+        metadata=option(
             "LoRA weights: a file, folder or hub id, with =SCALE behind it. Repeatable.",
             "--lora",
             "lora",
@@ -290,7 +226,7 @@ class Request:
     )
     parts: Mapping[str, str] | Iterable[str] = field(
         default=(),
-        metadata=_option(
+        metadata=option(
             "Take a part of the pipeline from another folder or hub id, e.g. transformer=org/finetuned. Repeatable.",
             "--part",
             "parts",
@@ -300,20 +236,20 @@ class Request:
     )
     offload: str | None = field(
         default=None,
-        metadata=_option(
+        metadata=option(
             "Save GPU memory: on the GPU a network at a time (model) or a layer (sequential), or all GPUs (spread).",
             "--offload",
             None,
-            choices=_offloads,
+            choices=offloads,
         ),
     )
     vae_tiling: bool = field(
         default=False,
-        metadata=_option("Decode pictures in tiles, one sample at a time.", "--vae-tiling", "vae_tiling", type=bool),
+        metadata=option("Decode pictures in tiles, one sample at a time.", "--vae-tiling", "vae_tiling", type=bool),
     )
     call: Mapping[str, Any] | Iterable[str] = field(
         default=(),
-        metadata=_option(
+        metadata=option(
             "Any other argument of the pipeline's own call, as JSON, e.g. true_cfg_scale=4; @FILE is a picture. "
             "Repeatable.",
             "--call",
@@ -323,22 +259,22 @@ class Request:
         ),
     )
     options: Mapping[str, Any] | None = field(
-        default=None, metadata=_typed("What else the model's loader takes, by name.")
+        default=None, metadata=typed("What else the model's loader takes, by name.")
     )
     out: str | Path | None = field(
         default=None,
-        metadata=_typed("Default: runs/<model>-<mask>, numbered when taken.", "--out", metavar="DIR", type=Path),
+        metadata=typed("Default: runs/<model>-<mask>, numbered when taken.", "--out", metavar="DIR", type=Path),
     )
-    resume: bool = field(default=False, metadata=_typed("Go on with an unfinished run.", "--resume", type=bool))
+    resume: bool = field(default=False, metadata=typed("Go on with an unfinished run.", "--resume", type=bool))
     workers: int | None = field(
-        default=None, metadata=_typed("Run the units on N local Dask workers.", "--workers", metavar="N", type=int)
+        default=None, metadata=typed("Run the units on N local Dask workers.", "--workers", metavar="N", type=int)
     )
     scheduler: str | None = field(
-        default=None, metadata=_typed("Run the units on an existing Dask cluster.", "--scheduler", metavar="ADDRESS")
+        default=None, metadata=typed("Run the units on an existing Dask cluster.", "--scheduler", metavar="ADDRESS")
     )
     progress: Progress | bool | None = field(
         default=None,
-        metadata=_typed("Called after every step with (steps done, steps to do); default: a bar, False for none."),
+        metadata=typed("Called after every step with (steps done, steps to do); default: a bar, False for none."),
     )
 
     def __post_init__(self) -> None:
@@ -439,25 +375,6 @@ def parameters() -> dict[str, Parameter]:
 def stored_keys() -> list[str]:
     """The keys of the stored configuration that come from the request, in order."""
     return list(dict.fromkeys(how.stored for how in parameters().values() if how.stored))
-
-
-def with_parameters_of(request: Callable[P, Value]) -> Callable[[Callable[[Value], Result]], Callable[P, Result]]:
-    """Decorate a function of one value so that it takes that value's parameters instead.
-
-    Readers, completion, type checks and `inspect.signature` then see the parameters of `Request`, which stand once.
-    """
-
-    def decorate(function: Callable[[Value], Result]) -> Callable[P, Result]:
-        @functools.wraps(function)
-        def call(*arguments: P.args, **named: P.kwargs) -> Result:
-            return function(request(*arguments, **named))
-
-        own, returned = inspect.signature(request), inspect.signature(function).return_annotation
-        call.__signature__ = own.replace(return_annotation=returned)  # type: ignore[attr-defined]
-        call.__annotations__ = {name: each.annotation for name, each in own.parameters.items()} | {"return": returned}
-        return call
-
-    return decorate
 
 
 def _names(value: Any) -> tuple[Any, ...]:

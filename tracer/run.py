@@ -22,9 +22,10 @@ from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.batches import Limits
 from tracer.denoisers.base import optional_parts
+from tracer.parameters import with_parameters_of
 from tracer.plan import Plan, PlanError, plan
 from tracer.progress import reading, shown
-from tracer.request import Progress, Request, with_parameters_of
+from tracer.request import Progress, Request
 from tracer.store.places import check_folder, check_new_folder, occupied
 from tracer.trajectory import run_unit
 from tracer.unit import most_removed

@@ -382,3 +382,8 @@ def test_only_what_describes_a_sample_is_dealt_out(sd3):
     assert arguments["negative_prompt"] == ["c"] * 3
     assert arguments["skip_guidance_layers"] == [1, 2]
     assert [each.initial_seed() for each in arguments["generator"]] == [0, 1, 2]
+
+
+def test_what_is_no_pipeline_is_refused_in_words():
+    with pytest.raises(CallError, match="a str is no diffusers pipeline"):
+        tracer.from_pipeline("black-forest-labs/FLUX.1-dev", prompt="a cat")

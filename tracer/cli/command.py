@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.request import FLOOR_SAMPLES, Parameter, parameters
+from tracer.parameters import Parameter
+from tracer.request import FLOOR_SAMPLES, parameters
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from tracer.request import Parameter, parameters
+from tracer.parameters import Parameter
+from tracer.request import parameters
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object; the rest goes to stderr.")
 dry_run = click.option(

@@ -12,9 +12,10 @@ import numpy as np
 from interventions import TokenLayout
 from interventions.seam.attend import attend
 from tracer.denoisers.base import Sample
-from tracer.denoisers.pipeline.call import Call
+from tracer.denoisers.pipeline.call import Call, CallError
 from tracer.denoisers.pipeline.conduct import Conduct, conduct
 from tracer.denoisers.pipeline.denoiser import Pipeline
+from tracer.denoisers.pipeline.hooks import DENOISERS, denoisers
 from tracer.denoisers.pipeline.levels import prediction_of, schedule
 from tracer.denoisers.pipeline.probe import Probed, aligned, probe
 from tracer.denoisers.pipeline.rehearsal import Rehearsed, rehearse
@@ -33,9 +34,14 @@ def from_pipeline(
     noise; what it draws in a step comes from (seed, step). `layout`: what the tokens are, where it is not to be
     inferred. `checkpoint`: what is recorded of where the weights come from. The network is asked a few times, for one
     sample.
-    Raises CallError for arguments that the pipeline does not take, ProbeError where its tokens cannot be told,
-    SeamError where its attention cannot be reached, and SamplerError where its scheduler's levels cannot be found.
+    Raises CallError for what is no such pipeline and for arguments that it does not take, ProbeError where its tokens
+    cannot be told, SeamError where its attention cannot be reached, SamplerError where its levels cannot be found.
     """
+    if not hasattr(getattr(pipe, "scheduler", None), "step") or not denoisers(pipe):
+        raise CallError(
+            f"a {type(pipe).__name__} is no diffusers pipeline that asks a network ({', '.join(DENOISERS)}) and steps "
+            "a scheduler: give what DiffusionPipeline.from_pretrained returns"
+        )
     made = _Made(pipe, Call(pipe, call), layout, dict(checkpoint or {"weights": weights_in_words(pipe)}))
     return made.for_sample(Sample(0, 0))
 

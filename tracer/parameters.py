@@ -1,0 +1,99 @@
+"""How a field of `Request` is described: what the command line, the Python call and the store read of it.
+
+Nothing heavy is imported here; the names that a field may hold are asked for when help is shown.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """How a field of `Request` meets the command line and the store.
+
+    flag: as typed, "--steps", or "--floor/--no-floor" for a switch with two names; None: for Python only. type: of one
+    value. choices: gives the names that are allowed, or may stand in the list; called only when help is shown or an
+    error explained, since it may import. multiple: the flag may be repeated. many: one string holds several, by comma.
+    stored: key of the stored configuration, which `--resume` compares; None: it does not change a number. default: that
+    of the field. later: left out of the stored configuration at its default, so that runs older than it can go on.
+    option: handed to the model's loader, under the field's name, where it is not the default.
+    """
+
+    help: str
+    flag: str | None = None
+    metavar: str | None = None
+    type: type = str
+    choices: Callable[[], Iterable[str]] | None = None
+    multiple: bool = False
+    many: bool = False
+    stored: str | None = None
+    default: Any = None
+    later: bool = False
+    option: bool = False
+
+
+def typed(help: str, flag: str | None = None, **how: Any) -> dict[str, Parameter]:
+    """The metadata of a field of `Request`."""
+    return {"parameter": Parameter(help, flag, **how)}
+
+
+def option(help: str, flag: str, stored: str | None, **how: Any) -> dict[str, Parameter]:
+    """The metadata of a field that the model's loader takes; a family without it refuses it by name."""
+    return typed(help, flag, stored=stored, later=True, option=True, **how)
+
+
+def offloads() -> Iterable[str]:
+    """Ways to save GPU memory."""
+    from tracer.denoisers.checkpoints import OFFLOADS
+
+    return OFFLOADS
+
+
+def models() -> Iterable[str]:
+    """Families of models."""
+    from tracer.denoisers.registry import MODELS
+
+    return MODELS
+
+
+def samplers() -> Iterable[str]:
+    """Samplers."""
+    from tracer.samplers.registry import SAMPLERS
+
+    return SAMPLERS
+
+
+def records() -> Iterable[str]:
+    """Records, and the presets that stand for several."""
+    from tracer.recording import PRESETS
+    from tracer.store.records import RECORDS
+
+    return [*RECORDS, *PRESETS]
+
+
+def with_parameters_of(request: Callable[P, Value]) -> Callable[[Callable[[Value], Result]], Callable[P, Result]]:
+    """Decorate a function of one value so that it takes that value's parameters instead.
+
+    Readers, completion, type checks and `inspect.signature` then see the parameters of `Request`, which stand once.
+    """
+
+    def decorate(function: Callable[[Value], Result]) -> Callable[P, Result]:
+        @functools.wraps(function)
+        def call(*arguments: P.args, **named: P.kwargs) -> Result:
+            return function(request(*arguments, **named))
+
+        own, returned = inspect.signature(request), inspect.signature(function).return_annotation
+        call.__signature__ = own.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        call.__annotations__ = {name: each.annotation for name, each in own.parameters.items()} | {"return": returned}
+        return call
+
+    return decorate

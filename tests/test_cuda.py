@@ -15,6 +15,7 @@ from interventions.seam.mass import attention_statistics
 from interventions.seam.sinks import candidates, choose
 from tests.builders import models
 from tests.oracles import dense
+from tests.zoo import ZOO
 from tracer.denoisers import Sample
 from tracer.noise import sample_noise
 
@@ -211,6 +212,27 @@ def test_a_run_on_cuda_is_the_run_on_the_cpu_within_rounding(model, steps, tmp_p
     assert np.abs(mass - runs["cpu"]["attention/mass_layer"].values)[0].max() < 1e-4
     for path in ("trajectory/latent", "trajectory/delta", "attention/mass_layer"):  # no atomics, no autotuning
         assert np.array_equal(runs["gpu"][path].values, runs["again"][path].values, equal_nan=True), path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["sd3", "flux1", "qwen-image", "sd15-dpm", "wan21"])
+def test_a_pipeline_on_cuda_is_its_own_call_and_what_it_is_on_the_cpu(name, dtype, tmp_path):
+    """To the last bit its own clean call; masked, what the CPU makes of it, within the rounding of the dtype."""
+    runs, found = {}, {}
+    for device in ("cpu", GPU):
+        pipe, call = ZOO[name].make()
+        pipe.to(device, dtype)
+        denoiser = found[device] = tracer.from_pipeline(pipe, **call)
+        out = tmp_path / device
+        tracer.trace(denoiser, ["R1S0"], samples=2, record="latents,mass,replay", out=out, progress=False)
+        runs[device] = tracer.open_run(out)
+        generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+        own = pipe(**{**call, "generator": generators, "output_type": "latent"})[0]
+        final = torch.from_numpy(runs[device]["trajectory/latent"].values[:, -1]).reshape(2, *denoiser.shape)
+        assert torch.equal(denoiser.packed(final).to(own.device, own.dtype), own)
+    assert found[GPU].layout == found["cpu"].layout
+    here, there = (runs[device]["metrics/delta_rel"].sel(arm="R1S0").values for device in ("cpu", GPU))
+    assert there == pytest.approx(here, rel=2e-2 if dtype == torch.float32 else 0.3)
 
 
 def _prompts(count):

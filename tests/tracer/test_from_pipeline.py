@@ -65,6 +65,19 @@ def test_the_clean_path_is_the_pipelines_own_call_to_the_last_bit(name, tmp_path
     np.testing.assert_array_equal(run["images/image"].sel(arm="clean").values, shown)
 
 
+@pytest.mark.parametrize("name", ["flux1", "sd15-dpm"])
+def test_so_it_is_in_bfloat16_where_states_are_handed_back_rounded_as_the_pipeline_rounds_them(name, tmp_path):
+    pipe, call = ZOO[name].make()
+    denoiser = tracer.from_pipeline(pipe.to(torch.bfloat16), **call)
+    run = traced(denoiser, tmp_path, record="latents,replay")
+    state = torch.from_numpy(run["trajectory/latent"].values[:, -1]).reshape(2, *denoiser.shape)
+    own = plain(denoiser, [0, 1])
+    assert own.dtype == torch.bfloat16
+    assert torch.equal(denoiser.packed(state).to(own.dtype), own)
+    with pytest.raises(tracer.PlanError, match=r"rounding of bfloat16|reads? what earlier"):
+        traced(denoiser, tmp_path / "other", record="transport")
+
+
 def plain_pictures(denoiser, seeds):
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return denoiser.pipe(**{**denoiser.asked.arguments, "generator": generators, "output_type": "np"})

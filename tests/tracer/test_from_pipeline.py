@@ -143,7 +143,9 @@ def test_lanes_in_one_batch_are_the_passes_but_for_rounding(sd3, tmp_path):
         one, other = apart[name].values, batch[name].values
         assert np.array_equal(np.isnan(one), np.isnan(other))
         assert np.nanmax(np.abs(one - other)) < 2e-4 * max(1.0, float(np.nanmax(np.abs(one))))
-    assert float(np.abs(apart["trajectory/delta"].sel(arm="full")).max()) == 0  # alone it is the same kernel
+    assert float(np.abs(apart["trajectory/delta"].sel(arm="full")).max()) < 1e-5 * float(
+        np.abs(apart["trajectory/latent"]).max()
+    )
 
 
 def test_the_trial_says_what_it_found(sd3, tmp_path):

@@ -30,10 +30,10 @@ def from_pipeline(
 
     `call`: the arguments of the user's own `pipe(...)`, seeds apart: prompt (one or a list, which the samples take in
     turn), num_inference_steps, guidance_scale, height, width and so on. Sample i is what
-    `pipe(..., generator=torch.Generator().manual_seed(seed + i))` gives, to the last bit where the scheduler draws no
-    noise; what it draws in a step comes from (seed, step). `layout`: what the tokens are, where it is not to be
-    inferred. `checkpoint`: what is recorded of where the weights come from. The network is asked a few times, for one
-    sample.
+    `pipe(..., generator=torch.Generator().manual_seed(seed + i))` gives, to the last bit in a call of the same samples
+    where the scheduler draws no noise; what it draws in a step comes from (seed, step). `layout`: what the tokens are,
+    where it is not to be inferred. `checkpoint`: what is recorded of where the weights come from. The network is asked
+    a few times, for one sample.
     Raises CallError for what is no such pipeline and for arguments that it does not take, ProbeError where its tokens
     cannot be told, SeamError where its attention cannot be reached, SamplerError where its levels cannot be found.
     """

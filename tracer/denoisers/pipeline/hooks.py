@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -41,20 +41,11 @@ def hooked(pipe: Any, on_denoise: OnDenoise, on_step: OnStep) -> Iterator[None]:
     def step(*args: Any, **kwargs: Any) -> Any:
         return on_step(stock, signature.bind(*args, **kwargs))
 
-    parts = denoisers(pipe)
-    before = [(scheduler, "step", vars(scheduler).get("step", _MISSING))]
-    before += [(part, "forward", vars(part).get("forward", _MISSING)) for part in parts]
-    try:
-        scheduler.step = step
-        for part in parts:
-            part.forward = _told(part, part.forward, on_denoise)
+    with ExitStack() as stack:
+        stack.enter_context(replaced(scheduler, "step", step))
+        for part in denoisers(pipe):
+            stack.enter_context(replaced(part, "forward", _told(part, part.forward, on_denoise)))
         yield
-    finally:
-        for owner, name, value in before:
-            if value is _MISSING:
-                vars(owner).pop(name, None)
-            else:
-                vars(owner)[name] = value
 
 
 def _told(part: torch.nn.Module, stock: Callable[..., Any], on_denoise: OnDenoise) -> Callable[..., Any]:

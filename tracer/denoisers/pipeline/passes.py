@@ -26,6 +26,7 @@ from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.hooks import denoisers, hooked, shared
 from tracer.denoisers.pipeline.joining import Forward
 from tracer.denoisers.pipeline.memory import Memory
+from tracer.denoisers.pipeline.stepping import landed
 from tracer.denoisers.pipeline.together import Network
 
 
@@ -247,9 +248,3 @@ def generators_of(bound: inspect.BoundArguments) -> list[torch.Generator]:
     given = bound.arguments.get("generator")
     each = given if isinstance(given, list | tuple) else [given]
     return [generator for generator in each if isinstance(generator, torch.Generator)]
-
-
-def landed(returned: Any) -> Tensor:
-    """The state in what a step returned, whole."""
-    state: Tensor = returned[0] if isinstance(returned, tuple) else returned.prev_sample
-    return state

@@ -41,11 +41,8 @@ class Estimate:
 
     def at_90(self) -> Estimate:
         """The 90% interval of the same shape: each side as much narrower as a normal's is."""
-        return Estimate(
-            self.value - _NARROWER * (self.value - self.low),
-            self.value,
-            self.value + _NARROWER * (self.high - self.value),
-        )
+        below, above = _NARROWER * (self.value - self.low), _NARROWER * (self.high - self.value)
+        return Estimate(self.value - below, self.value, self.value + above)
 
 
 def difference(ours: Estimate, published: Estimate) -> Estimate:

@@ -1,4 +1,4 @@
-"""What `trace reproduce` is made of: recipes, their command lines, what they cost, published values beside ours, a page.
+"""What `trace reproduce` is made of: recipes, command lines, what they cost, published values beside ours, a page.
 
 `recipe` reads a file of `tracer/cli/recipes/` and fills in its words for one scale; `lines` makes command lines of it
 that go on where they stopped; `cost` adds up what they will take; `beside` sets what came out beside what a paper says;

@@ -13,9 +13,9 @@ PRICED = {("run",), ("counterfactual",), ("sweep", "classify"), ("sweep", "retri
 """Commands that say beforehand what they cost; the others read what these have made."""
 REHEARSED, FEWEST_STEPS = {"--samples": 3, "--paths": 2, "--forks": 2, "--mask-seeds": 1}, 5
 _TINY = {
-    ("sweep", "classify"): "--limit 24",
-    ("sweep", "retrieve"): "--limit 16",
-    ("sweep", "figure1"): "--images 24 --pairs 16 --one-pass 3 --samples 3 --steps 5 --mask-seeds 1 --run-seeds 1",
+    "sweep classify": "--limit 24",
+    "sweep retrieve": "--limit 16",
+    "sweep figure1": "--images 24 --pairs 16 --one-pass 3 --samples 3 --steps 5 --mask-seeds 1 --run-seeds 1",
 }
 """What makes small what has no samples; the last of an option that is given twice counts."""
 
@@ -66,7 +66,7 @@ def rehearsal(line: list[str]) -> list[str]:
             line[place + 1] = str(REHEARSED[word])
         elif word in ("--steps", "--counts"):
             line[place + 1] = ",".join(str(_few(count)) for count in line[place + 1].split(","))
-    return [*line, *_TINY.get(tuple(line[:2]), "").split()]
+    return [*line, *_TINY.get(" ".join(line[:2]), "").split()]
 
 
 def _few(count: str) -> int:

@@ -23,7 +23,8 @@ SCALES = ("embedded", "paper")
 _TABLES = {"embedded": "embedded", "paper": "paper-scale"}
 """Where a recipe file keeps what belongs to a scale."""
 PAPERS = {
-    "probing": "Probing information flow in vision transformers through controlled attention perturbation (Sci4DL 2026)",
+    "probing": "Probing information flow in vision transformers through controlled attention perturbation "
+    "(Sci4DL 2026)",
     "sinks": "Attention Sinks in Diffusion Transformers: A Causal Analysis (ICML 2026)",
     "rope2sink": "From a Spiral to a Sink (under review)",
 }
@@ -117,9 +118,8 @@ class Study:
     def pictures(self, out: Path) -> list[Picture]:
         """The figures, as paths."""
         values = self._values(str(out))
-        return [
-            Picture(*(_filled(text, values, self.recipe) for text in (p.file, p.says))) for p in self.recipe.pictures
-        ]
+        pictures = self.recipe.pictures
+        return [Picture(*(_filled(text, values, self.recipe) for text in (each.file, each.says))) for each in pictures]
 
     def _values(self, out: str) -> dict[str, str]:
         return {**self.words, "out": out}
@@ -159,7 +159,7 @@ class Recipe:
         return self.scales.get(scale, {}).get("none", "")
 
     def published(self) -> list[Row]:
-        """The rows that have published numbers, named as at paper scale; what the user would give stands as its name."""
+        """The rows that have published numbers, named as at paper scale; what the user gives stands as its name."""
         words = {**self.words, **{need: need for need in self.needs}, **self.scales.get("paper", {})}
         rows = Study(self, "paper", words).rows(Path("."))
         return [row for row in rows if row.published]
@@ -213,8 +213,9 @@ def read(file: Path) -> Recipe:
 
 
 def _row(row: dict[str, Any], file: Path) -> Row:
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     try:
-        return Row(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+        return Row(**given)
     except (TypeError, InputError) as error:
         raise RecipeError(f"{file.name}: {error}") from None
 

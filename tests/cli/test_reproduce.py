@@ -250,9 +250,16 @@ def test_a_papers_recipe_ends_with_its_table_and_the_page_holds_it(recipe, done,
     assert (done / "p" / "x-run-quality.png").read_bytes() == b"figure"
 
 
+def test_a_users_own_file_is_run(tmp_path):
+    (tmp_path / "my.toml").write_text('about = "a picture"\ncommands = "mask R1S0 --grid 4x4 --out $out/m.png"\n')
+    result = CliRunner().invoke(main, ["reproduce", str(tmp_path / "my.toml"), "--out", str(tmp_path / "out")])
+    assert (result.exit_code, (tmp_path / "out" / "m.png").exists()) == (0, True), result.output
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["nothing.toml"], "No such file"),
         (["nothing"], "no study 'nothing'"),
         (["growth", "--page", "x.md"], "--page belongs to"),
         (["growth", "--with", "device"], "NAME=VALUE"),

@@ -21,9 +21,9 @@ import click
 from tracer.cli.errors import answered, going_on_by
 from tracer.cli.options import OUT, as_json, dry_run
 from tracer.cli.reproduction.lines import commands, is_priced, matches
-from tracer.cli.reproduction.recipe import PAPERS, SCALES, SOURCES, Recipe, Study, recipes
+from tracer.cli.reproduction.recipe import PAPERS, SCALES, SOURCES, Recipe, Study, read, recipes
 from tracer.cli.terminal import frame_as_data, print_json, print_table, progress_bar
-from tracer.store.places import check_folder
+from tracer.store.places import check_folder, expanded
 
 ALL = "papers"
 """Stands for every recipe of a paper, and writes their page."""
@@ -43,7 +43,7 @@ class Asked:
 
 
 @click.command()
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME|FILE]", required=False)
 @click.option(
     "--scale",
     type=click.Choice(SCALES),
@@ -88,10 +88,15 @@ def reproduce(
     trace reproduce sinks-perceptual
     trace reproduce sinks-perceptual --scale paper --with prompts=evaluation_metadata.jsonl --dry-run
     trace reproduce papers
+    trace reproduce my-study.toml
     """  # fmt: skip
-    known = recipes()
+    known, typed_name = recipes(), name
     if listed:
         return _list(known, typed["as_json"])
+    if name and name.endswith(".toml"):
+        with answered():
+            own = read(expanded(name))
+            name, known[own.name] = own.name, own
     if name != ALL and name not in known:
         what = f"no study {name!r}" if name else "name a study"
         raise click.UsageError(f"{what}; there are\n{_table(known)}")
@@ -105,7 +110,7 @@ def reproduce(
         studies = {recipe.name: recipe.at(asked.scale, asked.given, asked.as_published) for recipe in chosen
                    if not (name == ALL and recipe.none_at(asked.scale))}  # fmt: skip
     failed = False
-    with going_on_by(_again(name, out, asked)):
+    with going_on_by(_again(str(typed_name), out, asked)):
         for study in studies.values():
             own = folder / study.recipe.name if name == ALL else folder
             failed |= _run(ctx, study, own, asked)

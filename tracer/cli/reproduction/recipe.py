@@ -190,7 +190,12 @@ def recipes() -> dict[str, Recipe]:
 
 def read(file: Path) -> Recipe:
     """A recipe from its file. Raises RecipeError for a table, a row or a paper that does not exist."""
-    data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    try:
+        data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{file}: {error}") from None
+    if "about" not in data:
+        raise RecipeError(f'{file.name}: say in one line what it is about, about = "..."')
     known = {"about", "paper", "how", "changed", "commands", "words", "needs", "as-published", "row", "figure"}
     if strange := set(data) - known - set(_TABLES.values()):
         raise RecipeError(f"{file.name}: {strange.pop()!r} is no part of a recipe")

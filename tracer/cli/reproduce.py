@@ -95,8 +95,8 @@ def reproduce(
         return _list(known, typed["as_json"])
     if name and name.endswith(".toml"):
         with answered():
-            own = read(expanded(name))
-            name, known[own.name] = own.name, own
+            theirs = read(expanded(name))
+            name, known[theirs.name] = theirs.name, theirs
     if name != ALL and name not in known:
         what = f"no study {name!r}" if name else "name a study"
         raise click.UsageError(f"{what}; there are\n{_table(known)}")

@@ -98,7 +98,7 @@ def _embedded(line: Beside) -> dict[str, str]:
     return {
         "embedded model": line.row.what,
         "value": beside.written(line.ours),
-        "the paper's pattern": line.row.claim or "none claimed",
+        "claimed": line.row.claim,
         "seen": line.pattern,
     }
 

@@ -7,10 +7,12 @@ those that were used. To measure again, delete `RUN/scores/<metric>.nc`. What th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from classify_clip.scores.metric import METRICS, Metric, Weights, choose
@@ -36,7 +38,9 @@ def score(
     is written. metrics: names in `METRICS`; None takes all that need only what is shipped and fit the run, and keeps of
     the others why they do not. weights: metric name -> weight file or folder. A group holds `score` (arm, sample) or,
     for metrics of whole sets, `features` (arm, sample, feature), NaN for samples that are not complete. Where pictures
-    of the replay were recorded, `replay_score` or `replay_features` hold the same of those.
+    of the replay were recorded, `replay_score` or `replay_features` hold the same of those; where pictures of the
+    predictions were, `score_by_step` (arm, sample, frame_step) or `features_by_step` do, each frame compared with the
+    clean one of its step.
     Raises ScoreError for an unknown or unfit metric, missing weights, or a run without pictures; RunError for no run.
     """
     path = None if isinstance(run, xr.DataTree) else store.locate(run)
@@ -52,7 +56,7 @@ def score(
         if path is not None:
             store.write_scores(path, name, group)
 
-    sets = len(pictures.arms) + len(pictures.replayed)
+    sets = len(pictures.arms) * (1 + len(pictures.frame_steps)) + len(pictures.replayed)
     for done, (metric, positions) in enumerate(missing.items()):
 
         def tick(arms: int, before: int = done * sets) -> None:
@@ -85,6 +89,7 @@ def _missing(metric: Metric, group: xr.Dataset | None, pictures: Pictures, weigh
     if group is None or not _scored(group) or not _same_weights(metric, group, weights):
         return everything
     wanted = {_variable(metric): pictures.arms, f"replay_{_variable(metric)}": pictures.replayed}
+    wanted |= {f"{_variable(metric)}_by_step": pictures.arms} if pictures.frame_steps else {}
     lacking = np.zeros(len(everything), bool)
     for variable, arms in wanted.items():
         if arms and variable not in group:
@@ -98,12 +103,11 @@ def _missing(metric: Metric, group: xr.Dataset | None, pictures: Pictures, weigh
 
 
 def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Callable[[int], None]) -> xr.Dataset:
-    """Values of these pictures and of their replays: (arm, sample), and feature for sets."""
+    """Values of these pictures, of their replays and of their predictions: (arm, sample), and feature for sets."""
     measure = metric.open(pictures, weights)
-    clean = pictures.arm(CLEAN)
     done = count(1)
 
-    def of(arms: list[str], images: Callable[[str], np.ndarray]) -> xr.DataArray:
+    def of(arms: list[str], images: Callable[[str], np.ndarray], clean: np.ndarray) -> xr.DataArray:
         rows = []
         for arm in arms:
             values = measure(images(arm), clean) if metric.kind == "to clean" else measure(images(arm))
@@ -112,10 +116,14 @@ def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Callab
         dims = ("arm", "sample", "feature") if metric.kind == "set" else ("arm", "sample")
         return xr.DataArray(np.stack(rows), dims=dims, coords={"arm": arms, "sample": pictures.samples})
 
-    variable = _variable(metric)
-    values = {variable: of(pictures.arms, pictures.arm)}
+    variable, clean = _variable(metric), pictures.arm(CLEAN)
+    values = {variable: of(pictures.arms, pictures.arm, clean)}
     if pictures.replayed:
-        values[f"replay_{variable}"] = of(pictures.replayed, pictures.replay).reindex(arm=pictures.arms)
+        values[f"replay_{variable}"] = of(pictures.replayed, pictures.replay, clean).reindex(arm=pictures.arms)
+    if steps := pictures.frame_steps:
+        frames = [of(pictures.arms, partial(pictures.frame, step=k), pictures.frame(CLEAN, k)) for k in steps]
+        by_step = xr.concat(frames, dim=pd.Index(steps, name="frame_step"))
+        values[f"{variable}_by_step"] = by_step.transpose("arm", "sample", "frame_step", ...)
     return xr.Dataset(values)
 
 

@@ -191,6 +191,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     where the covariances lack rank, and of the size of the samples, not of the features.
     Source: Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule".
     """
+    x, y = (np.asarray(part, np.float64) for part in (x, y))
     mean = ((x.mean(0) - y.mean(0)) ** 2).sum()
     x, y = ((part - part.mean(0)) / np.sqrt(len(part) - 1) for part in (x, y))
     root = np.linalg.svd(x @ y.T, compute_uv=False).sum()

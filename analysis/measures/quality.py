@@ -176,7 +176,7 @@ def _of_reference(group: xr.Dataset, values: xr.DataArray, seed: int) -> dict[st
     if "reference_features" not in group:
         return {}
     pictures = group["reference_features"].transpose("reference", "feature").values
-    clean, found = values.sel(arm=runs.CLEAN).values, {}
+    clean, found = values.sel(arm=runs.CLEAN).values, dict[str, tuple]()
     for prefix, unbiased in (("", False), ("unbiased_", True)):
         reference = set_distances.Reference(_distance_of(group), pictures, unbiased=unbiased, seed=seed)
         rows = np.full((len(values["arm"]), 3, 3), np.nan)  # [arm, what, bound]

@@ -50,7 +50,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows).drop(columns=unsaid)
 
 
-def _unbiased(here: xr.Dataset, name: str) -> dict[str, float]:
+def _unbiased(here: xr.Dataset, name: str) -> dict[str, str | float]:
     return {f"unbiased {bound}": float(here[name].sel(bound=bound)) for bound in BOUNDS}
 
 
@@ -65,7 +65,8 @@ def _reference_rows(at: xr.Dataset) -> list[dict[str, str | float]]:
             row: dict[str, str | float] = {"metric": str(at["metric"].values), "arm": str(arm)}
             row["clean"] = float(at["to_reference"].sel(arm=runs.CLEAN, bound="estimate"))
             row |= {"value": float(here["to_reference"].sel(bound="estimate")), "compared": compared}
-            rows.append(row | {b: float(here[name].sel(bound=b)) for b in BOUNDS} | _unbiased(here, f"unbiased_{name}"))
+            row |= {bound: float(here[name].sel(bound=bound)) for bound in BOUNDS}
+            rows.append(row | _unbiased(here, f"unbiased_{name}"))
     return rows
 
 

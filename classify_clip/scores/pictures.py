@@ -26,6 +26,8 @@ class Pictures:
     asked: np.ndarray  # bool [arm, sample]: whether the arm is run on it; the floor is on the first few only
     embedded: bool
     """Whether the run's model is one of the shipped ones, so that the shipped judge and CLIP know its pictures."""
+    device: str | None = None
+    """Where large networks look at them; None for CUDA where there is one, else the CPU."""
 
     @property
     def arms(self) -> list[str]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from classify_clip.scores.metric import METRICS, Metric, Weights, choose
@@ -46,7 +48,9 @@ def score(
     is written. metrics: names in `METRICS`; None takes all that need only what is shipped and fit the run, and keeps of
     the others why they do not. weights: metric name -> weight file or folder. A group holds `score` (arm, sample) or,
     for metrics of whole sets, `features` (arm, sample, feature), NaN for samples that are not complete. Where pictures
-    of the replay were recorded, `replay_score` or `replay_features` hold the same of those.
+    of the replay were recorded, `replay_score` or `replay_features` hold the same of those; where pictures of the
+    predictions were, `score_by_step` (arm, sample, frame_step) or `features_by_step` do, each frame compared with the
+    clean one of its step.
     reference: a folder of pictures, or "held-out" for the shipped drawings, that sets are compared with; a group then
     holds its `reference_features` (reference, feature) too, in place of those of an earlier one, and in its attributes
     `reference` (the folder's name), `reference_pictures` and `reference_digest`.
@@ -65,7 +69,7 @@ def score(
     missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
     compared = _to_compare(chosen, stored, weights, reference)
     groups: dict[str, xr.Dataset] = {}
-    per_sample, done = len(pictures.arms) + len(pictures.replayed), 0
+    per_sample, done = len(pictures.arms) * (1 + len(pictures.frame_steps)) + len(pictures.replayed), 0
     total = per_sample * sum(map(len, missing.values())) + sum(map(len, compared.values()))
 
     def keep(name: str, group: xr.Dataset) -> None:
@@ -113,6 +117,7 @@ def _missing(metric: Metric, group: xr.Dataset | None, pictures: Pictures, weigh
     if group is None or not _scored(group) or not _same_weights(metric, group, weights):
         return everything
     wanted = {_variable(metric): pictures.arms, f"replay_{_variable(metric)}": pictures.replayed}
+    wanted |= {f"{_variable(metric)}_by_step": pictures.arms} if pictures.frame_steps else {}
     lacking = np.zeros(len(everything), bool)
     for variable, arms in wanted.items():
         if arms and variable not in group:
@@ -155,30 +160,33 @@ def _with_reference(
 
 
 def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Tick) -> xr.Dataset:
-    """Values of these pictures and of their replays, some samples at a time: (arm, sample), and feature for sets."""
+    """Values of these pictures, of their replays and of their predictions, some samples at a time."""
     everything = np.arange(len(pictures.samples))
     pieces = [everything[start : start + AT_ONCE] for start in range(0, len(everything), AT_ONCE)]
     return xr.concat([_piece(metric, pictures.only(rows), weights, tick) for rows in pieces], dim="sample")
 
 
 def _piece(metric: Metric, pictures: Pictures, weights: Weights, tick: Tick) -> xr.Dataset:
-    """`_measured` of few samples: the pictures of one arm and of the clean one are in memory, whatever the arms."""
+    """`_measured` of few samples: pictures of one arm and of the clean one are in memory, whatever the arms."""
     measure = metric.open(pictures, weights)
-    clean = pictures.arm(CLEAN) if metric.kind == "to clean" else None
 
-    def of(arms: list[str], images: Callable[[str], np.ndarray]) -> xr.DataArray:
+    def of(arms: list[str], images: Callable[[str], np.ndarray], clean: np.ndarray) -> xr.DataArray:
         rows = []
         for arm in arms:
-            values = measure(images(arm)) if clean is None else measure(images(arm), clean)
+            values = measure(images(arm), clean) if metric.kind == "to clean" else measure(images(arm))
             rows.append(_where(pictures.of(arm), values))
             tick(len(pictures.samples))
         dims = ("arm", "sample", "feature") if metric.kind == "set" else ("arm", "sample")
         return xr.DataArray(np.stack(rows), dims=dims, coords={"arm": arms, "sample": pictures.samples})
 
-    variable = _variable(metric)
-    values = {variable: of(pictures.arms, pictures.arm)}
+    variable, clean = _variable(metric), pictures.arm(CLEAN)
+    values = {variable: of(pictures.arms, pictures.arm, clean)}
     if pictures.replayed:
-        values[f"replay_{variable}"] = of(pictures.replayed, pictures.replay).reindex(arm=pictures.arms)
+        values[f"replay_{variable}"] = of(pictures.replayed, pictures.replay, clean).reindex(arm=pictures.arms)
+    if steps := pictures.frame_steps:
+        frames = [of(pictures.arms, partial(pictures.frame, step=k), pictures.frame(CLEAN, k)) for k in steps]
+        by_step = xr.concat(frames, dim=pd.Index(steps, name="frame_step"))
+        values[f"{variable}_by_step"] = by_step.transpose("arm", "sample", "frame_step", ...)
     return xr.Dataset(values)
 
 

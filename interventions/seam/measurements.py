@@ -6,6 +6,7 @@ for `lanes`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -96,11 +97,12 @@ class Measurements:
         return attention_statistics(piece.query, piece.key, piece.bias(), piece.scale, entropy, answer.lse)
 
     def removed(self, site: Site, call: Call, rows: slice, tokens: torch.Tensor, mass: torch.Tensor) -> None:
-        """Keep which keys [rows, heads, k] of a call a lane removes, and the mass that all keys had before."""
+        """Keep which keys [rows, heads, k] of a call a lane removes, -1 for none; mass: of all keys before."""
         if "sinks" in self.record:
             _, keys = call_layouts(self.layout, site, call)
-            self.keep(site, call.batch, rows, "removed_token", self._tokens(tokens, keys))
-            self.keep(site, call.batch, rows, "removed_mass", mass.gather(-1, tokens))
+            none, tokens = tokens < 0, tokens.clamp(min=0)
+            self.keep(site, call.batch, rows, "removed_token", self._tokens(tokens, keys).masked_fill(none, -1))
+            self.keep(site, call.batch, rows, "removed_mass", mass.gather(-1, tokens).masked_fill(none, math.nan))
 
     def keep(self, site: Site, batch: int, rows: slice, name: str, value: torch.Tensor) -> None:
         """Keep a value [rows, ...] of some rows of a batch; the other rows are missing until they are kept too."""

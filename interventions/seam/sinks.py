@@ -15,6 +15,7 @@ import torch
 from interventions.errors import spec_error
 from interventions.families import KeyRemoval
 from interventions.layout import TokenLayout
+from interventions.scope import OF_TEXT
 from interventions.seam.calls import Call, Pieces
 from interventions.segments import IMAGE, KINDS, PADDING, PREFIX, TEXT
 
@@ -38,12 +39,14 @@ def joined(runs: Sequence[slice]) -> slice | torch.Tensor:
 def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | None = None) -> torch.Tensor | None:
     """Kind (int8) of each key where it may be chosen, -1 where not; None if the call has no key of the scope.
 
-    Raises `SpecError` where the call has too few keys: one must stay, and a random control needs as many other keys as
-    there are sinks.
+    Of keys=word and keys=padding these are the keys that may be such; `of_scope` chooses among them row by row.
+    Raises `SpecError` where the call has too few keys: one must stay, and a random control needs as many other keys
+    as there are sinks.
     """
     kinds = torch.from_numpy(layout.kinds())
     if lane.scope.keys != "all":
-        kinds = kinds.masked_fill(kinds != KINDS[lane.scope.keys], -1)
+        held = [KINDS[kind] for kind in OF_TEXT.get(lane.scope.keys, (lane.scope.keys,))]
+        kinds = kinds.masked_fill(~torch.isin(kinds, torch.tensor(held)), -1)
     number = int((kinds >= 0).sum())
     if not number:
         return None
@@ -52,6 +55,12 @@ def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | Non
         reason = f"an attention call has {layout.size} keys, of which at most {most} can be chosen"
         raise spec_error(f"{lane}: k{lane.count}", reason, f"{lane.kind}-k{max(1, most)}")
     return kinds.to(device)
+
+
+def of_scope(lane: KeyRemoval, kinds: torch.Tensor) -> torch.Tensor:
+    """Of kinds in which words and padding are told apart, those that the lane is about; -1 elsewhere."""
+    wanted = {"word": TEXT, "padding": PADDING}.get(lane.scope.keys)
+    return kinds if wanted is None else kinds.masked_fill(kinds != wanted, -1)
 
 
 def choose(
@@ -64,7 +73,8 @@ def choose(
     every token kind (words and padding apart, where that is known), never one of the sinks; where a kind has not enough
     other tokens the rest comes from any kind. They are the first ones in an order fixed by (seed, sample, site, head),
     drawn anew each step with draw=fresh, so that a persistent draw changes only where a token of it became a sink, or
-    the sinks changed their kind.
+    the sinks changed their kind. Where a row has fewer words, or less padding, than are asked for, those it has and -1
+    for the rest; of a random control where no other is left.
     """
     heads = mass.shape[1]
     if lane.per == "layer":
@@ -76,6 +86,8 @@ def choose(
     if lane.kind == "random":
         moment = (seed, site, step if lane.scope.draw == "fresh" else -1)
         tokens = _matched(tokens, kinds, _priorities(moment, samples, *mass.shape[1:]))
+    elif lane.scope.keys in OF_TEXT:
+        tokens = tokens.masked_fill(kinds.expand_as(mass).gather(-1, tokens) < 0, -1)
     return tokens.expand(-1, heads, -1)
 
 
@@ -88,8 +100,10 @@ def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -
     for kind in (IMAGE, TEXT, PADDING, PREFIX):
         quota = (sink_kinds == kind).sum(-1, keepdim=True)
         chosen |= _first(free & (kinds == kind), priority, quota, count)
-    chosen |= _first(free & ~chosen, priority, count - chosen.sum(-1, keepdim=True), count)
-    return priority.masked_fill(~chosen, -1).topk(count).indices
+    quota = (sink_kinds >= 0).sum(-1, keepdim=True)
+    chosen |= _first(free & ~chosen, priority, quota - chosen.sum(-1, keepdim=True), count)
+    best = priority.masked_fill(~chosen, -1).topk(count)
+    return best.indices.masked_fill(best.values < 0, -1)
 
 
 def _first(allowed: torch.Tensor, priority: torch.Tensor, quota: torch.Tensor, most: int) -> torch.Tensor:
@@ -125,6 +139,7 @@ def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
 def suppress(lane: KeyRemoval, call: Call, tokens: torch.Tensor, queries: Sequence[slice]) -> Pieces:
     """The calls that answer `call` with `tokens` [rows, heads, k] suppressed for the query tokens of some slices.
 
+    A token of -1 stands for none.
     Score path with strength a: their probabilities p become (1 - a) p and the rest is renormalised to 1 - (1 - a) P, P
     being what they had together (the sink paper). That is exactly (1 - a) times the clean output plus a times the
     output without these keys (logit bias -inf), so it costs one more fused call, no tokens x tokens bias. A query that
@@ -151,8 +166,8 @@ def _acted(lane: KeyRemoval, call: Call, tokens: torch.Tensor) -> list[Call]:
 def _without(call: Call, tokens: torch.Tensor) -> Call:
     """The call with these keys' logits at -inf."""
     rows, heads = call.query.shape[:2]
-    bias = call.query.new_zeros(rows, heads, 1, call.lengths[1])
-    bias.scatter_(-1, tokens.unsqueeze(2), -math.inf)
+    bias = call.query.new_zeros(rows, heads, 1, call.lengths[1] + 1)  # the last place takes what stands for no key
+    bias = bias.scatter_(-1, tokens.unsqueeze(2) % bias.shape[-1], -math.inf)[..., :-1].contiguous()
     own = call.bias()
     if own is None:
         return call.biased(bias)
@@ -163,10 +178,11 @@ def _without(call: Call, tokens: torch.Tensor) -> Call:
 
 def _filled(value: torch.Tensor, tokens: torch.Tensor, fill: str, strength: float) -> torch.Tensor:
     """Values [rows, heads, keys, channels] with those of `tokens` moved towards the fill."""
-    index = tokens.unsqueeze(-1).expand(-1, -1, -1, value.shape[-1])
-    old = value.gather(2, index)
+    room = torch.nn.functional.pad(value, (0, 0, 0, 1))  # the last place takes what stands for no key
+    index = (tokens % room.shape[2]).unsqueeze(-1).expand(-1, -1, -1, value.shape[-1])
+    old = room.gather(2, index)
     target = torch.zeros_like(old[:, :, :1])
     if fill == "mean":
-        others = value.shape[2] - tokens.shape[-1]
+        others = value.shape[2] - (tokens >= 0).sum(-1)[..., None, None]
         target = ((value.sum(2, keepdim=True, dtype=torch.float32) - old.sum(2, keepdim=True)) / others).to(value.dtype)
-    return value.scatter(2, index, torch.lerp(old, target.expand_as(old), strength))
+    return room.scatter_(2, index, torch.lerp(old, target.expand_as(old), strength))[:, :, :-1]

@@ -17,9 +17,10 @@ from interventions.layout import TokenLayout
 from interventions.records import RECORDS, TOP
 from interventions.seam.blocked import Answer
 from interventions.seam.calls import Call, Pieces
+from interventions.seam.keys import described
 from interventions.seam.mass import attention_statistics
 from interventions.seam.sites import Site
-from interventions.seam.tokens import call_layouts, positions, spread
+from interventions.seam.tokens import call_layouts, laid, positions, spread
 
 Values = dict[str, torch.Tensor]  # by name, [batch, ...]
 
@@ -79,6 +80,9 @@ class Measurements:
             self.keep(site, call.batch, rows, "mass_layer", spread(total.mean(1), keys, self.layout))
         if "mass-per-head" in self.record:
             self.keep(site, call.batch, rows, "mass", spread(total, keys, self.layout))
+        if "keys" in self.record:
+            for name, value in described(call.rows(rows)).items():
+                self.keep(site, call.batch, rows, name, laid(value, keys, self.layout))
         if weighted is not None:
             self.keep(site, call.batch, rows, "entropy", weighted)
         if "sinks" in self.record:

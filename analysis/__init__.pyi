@@ -7,6 +7,7 @@ from .measure import MEASURES as MEASURES
 from .measure import Measure as Measure
 from .measure import Option as Option
 from .measure import measure as measure
+from .measures.anatomy import anatomy as anatomy
 from .measures.bands import bands as bands
 from .measures.compare import compare as compare
 from .measures.counterfactual import counterfactual as counterfactual
@@ -30,6 +31,7 @@ __all__ = [
     "Measure",
     "Option",
     "amplification",
+    "anatomy",
     "bands",
     "compare",
     "counterfactual",

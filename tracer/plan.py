@@ -247,6 +247,7 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_s
             )
         if denoiser.layout is not None:
             spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
+            spec.check_told(denoiser.layout, itself is None and optional_parts(denoiser).padding is not None)
         elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full):
             raise PlanError(
                 f"{spec}: {denoiser.name} has no layout, so it would be ignored. Give the denoiser its `layout` and "

@@ -32,6 +32,7 @@ PARAMETERS = {
         "resamples",
         "seed",
     ],
+    "anatomy": ["run", "confidence", "seed"],
     "decompose": ["run", "confidence", "seed"],
     "depth": ["measured"],
     "feedback": ["run", "confidence", "seed"],

@@ -61,7 +61,7 @@ def places(several: Runs, *, top: int = 1, confidence: float = 0.95, seed: int =
         raise runs.RunError(f"--top {top}: from 1 to {mass.sizes['token'] - 1}, one less than there are keys")
     among = {where.ALL: np.ones(mass.sizes["token"], bool)}
     image = attention["token_kind"].values == where.KIND["image"]
-    if 1 < image.sum() and not image.all() and top < image.sum():
+    if top < image.sum() < len(image):
         among[where.IMAGE] = image
     elif image.all():
         among = {where.IMAGE: image}
@@ -97,9 +97,8 @@ def _moved_by(run: xr.DataTree) -> list[int]:
 
 
 def _mass(run: xr.DataTree) -> xr.DataArray:
-    """Recorded mass of the clean arm, (layer, sample, step, token), not read yet."""
-    mass = runs.need(run, "attention/mass_layer", "norms,mass").sel(arm=runs.CLEAN)
-    return mass.transpose("layer", "sample", "step", "token")
+    """Recorded mass of the clean arm, (layer, sample, step, token), not read yet, of the layers that have some."""
+    return where.recorded(runs.need(run, "attention/mass_layer", "norms,mass").sel(arm=runs.CLEAN))
 
 
 def _described(
@@ -113,7 +112,8 @@ def _described(
 ) -> xr.Dataset:
     """Shares, persistence and strength of one run, a layer at a time."""
     names, keys = [*found], {name: _keys(name, among) for name in found}
-    shares, common, along, sets, distinct, strength, often = [], [], [], [], [], [], []
+    shares, common, along, sets, distinct, strength = [], [], [], [], [], []
+    often: list[np.ndarray] = []
     for layer in range(mass.sizes["layer"]):
         values = np.asarray(mass.isel(layer=layer).values, np.float64)  # [sample, step, token]
         tops = {own: where.top_keys(values[..., inside], top) for own, inside in among.items()}
@@ -130,7 +130,7 @@ def _described(
         distinct.append([_distinct(each) for each in tops.values()])
         heaviest = values.max(-1)
         strength.append((heaviest / ((values.sum(-1) - heaviest) / (values.shape[-1] - 1))).mean(0))
-        often.append(tops.get(where.IMAGE, tops.get(where.ALL)).mean((0, 1)))
+        often.append(tops[_grid_keys(among)].mean((0, 1)))
     of = np.moveaxis(np.array(shares), [2, 1], [0, 1])  # [quantity, place, layer, sample, step]
     expected = np.array([found[name][:, among[keys[name]]].mean() for name in names])
     over_layers = [np.mean([where.shared_along(np.stack(step, 1), 1, top) for step in _steps(sets, k)], 0) for k in
@@ -155,9 +155,19 @@ def _described(
     data["ratio_of_layer"] = ("quantity", "place", "layer", "bound"), _bounds(of.mean(4), **few) / scale[..., None]
     of_step = np.moveaxis(of.mean(2), 2, 3)
     data["ratio_of_step"] = ("quantity", "place", "step", "bound"), _bounds(of_step, **few) / scale[..., None]
-    coords = {"quantity": list(QUANTITIES), "place": names, "bound": list(statistics.BOUNDS), "over": list(OVER)}
+    coords: dict[str, object] = {
+        "quantity": list(QUANTITIES),
+        "place": names,
+        "bound": list(statistics.BOUNDS),
+        "over": list(OVER),
+    }
     coords |= {"keys": [*among], "among": ("place", [keys[name] for name in names])}
     return xr.Dataset(data, coords=coords).merge(_map(np.mean(often, 0) / top, attention))
+
+
+def _grid_keys(among: Mapping[str, np.ndarray]) -> str:
+    """The keys that lie on the grid, where there are any."""
+    return where.IMAGE if where.IMAGE in among else where.ALL
 
 
 def _keys(place: str, among: Mapping[str, np.ndarray]) -> str:
@@ -215,8 +225,8 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
             rows.append({"measure": f"top keys that two {over} share", "where": "", "among": str(keys), **cells})
         rows.append({"measure": "different top keys", "where": "", "among": str(keys), "mean": float(at["distinct"])})
     strongest = float(dataset["strength"].mean("step").max())
-    told = {"measure": "heaviest key / mean of the others, in its strongest layer", "where": "", "among": where.ALL}
-    rows.append(told | {"mean": strongest, "expected": 1.0})
+    name = "heaviest key / mean of the others, in its strongest layer"
+    rows.append({"measure": name, "where": "", "among": where.ALL, "mean": strongest, "expected": 1.0})
     for when in dataset["when"].values if "follows" in dataset else []:
         for follow in dataset["follow"].values:
             at = dataset.sel(when=when, follow=follow)

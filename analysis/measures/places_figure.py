@@ -51,9 +51,9 @@ def _draw_ratios(ax: Axes, dataset: xr.Dataset) -> None:
     y = np.arange(len(names))
     for shift, quantity in zip((-0.12, 0.12), dataset["quantity"].values, strict=True):
         low, middle, high = (np.maximum(v.values, LEAST) for v in runs.bounds(dataset["ratio"].sel(quantity=quantity)))
-        look = {"color": figures.ARMS[0], "marker": "o"} if shift < 0 else {"color": figures.ARMS[4], "marker": "s"}
-        ax.hlines(y + shift, low, high, color=look["color"], linewidth=1)
-        ax.plot(middle, y + shift, linestyle="", markersize=4, label=str(quantity), **look)
+        color, marker = (figures.ARMS[0], "o") if shift < 0 else (figures.ARMS[4], "s")
+        ax.hlines(y + shift, low, high, color=color, linewidth=1)
+        ax.plot(middle, y + shift, linestyle="", markersize=4, label=str(quantity), color=color, marker=marker)
     ax.axvline(1, color=figures.NULL, linestyle=figures.DASHES, linewidth=1)
     figures.log_axis(ax, "x")
     ax.set_yticks(y, [f"{name} ({float(e):.1%})" for name, e in zip(names, dataset["expected"], strict=True)])
@@ -86,8 +86,9 @@ def _draw_layers(ax: Axes, dataset: xr.Dataset) -> None:
     chosen = ratio.sortby(ratio, ascending=False)["place"].values[:MOST_LINES]
     for place, name in enumerate(chosen):
         bounds = [np.maximum(v.values, LEAST) for v in runs.bounds(at["ratio_of_layer"].sel(place=name))]
-        look = {"color": figures.ARMS[place], "marker": figures.SYMBOLS[place], "markersize": 3}
-        figures.band(ax, dataset["layer"].values, *bounds, label=str(name), **look)
+        color, marker = figures.ARMS[place], figures.SYMBOLS[place]
+        layers = dataset["layer"].values
+        figures.band(ax, layers, *bounds, label=str(name), color=color, marker=marker, markersize=3)
     ax.axhline(1, color=figures.NULL, linestyle=figures.DASHES, linewidth=1)
     figures.log_axis(ax)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))

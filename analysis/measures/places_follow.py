@@ -38,8 +38,12 @@ def followed(plain: xr.DataTree, moved: xr.DataTree, *, top: int, confidence: fl
     if top >= image.sum():
         raise runs.RunError(f"--top {top}: fewer than the {image.sum()} image keys")
     found = []
-    for layer in range(plain["attention"].sizes["layer"]):
-        before, after = (_values(run, layer)[..., image] for run in (plain, moved))  # [sample, step, key]
+    both_runs = [
+        where.recorded(runs.need(run, "attention/mass_layer", "norms,mass").sel(arm=runs.CLEAN))
+        for run in (plain, moved)
+    ]
+    for layers in zip(*both_runs, strict=True):
+        before, after = (np.asarray(mass.values, np.float64)[..., image] for mass in layers)  # [sample, step, key]
         tops = where.top_keys(before, top)
         now = where.top_keys(after, top)
         shared = [(each * now).sum(-1) / top for each in (tops, where.moved(tops, cells, by))]
@@ -58,12 +62,6 @@ def followed(plain: xr.DataTree, moved: xr.DataTree, *, top: int, confidence: fl
         },
         coords={"follow": ["top keys", "mass (correlation)"], "frame": list(FRAMES), "when": list(WHEN)},
     )
-
-
-def _values(run: xr.DataTree, layer: int) -> np.ndarray:
-    """Mass of the clean arm in a layer, float64 [sample, step, token]."""
-    mass = runs.need(run, "attention/mass_layer", "norms,mass").sel(arm=runs.CLEAN).isel(layer=layer)
-    return np.asarray(mass.transpose("sample", "step", "token").values, np.float64)
 
 
 def _check_alike(plain: xr.DataTree, moved: xr.DataTree) -> None:

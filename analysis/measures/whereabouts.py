@@ -80,6 +80,13 @@ def _of_the_grid(attention: xr.Dataset) -> dict[str, np.ndarray]:
     return {name: where & image for name, where in found.items()}
 
 
+def recorded(mass: xr.DataArray) -> xr.DataArray:
+    """Mass as (layer, sample, step, token), not read yet, without the layers that attend over other tokens (NaN)."""
+    mass = mass.transpose("layer", "sample", "step", "token")
+    there = np.isfinite(np.asarray(mass.isel(sample=0, step=0).values)).all(-1)
+    return mass.isel(layer=np.flatnonzero(there)).drop_vars("layer_name", errors="ignore")
+
+
 def top_keys(values: np.ndarray, count: int) -> np.ndarray:
     """Weights [..., key] of the `count` largest values: they sum to `count`, and equal values have equal weights."""
     least = np.partition(values, values.shape[-1] - count, axis=-1)[..., -count, None]

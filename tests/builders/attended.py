@@ -1,4 +1,4 @@
-"""Runs in memory whose attention mass is given: an image on a grid, then text, of which the last tokens may be padding."""
+"""Runs in memory whose attention mass is given: an image on a grid, then text, of which the last may be padding."""
 
 from __future__ import annotations
 

@@ -41,10 +41,11 @@ def places(several: Runs, *, top: int = 1, confidence: float = 0.95, seed: int =
     `expected` (place): its share of the keys; `ratio` (quantity, place, bound): one over the other, 1 for attention
     that does not look where; `p` (quantity, place) two-sided from the t test over samples, `p_holm` over all of them.
     `ratio_of_layer` (quantity, place, layer, bound), `ratio_of_step`. Places of the grid are looked for among the image
-    keys alone (`among`). `persistence` (keys, over, bound): what share of their top keys two samples have in common, or
-    two steps, or two layers; `persistence_expected` (keys): of sets that lie anywhere. `distinct` (keys): top keys that
-    differ over samples, mean over layers and steps. `strength` (layer, step): mass of the heaviest key over the mean of
-    the others. `map` (token_frame, token_y, token_x): share of cases in which an image key is among the top ones.
+    keys alone (`among`), and words among the text's where a block attends to image and text in calls of their own.
+    `persistence` (keys, over, bound): what share of their top keys two samples have in common, or two steps, or two
+    layers; `persistence_expected` (keys): of sets that lie anywhere. `distinct` (keys): top keys that differ over
+    samples, mean over layers and steps. `strength` (keys, layer, step): mass of the heaviest key over the mean of the
+    others. `map` (token_frame, token_y, token_x): share of cases in which an image key is among the top ones.
 
     Moved: `follows` (frame, follow, when, bound), what the two runs share "at the same position" and "with the content"
     among the image keys: of the top keys, and as correlation of mass; `follows_difference` (follow, when, bound),
@@ -56,15 +57,11 @@ def places(several: Runs, *, top: int = 1, confidence: float = 0.95, seed: int =
     plain, moved = _plain_and_moved(trees)
     run = runs.complete(plain)
     mass, attention = _mass(run), run["attention"].ds
-    found = where.places_of(attention, mass.sizes["sample"])
-    if top < 1 or top >= mass.sizes["token"]:
-        raise runs.RunError(f"--top {top}: from 1 to {mass.sizes['token'] - 1}, one less than there are keys")
-    among = {where.ALL: np.ones(mass.sizes["token"], bool)}
-    image = attention["token_kind"].values == where.KIND["image"]
-    if top < image.sum() < len(image):
-        among[where.IMAGE] = image
-    elif image.all():
-        among = {where.IMAGE: image}
+    among = where.among_of(attention, mass)
+    found = where.places_of(attention, mass.sizes["sample"], among)
+    fewest = min(int(inside.sum()) for inside in among.values())
+    if not 1 <= top < fewest:
+        raise runs.RunError(f"--top {top}: from 1 to {fewest - 1}, one less than there are keys to choose among")
     result = _described(mass, found, among, attention, top, confidence, seed)
     if moved is not None:
         result = result.merge(followed(plain, moved, top=top, confidence=confidence, seed=seed))
@@ -111,7 +108,7 @@ def _described(
     seed: int,
 ) -> xr.Dataset:
     """Shares, persistence and strength of one run, a layer at a time."""
-    names, keys = [*found], {name: _keys(name, among) for name in found}
+    names, keys = [*found], {name: where.keys_of(name, among) or "" for name in found}
     shares, common, along, sets, distinct, strength = [], [], [], [], [], []
     often: list[np.ndarray] = []
     for layer in range(mass.sizes["layer"]):
@@ -128,9 +125,8 @@ def _described(
         along.append([where.shared_along(each, 1, top) for each in tops.values()])
         sets.append(list(tops.values()))
         distinct.append([_distinct(each) for each in tops.values()])
-        heaviest = values.max(-1)
-        strength.append((heaviest / ((values.sum(-1) - heaviest) / (values.shape[-1] - 1))).mean(0))
-        often.append(tops[_grid_keys(among)].mean((0, 1)))
+        strength.append([_strength(each) for each in within.values()])
+        often += [tops[where.IMAGE].mean((0, 1))] if where.IMAGE in tops else []
     of = np.moveaxis(np.array(shares), [2, 1], [0, 1])  # [quantity, place, layer, sample, step]
     expected = np.array([found[name][:, among[keys[name]]].mean() for name in names])
     over_layers = [np.mean([where.shared_along(np.stack(step, 1), 1, top) for step in _steps(sets, k)], 0) for k in
@@ -147,7 +143,7 @@ def _described(
         "persistence": (("keys", "over", "bound"), _bounds(persistence, **how)),
         "persistence_expected": ("keys", np.array([top / inside.sum() for inside in among.values()])),
         "distinct": ("keys", np.mean(distinct, 0)),
-        "strength": (("layer", "step"), np.array(strength)),
+        "strength": (("keys", "layer", "step"), np.array(strength).swapaxes(0, 1)),
     }
     few = {**how, "resamples": runs.BAND_RESAMPLES}
     scale = expected[None, :, None]
@@ -162,22 +158,20 @@ def _described(
         "over": list(OVER),
     }
     coords |= {"keys": [*among], "among": ("place", [keys[name] for name in names])}
-    return xr.Dataset(data, coords=coords).merge(_map(np.mean(often, 0) / top, attention))
-
-
-def _grid_keys(among: Mapping[str, np.ndarray]) -> str:
-    """The keys that lie on the grid, where there are any."""
-    return where.IMAGE if where.IMAGE in among else where.ALL
-
-
-def _keys(place: str, among: Mapping[str, np.ndarray]) -> str:
-    """The keys among which a place is looked for; all keys are the image's where there are no others."""
-    return where.WITHIN[place] if where.WITHIN[place] in among else next(iter(among))
+    result = xr.Dataset(data, coords=coords)
+    return result.merge(_map(np.mean(often, 0) / top, attention)) if often else result
 
 
 def _steps(sets: list[list[np.ndarray]], which: int) -> list[list[np.ndarray]]:
     """For every step the sets [sample, key] of all layers, of one kind of keys."""
     return [[layer[which][:, step] for layer in sets] for step in range(sets[0][which].shape[1])]
+
+
+def _strength(shares: np.ndarray) -> np.ndarray:
+    """Mass of the heaviest key over the mean of the others, mean over samples: [sample, step, key] -> [step]."""
+    most = shares.max(-1)
+    with np.errstate(divide="ignore"):
+        return (most * (shares.shape[-1] - 1) / (1 - most)).mean(0)
 
 
 def _distinct(tops: np.ndarray) -> float:
@@ -224,9 +218,9 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
             cells = _cells(at["persistence"].sel(over=over)) | {"expected": expected}
             rows.append({"measure": f"top keys that two {over} share", "where": "", "among": str(keys), **cells})
         rows.append({"measure": "different top keys", "where": "", "among": str(keys), "mean": float(at["distinct"])})
-    strongest = float(dataset["strength"].mean("step").max())
-    name = "heaviest key / mean of the others, in its strongest layer"
-    rows.append({"measure": name, "where": "", "among": where.ALL, "mean": strongest, "expected": 1.0})
+        strongest = float(at["strength"].mean("step").max())
+        name = "heaviest key / mean of the others, in its strongest layer"
+        rows.append({"measure": name, "where": "", "among": str(keys), "mean": strongest, "expected": 1.0})
     for when in dataset["when"].values if "follows" in dataset else []:
         for follow in dataset["follow"].values:
             at = dataset.sel(when=when, follow=follow)

@@ -29,19 +29,16 @@ def followed(plain: xr.DataTree, moved: xr.DataTree, *, top: int, confidence: fl
     by = tuple(runs.configuration(moved)["moved"])
     plain, moved = pairing.shared([plain, moved])
     attention = plain["attention"].ds
-    if "token_y" not in attention.coords or not (attention["token_y"].values >= 0).any():
-        raise runs.RunError("this run has no image keys, so there is nothing that could follow a moved picture")
-    cells = where.cells_of(attention)
-    image = cells[1] >= 0
-    cells = cells[:, image]
+    masses = [runs.need(run, "attention/mass_layer", "norms,mass").sel(arm=runs.CLEAN) for run in (plain, moved)]
+    both_runs = [where.recorded(mass) for mass in masses]
+    image = where.among_of(attention, both_runs[0]).get(where.IMAGE)
+    if image is None or "token_y" not in attention.coords:
+        raise runs.RunError("this run recorded no image keys, so there is nothing that could follow a moved picture")
+    cells = where.cells_of(attention)[:, image]
     by = (by[0] if cells[0].max() else 0, *by[1:])
     if top >= image.sum():
         raise runs.RunError(f"--top {top}: fewer than the {image.sum()} image keys")
     found = []
-    both_runs = [
-        where.recorded(runs.need(run, "attention/mass_layer", "norms,mass").sel(arm=runs.CLEAN))
-        for run in (plain, moved)
-    ]
     for layers in zip(*both_runs, strict=True):
         before, after = (np.asarray(mass.values, np.float64)[..., image] for mass in layers)  # [sample, step, key]
         tops = where.top_keys(before, top)

@@ -7,40 +7,55 @@ that uniform attention has no favourite. `places` reports it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 
 from analysis.common import runs
 
-ALL, IMAGE = "all keys", "image keys"
-WITHIN = {
-    "image": ALL,
-    "text": ALL,
-    "first text token": ALL,
-    "other words": ALL,
-    "text padding": ALL,
-    "other padding": ALL,
-    "prefix": ALL,
-    "corner": IMAGE,
-    "border": IMAGE,
-    "centre": IMAGE,
-    "first frame": IMAGE,
-    "last frame": IMAGE,
-}
-"""Place -> the keys among which it is looked for: kinds among all keys, parts of the grid among the image's."""
+ALL, IMAGE, TEXT = "all keys", "image keys", "text keys"
+KINDS_OF = ("image", "text", "prefix", "other padding")
+WORDS = ("first text token", "other words", "text padding")
+"""Places of which kind, and of what within the text; the others are parts of the grid."""
 KIND = {"image": 0, "text": 1, "prefix": 2, "other padding": 3}
 """Numbers of `token_kind` in the store."""
 
 
-def places_of(attention: xr.Dataset, samples: int) -> dict[str, np.ndarray]:
-    """Place -> bool [sample, token], the places that some token has and not every key has.
+def among_of(attention: xr.Dataset, mass: xr.DataArray) -> dict[str, np.ndarray]:
+    """The sets of keys that compete for attention, bool [token] each: all keys and the image's; or, where a block
+    attends to image and text in calls of their own (PixArt, Wan, UNets), the image's and the text's.
 
-    A corner is one of the four of every frame, the border the rest of its edge, the centre the middle half of rows and
-    columns (3 x 3 of 5 x 5). The first text token, other words and text padding share the text between them; without
-    `token_padding` all text that is not the first counts as words. Raises runs.RunError without kinds of tokens.
+    mass: as `recorded` gives it. Sets of one key, and keys of which no mass was recorded (SANA's image), are left out.
+    Raises runs.RunError without kinds of tokens.
     """
     if "token_kind" not in attention.coords:
         raise runs.RunError("this run does not say what its tokens are (token_kind): run it again")
+    one = np.asarray(mass.isel(layer=0, sample=0, step=0).values, np.float64)
+    there, kind = np.isfinite(one), attention["token_kind"].values
+    image, text = (there & (kind == KIND[name]) for name in ("image", "text"))
+    apart = np.nansum(one) > 1.5 or not image.any()  # each call's mass sums to 1
+    found = {IMAGE: image, TEXT: text} if apart else {ALL: there, IMAGE: image}
+    if not apart and image.all():
+        del found[ALL]
+    return {name: keys for name, keys in found.items() if keys.sum() > 1}
+
+
+def keys_of(place: str, among: Mapping[str, np.ndarray]) -> str | None:
+    """The keys among which a place is looked for; None where it does not compete with others."""
+    if place in KINDS_OF:
+        return ALL if ALL in among else None
+    wanted = (ALL, TEXT) if place in WORDS else (IMAGE,)
+    return next((name for name in wanted if name in among), None)
+
+
+def places_of(attention: xr.Dataset, samples: int, among: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Place -> bool [sample, token], the places that some key of its set in `among` has and not every one.
+
+    A corner is one of the four of every frame, the border the rest of its edge, the centre the middle half of rows and
+    columns (3 x 3 of 5 x 5). The first text token, other words and text padding share the text between them; without
+    `token_padding` all text that is not the first counts as words.
+    """
     kind = attention["token_kind"].values
     is_text = kind == KIND["text"]
     first = is_text & (np.cumsum(is_text) == 1)
@@ -51,11 +66,11 @@ def places_of(attention: xr.Dataset, samples: int) -> dict[str, np.ndarray]:
     found |= {"first text token": first, "other words": is_text & ~first & ~padding, "text padding": padding & ~first}
     found |= _of_the_grid(attention)
     every = {name: np.broadcast_to(where, padding.shape) for name, where in found.items()}
-    among = {ALL: np.ones(padding.shape, bool), IMAGE: np.broadcast_to(kind == KIND["image"], padding.shape)}
+    sets = {name: among[keys] for name in every if (keys := keys_of(name, among))}
     return {
         name: every[name]
-        for name, keys in WITHIN.items()
-        if name in every and every[name].any() and not (every[name] == among[keys]).all()
+        for name, keys in sets.items()
+        if every[name][:, keys].any() and not every[name][:, keys].all()
     }
 
 
@@ -81,10 +96,13 @@ def _of_the_grid(attention: xr.Dataset) -> dict[str, np.ndarray]:
 
 
 def recorded(mass: xr.DataArray) -> xr.DataArray:
-    """Mass as (layer, sample, step, token), not read yet, without the layers that attend over other tokens (NaN)."""
+    """Mass as (layer, sample, step, token), not read yet, of the layers that attend over all tokens that any does.
+
+    The refiners of Z-Image attend over the image or the text alone, and say nothing (NaN) of the other.
+    """
     mass = mass.transpose("layer", "sample", "step", "token")
-    there = np.isfinite(np.asarray(mass.isel(sample=0, step=0).values)).all(-1)
-    return mass.isel(layer=np.flatnonzero(there)).drop_vars("layer_name", errors="ignore")
+    there = np.isfinite(np.asarray(mass.isel(sample=0, step=0).values))  # [layer, token]
+    return mass.isel(layer=np.flatnonzero((there == there.any(0)).all(-1)))
 
 
 def top_keys(values: np.ndarray, count: int) -> np.ndarray:

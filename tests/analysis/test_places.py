@@ -98,6 +98,27 @@ def test_words_padding_and_frames_are_told_apart():
     np.testing.assert_allclose(at(found, "top keys", "first frame")["ratio"], 4, rtol=1e-6)
 
 
+def test_keys_that_do_not_compete_are_not_compared():
+    """As blocks with cross attention record it: image and text sum to 1 each; and a layer that sees the image alone."""
+    mass = noisy()
+    mass[..., IMAGE + 2] += 5
+    for part in (mass[..., :IMAGE], mass[..., IMAGE:]):
+        part /= part.sum(-1, keepdims=True)
+    run = attended(mass, GRID, padded=PADDED)
+    run["attention"]["mass_layer"][:] *= 2  # the builder makes the sum 1
+    found = places(run)
+    assert set(found["place"].values) == {
+        "first text token", "other words", "text padding", "corner", "border", "centre",
+    }  # fmt: skip
+    assert list(found["keys"].values) == [where.IMAGE, where.TEXT]
+    np.testing.assert_allclose(at(found, "top keys", "other words")["ratio"], TEXT / (TEXT - PADDED - 1), rtol=1e-6)
+    joined = noisy()
+    joined[:, :, 0, IMAGE:] = np.nan
+    run = attended(np.nan_to_num(joined), GRID)
+    run["attention"]["mass_layer"].values[:, :, :, 0, IMAGE:] = np.nan
+    assert places(run).sizes["layer"] == LAYERS - 1
+
+
 def test_shares_equal_a_count_key_by_key():
     mass = noisy(5).astype(np.float32).astype(float)
     found = places(attended(mass, GRID, padded=PADDED), top=3)
@@ -165,7 +186,7 @@ def test_what_cannot_be_compared_is_named():
         places([run, run])
     with pytest.raises(runs.RunError, match="differ in guidance"):
         places([run, attended(noisy(), GRID, moved=(0, 3, 4), guidance=2.0)])
-    with pytest.raises(runs.RunError, match="--top 60: from 1 to 59"):
-        places(run, top=60)
+    with pytest.raises(runs.RunError, match="--top 48: from 1 to 47"):
+        places(run, top=48)
     with pytest.raises(runs.RunError, match="--record norms,mass"):
         places(run.filter(lambda node: node.name != "attention"))

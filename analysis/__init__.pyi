@@ -19,6 +19,7 @@ from .measures.growth import growth as growth
 from .measures.impulse import impulse as impulse
 from .measures.matched import matched as matched
 from .measures.paths import paths as paths
+from .measures.places import places as places
 from .measures.quality import quality as quality
 from .measures.renoise import renoise as renoise
 from .measures.sinks import sinks as sinks
@@ -46,6 +47,7 @@ __all__ = [
     "measure",
     "null",
     "paths",
+    "places",
     "quality",
     "renoise",
     "report",

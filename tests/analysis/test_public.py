@@ -42,6 +42,7 @@ PARAMETERS = {
     "measure": ["question", "reads", "needs", "options", "on_page", "beyond"],
     "null": ["run", "kind", "transport"],
     "paths": ["run", "seed"],
+    "places": ["several", "top", "confidence", "seed"],
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
     "report": ["run", "sections"],

@@ -6,7 +6,8 @@ import click
 import pytest
 
 from tracer.cli.main import main
-from tracer.cli.reproduce import RECIPES, braces, commands, matches, read, recipes, rehearsal
+from tracer.cli.reproduction.lines import commands, matches, rehearsal
+from tracer.cli.reproduction.recipe import RECIPES, braces, read, recipes
 
 ALL = recipes()
 
@@ -28,7 +29,7 @@ def test_comments_and_empty_lines_are_no_commands(tmp_path):
     file.write_text(
         'about = "x"\ncommands = """\n# first\nmask $m --out $out/m.png\n\n"""\n[words]\nm = "R4S32 --grid 8x8"\n'
     )
-    assert read(file).lines(tmp_path / "a b") == [
+    assert read(file).at().lines(tmp_path / "a b") == [
         ["mask", "R4S32", "--grid", "8x8", "--out", str(tmp_path / "a b" / "m.png")]
     ]
 
@@ -41,7 +42,7 @@ def test_a_rehearsal_has_few_samples_paths_and_steps_and_folders_named_by_them()
 
 def test_what_exists_is_resumed_and_not_repeated(tmp_path):
     (tmp_path / "dit-R4S32").mkdir()
-    run, analyze = commands(ALL["growth"], tmp_path)
+    run, analyze = commands(ALL["growth"].at(), tmp_path)
     assert run[-1] == "--resume"
     assert "--resume" not in analyze
 
@@ -49,7 +50,7 @@ def test_what_exists_is_resumed_and_not_repeated(tmp_path):
 @pytest.mark.parametrize("name", sorted(ALL))
 @pytest.mark.parametrize("small", [False, True])
 def test_every_command_of_a_recipe_is_one_that_exists_with_these_options(name, small, tmp_path):
-    for line in commands(ALL[name], tmp_path, small=small):
+    for line in commands(ALL[name].at(), tmp_path, small=small):
         context, command = click.Context(main), main
         rest = list(line)
         while isinstance(command, click.Group):
@@ -80,6 +81,6 @@ def test_a_study_whose_samples_diverged_goes_on_and_exits_with_1_at_the_end(monk
             raise click.exceptions.Exit(1)
 
     group.add_command(module.reproduce)
-    monkeypatch.setattr(module, "commands", lambda recipe, out, small: [["run", "wild"], ["run", "calm"]])
+    monkeypatch.setattr(module, "commands", lambda study, out, small, weights: [["run", "wild"], ["run", "calm"]])
     result = CliRunner().invoke(group, ["reproduce", next(iter(ALL)), "--out", str(tmp_path)])
     assert (result.exit_code, ran) == (1, ["wild", "calm"])

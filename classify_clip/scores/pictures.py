@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from interventions.errors import RunError
 from tracer import store
 
 CLEAN, FULL = "clean", "full"
+LARGE = 1 << 28
+"""Bytes of pictures from which on they lie in a file and not in memory: 85 of 1024 x 1024 pixels."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,16 @@ class Pictures:
 
 
 def _pixels(images: xr.DataArray, arm: int) -> np.ndarray:
-    return images.isel(arm=arm).transpose("sample", "image_y", "image_x", "rgb").values.astype(np.uint8)
+    """The pictures of one arm; `LARGE` ones are mapped from a file that goes away with the array."""
+    pictures = images.isel(arm=arm).transpose("sample", "image_y", "image_x", "rgb")
+    if pictures.size <= LARGE:
+        return pictures.values.astype(np.uint8)
+    with tempfile.TemporaryFile() as file:
+        mapped = np.memmap(file, np.uint8, "w+", shape=pictures.shape)
+    each = max(1, LARGE // pictures[0].size)
+    for start in range(0, len(pictures), each):
+        mapped[start : start + each] = pictures[start : start + each].values
+    return mapped
 
 
 def pictures_of(run: xr.DataTree) -> Pictures:

@@ -6,7 +6,8 @@ those that were used. To measure again, delete `RUN/scores/<metric>.nc`. What th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -41,10 +42,9 @@ def score(
     """
     path = None if isinstance(run, xr.DataTree) else store.locate(run)
     tree = run if isinstance(run, xr.DataTree) else store.open_run(path)
-    pictures, stored, weights = pictures_of(tree), _stored(tree), weights or {}
-    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
-    missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
-    missing = {metric: positions for metric, positions in missing.items() if positions.size}
+    stored, weights = _stored(tree), weights or {}
+    work = lacking(tree, metrics, weights)
+    pictures, missing = work.pictures, work.missing
     groups: dict[str, xr.Dataset] = {}
 
     def keep(name: str, group: xr.Dataset) -> None:
@@ -61,10 +61,27 @@ def score(
 
         values = _measured(metric, pictures.only(positions), weights, tick)
         keep(metric.name, _group(metric, values, stored.get(metric.name), tree, weights))
-    for name, reason in left_out.items():
+    for name, reason in work.left_out.items():
         if not _scored(stored.get(name)):
             keep(name, _left_out(METRICS[name], reason, tree))
     return store.open_run(path) if path else xr.DataTree.from_dict({**tree.to_dict(), **groups}, name=tree.name)
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What a run still lacks: positions among its complete samples by metric; and why other metrics are left out."""
+
+    pictures: Pictures
+    missing: Mapping[Metric, np.ndarray]
+    left_out: Mapping[str, str]
+
+
+def lacking(tree: xr.DataTree, metrics: str | Sequence[str] | None, weights: Weights) -> Lacking:
+    """What `score` would measure; metrics with nothing to measure are not in it. Raises as `score` does."""
+    pictures, stored = pictures_of(tree), _stored(tree)
+    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
+    missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
+    return Lacking(pictures, {metric: at for metric, at in missing.items() if at.size}, left_out)
 
 
 def _stored(tree: xr.DataTree) -> dict[str, xr.Dataset]:

@@ -4,6 +4,7 @@ published names of its file. Random weights."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def networks(vision: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[Vision
     read.config.is_decoder = False
     nn.init.zeros_(read.embeddings.token_type_embeddings.weight)  # the published one has no token types
     widths = (text["hidden_size"], *HEAD.values())
-    head = nn.Sequential(*(nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)))
+    head = nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(widths)))
     return see, read.eval(), head
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from classify_clip.models import PAPER_CLASSIFIER
-from classify_clip.scores import clip_t, cmmd, fid, hps, imagereward, lpips
+from classify_clip.scores import clip_t, cmmd, fid, imagereward, lpips
 from tests.builders.models import trained_looking
 from tests.builders.reward import networks, published_state
 

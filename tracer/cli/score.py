@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from tracer.cli.errors import answered
-from tracer.cli.options import STORE, as_json
-from tracer.cli.terminal import print_json, progress_bar
+from tracer.cli.options import STORE, as_json, dry_run
+from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 from tracer.store.places import expanded
 
 
@@ -19,9 +19,15 @@ from tracer.store.places import expanded
               "need only what is shipped. Repeatable.")  # fmt: skip
 @click.option("--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable.")
 @click.option("--list", "listed", is_flag=True, help="List the metrics.")
+@dry_run
 @as_json
 def score(
-    run_path: Path | None, metrics: tuple[str, ...], weights: tuple[str, ...], listed: bool, as_json: bool
+    run_path: Path | None,
+    metrics: tuple[str, ...],
+    weights: tuple[str, ...],
+    listed: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Measure the decoded pictures of a run by metrics, and keep the scores beside it.
 
@@ -44,6 +50,8 @@ def score(
             return
         path = store.locate(run_path)
         check_writable(path)
+        if dry_run:
+            return tell_cost(path, metrics, weights, as_json)
         measure_scores(path, metrics, weights)
         names = sorted(store.read_scores(path))
         if as_json:
@@ -61,6 +69,23 @@ def measure_scores(path: Path, metrics: Sequence[str] = (), weights: Sequence[st
 
     with progress_bar("score", "arms") as progress:
         scores.score(path, list(metrics) or None, files, progress=progress)
+
+
+def tell_cost(path: Path, metrics: Sequence[str], weights: Sequence[str], as_json: bool) -> None:
+    """What measuring the missing scores would cost; every network measures a few pictures."""
+    from classify_clip.scores.cost import cost
+    from tracer.price import peak_memory
+
+    found = cost(path, list(metrics) or None, paths_by_name(weights))
+    memory = peak_memory()
+    if as_json:
+        return print_json({"run": path, "pictures": found.pictures, "seconds": round(found.seconds, 3),
+                           "disk_bytes": found.bytes, "memory_bytes": memory})  # fmt: skip
+    each = ", ".join(f"{count} pictures by {name}" for name, count in found.pictures.items()) or "nothing is missing"
+    click.echo(
+        f"{path}: {each}\nwould take  about {human_seconds(found.seconds)}; at most {human_bytes(found.bytes)} "
+        f"on disk, about {human_bytes(memory)} of memory\nnothing was written (--dry-run)"
+    )
 
 
 def paths_by_name(words: Sequence[str]) -> dict[str, str]:

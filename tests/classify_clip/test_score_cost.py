@@ -1,0 +1,57 @@
+"""What scoring would take, before it does; and pictures that do not fit into memory."""
+
+import json
+
+import numpy as np
+import pytest
+
+import tracer
+from classify_clip import score
+from classify_clip.scores import pictures
+from classify_clip.scores.cost import cost
+from classify_clip.scores.pictures import pictures_of
+from tests.builders.pictures import drawings, picture_run
+from tests.builders.typed import trace
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scored") / "run"
+    tracer.trace("dit", ["R4S0"], samples=3, steps=2, record=("norms", "images"), batch_size=3, out=path)
+    return path
+
+
+def test_every_picture_that_is_not_scored_yet_is_counted_and_nothing_is_written(run):
+    arms = len(tracer.open_run(run)["arm"])
+    said = trace("score", run, "--metric", "pixels", "--metric", "mmd", "--dry-run", "--json")
+    found = json.loads(said.stdout.splitlines()[-1])
+    assert found["pictures"] == {"pixels": 3 * arms, "mmd": 3 * arms}
+    assert found["seconds"] > 0
+    assert found["memory_bytes"] > 1e8  # torch alone
+    assert not (run / "scores").exists()
+    trace("score", run, "--metric", "pixels", "--metric", "mmd")
+    written = sum(file.stat().st_size for file in (run / "scores").iterdir())
+    assert found["disk_bytes"] / 100 < written <= found["disk_bytes"]
+    assert "nothing is missing" in trace("score", run, "--metric", "pixels", "--dry-run").stdout
+
+
+def test_what_is_scored_already_costs_nothing_and_the_rest_its_share():
+    images, labels = drawings(6)
+    run = picture_run({"clean": images, "R4S0": 255 - images}, labels=labels)
+    run["status"].values[:, 4:] = 0  # two samples are not complete
+    assert cost(run, "judge").pictures == {"judge": 8}
+    scored = score(run, "judge")
+    scored["status"].values[:, 4:] = 1  # the run went on
+    assert cost(scored, ["judge"]).pictures == {"judge": 4}
+
+
+def test_many_pictures_lie_in_a_file_and_score_the_same(monkeypatch):
+    images, _ = drawings(6)
+    run = picture_run({"clean": images, "R4S0": 255 - images})
+    assert type(pictures_of(run).arm("R4S0")) is np.ndarray
+    want = score(run, "pixels")["scores/pixels/score"]
+    monkeypatch.setattr(pictures, "LARGE", 2 * 32 * 32 * 3)
+    mapped = pictures_of(run).arm("R4S0")
+    assert isinstance(mapped, np.memmap)
+    np.testing.assert_array_equal(mapped, 255 - images)
+    np.testing.assert_array_equal(score(run, "pixels")["scores/pixels/score"], want)

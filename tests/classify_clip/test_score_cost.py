@@ -55,3 +55,17 @@ def test_many_pictures_lie_in_a_file_and_score_the_same(monkeypatch):
     assert isinstance(mapped, np.memmap)
     np.testing.assert_array_equal(mapped, 255 - images)
     np.testing.assert_array_equal(score(run, "pixels")["scores/pixels/score"], want)
+
+
+def test_a_run_that_is_not_there_yet_costs_what_it_costs_when_it_is(run, tmp_path):
+    """Pictures are black before there are any; how many there are, and the bytes, are the same."""
+    arms = len(tracer.open_run(run)["arm"])
+    words = ("--metric", "pixels", "--metric", "alignment", "--dry-run", "--json")
+    expected = trace("score", tmp_path / "later", *words, "--expect", f"{arms}x3x32x32")
+    found = json.loads(expected.stdout.splitlines()[-1])
+    assert found["pictures"] == {"pixels": 3 * arms, "alignment": 3 * arms}
+    assert found["disk_bytes"] > 0
+    assert not (tmp_path / "later").exists()
+    for wrong in ("6x553x1024", "axbxcxd", "0x1x1x1"):
+        assert f"--expect {wrong}: give arms x samples" in trace("score", run, *words, "--expect", wrong).output
+    assert "belongs to --dry-run" in trace("score", run, "--expect", "1x1x8x8").output

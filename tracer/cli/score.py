@@ -19,6 +19,8 @@ from tracer.store.places import expanded
               "need only what is shipped. Repeatable.")  # fmt: skip
 @click.option("--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable.")
 @click.option("--list", "listed", is_flag=True, help="List the metrics.")
+@click.option("--expect", metavar="SIZES", help="With --dry-run, of a run that is not there yet: arms x samples x "
+              "height x width of its pictures, such as 6x553x1024x1024.")  # fmt: skip
 @dry_run
 @as_json
 def score(
@@ -26,6 +28,7 @@ def score(
     metrics: tuple[str, ...],
     weights: tuple[str, ...],
     listed: bool,
+    expect: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -48,6 +51,10 @@ def score(
             for name, metric in METRICS.items():
                 click.echo(f"  {name:12} {metric.title}")
             return
+        if expect is not None:
+            if not dry_run:
+                raise click.UsageError("--expect belongs to --dry-run: it stands for a run that is not there yet")
+            return tell_cost(run_path or Path("runs"), metrics, weights, as_json, sizes(expect))
         path = store.locate(run_path)
         check_writable(path)
         if dry_run:
@@ -71,12 +78,31 @@ def measure_scores(path: Path, metrics: Sequence[str] = (), weights: Sequence[st
         scores.score(path, list(metrics) or None, files, progress=progress)
 
 
-def tell_cost(path: Path, metrics: Sequence[str], weights: Sequence[str], as_json: bool) -> None:
-    """What measuring the missing scores would cost; every network measures a few pictures."""
-    from classify_clip.scores.cost import cost
+def sizes(text: str) -> tuple[int, int, int, int]:
+    """`6x553x1024x1024` -> (arms, samples, height, width)."""
+    numbers = [int(part) for part in text.split("x") if part.isdigit()]
+    if len(numbers) != 4 or text.count("x") != 3 or not all(numbers):
+        raise click.UsageError(f"--expect {text}: give arms x samples x height x width, for example 6x553x1024x1024")
+    return tuple(numbers)  # type: ignore[return-value]
+
+
+def tell_cost(
+    path: Path,
+    metrics: Sequence[str],
+    weights: Sequence[str],
+    as_json: bool,
+    expected: tuple[int, int, int, int] | None = None,
+) -> None:
+    """What measuring the missing scores would cost, or all those of an `expected` run."""
+    from classify_clip.scores.cost import cost, cost_of_expected
     from tracer.price import peak_memory
 
-    found = cost(path, list(metrics) or None, paths_by_name(weights))
+    files, chosen = paths_by_name(weights), list(metrics) or None
+    if expected is None:
+        found = cost(path, chosen, files)
+    else:
+        arms, samples, *size = expected
+        found = cost_of_expected(arms, samples, (size[0], size[1]), chosen, files)
     memory = peak_memory()
     if as_json:
         return print_json({"run": path, "pictures": found.pictures, "seconds": round(found.seconds, 3),

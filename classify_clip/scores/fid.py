@@ -29,6 +29,7 @@ def open_fid(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray], np.
     package = needs_package("fid", "torch-fidelity", lambda: importlib.import_module(name))
     path = locate(SOURCE, weights)
     with loading(SOURCE, path):
+        torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run what a pickle holds
         network = package.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
 
     def features(images: np.ndarray) -> np.ndarray:

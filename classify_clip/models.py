@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -292,6 +293,9 @@ def _word_tokenizer(folder: Path | None) -> Callable[[Sequence[str]], torch.Tens
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
     """Turn a library's failure to load into one ModelError; quiet the libraries' advice meanwhile."""
+    root = logging.getLogger()  # open_clip writes there
+    level = root.level
+    root.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -309,3 +313,5 @@ def _explained(source: str) -> Iterator[None]:
                 "Fetch them where there is a network and give --checkpoint FOLDER, or use an embedded model"
             ) from None
         raise ModelError(f"{source} does not load: {first}") from None
+    finally:
+        root.setLevel(level)

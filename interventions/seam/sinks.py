@@ -67,6 +67,8 @@ def choose(
     the sinks changed their kind.
     """
     heads = mass.shape[1]
+    if lane.matching != "kinds" or lane.scope.fill == "noise":
+        raise NotImplementedError(f"{lane}: it can be written and cannot run yet")
     if lane.per == "layer":
         mass = mass.mean(1, keepdim=True)
     if lane.kind == "bottom":

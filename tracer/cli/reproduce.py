@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -20,10 +20,10 @@ import click
 
 from tracer.cli.errors import answered, going_on_by
 from tracer.cli.options import OUT, as_json, dry_run
-from tracer.cli.reproduction.lines import commands, is_priced, matches
-from tracer.cli.reproduction.recipe import PAPERS, SCALES, SOURCES, Recipe, Study, recipes
+from tracer.cli.reproduction.lines import commands, matches
+from tracer.cli.reproduction.recipe import PAPERS, SCALES, SOURCES, Recipe, Study, read, recipes
 from tracer.cli.terminal import frame_as_data, print_json, print_table, progress_bar
-from tracer.store.places import check_folder
+from tracer.store.places import check_folder, expanded
 
 ALL = "papers"
 """Stands for every recipe of a paper, and writes their page."""
@@ -43,7 +43,7 @@ class Asked:
 
 
 @click.command()
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME|FILE]", required=False)
 @click.option(
     "--scale",
     type=click.Choice(SCALES),
@@ -88,10 +88,15 @@ def reproduce(
     trace reproduce sinks-perceptual
     trace reproduce sinks-perceptual --scale paper --with prompts=evaluation_metadata.jsonl --dry-run
     trace reproduce papers
+    trace reproduce my-study.toml
     """  # fmt: skip
-    known = recipes()
+    known, typed_name = recipes(), name
     if listed:
         return _list(known, typed["as_json"])
+    if name and name.endswith(".toml"):
+        with answered():
+            theirs = read(expanded(name))
+            name, known[theirs.name] = theirs.name, theirs
     if name != ALL and name not in known:
         what = f"no study {name!r}" if name else "name a study"
         raise click.UsageError(f"{what}; there are\n{_table(known)}")
@@ -102,10 +107,9 @@ def reproduce(
     folder = out or Path("runs") / "-".join(filter(None, (name, *_how(asked))))
     with answered():
         check_folder(folder)
-        studies = {recipe.name: recipe.at(asked.scale, asked.given, asked.as_published) for recipe in chosen
-                   if not (name == ALL and recipe.none_at(asked.scale))}  # fmt: skip
+        studies = {study.recipe.name: study for study in _studies(chosen, asked, every=name == ALL)}
     failed = False
-    with going_on_by(_again(name, out, asked)):
+    with going_on_by(_again(str(typed_name), out, asked)):
         for study in studies.values():
             own = folder / study.recipe.name if name == ALL else folder
             failed |= _run(ctx, study, own, asked)
@@ -114,6 +118,16 @@ def reproduce(
             _write_page(chosen, studies, folder, page or folder / f"{ALL}.md", asked)
     if failed:
         ctx.exit(1)
+
+
+def _studies(chosen: list[Recipe], asked: Asked, *, every: bool) -> Iterator[Study]:
+    """The recipes at the scale asked for; of `every` those that there are, each with the words that it knows."""
+    for recipe in chosen:
+        if every and recipe.none_at(asked.scale):
+            continue
+        known = recipe.known_words(asked.scale)
+        given = {word: value for word, value in asked.given.items() if word in known} if every else asked.given
+        yield recipe.at(asked.scale, given, asked.as_published and (bool(recipe.as_published) or not every))
 
 
 def _how(asked: Asked) -> list[str]:
@@ -144,31 +158,37 @@ def _run(ctx: click.Context, study: Study, folder: Path, asked: Asked) -> bool:
         return trace.main(args=line, prog_name="trace", standalone_mode=False)  # type: ignore[attr-defined]
 
     lines = commands(study, folder, small=asked.small, weights=asked.weights)
-    if study.scale != SCALES[0] and not asked.dry_run:
-        _tell_cost(lines, call)
-    if not asked.dry_run:
-        _keep(study, folder, asked.small)
+    if asked.dry_run or study.scale != SCALES[0]:
+        _tell_cost(study, lines, call, asked)
+    if asked.dry_run:
+        return False
+    _keep(study, folder, asked.small)
     failed = False
     for template in lines:
-        line = list(chain.from_iterable(map(matches, template)))
+        line = [*chain.from_iterable(map(matches, template)), *(["--json"] if asked.as_json else [])]
         click.echo(f"\n$ trace {shlex.join(line)}", err=asked.as_json)
-        if asked.dry_run and not is_priced(line):
-            continue  # they read what the commands before them would have made
-        line += [*(["--dry-run"] if asked.dry_run else []), *(["--json"] if asked.as_json else [])]
         failed |= bool(call(line))  # of samples that diverged
-    if not asked.dry_run:
-        with answered():
-            _keep(study, folder, asked.small, ended=True)
-            _show_beside(study, folder, asked.as_json)
+    with answered():
+        _keep(study, folder, asked.small, ended=True)
+        _show_beside(study, folder, asked.as_json)
     return failed
 
 
-def _tell_cost(lines: list[list[str]], call: Any) -> None:
+def _tell_cost(study: Study, lines: list[list[str]], call: Any, asked: Asked) -> None:
+    """Say what all commands will take; in a dry run, which they are too."""
+    from dataclasses import asdict
+
     from tracer.cli.reproduction.cost import cost
 
     with progress_bar("what it will take", "commands") as tell:
         found = cost(lines, call, tell)
-    click.echo(f"would take  {found}", err=True)
+    if asked.dry_run and asked.as_json:
+        return print_json(
+            {"study": study.recipe.name, "lines": [shlex.join(line) for line in lines], **asdict(found)}
+        )
+    if asked.dry_run:
+        click.echo("\n".join(f"$ trace {shlex.join(line)}" for line in lines))
+    click.echo(f"{study.recipe.name} would take  {found}", err=not asked.dry_run)
 
 
 def _keep(study: Study, folder: Path, small: bool, ended: bool = False) -> None:

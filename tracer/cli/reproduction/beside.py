@@ -82,7 +82,7 @@ def frame(lines: Sequence[Beside]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "what": line.row.what,
-            **_named("published", Estimate.of(line.row.published or (math.nan,))),
+            **_named("published", _published(line.row)),
             **_named("ours", line.ours),
             "margin": line.row.margin or math.nan,
             "claim": line.row.claim,
@@ -93,30 +93,33 @@ def frame(lines: Sequence[Beside]) -> pd.DataFrame:
     )
 
 
+def _published(row: Row) -> Estimate:
+    return Estimate.of(row.published or (math.nan,))
+
+
 def _named(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name} low": estimate.low, f"{name} high": estimate.high}
 
 
 def shown(lines: Sequence[Beside]) -> pd.DataFrame:
-    """The table as it is read: published, what may be said of the two, ours."""
-    comparable = all(line.comparable for line in lines)
-    table = pd.DataFrame(
+    """The table as it is read: what is published or claimed, ours, and what may be said of the two."""
+    published = any(line.row.published for line in lines)
+    return pd.DataFrame(
         {
             "what": line.row.what,
-            "published": written(Estimate.of(line.row.published)) if line.row.published else "no number",
-            "the paper's pattern": line.row.claim,
-            "ours" if comparable else "embedded model": written(line.ours),
+            **({"published": written(_published(line.row))} if published else {}),
+            "claimed": line.row.claim,
+            "ours" if line.comparable else "embedded model": written(line.ours),
             "the two": ", ".join(filter(None, (line.verdict, line.pattern))),
         }
         for line in lines
     )
-    return table
 
 
 def written(estimate: Estimate) -> str:
-    """`0.295 [0.265, 0.323]`, to three digits; without brackets where no interval is known."""
+    """`0.295 [0.265, 0.323]`, to three digits; without brackets where no interval is known, "" where no value is."""
     if not math.isfinite(estimate.value):
-        return "not measured"
+        return ""
     interval = f" [{estimate.low:.3g}, {estimate.high:.3g}]" if estimate.known else ""
     return f"{estimate.value:.3g}{interval}"
 
@@ -126,17 +129,16 @@ def sentence(lines: Sequence[Beside]) -> str:
     patterns, verdicts = Counter(line.pattern for line in lines), Counter(line.verdict for line in lines)
     texts = []
     numbers = sum(bool(line.row.published) for line in lines)
-    if all(line.comparable for line in lines):
-        if numbers:
-            texts.append(
-                f"Of {_count(numbers, 'published value')} {verdicts[agreement.AGREE]} agree within their margins, "
-                f"{verdicts[agreement.DIFFER]} differ beyond them, {verdicts[agreement.UNDECIDED]} are undecided."
-            )
-    else:
+    if numbers and all(line.comparable for line in lines):
+        texts.append(
+            f"Of {_count(numbers, 'published value')} {verdicts[agreement.AGREE]} agree within their margins, "
+            f"{verdicts[agreement.DIFFER]} differ beyond them, {verdicts[agreement.UNDECIDED]} are undecided."
+        )
+    elif numbers:
         texts.append("No number here can be compared with a published one: network, pictures and metrics are others.")
     if claims := sum(bool(line.row.claim) for line in lines):
         texts.append(
-            f"Of {_count(claims, 'pattern')} that the paper reports {patterns[agreement.SAME]} are seen, "
+            f"Of {_count(claims, 'claimed pattern')} {patterns[agreement.SAME]} are seen, "
             f"{patterns[agreement.OTHER]} are contradicted, {patterns[agreement.NOT_TOLD]} are not told. "
             "Every row is judged by itself, without correction over rows."
         )

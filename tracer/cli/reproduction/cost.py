@@ -7,8 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-
-import click
+from typing import Any
 
 from tracer.cli.reproduction.lines import is_priced
 from tracer.cli.terminal import human_bytes, human_seconds
@@ -37,21 +36,19 @@ class Cost:
 def cost(lines: Iterable[list[str]], run: Callable[[list[str]], object], tell: Callable[[int, int], None]) -> Cost:
     """Ask every command that says it; `run` runs a command of `trace`, `tell` hears how many have answered."""
     lines = list(lines)
-    priced, seconds, disk, memory = [line for line in lines if is_priced(line)], 0.0, 0, 0
-    for done, line in enumerate(priced):
-        tell(done, len(priced))
+    priced = [line for line in lines if is_priced(line)]
+    answers: list[dict[str, Any]] = []
+    for line in priced:
+        tell(len(answers), len(priced))
         said = io.StringIO()
         with redirect_stdout(said):
             run([*line, "--dry-run", "--json"])
-        answer = json.loads(said.getvalue().strip().splitlines()[-1])
-        seconds += answer["seconds"]
-        disk += answer["disk_bytes"]
-        memory = max(memory, answer["memory_bytes"])
+        answers.append(json.loads(said.getvalue().strip().splitlines()[-1]))
     tell(len(priced), len(priced))
-    rest = dict.fromkeys(line[0] for line in lines if not is_priced(line))
-    return Cost(seconds, disk, memory, len(priced), tuple(rest))
-
-
-def told(cost: Cost) -> None:
-    """Print it, to stderr."""
-    click.echo(f"would take  {cost}", err=True)
+    return Cost(
+        sum(answer["seconds"] for answer in answers),
+        sum(answer["disk_bytes"] for answer in answers),
+        max((answer["memory_bytes"] for answer in answers), default=0),
+        len(priced),
+        tuple(dict.fromkeys(line[0] for line in lines if not is_priced(line))),
+    )

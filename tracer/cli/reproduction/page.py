@@ -52,8 +52,8 @@ def _head(parts: Sequence[Part], small: bool) -> Iterator[str]:
         yield ""
     yield (
         "> The embedded models are small, know one world of 32 x 32 drawings, and are measured by other metrics than "
-        "the papers' models. No number of theirs can be compared with a published one; what can be looked at is whether "
-        "the same pattern shows."
+        "the papers' models. No number of theirs can be compared with a published one; what can be looked at is "
+        "whether the same pattern shows."
     )
     yield ""
     yield "This page is written by `trace reproduce papers`, from recipes that anybody can read and change."
@@ -98,7 +98,7 @@ def _embedded(line: Beside) -> dict[str, str]:
     return {
         "embedded model": line.row.what,
         "value": beside.written(line.ours),
-        "the paper's pattern": line.row.claim or "none claimed",
+        "claimed": line.row.claim,
         "seen": line.pattern,
     }
 

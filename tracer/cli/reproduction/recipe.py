@@ -164,6 +164,13 @@ class Recipe:
         rows = Study(self, "paper", words).rows(Path("."))
         return [row for row in rows if row.published]
 
+    def known_words(self, scale: str) -> set[str]:
+        """The words that a user may give at a scale."""
+        return ({*self.words, *self.scales.get(scale, {})} | set(self._needs(scale))) - {"commands", "none"}
+
+    def _needs(self, scale: str) -> Mapping[str, str]:
+        return self.needs if scale == "paper" else {}
+
     def at(self, scale: str = "embedded", given: Mapping[str, str] | None = None, as_published: bool = False) -> Study:
         """The study at a scale, with the user's words. Raises RecipeError for what is missing, unknown or not there."""
         if reason := self.none_at(scale):
@@ -172,10 +179,9 @@ class Recipe:
             raise RecipeError(f"{self.name} --as-published: nothing that is known of the paper's code differs here")
         words = {**self.words, **self.scales.get(scale, {})}
         words |= self.as_published if as_published else {}
-        needs = self.needs if scale == "paper" else {}
-        given = given or {}
-        if unknown := [word for word in given if word not in words and word not in needs]:
-            known = ", ".join(sorted({*words, *needs})) or "none"
+        needs, given = self._needs(scale), given or {}
+        if unknown := [word for word in given if word not in self.known_words(scale)]:
+            known = ", ".join(sorted(self.known_words(scale))) or "none"
             raise RecipeError(f"--with {unknown[0]}=...: {self.name} has no such word; it has {known}")
         if lacking := {word: what for word, what in needs.items() if word not in given}:
             shown = "\n".join(f"  --with {word}=PATH   {what}" for word, what in lacking.items())
@@ -190,7 +196,12 @@ def recipes() -> dict[str, Recipe]:
 
 def read(file: Path) -> Recipe:
     """A recipe from its file. Raises RecipeError for a table, a row or a paper that does not exist."""
-    data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    try:
+        data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{file}: {error}") from None
+    if "about" not in data:
+        raise RecipeError(f'{file.name}: say in one line what it is about, about = "..."')
     known = {"about", "paper", "how", "changed", "commands", "words", "needs", "as-published", "row", "figure"}
     if strange := set(data) - known - set(_TABLES.values()):
         raise RecipeError(f"{file.name}: {strange.pop()!r} is no part of a recipe")

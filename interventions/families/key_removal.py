@@ -22,7 +22,12 @@ _CHOICES = {
     "per": ("head", "layer"),
     "matching": ("kinds", "mass", "any"),
 }
-_FLAGS = {"mass": ("matching", "mass"), "any": ("matching", "any"), "value": ("path", "value"), "layer": ("per", "layer")}
+_FLAGS = {
+    "mass": ("matching", "mass"),
+    "any": ("matching", "any"),
+    "value": ("path", "value"),
+    "layer": ("per", "layer"),
+}
 
 
 @dataclass(frozen=True)
@@ -137,13 +142,18 @@ class KeyRemoval(Intervention):
         """Raise `SpecError`: the keys are found at every step, so there is no fixed mask."""
         raise spec_error(self, "its keys are chosen while the model runs, so it has no fixed mask", "R4S32")
 
+    def most(self, keys: int, size: int) -> int:
+        """How large the count may be in a call with so many keys in scope, of so many in all."""
+        if self.kind == "random" and self.matching != "any":
+            return keys // 2 if self.matching == "kinds" else keys - 1
+        return min(keys, size - 1)  # one key must stay, or rows of attention are empty
+
     def _check_layout(self, layout: TokenLayout) -> None:
         keys, size = max((own.count(self.scope.keys), own.size) for own in layout.sequences())
         kind = "" if self.scope.keys == "all" else f"{self.scope.keys} "
-        most = min(keys, size - 1)  # one key must stay, or rows of attention are empty
+        most = self.most(keys, size)
         why = f"there are {keys} {kind}keys" + (" and one must stay" if most < keys else "")
         if self.kind == "random" and self.matching != "any":
-            most = keys // 2 if self.matching == "kinds" else keys - 1
             why = f"its controls are never sinks, and there are only {keys} {kind}keys for both"
         if self.count > most:
-            raise spec_error(f"{self}: k{self.count}", why, self.name.replace(f"-k{self.count}", f"-k{max(1, most)}"))
+            raise spec_error(f"{self}: k{self.count}", why, f"{self.kind}-k{max(1, most)}")

@@ -23,6 +23,7 @@ from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.batches import Limits
 from tracer.denoisers.base import optional_parts
+from tracer.frames import frame_size, frame_steps
 from tracer.parameters import with_parameters_of
 from tracer.plan import Plan, PlanError, plan
 from tracer.progress import reading, shown
@@ -245,6 +246,8 @@ def dimensions(plan: Plan) -> dict[str, int]:
         if by_mass(plan):
             sizes["kind"] = len(KINDS)
     sizes["image_y"], sizes["image_x"] = denoiser.image_size
+    sizes["frame_step"] = len(frame_steps(plan.schedule.steps, plan.request.frames))
+    sizes["frame_y"], sizes["frame_x"] = frame_size(denoiser.image_size)
     return sizes
 
 
@@ -260,6 +263,9 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         "step": (("step",), np.arange(levels.steps), {"long_name": "sampling step"}),
     }
     coords |= _arm_coordinates(plan)
+    if "frames" in plan.record:
+        shown = np.array(frame_steps(levels.steps, plan.request.frames))
+        coords["frame_step"] = (("frame_step",), shown, {"long_name": "step whose x0 prediction is shown"})
     state_factor, prediction_factor = plan.sampler.factors(levels)
     for name, values, text in (
         ("timestep", levels.timestep, "timestep the network is told in this step"),

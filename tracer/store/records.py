@@ -301,6 +301,19 @@ _CATALOGUE = (
             ),
         ),
     ),
+    Record(
+        "frames",
+        "pictures of the x0 prediction at some steps (--frames), for scores per step",
+        (
+            Variable(
+                "images/frame",
+                ("arm", "sample", "frame_step", "frame_y", "frame_x", "rgb"),
+                "uint8",
+                "decoded x0 prediction made in the step",
+                fill=0,
+            ),
+        ),
+    ),
 )
 
 RECORDS: dict[str, Record] = {record.name: record for record in _CATALOGUE}
@@ -329,9 +342,10 @@ def variables(record: Iterable[str], sizes: Mapping[str, int]) -> list[Variable]
     """The arrays of a run that records these things, in the order of the schema page.
 
     record: names in `RECORDS`; "norms" is always on. sizes: arm, sample, step, channel, y, x, and where a record needs
-    them layer, head, token, rank, removed, query, key, image_y, image_x. Static masks are listed when query and key are
-    given, removed keys when removed is, their sums when kind is, energies when ring is. States have the dimension frame
-    before channel where its size is given (a video). Raises RunError for an unknown record or a missing size.
+    them layer, head, token, rank, removed, query, key, image_y, image_x, frame_step, frame_y, frame_x. Static masks are
+    listed when query and key are given, removed keys when removed is, their sums when kind is, energies when ring is.
+    States have the dimension frame before channel where its size is given (a video). Raises RunError for an unknown
+    record or a missing size.
     """
     recorded = with_brought(record)
     arrays = {array.path: array for name in RECORDS if name in recorded for array in RECORDS[name].arrays}

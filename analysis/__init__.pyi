@@ -9,6 +9,7 @@ from .measure import Option as Option
 from .measure import measure as measure
 from .measures.anatomy import anatomy as anatomy
 from .measures.bands import bands as bands
+from .measures.calibrate import calibrate as calibrate
 from .measures.compare import compare as compare
 from .measures.counterfactual import counterfactual as counterfactual
 from .measures.curves import curves as curves
@@ -34,6 +35,7 @@ __all__ = [
     "amplification",
     "anatomy",
     "bands",
+    "calibrate",
     "compare",
     "counterfactual",
     "curves",

@@ -37,9 +37,9 @@ FRESH = 1000
 """First sample seed of the pictures that tell families apart: none was looked at when their number was fixed."""
 TRAINED = (
     ("clip", "vit-cls", "vit", "dit-long"),
-    ("clip-seed1", "vit-cls-seed1", "vit-seed1", "dit-long-seed1"),
+    ("clip-seed1", "vit-seed1", "dit-long-seed1"),
 )
-"""The models of each trained seed: other initial weights and another order of the pictures."""
+"""The models of each trained seed: other initial weights, another order of pictures. The class-token ViT has one."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,18 @@ class Size:
 
 @dataclass(frozen=True)
 class Measured:
-    """The data of Figure 1: `tasks` are the sweeps of CLIP, both ViTs and generation, one trained seed after another.
+    """The data of Figure 1: `tasks` are the sweeps of CLIP, ViTs and generation, one trained seed after another.
 
-    one_pass and contrasts have a sweep per trained seed, locality a row per model and noise level, depth is of the
-    first seed; all four are empty without generation.
+    `first` are those of the first seed, as depth is. one_pass and contrasts have a sweep per seed, locality a row per
+    model and noise level; all four are empty without generation.
     """
 
     tasks: tuple[xr.Dataset, ...]
-    seeds: int = 1
+    first: tuple[xr.Dataset, ...]
     one_pass: tuple[xr.Dataset, ...] = ()
     contrasts: tuple[xr.Dataset, ...] = ()
     locality: pd.DataFrame | None = None
     depth: xr.Dataset | None = None
-
-    @property
-    def first(self) -> tuple[xr.Dataset, ...]:
-        """The sweeps of the first trained seed."""
-        return self.tasks[: len(self.tasks) // self.seeds]
 
 
 def measure(
@@ -114,13 +109,14 @@ def measure(
             one_pass.append(asked.denoised(models[-1]))
         if generation and len(compared) > 1:
             contrasts.append(asked.contrasted(models[-1], compared))
+    first = tuple(tasks[: len(TRAINED[0]) - (not generation)])
     if not generation:
-        return Measured(tuple(tasks), size.model_seeds)
+        return Measured(tuple(tasks), first)
     say("why: attention kept by the masks, and damage per block")
     stacks = [model for models in TRAINED[: size.model_seeds] for model in models]
     return Measured(
         tuple(tasks),
-        size.model_seeds,
+        first,
         tuple(one_pass),
         tuple(contrasts),
         kept_attention(compared, size.explained, stacks),

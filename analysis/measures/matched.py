@@ -106,9 +106,11 @@ def _masked(dataset: xr.Dataset) -> pd.DataFrame:
 
 
 def _wide(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    wide = frame.pivot_table(index=["family", "density asked"], columns="pass", values=value, sort=False, dropna=False)
+    asked = ["family", "density asked"]
+    wide = frame.pivot_table(index=asked, columns="pass", values=value, sort=False, dropna=False)
+    wide = frame[asked].drop_duplicates().merge(wide.reset_index(), how="left")
+    wide = wide[[*asked, *dict.fromkeys(frame["pass"])]]
     order = {name: place for place, name in enumerate(FAMILIES)}
-    wide = wide.reindex(columns=dict.fromkeys(frame["pass"])).dropna(axis=0, how="all").reset_index()
     return wide.sort_values(["density asked", "family"], key=lambda c: c.map(order) if c.name == "family" else c)
 
 

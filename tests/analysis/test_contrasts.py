@@ -1,4 +1,4 @@
-"""Families of masks told apart: paired answers and shifts against closed forms, and systems built to fool the measure."""
+"""Families of masks told apart: answers and shifts against closed forms, and systems built to fool the measure."""
 
 import json
 

@@ -74,8 +74,8 @@ def shared_options(command: Callable) -> Callable:
 
 @sweep.command()
 @shared_options
-@click.option("--model", default="vit", show_default=True, metavar="NAME", help="vit, vit-cls (embedded, also -seed1) or a "
-              "timm name; the masking paper's is vit_large_patch16_224.augreg_in21k_ft_in1k.")  # fmt: skip
+@click.option("--model", default="vit", show_default=True, metavar="NAME", help="vit, vit-cls, vit-seed1 (embedded) "
+              "or a timm name; the masking paper's is vit_large_patch16_224.augreg_in21k_ft_in1k.")  # fmt: skip
 def classify(mask_seeds: int, **options: Any) -> None:
     """Top-1 and top-5 of a timm model, agreement with clean, and distances.
 

@@ -49,7 +49,7 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
         raise RunError("the pictures of this run are not scored yet: measure them with `trace score RUN`")
     run = runs.complete(run)
     stored = {name: node.to_dataset() for name, node in run["scores"].children.items()}
-    chosen, left_out = _chosen(stored, [metrics] if isinstance(metrics, str) else metrics)
+    chosen, left_out = chosen_groups(stored, [metrics] if isinstance(metrics, str) else metrics)
     asked = divergence.asked(run).values
     scored = np.logical_and.reduce([_scored(group, asked) for group in chosen.values()])
     if not scored.any():
@@ -72,7 +72,9 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
     return dataset
 
 
-def _chosen(stored: dict[str, xr.Dataset], names: Sequence[str] | None) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
+def chosen_groups(
+    stored: dict[str, xr.Dataset], names: Sequence[str] | None
+) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
     """The groups asked for, in that order, or all with values; and of the others why they have none."""
     ordered = sorted(stored, key=lambda name: (stored[name].attrs.get("position", len(stored)), name))
     reasons = {name: str(stored[name].attrs["left_out"]) for name in ordered if "left_out" in stored[name].attrs}

@@ -35,7 +35,7 @@ class Pair(NamedTuple):
 
 
 def pairs(arms: Sequence[runs.Arm]) -> list[Pair]:
-    """Sink arms with their random arms, which match in path, scope and dose, in the order of the sink arms, then of `MATCHINGS`.
+    """Sink arms with their random arms, which match in path, scope and dose: by sink arm, then as in `MATCHINGS`.
 
     A sink arm has one control of each matching: as many keys, the same attention, any keys. How a control is drawn and
     whose attention the sinks are found in (`draw`, `source`) may differ; an exact match comes first.

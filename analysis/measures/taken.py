@@ -1,4 +1,4 @@
-"""What the arms that remove keys took away: how many keys, of which kinds, and how much attention these had received."""
+"""What the arms that remove keys took away: how many keys, of which kinds, and how much attention these received."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Taken:
     @property
     def acted(self) -> np.ndarray:
         """Bool [sample, ...]."""
-        return (self.number >= 0).all(-1)
+        return np.asarray((self.number >= 0).all(-1))
 
 
 def _of_arm(run: xr.DataTree, arm: str, kinds: np.ndarray) -> _Taken:

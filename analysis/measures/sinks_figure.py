@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.common import runs
 from analysis.figures import style as figures
-from analysis.measures import dose_figure
+from analysis.measures import dose_figure, removal
 
 MOST_ARMS = 5  # drawn
 MOST_PAIRS = 4  # drawn
@@ -32,7 +32,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         figures.legend_above(canvas, heading=heading, note=_effect_note(dataset).replace("f: e", "E"))
         return canvas
     dosed = "dose_excess" in dataset
-    more = effect and (dosed or dataset.sizes["pair"] > 1)
+    more = effect and (dosed or dataset.sizes["pair"] > MOST_PAIRS)
     canvas, axes = figures.panels(3 if more else 2, 3, width=9.6, height=2.75)
     layers = _shown_layers(dataset.sizes["layer"])
     _draw_concentration(axes[0, 0], dataset, layers)
@@ -204,7 +204,7 @@ def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
             color = figures.colour(str(at[f"{role}_arm"].sel(pair=pair).values), arms)
             middle = float(shift.sel(role=role).mean(skipna=False))
             ax.plot([side - 0.09, side + 0.09], [middle, middle], color=color, linewidth=3)
-            ticks, labels = [*ticks, side], [*labels, role]
+            ticks, labels = [*ticks, side], [*labels, _role(role, str(shift["control"].values))]
         low, mean, high = (float(bound) for bound in runs.bounds(at["difference"].sel(pair=pair)))
         name = figures.wrapped(str(at["sink_arm"].sel(pair=pair).values).removeprefix("sink-"), 12)
         text = f"{name}\n{mean:+.3f}\n[{low:.3f}, {high:.3f}]"
@@ -215,6 +215,12 @@ def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
     ax.grid(axis="x", visible=False)
     ax.set_title("Removing sinks or random keys", loc="left")
     ax.set_ylabel(f"{at['measure'].values} distance to clean")
+
+
+def _role(role: str, control: str) -> str:
+    """What a side of a pair is called under its mark: the sinks, or which control it is."""
+    words = {removal.MATCHINGS["mass"]: "equal\nmass", removal.MATCHINGS["any"]: "any\nkeys"}
+    return role if role == "sink" else words.get(control, role)
 
 
 def present(dataset: xr.Dataset) -> list[str]:

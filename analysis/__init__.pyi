@@ -17,6 +17,7 @@ from .measures.feedback import feedback as feedback
 from .measures.growth import growth as growth
 from .measures.impulse import impulse as impulse
 from .measures.matched import matched as matched
+from .measures.onset import onset as onset
 from .measures.paths import paths as paths
 from .measures.quality import quality as quality
 from .measures.renoise import renoise as renoise
@@ -43,6 +44,7 @@ __all__ = [
     "matched",
     "measure",
     "null",
+    "onset",
     "paths",
     "quality",
     "renoise",

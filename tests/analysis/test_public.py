@@ -41,6 +41,7 @@ PARAMETERS = {
     "measure": ["question", "reads", "needs", "options", "on_page", "beyond"],
     "null": ["run", "kind", "transport"],
     "paths": ["run", "seed"],
+    "onset": ["run", "metrics", "share", "seed"],
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
     "report": ["run", "sections"],

@@ -250,7 +250,8 @@ def records(dataset: xr.Dataset) -> pd.DataFrame:
                     noise = float(dataset["log_snr"][k])
                     cells = _cells(at[name].isel(frame_step=k))
                     rows.append({**case, "quantity": name, "step": int(step), "log-SNR": noise, **cells})
-    return pd.DataFrame(rows).dropna(subset=["estimate"])
+    frame = pd.DataFrame(rows)
+    return frame[frame["estimate"].notna() | frame["step"].isna()]  # of curves only what there is
 
 
 def _cells(interval: xr.DataArray) -> dict[str, float]:

@@ -19,6 +19,7 @@ from .measures.feedback import feedback as feedback
 from .measures.growth import growth as growth
 from .measures.impulse import impulse as impulse
 from .measures.matched import matched as matched
+from .measures.onset import onset as onset
 from .measures.paths import paths as paths
 from .measures.places import places as places
 from .measures.quality import quality as quality
@@ -48,6 +49,7 @@ __all__ = [
     "matched",
     "measure",
     "null",
+    "onset",
     "paths",
     "places",
     "quality",

@@ -44,6 +44,7 @@ PARAMETERS = {
     "null": ["run", "kind", "transport"],
     "paths": ["run", "seed"],
     "places": ["several", "top", "confidence", "seed"],
+    "onset": ["run", "metrics", "share", "seed"],
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
     "report": ["run", "sections"],

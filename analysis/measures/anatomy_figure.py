@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import style as figures
 
-WORDS = {"key_norm": "key norm", "value_norm": "value norm", "key_query": "mean logit", "key_cosine": "cosine"}
+WORDS = {"key_norm": "key\nnorm", "value_norm": "value\nnorm", "key_query": "mean\nlogit", "key_cosine": "cosine"}
 
 
 @figures.styled
@@ -23,12 +23,12 @@ def figure(dataset: xr.Dataset) -> Figure:
     _bars(axes[0, 0], dataset["ratio"], "quantity", ["mass", *(WORDS[own] for own in quantities[1:])])
     figures.log_axis(axes[0, 0])
     axes[0, 0].axhline(1, color=figures.FLOOR, linewidth=0.7)
-    axes[0, 0].set_title("Top key over the others", loc="left")
+    axes[0, 0].set_title("Top key / others", loc="left")
     axes[0, 0].set_ylabel("ratio, by kind")
     _bars(axes[0, 1], dataset["share"], "level", [str(own) for own in dataset["level"].values])
-    axes[0, 1].set_title("Which key: set by what?", loc="left")
+    axes[0, 1].set_title("Which key, by level", loc="left")
     _bars(axes[0, 2], dataset["line"], "property", [WORDS[str(own)] for own in dataset["property"].values])
-    axes[0, 2].set_title("Explained by one property", loc="left")
+    axes[0, 2].set_title("By one property", loc="left")
     for ax in axes[0, 1:3]:
         ax.set_ylabel("share of variance")
         ax.set_ylim(min(-0.05, ax.get_ylim()[0]), 1.02)
@@ -54,7 +54,7 @@ def _bars(ax: Axes, values: xr.DataArray, dim: str, names: list[str]) -> None:
         ax.vlines(x, low, high, color=figures.KINDS[kind], linewidth=1.2)
         points = ax.plot(x, middle, label=kind, color=figures.KINDS[kind], linestyle="none")[0]
         points.set(marker=figures.SYMBOLS[place], markersize=4)
-    ax.set_xticks(range(len(names)), names, rotation=25, ha="right")
+    ax.set_xticks(range(len(names)), names)
     ax.set_xlim(-0.6, len(names) - 0.4)
 
 

@@ -25,7 +25,7 @@ from tracer.denoisers.moved import MoveError
 from tracer.quiet import quiet
 
 PAGE = Path(__file__).parents[2] / "docs" / "places.md"
-SAMPLES = 12
+SAMPLES = 8
 POSITIONS = {
     "added sines": ("DiT", "SD3", "SD3.5", "PixArt", "Latte"),
     "added, learned": ("AuraFlow",),
@@ -82,7 +82,7 @@ def measured(entry: Entry, folder: Path) -> PlaceRow:
         how = {"samples": SAMPLES, "batch_size": size, "record": "norms,mass", "floor": False, "progress": False}
         runs = [
             tracer.open_run(
-                tracer.trace(denoiser, ["full@steps=0:1"], out=folder / f"{entry.name}-{by}", moved=by, **how)
+                tracer.trace(denoiser, ["full@steps=0.9:1.0"], out=folder / f"{entry.name}-{by}", moved=by, **how)
             )
             for by in (None, "half")
         ]
@@ -111,7 +111,8 @@ def traced(denoiser: Any, path: Path, moved: str | None) -> xr.DataTree:
     """The clean path of so many samples, as it is or moved."""
     size = SAMPLES if denoiser.probed.uniform else 1
     how = {"samples": SAMPLES, "batch_size": size, "record": "norms,mass", "floor": False, "progress": False}
-    return tracer.open_run(tracer.trace(denoiser, ["full@steps=0:1"], out=path, moved=moved, **how))
+    last = denoiser.schedule.steps - 1  # the one arm that a run must have, as late as it can be
+    return tracer.open_run(tracer.trace(denoiser, [f"full@steps={last}:{last + 1}"], out=path, moved=moved, **how))
 
 
 def analysis_error() -> type[Exception]:
@@ -155,6 +156,12 @@ def words_have_positions(pipe: Any, call: dict[str, Any]) -> str:
         hook.remove()
     module, args, kwargs = asked[0]
     other = {name: exchanged(name, value) for name, value in kwargs.items()}
+    lengths = {value.shape[-2] for name, value in other.items() if value is not kwargs[name] and value_is(value)}
+    other |= {
+        name: neighbours(value, -1)
+        for name, value in kwargs.items()
+        if "mask" in name and value_is(value) and value.shape[-1] in lengths
+    }
     if all(other[name] is kwargs[name] for name in kwargs):
         return "-"
     with torch.no_grad():
@@ -170,10 +177,19 @@ def exchanged(name: str, value: Any) -> Any:
     words = name == "input_ids"
     if not isinstance(value, torch.Tensor) or not (text or words):
         return value
-    axis = value.dim() - (1 if words else 2)
+    return neighbours(value, -1 if words else -2)
+
+
+def neighbours(value: torch.Tensor, axis: int) -> torch.Tensor:
+    """The first two and the last two along an axis exchanged."""
     order = torch.arange(value.shape[axis])
     order[[0, 1, -2, -1]] = order[[1, 0, -1, -2]]
     return value.index_select(axis, order)
+
+
+def value_is(value: Any) -> bool:
+    """Whether it is a tensor with axes."""
+    return isinstance(value, torch.Tensor) and value.dim() > 1
 
 
 def tensors(output: Any) -> Iterator[torch.Tensor]:

@@ -7,7 +7,9 @@ from .measure import MEASURES as MEASURES
 from .measure import Measure as Measure
 from .measure import Option as Option
 from .measure import measure as measure
+from .measures.anatomy import anatomy as anatomy
 from .measures.bands import bands as bands
+from .measures.calibrate import calibrate as calibrate
 from .measures.compare import compare as compare
 from .measures.counterfactual import counterfactual as counterfactual
 from .measures.curves import curves as curves
@@ -31,7 +33,9 @@ __all__ = [
     "Measure",
     "Option",
     "amplification",
+    "anatomy",
     "bands",
+    "calibrate",
     "compare",
     "counterfactual",
     "curves",

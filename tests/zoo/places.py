@@ -16,16 +16,15 @@ import xarray as xr
 
 import analysis
 import tracer
-from interventions import SeamError, SpecError
+from interventions.errors import InputError
 from tests.zoo import ZOO
 from tests.zoo.entry import Entry
 from tests.zoo.plain import DENOISERS, plain
 from tests.zoo.table import filled, line
-from tracer.denoisers.moved import MoveError
 from tracer.quiet import quiet
 
 PAGE = Path(__file__).parents[2] / "docs" / "places.md"
-SAMPLES = 12
+SAMPLES = 8
 POSITIONS = {
     "added sines": ("DiT", "SD3", "SD3.5", "PixArt", "Latte"),
     "added, learned": ("AuraFlow",),
@@ -78,17 +77,9 @@ def measured(entry: Entry, folder: Path) -> PlaceRow:
     pipe, call = entry.make()
     try:
         denoiser = tracer.from_pipeline(pipe, **call)
-        size = SAMPLES if denoiser.probed.uniform else 1
-        how = {"samples": SAMPLES, "batch_size": size, "record": "norms,mass", "floor": False, "progress": False}
-        runs = [
-            tracer.open_run(
-                tracer.trace(denoiser, ["full@steps=0:1"], out=folder / f"{entry.name}-{by}", moved=by, **how)
-            )
-            for by in (None, "half")
-        ]
-        found = analysis.places(runs)
-    except (MoveError, SeamError, SpecError, tracer.RunError, ValueError, analysis_error()) as error:
-        return PlaceRow(entry.name, follows=f"refused: {str(error).splitlines()[0][:120]}")
+        found = analysis.places([traced(denoiser, folder / f"{entry.name}-{by}", by) for by in (None, "half")])
+    except (InputError, ValueError) as error:
+        return PlaceRow(entry.name, follows=f"refused: {str(error).splitlines()[0].partition(' (')[0]}")
     keys = found.sel(keys="image keys" if "image keys" in found["keys"] else "all keys")
     first = found.sel(follow="mass (correlation)", when="first step")
     same, content = (float(value) for value in first["follows"].sel(bound="estimate"))
@@ -111,14 +102,8 @@ def traced(denoiser: Any, path: Path, moved: str | None) -> xr.DataTree:
     """The clean path of so many samples, as it is or moved."""
     size = SAMPLES if denoiser.probed.uniform else 1
     how = {"samples": SAMPLES, "batch_size": size, "record": "norms,mass", "floor": False, "progress": False}
-    return tracer.open_run(tracer.trace(denoiser, ["full@steps=0:1"], out=path, moved=moved, **how))
-
-
-def analysis_error() -> type[Exception]:
-    """What a measure raises where a run cannot say."""
-    from analysis.common.runs import RunError
-
-    return RunError
+    last = denoiser.schedule.steps - 1  # the one arm that a run must have, as late as it can be
+    return tracer.open_run(tracer.trace(denoiser, [f"full@steps={last}:{last + 1}"], out=path, moved=moved, **how))
 
 
 def positions(family: str) -> str:
@@ -155,6 +140,12 @@ def words_have_positions(pipe: Any, call: dict[str, Any]) -> str:
         hook.remove()
     module, args, kwargs = asked[0]
     other = {name: exchanged(name, value) for name, value in kwargs.items()}
+    lengths = {value.shape[-2] for name, value in other.items() if value is not kwargs[name] and value_is(value)}
+    other |= {
+        name: neighbours(value, -1)
+        for name, value in kwargs.items()
+        if "mask" in name and value_is(value) and value.shape[-1] in lengths
+    }
     if all(other[name] is kwargs[name] for name in kwargs):
         return "-"
     with torch.no_grad():
@@ -170,10 +161,21 @@ def exchanged(name: str, value: Any) -> Any:
     words = name == "input_ids"
     if not isinstance(value, torch.Tensor) or not (text or words):
         return value
-    axis = value.dim() - (1 if words else 2)
+    if words:  # those at the ends may be equal, or masked
+        return value.flip(-1)
+    return neighbours(value, -2)
+
+
+def neighbours(value: torch.Tensor, axis: int) -> torch.Tensor:
+    """The first two and the last two along an axis exchanged."""
     order = torch.arange(value.shape[axis])
     order[[0, 1, -2, -1]] = order[[1, 0, -1, -2]]
     return value.index_select(axis, order)
+
+
+def value_is(value: Any) -> bool:
+    """Whether it is a tensor with axes."""
+    return isinstance(value, torch.Tensor) and value.dim() > 1
 
 
 def tensors(output: Any) -> Iterator[torch.Tensor]:

@@ -12,7 +12,7 @@ import analysis
 import tracer
 from tests.zoo import ZOO
 from tests.zoo.plain import plain
-from tracer.denoisers.base import optional_parts
+from tracer.denoisers.base import Sample, optional_parts
 from tracer.denoisers.moved import Moved, MoveError, by_how_much, moved_positions
 
 BY_HAND = {
@@ -127,3 +127,29 @@ def test_what_is_no_picture_of_the_state_is_refused_and_the_network_left_as_it_w
     assert not pipe.transformer._forward_pre_hooks
     moved = Moved(denoiser, (0, 1, 1))
     assert (moved.shape, moved.layout, optional_parts(moved).frames) == (denoiser.shape, denoiser.layout, 1)
+
+
+@pytest.mark.parametrize("name", ["flux1", "pixart-alpha", "ltx"])
+def test_padding_is_what_the_pipeline_itself_fills_up(name):
+    """Against the words that its own call hands to its text encoder."""
+    pipe, call = ZOO[name].make()
+    denoiser = tracer.from_pipeline(pipe, **call)
+    encoder = pipe.text_encoder_2 if name == "flux1" else pipe.text_encoder
+    read = []
+    hook = encoder.register_forward_pre_hook(lambda module, args, kwargs: read.append(args[0]), with_kwargs=True)
+    plain(pipe, call, (0, 1))
+    hook.remove()
+    words = next(ids for ids in read if len(ids) == 2)
+    filled = words == pipe.tokenizer.pad_token_id if name != "flux1" else words == pipe.tokenizer_2.pad_token_id
+    samples = [Sample(i, i, start=i) for i in range(2)]
+    padding = denoiser.padding(samples)
+    is_text = denoiser.layout.kinds() == 1
+    np.testing.assert_array_equal(padding[:, is_text], filled.numpy())
+    assert filled.any()
+    assert not padding[:, ~is_text].any()
+
+
+def test_padding_is_not_told_where_several_encoders_share_the_text():
+    for name in ("sd3", "qwen-image"):
+        pipe, call = ZOO[name].make()
+        assert optional_parts(tracer.from_pipeline(pipe, **call)).padding is None

@@ -163,6 +163,7 @@ MEASURES: Registry[Measure[...]] = Registry(
         "compare": "analysis.measures.compare:compare",
         "null": "analysis.answer.null:null",
         "quality": "analysis.measures.quality:quality",
+        "onset": "analysis.measures.onset:onset",
         "depth": "analysis.measures.depth:depth",
         "curves": "analysis.measures.curves:curves",
         "matched": "analysis.measures.matched:matched",

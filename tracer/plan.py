@@ -22,7 +22,7 @@ from tracer.noise import check_coupled
 from tracer.prompts import Prompt
 from tracer.prompts import load as load_prompts
 from tracer.recording import check_names, resolve
-from tracer.request import FLOOR_SAMPLES, NOISES, PlanError, Request
+from tracer.request import FLOOR_SAMPLES, NOISES, PlanError, Request, parameters
 from tracer.samplers.base import Sampler, SamplerError, Schedule
 from tracer.samplers.registry import SAMPLERS, fitting, noise_levels
 from tracer.store.remote import local
@@ -137,6 +137,7 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
+    _check_kept(request, recorded)
     _check_noise(denoiser, request, sampler, levels)
     resolved = {
         "model": denoiser.name,
@@ -167,6 +168,7 @@ def _check_numbers(request: Request) -> None:
         ("--samples", request.samples),
         ("--batch-size", request.batch_size),
         ("--paths", request.paths),
+        ("--frames", request.frames),
     ):
         if number < 1:
             raise PlanError(f"{flag} {number}: it must be at least 1")
@@ -180,6 +182,14 @@ def _check_numbers(request: Request) -> None:
             raise PlanError(f"{flag} {seed}: it must be a whole number from 0 to 2**62, for example {flag} 7")
     if request.guidance is not None and not np.isfinite(request.guidance):
         raise PlanError(f"--guidance {request.guidance}: a finite number is needed; 1 means no guidance")
+
+
+def _check_kept(request: Request, recorded: frozenset[str]) -> None:
+    if request.frames != parameters()["frames"].default and "frames" not in recorded:
+        raise PlanError(
+            f"--frames {request.frames}: no pictures of predictions are recorded; add them with --record "
+            f"{','.join([*request.record, 'frames'])}, or leave --frames out"
+        )
 
 
 def _check_frames(denoiser: Denoiser) -> None:

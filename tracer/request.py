@@ -148,6 +148,17 @@ class Request:
             stored="record",
         ),
     )
+    frames: int = field(
+        default=10,
+        metadata=typed(
+            "Steps of which --record frames keeps a picture: evenly spread, the last one always.",
+            "--frames",
+            metavar="N",
+            type=int,
+            stored="frames",
+            later=True,
+        ),
+    )
     classes: str | int | Iterable[str | int] | None = field(
         default=None,
         metadata=typed(

@@ -25,6 +25,7 @@ from tracer import gains as jacobian
 from tracer.batches import Limits
 from tracer.denoisers.base import Sample, optional_parts
 from tracer.divergence import failed_steps
+from tracer.frames import frame_steps, frames_of
 from tracer.gains import norms
 from tracer.lanes import CLEAN, Roles, lanes_of_step, measured_lanes, replay_is_own, roles_of_step
 from tracer.noise import sample_noise
@@ -66,6 +67,8 @@ def run_unit(
         buffer.final({path: _numpy(torch.stack(values)) for path, values in _finals(unit)})
         if "images" in plan.record:
             buffer.final(_images(unit))
+        if "frames" in plan.record:
+            buffer.final({"images/frame": np.stack(unit.frames, axis=2)})
 
 
 def _step(unit: Unit, i: int, buffer: Any) -> None:
@@ -90,8 +93,10 @@ def _step(unit: Unit, i: int, buffer: Any) -> None:
     _write(unit, i, values, x0[0], buffer)
     linear = _linear_gains(unit, i, before, received, shown.noise, clean_history)
     buffer.step(i, {f"metrics/{name}": _numpy(gain) for name, gain in linear})
+    own = [at[roles[m].own] if m in roles else 0 for m in range(len(plan.arms))]
+    if "frames" in plan.record and i in frame_steps(plan.schedule.steps, plan.request.frames):
+        unit.frames.append(frames_of(unit, x0, own))
     if shown.recorded:
-        own = [at[roles[m].own] if m in roles else 0 for m in range(len(plan.arms))]
         buffer.step(i, {f"attention/{key}": _numpy(value[own]) for key, value in shown.recorded.items()})
 
 

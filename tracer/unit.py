@@ -63,7 +63,8 @@ class Unit:
     injections carried by the clean step's linear map; `reaches`: how many of them the lanes "ahead" and "behind" are
     away from the clean state. `past`: for every path what its earlier steps predicted, the latest first, as far back
     as the sampler reads (`Earlier`, or what else a later step takes that has its arithmetic). `finite`: per step, which
-    lanes [lane, sample] led to a finite state; it stays on the device.
+    lanes [lane, sample] led to a finite state; it stays on the device. `frames`: pictures of the predictions so far, of
+    every arm in each step that is kept, on the CPU.
     """
 
     plan: Plan
@@ -78,6 +79,7 @@ class Unit:
         self.reaches: dict[int, Tensor] = {}
         self.past: dict[Any, list[Any]] = {"clean": []}
         self.finite: list[Tensor] = []
+        self.frames: list[np.ndarray] = []
 
     def state(self, name: Any) -> Tensor:
         """The state of this name, "clean" or (kind, arm)."""
@@ -113,7 +115,7 @@ class Unit:
         raise NotImplementedError
 
     def decode(self, x0: Tensor) -> np.ndarray:
-        """Final states [sample, ...] -> uint8 [sample, y, x, 3]."""
+        """Final states, or predicted ones, [sample, ...] -> uint8 [sample, y, x, 3]."""
         raise NotImplementedError
 
 
@@ -201,5 +203,11 @@ def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), l
 
 
 def most_removed(plan: Plan) -> int:
-    """Keys removed by the arm that removes most; at least 1, the size of the stored dimension."""
-    return max([arm.spec.count for arm in plan.arms if isinstance(arm.spec, KeyRemoval)] + [1])
+    """Keys removed by the arm that removes most of those that remove a given number; at least 1, a stored size."""
+    removals = [arm.spec for arm in plan.arms if isinstance(arm.spec, KeyRemoval)]
+    return max([spec.count for spec in removals if spec.matching != "mass"] + [1])
+
+
+def by_mass(plan: Plan) -> bool:
+    """Whether some arm removes as many keys as it takes to reach a mass."""
+    return any(isinstance(arm.spec, KeyRemoval) and arm.spec.matching == "mass" for arm in plan.arms)

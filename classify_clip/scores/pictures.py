@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +13,6 @@ from interventions.errors import RunError
 from tracer import store
 
 CLEAN, FULL = "clean", "full"
-LARGE = 1 << 28
-"""Bytes of pictures from which on they lie in a file and not in memory: 85 of 1024 x 1024 pixels."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,12 @@ class Pictures:
     classes: tuple[str, ...] | None
     prompts: tuple[str, ...] | None
     asked: np.ndarray  # bool [arm, sample]: whether the arm is run on it; the floor is on the first few only
+    frames: xr.DataArray | None
+    """(arm, sample, frame_step, frame_y, frame_x, rgb): pictures of the predictions at some steps, lazy."""
     embedded: bool
     """Whether the run's model is one of the shipped ones, so that the shipped judge and CLIP know its pictures."""
+    device: str | None = None
+    """Where large networks look at them; None for CUDA where there is one, else the CPU."""
 
     @property
     def arms(self) -> list[str]:
@@ -50,6 +51,11 @@ class Pictures:
         """(y, x) in pixels."""
         return self.images.sizes["image_y"], self.images.sizes["image_x"]
 
+    @property
+    def frame_steps(self) -> list[int]:
+        """The steps whose predictions are shown; none where they were not recorded."""
+        return [] if self.frames is None else [int(step) for step in self.frames["frame_step"].values]
+
     def of(self, arm: str) -> np.ndarray:
         """Bool [sample]: on which samples the arm is run."""
         return self.asked[self.arms.index(arm)]
@@ -63,6 +69,11 @@ class Pictures:
         assert self.replays is not None
         return _pixels(self.replays, self.replayed.index(name))
 
+    def frame(self, name: str, step: int) -> np.ndarray:
+        """uint8 [sample, y, x, 3] of one arm's prediction in one of `frame_steps`, read now."""
+        assert self.frames is not None
+        return _pixels(self.frames.sel(frame_step=step), self.arms.index(name))
+
     def only(self, positions: np.ndarray) -> Pictures:
         """The pictures of the samples at these positions."""
         return replace(
@@ -70,22 +81,14 @@ class Pictures:
             images=self.images.isel(sample=positions),
             asked=self.asked[:, positions],
             replays=None if self.replays is None else self.replays.isel(sample=positions),
+            frames=None if self.frames is None else self.frames.isel(sample=positions),
             classes=None if self.classes is None else tuple(self.classes[k] for k in positions),
             prompts=None if self.prompts is None else tuple(self.prompts[k] for k in positions),
         )
 
 
 def _pixels(images: xr.DataArray, arm: int) -> np.ndarray:
-    """The pictures of one arm; `LARGE` ones are mapped from a file that goes away with the array."""
-    pictures = images.isel(arm=arm).transpose("sample", "image_y", "image_x", "rgb")
-    if pictures.size <= LARGE:
-        return pictures.values.astype(np.uint8)
-    with tempfile.TemporaryFile() as file:
-        mapped = np.memmap(file, np.uint8, "w+", shape=pictures.shape)
-    each = max(1, LARGE // pictures[0].size)
-    for start in range(0, len(pictures), each):
-        mapped[start : start + each] = pictures[start : start + each].values
-    return mapped
+    return images.isel(arm=arm).transpose("sample", ..., "rgb").values.astype(np.uint8)
 
 
 def pictures_of(run: xr.DataTree) -> Pictures:
@@ -112,6 +115,7 @@ def pictures_of(run: xr.DataTree) -> Pictures:
     return Pictures(
         images=images["image"],
         replays=images["replay"].isel(arm=_replayed(images)) if "replay" in images else None,
+        frames=images.get("frame"),
         asked=status[:, complete] != store.STATUS_UNASKED,
         classes=texts.get("class_name", texts.get("tag")),
         prompts=texts.get("prompt"),

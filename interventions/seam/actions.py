@@ -15,6 +15,7 @@ from interventions.families import Full, Graph, Intervention, KeyRemoval
 from interventions.layout import TokenLayout
 from interventions.scope import Scope
 from interventions.seam.calls import Call, Pieces, additive, has_empty_row
+from interventions.seam.draws import Draw
 from interventions.seam.lanes import Lanes
 from interventions.seam.mass import attention_mass
 from interventions.seam.measurements import Measurements
@@ -100,14 +101,7 @@ def _without_keys(
     source = call.rows(lanes.clean_rows(rows, number, call.batch)) if clean else part
     source = source.queries(joined(queries))
     mass = attention_mass(source.query, source.key, source.attn_mask, source.scale)
-    tokens = choose(
-        lane,
-        mass,
-        kinds,
-        seed=lanes.seed,
-        samples=lanes.sample_seeds(rows, call.batch, call.query.device),
-        site=site.index,
-        step=lanes.step or 0,
-    )
-    seen.removed(site, call, rows, tokens, mass)
-    return suppress(lane, part, tokens, queries)
+    draw = Draw(lanes.seed, lanes.sample_seeds(rows, call.batch, call.query.device), site.index, lanes.step or 0)
+    chosen = choose(lane, mass, kinds, draw)
+    seen.removed(site, call, rows, chosen, mass, kinds)
+    return suppress(lane, part, chosen, queries, draw)

@@ -1,15 +1,13 @@
-"""What scoring would take, before it does; and pictures that do not fit into memory."""
+"""What scoring would take, before it does."""
 
 import json
 
-import numpy as np
 import pytest
 
 import tracer
 from classify_clip import score
-from classify_clip.scores import pictures
+from classify_clip.generation import balanced_reference
 from classify_clip.scores.cost import cost
-from classify_clip.scores.pictures import pictures_of
 from tests.builders.pictures import drawings, picture_run
 from tests.builders.typed import trace
 
@@ -45,16 +43,13 @@ def test_what_is_scored_already_costs_nothing_and_the_rest_its_share():
     assert cost(scored, ["judge"]).pictures == {"judge": 4}
 
 
-def test_many_pictures_lie_in_a_file_and_score_the_same(monkeypatch):
+def test_pictures_of_a_reference_are_counted_too():
     images, _ = drawings(6)
-    run = picture_run({"clean": images, "R4S0": 255 - images})
-    assert type(pictures_of(run).arm("R4S0")) is np.ndarray
-    want = score(run, "pixels")["scores/pixels/score"]
-    monkeypatch.setattr(pictures, "LARGE", 2 * 32 * 32 * 3)
-    mapped = pictures_of(run).arm("R4S0")
-    assert isinstance(mapped, np.memmap)
-    np.testing.assert_array_equal(mapped, 255 - images)
-    np.testing.assert_array_equal(score(run, "pixels")["scores/pixels/score"], want)
+    run = picture_run({"clean": images, "R4S0": images})
+    held_out = cost(run, ["mmd"], reference="held-out").pictures["mmd"] - 12
+    assert held_out == len(balanced_reference())
+    with_it = score(run, ["mmd"], reference="held-out")
+    assert cost(with_it, ["mmd"], reference="held-out").pictures == {}
 
 
 def test_a_run_that_is_not_there_yet_costs_what_it_costs_when_it_is(run, tmp_path):

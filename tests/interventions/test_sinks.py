@@ -8,6 +8,7 @@ import torch
 
 from interventions.layout import TokenLayout
 from interventions.seam.attend import attend, sites
+from interventions.seam.draws import Draw
 from interventions.seam.sinks import candidates, choose
 from interventions.spec import SpecError, parse
 from tests.builders import models
@@ -208,9 +209,7 @@ def _draws(spec, rows, steps=1, seed=0, samples=None, mass=None):
         mass = torch.zeros(rows, 2, 26) + torch.where(torch.arange(26) == 20, 1.0, 0.0)
     seeds = torch.arange(rows) if samples is None else torch.tensor(samples)
     kinds = candidates(lane, LAYOUT)
-    return torch.stack(
-        [choose(lane, mass, kinds, seed=seed, samples=seeds, site=3, step=step) for step in range(steps)]
-    )
+    return torch.stack([choose(lane, mass, kinds, Draw(seed, seeds, 3, step)).tokens for step in range(steps)])
 
 
 def test_a_persistent_draw_stays_over_the_steps_and_a_fresh_one_does_not():
@@ -239,7 +238,7 @@ def test_where_a_kind_has_no_other_token_the_control_takes_one_of_another_kind()
     layout = TokenLayout((3, 3), prefix=1)  # the class token is the sink and the only token of its kind
     lane = parse("random-k1")
     mass = torch.zeros(5, 1, 10).index_fill_(2, torch.tensor([0]), 1.0)
-    drawn = choose(lane, mass, candidates(lane, layout), seed=0, samples=torch.arange(5), site=0, step=0)
+    drawn = choose(lane, mass, candidates(lane, layout), Draw(0, torch.arange(5), 0, 0)).tokens
     assert drawn.shape == (5, 1, 1)
     assert bool((drawn > 0).all())
 

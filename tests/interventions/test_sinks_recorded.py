@@ -34,6 +34,9 @@ def test_the_record_is_the_attention_as_it_was_paid_and_says_what_was_removed():
         "sink_mass": (1, 1, 3, 1, 2, 3),
         "removed_token": (1, 1, 3, 1, 2, 2),
         "removed_mass": (1, 1, 3, 1, 2, 2),
+        "removed_count": (1, 1, 3, 1, 2, 4),
+        "removed_together": (1, 1, 3, 1, 2, 4),
+        "removed_goal": (1, 1, 3, 1, 2, 4),
     }
     taken = {key: value[0, 0, :, 0] for key, value in taken.items()}
     mass, before = after.mean(2), attention.mean(2)

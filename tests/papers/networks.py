@@ -135,6 +135,7 @@ WEIGHTS: dict[str, Callable[[Path], Path]] = {
     "clip-t": lambda folder: clip_folder(folder, CLIPS[0]) / clip_t.SOURCE.file,
     "cmmd": lambda folder: clip_folder(folder, CLIPS[1]) / cmmd.SOURCE.file,
     "hps": _hps("v2.1"),
+    "hps-v2": _hps("v2"),
     "imagereward": _imagereward,
     "lpips": _lpips,
     "fid": _fid,

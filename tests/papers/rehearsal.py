@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from click.testing import CliRunner
 
+from classify_clip.models import PAPER_CLASSIFIER
+from tests.papers import networks
 from tests.papers.everything import Everything, weighed
 from tracer.cli.main import main
 from tracer.cli.reproduction.recipe import Recipe, recipes
 
-HUB_IDS = {
+STANDS_IN = {
     "stabilityai/stable-diffusion-3-medium-diffusers": "sd3",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
     "facebook/DiT-XL-2-256": "dit",
 }
-"""What a recipe names -> what stands in for it."""
+"""Hub id in a recipe -> what stands in for it."""
+CHECKPOINTS = {PAPER_CLASSIFIER: "vit", networks.CLIPS[0]: "clip"}
+"""Name in timm or open_clip -> its local checkpoint."""
 ON_CPU = {"device": "cpu", "dtype": "float32"}
 
 
@@ -54,7 +59,12 @@ def words(recipe: Recipe, there: Everything) -> dict[str, str]:
     """What `--with` says: what the recipe needs, our folders for checkpoints of the hub, and a CPU."""
     own = {**recipe.words, **recipe.scales.get("paper", {})}
     said = {need: str(there.path(need)) for need in recipe.needs}
-    said |= {word: str(there.path(HUB_IDS[value])) for word, value in own.items() if value in HUB_IDS}
+    said |= {word: str(there.path(STANDS_IN[value])) for word, value in own.items() if value in STANDS_IN}
+    said |= {
+        word: f"{value} --checkpoint {shlex.quote(str(there.path(CHECKPOINTS[value])))}"
+        for word, value in own.items()
+        if value in CHECKPOINTS
+    }
     return said | {word: value for word, value in ON_CPU.items() if word in own}
 
 

@@ -184,7 +184,7 @@ def _tell_cost(study: Study, lines: list[list[str]], call: Any, asked: Asked) ->
         found = cost(lines, call, tell)
     if asked.dry_run and asked.as_json:
         return print_json(
-            {"study": study.recipe.name, "commands": [shlex.join(line) for line in lines], **asdict(found)}
+            {"study": study.recipe.name, "lines": [shlex.join(line) for line in lines], **asdict(found)}
         )
     if asked.dry_run:
         click.echo("\n".join(f"$ trace {shlex.join(line)}" for line in lines))

@@ -16,7 +16,7 @@ from tracer.store.schema import RUN, Schema, Variable
 _SHARD_BYTES = 64 << 20  # one shard of one variable, at most (unless one step alone is larger)
 _JOINT_ARMS_BYTES = 32 << 20  # below this all arms share a shard
 _CHUNK_BYTES = 1 << 20  # one inner chunk, at most (unless one row of the last axis is larger)
-_ASKED = ("step", "layer")  # what is asked for one at a time, of all samples
+_ASKED = ("step", "layer", "frame_step")  # what is asked for one at a time, of all samples
 
 
 @dataclass(frozen=True)

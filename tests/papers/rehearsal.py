@@ -46,6 +46,7 @@ def words(recipe: Recipe, there: Everything) -> dict[str, str]:
         for word, value in own.items()
         if value in CHECKPOINTS
     }
+    said |= {"reference": str(there.path("reference"))} if "reference" in own else {}  # fewer than ImageNet's 1000
     return said | {word: value for word, value in ON_CPU.items() if word in own}
 
 

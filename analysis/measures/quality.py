@@ -49,11 +49,7 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
         raise RunError("the pictures of this run are not scored yet: measure them with `trace score RUN`")
     run = runs.complete(run)
     stored = {name: node.to_dataset() for name, node in run["scores"].children.items()}
-<<<<<<< HEAD
     chosen, left_out = chosen_scores(stored, [metrics] if isinstance(metrics, str) else metrics)
-=======
-    chosen, left_out = chosen_groups(stored, [metrics] if isinstance(metrics, str) else metrics)
->>>>>>> papers-control
     asked = divergence.asked(run).values
     scored = np.logical_and.reduce([_scored(group, asked) for group in chosen.values()])
     if not scored.any():
@@ -80,11 +76,7 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
     return dataset
 
 
-<<<<<<< HEAD
 def chosen_scores(
-=======
-def chosen_groups(
->>>>>>> papers-control
     stored: dict[str, xr.Dataset], names: Sequence[str] | None
 ) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
     """The groups asked for, in that order, or all with values; and of the others why they have none."""

@@ -93,7 +93,7 @@ def scores(run: xr.DataTree, metrics: Sequence[str] | None = None) -> dict[str, 
         stored = {name: group for name, group in stored.items() if "score" in group}
         if all("left_out" in group.attrs for group in stored.values()):
             return {}
-    groups = quality.chosen_groups(stored, metrics)[0]
+    groups = quality.chosen_scores(stored, metrics)[0]
     for name, group in groups.items():
         if "score" not in group:
             raise runs.RunError(

@@ -67,6 +67,8 @@ def described(run: xr.DataTree) -> xr.Dataset:
     result = xr.concat(per_arm, dim=xr.Variable("arm", mass["arm"].values.astype(str)))
     tokens = mass.sizes["token"]
     counted = None if kinds is None else (kinds.values[..., None] == np.arange(len(KINDS))).mean((0, 1))
+    top_key = result["top_mass"].sel(top=1, bound="estimate").mean("layer", skipna=False)
+    result["peak"] = top_key.argmax("step") / max(top_key.sizes["step"] - 1, 1)
     result["first_token"] = result["first_token"].mean(("step", "layer"), skipna=False)
     result["uniform"] = 1.0 / tokens
     result["chance"] = _chance(tokens, count)

@@ -1,18 +1,20 @@
 """What taking keys out of attention does to the result: sink removal against its matched random control.
 
 Each pair of arms (`sink-k5` and `random-k5` with the same path, scope and dose) is compared sample by sample: how far
-each ends from the clean arm, and what was taken away. Where the sinks sit is `sinks`; nothing here looks at attention
-beyond the removed keys.
+each ends from the clean arm, and how it scores. Where the sinks sit is `sinks`; nothing here looks at attention
+beyond the removed keys. What was taken away is `taken`, distance against attention removed is `dose`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from analysis.common import runs, statistics
+from analysis.measures import quality
 
 KINDS = ("image", "text", "padding", "prefix")
 DISTANCES = {
@@ -24,8 +26,16 @@ MATCHINGS = {"kinds": "equal count", "mass": "equal attention", "any": "equal co
 """What a random control shares with the sinks, and how that is called."""
 
 
-def pairs(arms: Sequence[runs.Arm]) -> list[tuple[str, str]]:
-    """(sink arm, random arm) that match in path, scope and dose, in the order of the sink arms, then of `MATCHINGS`.
+class Pair(NamedTuple):
+    """Names of a sink arm and of one of its random controls, and what they share, one of `MATCHINGS`."""
+
+    sink: str
+    random: str
+    matching: str
+
+
+def pairs(arms: Sequence[runs.Arm]) -> list[Pair]:
+    """Sink arms with their random arms, which match in path, scope and dose: by sink arm, then as in `MATCHINGS`.
 
     A sink arm has one control of each matching: as many keys, the same attention, any keys. How a control is drawn and
     whose attention the sinks are found in (`draw`, `source`) may differ; an exact match comes first.
@@ -35,7 +45,7 @@ def pairs(arms: Sequence[runs.Arm]) -> list[tuple[str, str]]:
         for way in MATCHINGS:
             controls = [arm for arm in arms if matching(arm) == way and arm.match == sink.match]
             exact = [arm for arm in controls if _after_kind(arm) == _after_kind(sink)]
-            matched += [(sink.name, control.name) for control in (exact or controls)[:1]]
+            matched += [Pair(sink.name, control.name, way) for control in (exact or controls)[:1]]
     return matched
 
 
@@ -68,17 +78,45 @@ def shifts(run: xr.DataTree, distance: str = "state") -> xr.DataArray:
     )
 
 
-def compare(
-    values: xr.DataArray, matched: list[tuple[str, str]], *, confidence: float = 0.95, seed: int = 0
-) -> xr.Dataset:
+def scores(run: xr.DataTree, metrics: Sequence[str] | None = None) -> dict[str, xr.DataArray]:
+    """The scores of single pictures that lie beside the run, (arm, sample) each: those named, or all there are.
+
+    `attrs["kind"]` is "score", or "distance" to the clean picture. Raises runs.RunError for a metric that the run is
+    not scored by, or that looks at whole sets.
+    """
+    if "scores" not in run.children:
+        if not metrics:
+            return {}
+        raise runs.RunError(f"this run is not scored yet: `trace score RUN --metric {' --metric '.join(metrics)}`")
+    stored = {name: node.to_dataset() for name, node in run["scores"].children.items()}
+    if not metrics:
+        stored = {name: group for name, group in stored.items() if "score" in group}
+        if all("left_out" in group.attrs for group in stored.values()):
+            return {}
+    groups = quality.chosen_scores(stored, metrics)[0]
+    for name, group in groups.items():
+        if "score" not in group:
+            raise runs.RunError(
+                f"--metric {name}: it looks at whole sets of pictures, and arms are compared picture by picture here; "
+                "`trace analyze quality` has it"
+            )
+    return {
+        name: group["score"].reset_coords(drop=True).assign_attrs(kind=group.attrs["kind"]).compute()
+        for name, group in groups.items()
+    }
+
+
+def compare(values: xr.DataArray, matched: Sequence[Pair], *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Sink minus random of a value per (arm, sample), paired by sample, per pair.
 
     `difference` (pair, bound) is the mean with its BCa interval; `effect_size` the paired d_z; `p` two-sided from the
     paired t test, `p_holm` adjusted over the pairs; `ratio` (pair, bound) the geometric mean of sink over random where
     both are positive, else NaN.
     """
-    sink, random = ([pair[side] for pair in matched] for side in (0, 1))
-    values = values.transpose("arm", "sample").astype(np.float64)
+    sink, random = [pair.sink for pair in matched], [pair.random for pair in matched]
+    ways = [pair.matching for pair in matched]
+    values = values.sel(arm=sink + random).transpose("arm", "sample").astype(np.float64)
+    values = values.isel(sample=np.flatnonzero(values.notnull().all("arm").values)).drop_duplicates("arm")
     first, second = values.sel(arm=sink).values, values.sel(arm=random).values
     both = first - second
     limits = statistics.bca(both, confidence=confidence, seed=seed)
@@ -95,62 +133,16 @@ def compare(
             "ratio": (bound, np.exp(np.stack([ratio.low, ratio.estimate, ratio.high], axis=-1))),
             "effect_size": ("pair", np.atleast_1d(statistics.effect_size(both))),
             "p": ("pair", np.minimum(p, 1.0)),
+            "compared": values.sizes["sample"],
             "p_holm": ("pair", statistics.holm(np.minimum(p, 1.0))),
         },
         coords={
-            "pair": [f"{a} - {b}" for a, b in matched],
+            "pair": [f"{pair.sink} - {pair.random}" for pair in matched],
             "sink_arm": ("pair", sink),
             "random_arm": ("pair", random),
+            "control": ("pair", [MATCHINGS[way] for way in ways]),
             "role": ["sink", "random"],
+            **({"sample": values["sample"].values} if "sample" in values.coords else {}),
             "bound": list(statistics.BOUNDS),
         },
     )
-
-
-def removed(run: xr.DataTree, kinds: xr.DataArray) -> xr.Dataset | None:
-    """What the removal arms took away, over the calls they acted in; None where `removed_token` was not recorded.
-
-    `kinds` (sample, token): index into `KINDS`. Per arm: `removed_share` (kind), the kinds of the removed keys, sums to
-    1; `removed_of_kind` (kind), the share of all keys of a kind that was removed from a head's attention;
-    `removed_mass`, the attention that these keys received before they were removed, where that was recorded.
-    """
-    if not runs.has(run, "attention/removed_token"):
-        return None
-    tokens = run["attention"]["removed_token"]
-    names = [arm.name for arm in runs.arms(run) if arm.match]
-    if not names:
-        return None
-    tokens = tokens.sel(arm=names).transpose("arm", "sample", ...)
-    per_kind = (kinds.values[:, :, None] == np.arange(len(KINDS))).sum(1)  # [sample, kind]
-    shares, of_kind, masses = [], [], []
-    for arm in names:
-        chosen = tokens.sel(arm=arm).values  # [sample, step, layer, head, removed]
-        calls = (chosen >= 0).any(-1).reshape(len(chosen), -1).sum(1)  # heads acted in, over steps and layers
-        counts = np.stack([_count(chosen, kinds.values == k) for k in range(len(KINDS))], axis=-1)  # [sample, kind]
-        shares.append(counts.sum(0) / max(counts.sum(), 1))
-        of_kind.append(counts.sum(0) / np.where(per_kind.any(0), (per_kind * calls[:, None]).sum(0), np.nan))
-        masses.append(_mass(run, arm, chosen))
-    return xr.Dataset(
-        {
-            "removed_share": (("removal", "kind"), np.stack(shares)),
-            "removed_of_kind": (("removal", "kind"), np.stack(of_kind)),
-            "removed_mass": ("removal", np.array(masses)),
-        },
-        coords={"removal": names, "kind": list(KINDS)},
-    )
-
-
-def _count(chosen: np.ndarray, is_kind: np.ndarray) -> np.ndarray:
-    """How many removed keys [sample, ...] are of a kind, given which tokens are [sample, token]; per sample."""
-    flat = chosen.reshape(len(chosen), -1)
-    hit = np.take_along_axis(is_kind, np.maximum(flat, 0).astype(np.int64), axis=1)
-    return (hit & (flat >= 0)).sum(1)
-
-
-def _mass(run: xr.DataTree, arm: str, chosen: np.ndarray) -> float:
-    """Mean over the heads acted in of the mass their removed keys had; NaN where it was not recorded."""
-    if not runs.has(run, "attention/removed_mass"):
-        return float("nan")
-    mass = run["attention"]["removed_mass"].sel(arm=arm).transpose("sample", ...).values
-    acted = (chosen >= 0).any(-1)
-    return float(np.where(chosen >= 0, mass, 0.0).sum(-1)[acted].mean()) if acted.any() else float("nan")

@@ -7,26 +7,37 @@ layer and step, with the spread over samples; the effect of removing sinks is co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from analysis.common import floor, runs
-from analysis.measure import measure
-from analysis.measures import concentration, removal, sinks_figure
+from analysis.measure import Option, measure
+from analysis.measures import concentration, dose, removal, sinks_figure, taken
 from analysis.measures.sinks_figure import present
 
 
-@measure(question="Attention sinks", needs=("norms", "mass", "sinks"), on_page=True)
+@measure(
+    question="Attention sinks",
+    needs=("norms", "mass", "sinks"),
+    options=(
+        Option("--metric", "metrics", "A scored metric of single pictures, such as lpips; default: all scored.",
+               metavar="METRIC", several=True),
+    ),
+    on_page=True,
+)  # fmt: skip
 def sinks(
     run: xr.DataTree,
     *,
+    metrics: str | Sequence[str] | None = None,
     distance: str = "state",
     scores: xr.Dataset | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Sinks of every arm but the floor, and the effect of removing them where removal arms have their random control.
+    """Sinks of every arm but the floor, and the effect of removing them where removal arms have their random controls.
 
     Where: `kind_mass` (arm, layer, step, kind, bound) mass share of image, text, padding and prefix tokens;
     `kind_count` (kind) their share of the tokens; `sink_kind` (arm, layer, step, kind) kind of the top key;
@@ -37,10 +48,15 @@ def sinks(
     layer, step), `clean_overlap` (arm, layer, step, bound) with the clean arm; `chance` is that of random sets. `bound`
     is low, estimate, high: here the mean between the quantiles 0.1 and 0.9 over samples, in the effect an interval.
 
+    `peak` (arm): the step of the largest mass of the top key, mean over layers and samples, as a share of the run.
+
     Effect: the variables of `removal.compare` for the final distance to the clean arm by `distance` ("state" or
-    "image"), and for every (arm, sample) variable of `scores` under its name, along `measure` (`scores` may be what
-    `analysis.quality` returns: its scores of single pictures are taken); those of `removal.removed`; `floor`, the
-    mean distance of the arm `full`.
+    "image"), for the `metrics` of single pictures that lie in `/scores` (None: all there are), and for every (arm,
+    sample) variable of `scores` under its name, along `measure` (`scores` may be what `analysis.quality` returns: its
+    scores of single pictures are taken). A sink arm is compared with each of its controls, of equal count and of equal
+    attention; Holm's p is over all pairs of a measure. Those of `taken.removed`. Those of `dose.excess`, as `dose_...`,
+    for the measures that are distances (`dosable`), where a sink arm has two random arms or more. `floor`, the mean
+    distance of the arm `full`.
 
     Raises runs.RunError when the run has neither recorded mass nor a pair of removal arms.
     """
@@ -54,12 +70,15 @@ def sinks(
         )
     parts = [concentration.described(run)] if recorded else []
     if pairs:
-        parts.append(_effects(run, pairs, distance, scores, confidence, seed))
-        own = floor.measured(run, removal.shifts(run, distance))
+        values = _values(run, distance, [metrics] if isinstance(metrics, str) else metrics, scores)
+        compared = [removal.compare(value, pairs, confidence=confidence, seed=seed) for value in values.values()]
+        parts.append(xr.concat(compared, dim=xr.Variable("measure", list(values)), join="outer"))
+        own = floor.measured(run, values[distance])
         parts += [] if own is None else [xr.Dataset({"floor": own.mean(skipna=True)})]
         kinds = concentration.token_kinds(run)
-        taken = None if kinds is None else removal.removed(run, kinds)
-        parts += [] if taken is None else [taken]
+        gone = None if kinds is None else taken.removed(run, kinds)
+        parts += [] if gone is None else [gone]
+        parts += [] if gone is None else _dose(run, gone, values, confidence, seed)
     result = xr.merge(parts, compat="override", join="outer")
     if recorded:
         result = runs.with_arms(result, run)
@@ -70,6 +89,7 @@ def sinks(
         "top": top,
         "confidence": confidence,
         "distance": removal.DISTANCES.get(distance, distance),
+        "distances": [str(name) for name in result["dosable"].values] if "dosable" in result.dims else [distance],
         "spread": "10% and 90% quantiles over samples",
         "sets": f"the {top} keys of most mass, mean over heads and queries",
     }
@@ -79,24 +99,41 @@ def sinks(
 # --- effect ---
 
 
-def _effects(
-    run: xr.DataTree,
-    pairs: list[tuple[str, str]],
-    distance: str,
-    scores: xr.Dataset | None,
-    confidence: float,
-    seed: int,
-) -> xr.Dataset:
-    """Comparison of the pairs by final distance and by every given score, along `measure`."""
-    values = {distance: removal.shifts(run, distance)}
+def _values(
+    run: xr.DataTree, distance: str, metrics: Sequence[str] | None, scores: xr.Dataset | None
+) -> dict[str, xr.DataArray]:
+    """What arms are compared by, (arm, sample) each: the distance first, then what lies in the run, then what is given.
+
+    `attrs["kind"]` is "distance" where a value is one to the clean arm.
+    """
+    values = {distance: removal.shifts(run, distance).assign_attrs(kind="distance")}
+    values |= removal.scores(run, metrics)
     if scores is not None and "score" in scores and "metric" in scores.dims:
         scores = scores["score"].reset_coords(drop=True).dropna("metric", how="all").to_dataset("metric")
     for name, score in {} if scores is None else scores.data_vars.items():
         if set(score.dims) != {"arm", "sample"}:
             raise runs.RunError(f"score {name!r} has dimensions {score.dims}: (arm, sample) is needed")
         values[str(name)] = score
-    compared = [removal.compare(value, pairs, confidence=confidence, seed=seed) for value in values.values()]
-    return xr.concat(compared, dim=xr.Variable("measure", list(values)))
+    return values
+
+
+def _dose(
+    run: xr.DataTree, gone: xr.Dataset, values: dict[str, xr.DataArray], confidence: float, seed: int
+) -> list[xr.Dataset]:
+    """The excess of sink arms over the line of their random arms, by every distance; nothing where there is no line."""
+    lines = dose.of_lines(runs.arms(run))
+    if not lines or not gone["removed_mass_of"].notnull().any():
+        return []
+    distances = {name: value for name, value in values.items() if value.attrs.get("kind") == "distance"}
+    found = [
+        dose.excess(gone["removed_mass_of"], value, lines, confidence=confidence, seed=seed)
+        for value in distances.values()
+    ]
+    mean = [value.sel(arm=gone["removal"].values).mean("sample").rename(arm="removal") for value in distances.values()]
+    dim = xr.Variable("dosable", list(distances))
+    line = xr.concat(found, dim=dim)
+    line["distance"] = xr.concat(mean, dim=dim, coords="minimal", compat="override")
+    return [line.rename({name: f"dose_{name}" for name in line.data_vars})]
 
 
 # --- presentation ---
@@ -113,28 +150,14 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
         values[f"overlap of the top {most} with the clean arm"] = _cells(at["clean_overlap"])
         values[f"overlap of the top {most} between samples"] = {"mean": float(at["sample_overlap"])}
         values[f"overlap of the top {most} between consecutive steps"] = {"mean": _consecutive(dataset.sel(arm=arm))}
+        values["token 0 is the top key"] = {"mean": float(at["first_token"])}
+        values["step of the largest concentration (share of the run)"] = {"mean": float(at["peak"])}
         for kind in present(dataset) if "sink_kind" in dataset else []:
             values[f"top key is {kind}"] = {"mean": float(at["sink_kind"].sel(kind=kind))}
             values[f"mass on {kind}"] = _cells(at["kind_mass"].sel(kind=kind))
         rows += [{"arm": str(arm), "measure": name, **cells} for name, cells in values.items()]
     for arm in dataset["removal"].values if "removal" in dataset.dims else []:
-        at = dataset.sel(removal=arm)
-        for kind in present(dataset):
-            rows.append(
-                {
-                    "arm": str(arm),
-                    "measure": f"removed keys that are {kind}",
-                    "mean": float(at["removed_share"].sel(kind=kind)),
-                }
-            )
-            rows.append(
-                {
-                    "arm": str(arm),
-                    "measure": f"{kind} keys removed",
-                    "mean": float(at["removed_of_kind"].sel(kind=kind)),
-                }
-            )
-        rows.append({"arm": str(arm), "measure": "mass of the removed keys", "mean": float(at["removed_mass"])})
+        rows += [{"arm": str(arm), "measure": name, "mean": value} for name, value in _gone(dataset, arm).items()]
     for quantity in dataset["measure"].values if "difference" in dataset else []:
         for pair in dataset["pair"].values:
             at = dataset.sel(measure=quantity, pair=pair)
@@ -143,13 +166,36 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
                     {
                         "arm": str(at[f"{role}_arm"].values),
                         "measure": f"{quantity} shift",
-                        "mean": float(at["shift"].sel(role=role).mean(skipna=False)),
+                        "mean": float(at["shift"].sel(role=role).mean(skipna=True)),
                     }
                 )
             extra = {"d_z": float(at["effect_size"]), "p (Holm)": float(at["p_holm"])}
             rows.append({"arm": str(pair), "measure": f"{quantity} difference", **_cells(at["difference"]), **extra})
             rows.append({"arm": str(pair), "measure": f"{quantity} ratio", **_cells(at["ratio"])})
+    for quantity in dataset["dosable"].values if "dose_excess" in dataset else []:
+        for arm in dataset["dosed"].values:
+            at = dataset.sel(dosable=quantity, dosed=arm)
+            cells = {
+                "excess at equal mass": _cells(at["dose_excess"]),
+                "exponent of the random arms' line": _cells(at["dose_slope"]),
+                "factor between random arms and their line": {"mean": float(at["dose_misfit"])},
+            }
+            rows += [{"arm": str(arm), "measure": f"{quantity} {name}", **values} for name, values in cells.items()]
     return pd.DataFrame(rows, columns=["arm", "measure", "mean", "low", "high", "d_z", "p (Holm)"])
+
+
+def _gone(dataset: xr.Dataset, arm: str) -> dict[str, float]:
+    """What an arm removed, by the names of the table's lines."""
+    at, named = dataset.sel(removal=arm), {}
+    for kind in present(dataset):
+        named[f"removed keys that are {kind}"] = at["removed_share"].sel(kind=kind)
+        named[f"{kind} keys removed"] = at["removed_of_kind"].sel(kind=kind)
+    named["keys removed per head"] = at["removed_number"]
+    named["mass of the removed keys"] = at["removed_mass"]
+    if at["removed_gap"].notnull():
+        named["mass removed, gap to the sinks' (share of it)"] = at["removed_gap"]
+        named["heads where the mass could not be reached"] = at["removed_short"]
+    return {name: float(value) for name, value in named.items()}
 
 
 def _cells(values: xr.DataArray) -> dict[str, float]:
@@ -170,6 +216,8 @@ def sentence(dataset: xr.Dataset) -> str:
         parts.append(_where(dataset))
     if "difference" in dataset:
         parts += [_effect(dataset, str(measure)) for measure in dataset["measure"].values]
+    if "dose_excess" in dataset:
+        parts += [_excess(dataset, str(measure)) for measure in dataset["dosable"].values]
     if "difference" in dataset and "removed_share" in dataset:
         parts.append(_taken(dataset))
     return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples: " + " ".join(parts)
@@ -197,8 +245,8 @@ def _effect(dataset: xr.Dataset, measure: str) -> str:
     for pair in dataset["pair"].values:
         at = dataset.sel(pair=pair, measure=measure)
         low, mean, high = (float(bound) for bound in runs.bounds(at["difference"]))
-        sink, random = (float(at["shift"].sel(role=role).mean(skipna=False)) for role in ("sink", "random"))
-        ends = "ends {:.3g} away, {} {:.3g}" if measure in removal.DISTANCES else "scores {:.3g}, {} {:.3g}"
+        sink, random = (float(at["shift"].sel(role=role).mean(skipna=True)) for role in ("sink", "random"))
+        ends = "ends {:.3g} away, {} {:.3g}" if measure in dataset.attrs["distances"] else "scores {:.3g}, {} {:.3g}"
         text = (
             f"{at['sink_arm'].values} {ends.format(sink, at['random_arm'].values, random)}: difference "
             f"{mean:+.3g} [{low:.3g}, {high:.3g}], d_z {float(at['effect_size']):.2f}, Holm p {float(at['p_holm']):.2g}"
@@ -206,24 +254,46 @@ def _effect(dataset: xr.Dataset, measure: str) -> str:
         if not (low > 0 or high < 0):
             text += " (no difference shown, which is no evidence that there is none)"
         texts.append(text)
-    what = dataset.attrs["distance"].split(",")[0] if measure in removal.DISTANCES else f"score {measure}"
-    level = f"{dataset.attrs['confidence']:.0%} BCa intervals, paired by sample"
+    what = dataset.attrs["distance"].split(",")[0] if measure in removal.DISTANCES else f"metric {measure}"
+    number = int(dataset["compared"].sel(measure=measure))
+    less = "" if number == dataset.attrs["samples"] else f", the {number} samples that have it"
+    level = f"{dataset.attrs['confidence']:.0%} BCa intervals, paired by sample{less}; Holm over these pairs"
     known = "floor" in dataset and measure in removal.DISTANCES
     tail = f" Numerical floor: {float(dataset['floor']):.1g}." if known else ""
-    return f"Sink against matched random removal, {what} ({level}): {'; '.join(texts)}.{tail}"
+    return f"Sink against random removal, {what} ({level}): {'; '.join(texts)}.{tail}"
+
+
+def _excess(dataset: xr.Dataset, measure: str) -> str:
+    """At the same attention removed, how many times as far sinks move the result as random keys."""
+    texts = []
+    for arm in dataset["dosed"].values:
+        at = dataset.sel(dosed=arm, dosable=measure)
+        low, mean, high = (float(bound) for bound in runs.bounds(at["dose_excess"]))
+        inside, misfit = float(at["dose_inside"]), float(at["dose_misfit"])
+        if not np.isfinite(mean):
+            texts.append(f"{arm}: not read, its mass lies beyond the random arms' in most samples")
+            continue
+        text = f"{arm} {mean:.3g} times as far [{low:.3g}, {high:.3g}]"
+        notes = [f"in the {inside:.0%} of samples whose mass lies within the random arms'"] if inside < 1 else []
+        if np.isfinite(misfit):
+            notes.append(f"random arms lie a factor {misfit:.3g} from their line")
+            if low < misfit and high > 1 / misfit:
+                notes.append("which the excess does not clearly exceed")
+        texts.append(text + (f" ({', '.join(notes)})" if notes else ""))
+    return f"At the same attention removed, by the line of the random arms, {measure}: {'; '.join(texts)}."
 
 
 def _taken(dataset: xr.Dataset) -> str:
     """What the compared arms removed: a control is matched kind by kind as far as there are other keys of the kind."""
     texts = []
-    for pair in dataset["pair"].values:
-        for role in ("sink_arm", "random_arm"):
-            at = dataset.sel(removal=str(dataset[role].sel(pair=pair).values))
-            mass = float(at["removed_mass"])
-            texts.append(
-                f"{at['removal'].values} {_shares(at['removed_share'])}"
-                + (f" ({mass:.1%} of attention)" if mass > 0 else "")
-            )
+    for arm in dict.fromkeys(str(arm) for role in ("sink_arm", "random_arm") for arm in dataset[role].values):
+        at = dataset.sel(removal=arm)
+        mass, short = float(at["removed_mass"]), float(at["removed_short"])
+        texts.append(
+            f"{arm} {_shares(at['removed_share'])}"
+            + (f" ({float(at['removed_number']):.3g} keys a head, {mass:.1%} of attention)" if mass > 0 else "")
+            + (f", of which there was not enough in {short:.1%} of heads" if short > 0 else "")
+        )
     return f"Removed keys: {'; '.join(texts)}."
 
 

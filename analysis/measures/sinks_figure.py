@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.common import runs
 from analysis.figures import style as figures
+from analysis.measures import dose_figure, removal
 
 MOST_ARMS = 5  # drawn
 MOST_PAIRS = 4  # drawn
@@ -30,7 +31,9 @@ def figure(dataset: xr.Dataset) -> Figure:
         _draw_effect(axes[0, 0], dataset)
         figures.legend_above(canvas, heading=heading, note=_effect_note(dataset).replace("f: e", "E"))
         return canvas
-    canvas, axes = figures.panels(2, 3, width=9.6, height=2.75)
+    dosed = "dose_excess" in dataset
+    more = effect and (dosed or dataset.sizes["pair"] > MOST_PAIRS)
+    canvas, axes = figures.panels(3 if more else 2, 3, width=9.6, height=2.75)
     layers = _shown_layers(dataset.sizes["layer"])
     _draw_concentration(axes[0, 0], dataset, layers)
     _draw_kinds(axes[0, 1], dataset)
@@ -42,6 +45,8 @@ def figure(dataset: xr.Dataset) -> Figure:
         _draw_effect(axes[1, 2], dataset)
     else:
         _draw_gini(axes[1, 2], dataset, layers)
+    if more:
+        _draw_together(axes[2], dataset, dosed)
     figures.letters(axes)
     note = (
         f"a{'' if effect else ', f'}: bands, {dataset.attrs['spread']}. c: mean over layers and steps. d, e: Jaccard "
@@ -49,9 +54,23 @@ def figure(dataset: xr.Dataset) -> Figure:
         f"samples have in common in the clean arm; dotted, random sets."
     )
     note += _effect_note(dataset) if effect else ""
+    note += dose_figure.note(dataset, dosed) if more else ""
     note += figures.left_out(len(arms), len(arms[:MOST_ARMS]))
     figures.legend_above(canvas, axes[1, 1], heading=heading, note=note)
     return canvas
+
+
+def _draw_together(row: np.ndarray, dataset: xr.Dataset, dosed: bool) -> None:
+    """All pairs as intervals in the place of two panels, beside the dose line where there is one."""
+    grid = row[0].get_gridspec()
+    place = grid[2, 1:] if dosed else grid[2, :2]
+    row[1].set_subplotspec(place)
+    row[2].set_visible(False)
+    row[2].set_in_layout(False)
+    dose_figure.draw_intervals(row[1], dataset)
+    row[0].set_visible(dosed)
+    if dosed:
+        dose_figure.draw_dose(row[0], dataset, [str(arm) for arm in dataset["removal"].values])
 
 
 def _effect_note(dataset: xr.Dataset) -> str:
@@ -185,7 +204,7 @@ def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
             color = figures.colour(str(at[f"{role}_arm"].sel(pair=pair).values), arms)
             middle = float(shift.sel(role=role).mean(skipna=False))
             ax.plot([side - 0.09, side + 0.09], [middle, middle], color=color, linewidth=3)
-            ticks, labels = [*ticks, side], [*labels, role]
+            ticks, labels = [*ticks, side], [*labels, _role(role, str(shift["control"].values))]
         low, mean, high = (float(bound) for bound in runs.bounds(at["difference"].sel(pair=pair)))
         name = figures.wrapped(str(at["sink_arm"].sel(pair=pair).values).removeprefix("sink-"), 12)
         text = f"{name}\n{mean:+.3f}\n[{low:.3f}, {high:.3f}]"
@@ -196,6 +215,12 @@ def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
     ax.grid(axis="x", visible=False)
     ax.set_title("Removing sinks or random keys", loc="left")
     ax.set_ylabel(f"{at['measure'].values} distance to clean")
+
+
+def _role(role: str, control: str) -> str:
+    """What a side of a pair is called under its mark: the sinks, or which control it is."""
+    words = {removal.MATCHINGS["mass"]: "equal\nmass", removal.MATCHINGS["any"]: "any\nkeys"}
+    return role if role == "sink" else words.get(control, role)
 
 
 def present(dataset: xr.Dataset) -> list[str]:

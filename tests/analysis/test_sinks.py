@@ -106,12 +106,21 @@ def test_arms_are_paired_by_count_path_scope_and_dose():
         "sink-k1@strength=0.5",
     ]  # fmt: skip
     assert removal.pairs(as_stored(arms)) == [
-        ("sink-k1", "random-k1"),
-        ("sink-k5-value@source=clean", "random-k5-value"),
-        ("sink-k5@layers=12;steps=0:5", "random-k5@layers=12;steps=0:5;draw=fresh"),
+        ("sink-k1", "random-k1", "kinds"),
+        ("sink-k5-value@source=clean", "random-k5-value", "kinds"),
+        ("sink-k5@layers=12;steps=0:5", "random-k5@layers=12;steps=0:5;draw=fresh", "kinds"),
     ]
     both = ["clean", "random-k5@draw=fresh", "random-k5", "sink-k5"]
-    assert removal.pairs(as_stored(both)) == [("sink-k5", "random-k5")]  # the exact twin, not the first that fits
+    assert removal.pairs(as_stored(both)) == [
+        ("sink-k5", "random-k5", "kinds")
+    ]  # the exact twin, not the first that fits
+    each = ["clean", "random-k5-any@draw=fresh", "random-k5-mass", "sink-k5@source=clean", "random-k5",
+            "random-k5-mass@source=clean", "random-k4-mass", "random-k5-mass@layers=1"]  # fmt: skip
+    assert removal.pairs(as_stored(each)) == [
+        ("sink-k5@source=clean", "random-k5", "kinds"),
+        ("sink-k5@source=clean", "random-k5-mass@source=clean", "mass"),
+        ("sink-k5@source=clean", "random-k5-any@draw=fresh", "any"),
+    ]
 
 
 def test_the_effect_is_the_paired_difference_with_its_intervals(run, found):

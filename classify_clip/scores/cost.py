@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import xarray as xr
 
 from classify_clip.scores.metric import Metric, Weights, choose
 from classify_clip.scores.pictures import CLEAN, Pictures
-from classify_clip.scores.scoring import lacking
+from classify_clip.scores.scoring import Lacking, compared, lacking
 from tracer import store
 
 TRIED = 4
@@ -36,6 +36,8 @@ def cost(
     run: str | Path | xr.DataTree | None = None,
     metrics: str | Sequence[str] | None = None,
     weights: Weights | None = None,
+    *,
+    reference: str | Path | None = None,
     device: str | None = None,
 ) -> Cost:
     """What is missing of a run's scores, and what measuring it would take; arguments and errors as of `score`.
@@ -43,8 +45,7 @@ def cost(
     Every network is loaded and measures up to `TRIED` pictures; what it takes to load is counted once.
     """
     tree = run if isinstance(run, xr.DataTree) else store.open_run(store.locate(run))
-    work = lacking(tree, metrics, weights or {}, device)
-    return _cost(work.pictures, {metric: at.size for metric, at in work.missing.items() if at.size}, weights or {})
+    return _cost(lacking(tree, metrics, weights or {}, reference, device), weights or {})
 
 
 def cost_of_expected(
@@ -53,40 +54,33 @@ def cost_of_expected(
     size: tuple[int, int],
     metrics: Sequence[str] | None = None,
     weights: Weights | None = None,
+    *,
+    reference: str | Path | None = None,
     device: str | None = None,
 ) -> Cost:
     """The same of a run that is not there yet: so many arms, clean among them, of prompted pictures (y, x)."""
-    names = [CLEAN, *(f"arm {k}" for k in range(1, arms))]
     shape = {"arm": arms, "sample": samples, "image_y": size[0], "image_x": size[1], "rgb": 3}
+    coords = {"arm": [CLEAN, *(f"arm {k}" for k in range(1, arms))], "sample": np.arange(samples)}
     black = np.broadcast_to(np.uint8(0), tuple(shape.values()))
-    coords = {"arm": names, "sample": np.arange(samples)}
-    images = xr.DataArray(black, dims=list(shape), coords=coords)
-    asked = np.ones((arms, samples), bool)
-    prompts = ("a photo of a thing beside another",) * samples
     pictures = Pictures(
-        images,
-        replays=None,
-        classes=None,
-        prompts=prompts,
-        asked=asked,
-        frames=None,
-        embedded=False,
+        xr.DataArray(black, dims=list(shape), coords=coords), None, frames=None, classes=None,
+        prompts=("a photo of a thing beside another",) * samples, asked=np.ones((arms, samples), bool), embedded=False,
         device=device,
-    )
-    chosen, _ = choose(metrics, pictures)
-    return _cost(pictures, dict.fromkeys(chosen, samples), weights or {})
+    )  # fmt: skip
+    chosen, left_out = choose(metrics, pictures)
+    missing = {metric: np.arange(samples) for metric in chosen}
+    return _cost(Lacking(pictures, missing, compared(chosen, reference), left_out), weights or {})
 
 
-def _cost(pictures: Pictures, missing: Mapping[Metric, int], weights: Weights) -> Cost:
-    """`missing`: how many samples each metric would look at, in all arms, their predictions and replays."""
-    sets = len(pictures.arms) * (1 + len(pictures.frame_steps)) + len(pictures.replayed)
-    few = pictures.only(np.arange(min(TRIED, len(pictures.samples))))
+def _cost(work: Lacking, weights: Weights) -> Cost:
+    few = work.pictures.only(np.arange(min(TRIED, len(work.pictures.samples))))
+    counted = {metric: work.pictures_by(metric) for metric in work.missing if work.pictures_by(metric)}
     seconds, size = 0.0, 0
-    for metric, samples in missing.items():
+    for metric, pictures in counted.items():
         loading, each, width = _tried(metric, few, weights)
-        seconds += loading + each * sets * samples
-        size += HEADER + width * sets * len(pictures.samples)
-    return Cost({metric.name: sets * samples for metric, samples in missing.items()}, seconds, size)
+        seconds += loading + each * pictures
+        size += HEADER + width * pictures
+    return Cost({metric.name: pictures for metric, pictures in counted.items()}, seconds, size)
 
 
 def _tried(metric: Metric, few: Pictures, weights: Weights) -> tuple[float, float, int]:

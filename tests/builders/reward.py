@@ -25,6 +25,9 @@ def networks(vision: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[Vision
         num_classes=0, global_pool="", qkv_bias=True,
     ).eval()  # fmt: skip
     read = BertModel(BertConfig(**{**text, "is_decoder": True}, add_cross_attention=True), add_pooling_layer=False)
+    for layer in read.encoder.layer:  # BERT expects what it attends to in its own width
+        attention = layer.crossattention.self
+        attention.key, attention.value = (nn.Linear(vision["hidden_size"], text["hidden_size"]) for _ in range(2))
     read.config.is_decoder = False
     nn.init.zeros_(read.embeddings.token_type_embeddings.weight)  # the published one has no token types
     widths = (text["hidden_size"], *HEAD.values())

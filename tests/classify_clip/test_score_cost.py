@@ -1,4 +1,4 @@
-"""What scoring would take, before it does; and pictures that do not fit into memory."""
+"""What scoring would take, before it does."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 
 import tracer
 from classify_clip import score
+from classify_clip.generation import balanced_reference
 from classify_clip.scores.cost import cost
 from tests.builders.pictures import drawings, picture_run
 from tests.builders.typed import trace
@@ -40,6 +41,15 @@ def test_what_is_scored_already_costs_nothing_and_the_rest_its_share():
     scored = score(run, "judge")
     scored["status"].values[:, 4:] = 1  # the run went on
     assert cost(scored, ["judge"]).pictures == {"judge": 4}
+
+
+def test_pictures_of_a_reference_are_counted_too():
+    images, _ = drawings(6)
+    run = picture_run({"clean": images, "R4S0": images})
+    held_out = cost(run, ["mmd"], reference="held-out").pictures["mmd"] - 12
+    assert held_out == len(balanced_reference())
+    with_it = score(run, ["mmd"], reference="held-out")
+    assert cost(with_it, ["mmd"], reference="held-out").pictures == {}
 
 
 def test_a_run_that_is_not_there_yet_costs_what_it_costs_when_it_is(run, tmp_path):

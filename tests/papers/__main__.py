@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.papers import rehearsal
 from tests.papers.everything import PLACES, Everything, weighed
 from tests.papers.networks import tiny_architectures
+from tracer.cli.main import main as trace
 
 
 def main() -> None:
@@ -28,7 +29,8 @@ def main() -> None:
         if typed.recipes:
             names = rehearsal.at_paper_scale() if typed.recipes == ["all"] else typed.recipes
             for name in names:
-                print(f"\n== {name} ==\n{rehearsal.rehearse(name, there).told}", flush=True)
+                print(f"\n== {name} ==", flush=True)
+                trace(rehearsal.command(name, there, there.folder / "rehearsed" / name), standalone_mode=False)
             return
         for name in PLACES:
             print(f"--with {name}={shlex.quote(str(there.path(name)))}", flush=True)

@@ -26,8 +26,9 @@ from tests.builders.tiny_pipelines import TEXT_WIDTH, clip_encoder, clip_tokeniz
 
 CLIP_TOKENS = 77
 SD3_BLOCKS, DIT_BLOCKS = 24, 28
-SIDE = 16
-"""Image tokens on a side: of DiT-XL/2 at 256 px as many; SD3-medium has 64 at 1024 px, SDXL's mid block 32."""
+SIDE, SD3_SIDE = 16, 10
+"""Image tokens on a side: of DiT-XL/2 at 256 px as many; SDXL's mid block has 32 at 1024 px, SD3-medium 64. With fewer
+than 10 there would be no 50 keys beside 50 sinks."""
 SDXL_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
@@ -35,9 +36,9 @@ def sd3_medium(folder: Path, *, blocks: int = SD3_BLOCKS) -> Path:
     """stabilityai/stable-diffusion-3-medium-diffusers: 24 joint blocks, 77 + 256 text tokens, all three encoders."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=2 * SIDE, patch_size=2, in_channels=4, out_channels=4, num_layers=blocks, attention_head_dim=8,
+        sample_size=2 * SD3_SIDE, patch_size=2, in_channels=4, out_channels=4, num_layers=blocks, attention_head_dim=8,
         num_attention_heads=2, joint_attention_dim=2 * TEXT_WIDTH, caption_projection_dim=16,
-        pooled_projection_dim=2 * TEXT_WIDTH, pos_embed_max_size=SIDE,
+        pooled_projection_dim=2 * TEXT_WIDTH, pos_embed_max_size=SD3_SIDE,
     )  # fmt: skip
     third, tokenizer_3 = t5()
     StableDiffusion3Pipeline(

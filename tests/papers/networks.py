@@ -26,8 +26,9 @@ from tests.builders.reward import networks, published_state
 CLIPS = ("ViT-B-32-quickgelu", "ViT-L-14-336-quickgelu", "ViT-H-14")
 NARROW = {"width": 16, "layers": 2}
 """Of both towers in small; tokens, patches and the embedding stay as many, in heads of 8."""
-TINY_VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-TINY_TEXT = {**TINY_VISION, "encoder_hidden_size": 32}
+TINY_VISION = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+TINY_TEXT = {**TINY_VISION, "hidden_size": 32, "encoder_hidden_size": 48}
+"""As in the real ones the text encoder is narrower than what it attends to."""
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789")
 
 
@@ -135,6 +136,7 @@ WEIGHTS: dict[str, Callable[[Path], Path]] = {
     "clip-t": lambda folder: clip_folder(folder, CLIPS[0]) / clip_t.SOURCE.file,
     "cmmd": lambda folder: clip_folder(folder, CLIPS[1]) / cmmd.SOURCE.file,
     "hps": _hps("v2.1"),
+    "hps-v2": _hps("v2"),
     "imagereward": _imagereward,
     "lpips": _lpips,
     "fid": _fid,

@@ -1,34 +1,26 @@
-"""A recipe at paper scale from its start to its table, in small, on folders and weights of the real formats."""
+"""How `trace reproduce` is told of our folders and weights: a recipe at paper scale, in small, on a CPU."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
-import pandas as pd
-from click.testing import CliRunner
-
+from classify_clip.models import PAPER_CLASSIFIER
+from tests.papers import networks
 from tests.papers.everything import Everything, weighed
-from tracer.cli.main import main
 from tracer.cli.reproduction.recipe import Recipe, recipes
 
-HUB_IDS = {
+STANDS_IN = {
     "stabilityai/stable-diffusion-3-medium-diffusers": "sd3",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
     "facebook/DiT-XL-2-256": "dit",
 }
-"""What a recipe names -> what stands in for it."""
+"""Hub id in a recipe -> what stands in for it."""
+CHECKPOINTS = {PAPER_CLASSIFIER: "vit", networks.CLIPS[0]: "clip"}
+"""Name in timm or open_clip -> its local checkpoint."""
 ON_CPU = {"device": "cpu", "dtype": "float32"}
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    """What a rehearsal printed, how it ended, and its table of published values beside ours (None without one)."""
-
-    command: tuple[str, ...]
-    told: str
-    exit_code: int
-    table: pd.DataFrame | None
 
 
 def at_paper_scale() -> list[str]:
@@ -36,30 +28,30 @@ def at_paper_scale() -> list[str]:
     return [name for name, recipe in recipes().items() if not recipe.none_at("paper")]
 
 
-def rehearse(name: str, there: Everything, out: Path | None = None, *options: str) -> Rehearsed:
-    """`trace reproduce NAME --scale paper --small`, written to `out`, by default into the folder of `there`."""
-    recipe, out = recipes()[name], out or there.folder / "rehearsed" / name
-    command = ["reproduce", name, "--scale", "paper", "--small", "--out", str(out), *options]
-    for word, value in words(recipe, there).items():
-        command += ["--with", f"{word}={value}"]
-    for metric in metrics(recipe):
-        command += ["--weights", f"{metric}={there.weights(metric)}"]
-    done = CliRunner().invoke(main, command)
-    table = out / "published.csv"
-    told = done.output if done.exception is None or done.exit_code == 1 else f"{done.output}\n{done.exception!r}"
-    return Rehearsed(tuple(command), told, done.exit_code, pd.read_csv(table) if table.exists() else None)
+def command(name: str, there: Everything, out: Path) -> Sequence[str]:
+    """What is typed after `trace` for a rehearsal of one recipe."""
+    recipe = recipes()[name]
+    given = [("--with", f"{word}={value}") for word, value in words(recipe, there).items()]
+    given += [("--weights", f"{metric}={file}") for metric, file in weights(recipe, there).items()]
+    return ["reproduce", name, "--scale", "paper", "--small", "--out", str(out), *chain.from_iterable(given)]
 
 
 def words(recipe: Recipe, there: Everything) -> dict[str, str]:
     """What `--with` says: what the recipe needs, our folders for checkpoints of the hub, and a CPU."""
     own = {**recipe.words, **recipe.scales.get("paper", {})}
     said = {need: str(there.path(need)) for need in recipe.needs}
-    said |= {word: str(there.path(HUB_IDS[value])) for word, value in own.items() if value in HUB_IDS}
+    said |= {word: str(there.path(STANDS_IN[value])) for word, value in own.items() if value in STANDS_IN}
+    said |= {
+        word: f"{value} --checkpoint {shlex.quote(str(there.path(CHECKPOINTS[value])))}"
+        for word, value in own.items()
+        if value in CHECKPOINTS
+    }
+    said |= {"reference": str(there.path("reference"))} if "reference" in own else {}  # fewer than ImageNet's 1000
     return said | {word: value for word, value in ON_CPU.items() if word in own}
 
 
-def metrics(recipe: Recipe) -> list[str]:
-    """The metrics with weights that its commands at paper scale name, in full or by a word."""
+def weights(recipe: Recipe, there: Everything) -> dict[str, str]:
+    """What `--weights` says: of the metrics that the commands name, in full or by a word."""
     own = {**recipe.words, **recipe.scales.get("paper", {})}
     text = " ".join((*recipe.commands_at("paper"), *own.values())).split()
-    return [metric for metric in weighed() if metric in text]
+    return {metric: str(there.weights(metric)) for metric in weighed() if metric in text}

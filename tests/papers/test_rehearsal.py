@@ -6,10 +6,9 @@ of their numbers; what is held is that every command runs on folders and files o
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
+from tests.builders.rehearsals import rehearsed, unread
 from tests.papers import networks, rehearsal
 from tests.papers.everything import Everything
 from tracer.cli.reproduction.recipe import recipes
@@ -28,15 +27,9 @@ def there(tmp_path_factory):
     "name",
     [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.papers) for name in rehearsal.at_paper_scale()],
 )
-def test_a_recipe_runs_at_paper_scale_from_its_start_to_its_table(name, there):
-    done = rehearsal.rehearse(name, there)
-    assert done.exit_code == 0, done.told[-3000:]
-    assert "would take  about" in done.told
-    rows = recipes()[name].at("paper", rehearsal.words(recipes()[name], there)).rows(there.folder)
-    if not rows:
-        return
-    assert done.table["what"].tolist() == [row.what for row in rows]
-    assert all(math.isfinite(value) for value in done.table["ours"])
-    for row, line in zip(rows, done.table.to_dict("records"), strict=True):
-        said = ("agree", "differ", "undecided")
-        assert line["verdict"] in said if row.published else not isinstance(line["verdict"], str)
+def test_a_recipe_runs_at_paper_scale_from_its_start_to_its_table(name, there, tmp_path):
+    recipe = recipes()[name]
+    given = {"given": rehearsal.words(recipe, there), "weights": rehearsal.weights(recipe, there)}
+    found = rehearsed(name, tmp_path / name, scale="paper", **given)
+    assert all("change of clean" in what for what in unread(found))  # a random ViT is never right
+    assert any("change of clean" not in what for what in found)

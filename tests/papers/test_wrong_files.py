@@ -82,5 +82,5 @@ def test_a_pickle_for_fid_is_not_run(tmp_path, capsys):
     file = tmp_path / fid.SOURCE.file
     file.write_bytes(pickle.dumps(Runs()))
     with pytest.raises(ScoreError, match="does not load"):
-        fid.open_fid(None, {"fid": file})
+        fid.load(file, "cpu")
     assert "this ran" not in capsys.readouterr().out

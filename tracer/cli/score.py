@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -44,14 +44,13 @@ def score(
 
         if listed:
             return list_metrics(as_json)
-        if expect is not None:
-            if not dry_run:
-                raise click.UsageError("--expect belongs to --dry-run: it stands for a run that is not there yet")
-            return tell_cost(run_path or Path("runs"), metrics, weights, device, as_json, sizes(expect))
+        if expect is not None and not dry_run:
+            raise click.UsageError("--expect belongs to --dry-run: it stands for a run that is not there yet")
+        if dry_run:
+            where = {"reference": reference, "device": device}
+            return tell_cost(run_path, expect, list(metrics) or None, paths_by_name(weights), where, as_json)
         path = store.locate(run_path)
         check_writable(path)
-        if dry_run:
-            return tell_cost(path, metrics, weights, device, as_json)
         measure_scores(path, metrics, weights, reference=reference, device=device)
         names = sorted(store.read_scores(path))
         if as_json:
@@ -104,41 +103,40 @@ def measure_scores(
         scores.score(path, list(metrics) or None, files, reference=reference, device=device, progress=progress)
 
 
-def sizes(text: str) -> tuple[int, int, int, int]:
-    """`6x553x1024x1024` -> (arms, samples, height, width)."""
-    numbers = [int(part) for part in text.split("x") if part.isdigit()]
-    if len(numbers) != 4 or text.count("x") != 3 or not all(numbers):
-        raise click.UsageError(f"--expect {text}: give arms x samples x height x width, for example 6x553x1024x1024")
-    return tuple(numbers)  # type: ignore[return-value]
-
-
 def tell_cost(
-    path: Path,
-    metrics: Sequence[str],
-    weights: Sequence[str],
-    device: str | None,
+    run: Path | None,
+    expect: str | None,
+    metrics: list[str] | None,
+    weights: Mapping[str, str],
+    where: Mapping[str, str | None],
     as_json: bool,
-    expected: tuple[int, int, int, int] | None = None,
 ) -> None:
-    """What measuring the missing scores would cost, or all those of an `expected` run."""
+    """What measuring the missing scores would cost, or all those of a run that is not there yet."""
     from classify_clip.scores.cost import cost, cost_of_expected
     from tracer.price import peak_memory
 
-    files, chosen = paths_by_name(weights), list(metrics) or None
-    if expected is None:
-        found = cost(path, chosen, files, device)
+    if expect is None:
+        found = cost(run, metrics, weights, **where)
     else:
-        arms, samples, *size = expected
-        found = cost_of_expected(arms, samples, (size[0], size[1]), chosen, files, device)
+        arms, samples, height, width = sizes(expect)
+        found = cost_of_expected(arms, samples, (height, width), metrics, weights, **where)
     memory = peak_memory()
     if as_json:
-        return print_json({"run": path, "pictures": found.pictures, "seconds": round(found.seconds, 3),
+        return print_json({"run": run, "pictures": found.pictures, "seconds": round(found.seconds, 3),
                            "disk_bytes": found.bytes, "memory_bytes": memory})  # fmt: skip
     each = ", ".join(f"{count} pictures by {name}" for name, count in found.pictures.items()) or "nothing is missing"
     click.echo(
-        f"{path}: {each}\nwould take  about {human_seconds(found.seconds)}; at most {human_bytes(found.bytes)} "
+        f"{each}\nwould take  about {human_seconds(found.seconds)}; at most {human_bytes(found.bytes)} "
         f"on disk, about {human_bytes(memory)} of memory\nnothing was written (--dry-run)"
     )
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """`6x553x1024x1024` -> (arms, samples, height, width)."""
+    numbers = tuple(int(part) for part in text.split("x") if part.isdigit())
+    if len(numbers) != 4 or text.count("x") != 3 or not all(numbers):
+        raise click.UsageError(f"--expect {text}: give arms x samples x height x width, for example 6x553x1024x1024")
+    return numbers
 
 
 def paths_by_name(words: Sequence[str]) -> dict[str, str]:

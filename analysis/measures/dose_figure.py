@@ -51,7 +51,7 @@ def _draw_line(ax: Axes, at: xr.Dataset, mass: xr.DataArray, names: list[str]) -
 def _role(dataset: xr.Dataset, arm: str) -> str:
     if arm in dataset["dosed"].values:
         return "sink"
-    if all(arm not in str(names).split(", ") for names in dataset["dose_random_arms"].values):
+    if all(arm not in str(names).split(", ") for names in dataset["dose_random_arms"].values.ravel()):
         return "other"
     return "mass" if dataset["removed_gap"].sel(removal=arm).notnull() else "random"
 

@@ -81,8 +81,8 @@ def shifts(run: xr.DataTree, distance: str = "state") -> xr.DataArray:
 def scores(run: xr.DataTree, metrics: Sequence[str] | None = None) -> dict[str, xr.DataArray]:
     """The scores of single pictures that lie beside the run, (arm, sample) each: those named, or all there are.
 
-    `attrs["kind"]` is "score", or "distance" to the clean picture. Raises runs.RunError for a metric that the run is
-    not scored by, or that looks at whole sets.
+    `attrs["kind"]` is "score", or "to clean" for a distance to the clean picture. Raises runs.RunError for a metric
+    that the run is not scored by, or that looks at whole sets.
     """
     if "scores" not in run.children:
         if not metrics:

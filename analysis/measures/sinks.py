@@ -104,9 +104,9 @@ def _values(
 ) -> dict[str, xr.DataArray]:
     """What arms are compared by, (arm, sample) each: the distance first, then what lies in the run, then what is given.
 
-    `attrs["kind"]` is "distance" where a value is one to the clean arm.
+    `attrs["kind"]` is "to clean" where a value is one to the clean arm.
     """
-    values = {distance: removal.shifts(run, distance).assign_attrs(kind="distance")}
+    values = {distance: removal.shifts(run, distance).assign_attrs(kind="to clean")}
     values |= removal.scores(run, metrics)
     if scores is not None and "score" in scores and "metric" in scores.dims:
         scores = scores["score"].reset_coords(drop=True).dropna("metric", how="all").to_dataset("metric")
@@ -124,7 +124,7 @@ def _dose(
     lines = dose.of_lines(runs.arms(run))
     if not lines or not gone["removed_mass_of"].notnull().any():
         return []
-    distances = {name: value for name, value in values.items() if value.attrs.get("kind") == "distance"}
+    distances = {name: value for name, value in values.items() if value.attrs.get("kind") == "to clean"}
     found = [
         dose.excess(gone["removed_mass_of"], value, lines, confidence=confidence, seed=seed)
         for value in distances.values()
@@ -194,7 +194,7 @@ def _gone(dataset: xr.Dataset, arm: str) -> dict[str, float]:
     named["mass of the removed keys"] = at["removed_mass"]
     if at["removed_gap"].notnull():
         named["mass removed, gap to the sinks' (share of it)"] = at["removed_gap"]
-        named["heads where the mass could not be reached"] = at["removed_short"]
+        named["heads that got less than 90% of the sinks' mass"] = at["removed_short"]
     return {name: float(value) for name, value in named.items()}
 
 
@@ -292,7 +292,7 @@ def _taken(dataset: xr.Dataset) -> str:
         texts.append(
             f"{arm} {_shares(at['removed_share'])}"
             + (f" ({float(at['removed_number']):.3g} keys a head, {mass:.1%} of attention)" if mass > 0 else "")
-            + (f", of which there was not enough in {short:.1%} of heads" if short > 0 else "")
+            + (f", less than {taken.SHORT:.0%} of the sinks' in {short:.1%} of heads" if short > 0 else "")
         )
     return f"Removed keys: {'; '.join(texts)}."
 

@@ -207,9 +207,9 @@ def _draw_effect(ax: Axes, dataset: xr.Dataset) -> None:
             ticks, labels = [*ticks, side], [*labels, _role(role, str(shift["control"].values))]
         low, mean, high = (float(bound) for bound in runs.bounds(at["difference"].sel(pair=pair)))
         name = figures.wrapped(str(at["sink_arm"].sel(pair=pair).values).removeprefix("sink-"), 12)
-        text = f"{name}\n{mean:+.3f}\n[{low:.3f}, {high:.3f}]"
+        text = f"{name}\n{mean:+.3f}" + (f"\n[{low:.3f}, {high:.3f}]" if at.sizes["pair"] < 4 else "")
         ax.annotate(text, (place, 0.99), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=6)
-    ax.set_xticks(ticks, labels, fontsize=7 if len(ticks) < 7 else 6)
+    ax.set_xticks(ticks, labels, fontsize=7 if len(ticks) < 5 else 6 if len(ticks) < 7 else 4.5)
     ax.set_xlim(-0.6, at.sizes["pair"] - 0.4)
     ax.set_ylim(min(0.0, float(at["shift"].min(skipna=False))), 1.5 * float(at["shift"].max(skipna=False)))
     ax.grid(axis="x", visible=False)

@@ -23,7 +23,7 @@ def removed(run: xr.DataTree, kinds: xr.DataArray) -> xr.Dataset | None:
     a kind that was removed from a head's attention; `removed_mass`, the attention that these keys received before they
     were removed, NaN where that was not recorded, and `removed_mass_of` (sample), the same of each sample. Of arms that
     remove a mass: `removed_gap`, the mean over heads of |removed - sinks'| / sinks', and `removed_short`, the share of
-    heads that got less than `SHORT` of it because there was no more.
+    heads that got less than `SHORT` of it: there was no more, or the next key was too large.
     """
     if not runs.has(run, "attention/removed_token"):
         return None

@@ -90,7 +90,7 @@ def test_a_run_with_equal_mass_reports_numbers_masses_and_every_control():
     assert by_mass.loc["clip-t difference", "mean"] == pytest.approx(-(0.9 - 0.28), rel=0.05)
     assert table.loc[("random-k2-mass", "keys removed per head"), "mean"] == 12
     assert table.loc[("sink-k2", "lpips excess at equal mass"), "mean"] == pytest.approx(3, rel=1e-6)
-    assert table.loc[("random-k2-mass", "heads where the mass could not be reached"), "mean"] == 0
+    assert table.loc[("random-k2-mass", "heads that got less than 90% of the sinks' mass"), "mean"] == 0
     assert "sink-k2 3 times as far" in analysis.sinks.sentence(found)
     assert analysis.sinks.figure(found).axes
 

@@ -400,7 +400,7 @@ def test_keys_of_equal_mass_are_counted_by_kind_in_the_store_in_any_batch(traine
     denoiser, runs = load("sd3", checkpoint=str(trained[0]), device="cpu"), []
     for name, size in (("together", 2), ("apart", 1)):
         out = trace(
-            denoiser, ["sink-k2", "random-k2-mass", "random-k2", "sink-k2-value@fill=noise;steps=1:2"],
+            denoiser, ["sink-k2", "random-k2-mass", "random-k2", "sink-k2-value@steps=1:2;fill=noise"],
             steps=2, samples=2, guidance=2.0, batch_size=size, prompts=prompts.load(list(PROMPTS)),
             record=["norms", "mass", "sinks"], out=tmp_path / name,
         )  # fmt: skip
@@ -413,7 +413,7 @@ def test_keys_of_equal_mass_are_counted_by_kind_in_the_store_in_any_batch(traine
     assert (np.abs(got - goal) < 0.25 * goal).all()
     counts = [one["attention"]["removed_count"].sel(arm=["sink-k2", "random-k2-mass"]).values for one in runs]
     assert (counts[0] == counts[1]).mean() > 0.95  # rounding moves a mass that lies half way between two keys
-    ends = [one["metrics"]["delta_rel"].sel(arm="sink-k2-value@fill=noise;steps=1:2").isel(step=1) for one in runs]
+    ends = [one["metrics"]["delta_rel"].sel(arm="sink-k2-value@steps=1:2;fill=noise").isel(step=1) for one in runs]
     np.testing.assert_allclose(*ends, rtol=1e-3)
     found = sinks(run)
     assert list(found["pair"].values) == ["sink-k2 - random-k2", "sink-k2 - random-k2-mass"]

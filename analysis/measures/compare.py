@@ -77,7 +77,7 @@ def names(trees: list[xr.DataTree]) -> list[str]:
     """What each run is called: its values of the settings in which the runs differ."""
     settings = [runs.configuration(run) for run in trees]
     differing = [name for name in SETTINGS if len({str(config.get(name)) for config in settings}) > 1]
-    called = [", ".join(_word(name, config.get(name)) for name in differing) for config in settings]
+    called = [", ".join(word(name, config.get(name)) for name in differing) for config in settings]
     if len(set(called)) < len(called):
         raise runs.RunError(
             f"two of these runs have the same {', '.join(SETTINGS)}: there is nothing to compare between them"
@@ -85,7 +85,8 @@ def names(trees: list[xr.DataTree]) -> list[str]:
     return called
 
 
-def _word(name: str, value: object) -> str:
+def word(name: str, value: object) -> str:
+    """A setting and its value, as a run is called by: "20 steps", "guidance 7"."""
     if name == "checkpoint" and isinstance(value, dict):
         return str(value.get("id"))
     text = f"{value:g}" if isinstance(value, float) else str(value)
@@ -99,7 +100,7 @@ def _title(trees: list[xr.DataTree]) -> str:
     settings = [runs.configuration(run) for run in trees]
     same = [name for name in SETTINGS if len({str(config.get(name)) for config in settings}) == 1]
     shown = [name for name in same if name not in ("checkpoint", "dtype", "mask_seed") and name in settings[0]]
-    return ", ".join(_word(name, settings[0][name]) for name in shown)
+    return ", ".join(word(name, settings[0][name]) for name in shown)
 
 
 def _measure(run: xr.DataTree, kind: str) -> xr.Dataset:

@@ -12,17 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from analysis.common import divergence, runs, set_distances, statistics
-from analysis.figures import style as figures
 from analysis.measure import Option, measure
+from analysis.measures import quality_figure, quality_words
+from analysis.measures.quality_words import BOUNDS, TO_REFERENCE
 from interventions.errors import RunError
-
-BOUNDS = ["low", "estimate", "high"]
 
 
 @measure(
@@ -39,6 +35,10 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
     `metrics` are names of groups of `/scores` (None: all there are). Of (metric, arm): `value` (bound); `change`
     (bound), arm minus clean paired by sample, where the metric scores a picture by itself; its paired d_z `effect_size`
     and two-sided `p` (exact McNemar for yes/no scores, else paired t), `p_holm` over the intervened arms but the floor.
+    Of sets, `value` is the distance to the clean set, for MMD the published V-statistic, and `unbiased` (bound) the
+    U-statistic (`set_distances.mmd`). Sets scored with a reference have `to_reference`, `reference_change` from clean
+    and `reference_relative`, that over the clean distance (bound); the same of the U-statistic as `unbiased_...`. Their
+    intervals resample samples, clean and masked together; the reference stays as it is.
     Where pictures of the replay were scored: `replayed` (bound), the value of those, and `from_replay` (bound) with
     `p_replay`, masked minus replayed, for the question whether the mask costs more than its clean-path injections.
     `score` (metric, arm, sample) holds the single values, NaN for metrics of whole sets. Samples that are not complete,
@@ -49,7 +49,7 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
         raise RunError("the pictures of this run are not scored yet: measure them with `trace score RUN`")
     run = runs.complete(run)
     stored = {name: node.to_dataset() for name, node in run["scores"].children.items()}
-    chosen, left_out = _chosen(stored, [metrics] if isinstance(metrics, str) else metrics)
+    chosen, left_out = chosen_scores(stored, [metrics] if isinstance(metrics, str) else metrics)
     asked = divergence.asked(run).values
     scored = np.logical_and.reduce([_scored(group, asked) for group in chosen.values()])
     if not scored.any():
@@ -68,11 +68,17 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
         "samples": dataset.sizes["sample"],
         "skipped": json.dumps(left_out),
         "weights": json.dumps({name: about[name].get("weights", "") for name in chosen}),
-    }
+        "references": json.dumps({
+            name: {key: about[name][f"reference{key and '_'}{key}"] for key in ("", "pictures", "digest")}
+            for name, group in chosen.items() if "reference_features" in group
+        }, default=int),
+    }  # fmt: skip
     return dataset
 
 
-def _chosen(stored: dict[str, xr.Dataset], names: Sequence[str] | None) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
+def chosen_scores(
+    stored: dict[str, xr.Dataset], names: Sequence[str] | None
+) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
     """The groups asked for, in that order, or all with values; and of the others why they have none."""
     ordered = sorted(stored, key=lambda name: (stored[name].attrs.get("position", len(stored)), name))
     reasons = {name: str(stored[name].attrs["left_out"]) for name in ordered if "left_out" in stored[name].attrs}
@@ -94,17 +100,17 @@ def _chosen(stored: dict[str, xr.Dataset], names: Sequence[str] | None) -> tuple
     return {name: stored[name] for name in known}, reasons
 
 
-def _values(group: xr.Dataset) -> xr.DataArray:
+def values_of(group: xr.Dataset) -> xr.DataArray:
     """Scores (arm, sample), or features (arm, sample, feature), in memory."""
     return group["features" if "features" in group else "score"].transpose("arm", "sample", ...).load()
 
 
 def _scored(group: xr.Dataset, asked: np.ndarray) -> np.ndarray:
     """Bool [sample]: every arm that is run on it, bool [arm, sample], has its value."""
-    return (_there(_values(group)) | ~asked).all(axis=0)
+    return (present(values_of(group)) | ~asked).all(axis=0)
 
 
-def _there(values: xr.DataArray) -> np.ndarray:
+def present(values: xr.DataArray) -> np.ndarray:
     """Bool [arm, sample]: where there is a value; of the floor on the few samples only that it is run on."""
     return values.notnull().all([dim for dim in values.dims if dim not in ("arm", "sample")]).values
 
@@ -114,19 +120,21 @@ def _compared(group: xr.Dataset, seed: int) -> xr.Dataset:
 
     The floor's are those of the samples that it is run on.
     """
-    values, arms = _values(group), [str(arm) for arm in group["arm"].values]
+    values, arms = values_of(group), [str(arm) for arm in group["arm"].values]
     clean = arms.index(runs.CLEAN)
     score = np.full(values.shape[:2], np.nan)
     change = np.full((len(arms), 3), np.nan)
     effect, p = np.full(len(arms), np.nan), np.full(len(arms), np.nan)
-    is_set, value = "features" in group, np.full((len(arms), 3), np.nan)
+    is_set, value, unbiased = "features" in group, np.full((len(arms), 3), np.nan), np.full((len(arms), 3), np.nan)
     if not is_set:
         score = values.values
-    for k, (arm, there) in enumerate(zip(arms, _there(values), strict=True)):
+    for k, (arm, there) in enumerate(zip(arms, present(values), strict=True)):
         if not there.any():
             continue
         own, twin = values.values[k, there], values.values[clean, there]
         value[k] = _set_distance(group, twin, own, seed) if is_set else _bounds(own, seed)
+        if is_set:
+            unbiased[k] = _set_distance(group, twin, own, seed, unbiased=True)
         if group.attrs["kind"] == "score" and arm != runs.CLEAN:
             change[k], effect[k] = _bounds(own - twin, seed), statistics.effect_size(own, twin)
             if arm != runs.FULL:
@@ -134,12 +142,14 @@ def _compared(group: xr.Dataset, seed: int) -> xr.Dataset:
     return xr.Dataset(
         {
             "value": (("arm", "bound"), value),
+            "unbiased": (("arm", "bound"), unbiased),
             "change": (("arm", "bound"), change),
             "effect_size": ("arm", effect),
             "p": ("arm", p),
             "p_holm": ("arm", statistics.holm(p)),
             "score": (("arm", "sample"), score),
             **_of_replay(group, values, seed),
+            **_of_reference(group, values, seed),
         },
         coords={"arm": arms, "bound": BOUNDS, "sample": group["sample"].values},
     )
@@ -163,19 +173,42 @@ def _of_replay(group: xr.Dataset, values: xr.DataArray, seed: int) -> dict[str, 
     return {"replayed": (("arm", "bound"), replayed), "from_replay": (("arm", "bound"), change), "p_replay": ("arm", p)}
 
 
+def _of_reference(group: xr.Dataset, values: xr.DataArray, seed: int) -> dict[str, tuple]:
+    """Distance of every arm to the reference, with its change from clean; empty where there is no reference."""
+    if "reference_features" not in group:
+        return {}
+    pictures = group["reference_features"].transpose("reference", "feature").values
+    clean, found = values.sel(arm=runs.CLEAN).values, dict[str, tuple]()
+    for prefix, unbiased in (("", False), ("unbiased_", True)):
+        reference = set_distances.Reference(distance_of(group), pictures, unbiased=unbiased, seed=seed)
+        rows = np.full((len(values["arm"]), 3, 3), np.nan)  # [arm, what, bound]
+        for k, there in enumerate(present(values)):
+            if there.any():
+                rows[k] = reference.compared(clean[there], values.values[k, there])
+        found |= {prefix + name: (("arm", "bound"), rows[:, place]) for place, name in enumerate(TO_REFERENCE)}
+    return found
+
+
 def _bounds(values: np.ndarray, seed: int) -> np.ndarray:
     interval = statistics.bca(values, seed=seed)
     return np.array([interval.low, interval.estimate, interval.high])
 
 
-def _set_distance(group: xr.Dataset, clean: np.ndarray, masked: np.ndarray, seed: int) -> np.ndarray:
-    name = group.attrs.get("distance")
+def _set_distance(
+    group: xr.Dataset, clean: np.ndarray, masked: np.ndarray, seed: int, *, unbiased: bool = False
+) -> np.ndarray:
+    return set_distances.distance(distance_of(group), clean, masked, unbiased=unbiased, seed=seed)
+
+
+def distance_of(group: xr.Dataset) -> str:
+    """The distance that the scores name. Raises RunError for one that there is not."""
+    name = str(group.attrs.get("distance"))
     if name not in set_distances.DISTANCES:
         raise RunError(
             f"the scores {group.attrs.get('name')!r} are features to be compared by {name!r}, which is none of "
             f"{', '.join(set_distances.DISTANCES)}"
         )
-    return set_distances.distance(name, clean, masked, seed=seed)
+    return name
 
 
 def paired_p(masked: np.ndarray, clean: np.ndarray) -> float:
@@ -187,117 +220,6 @@ def paired_p(masked: np.ndarray, clean: np.ndarray) -> float:
     return float(min(1.0, 2 * min(statistics.p_above(difference), statistics.p_below(difference))))
 
 
-# --- presentation ---
-
-
-@quality.presents("table")
-def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per metric and intervened arm: clean value, value, change from clean with limits, d_z, Holm's p."""
-    rows = []
-    for metric in dataset["metric"].values:
-        at = dataset.sel(metric=metric)
-        scored = str(at["kind"].values) == "score"
-        for arm in dataset["arm"].values:
-            if arm == runs.CLEAN:
-                continue
-            here = at.sel(arm=arm)
-            shown = here["change"] if scored else here["value"]
-            row: dict[str, str | float] = {"metric": str(metric), "arm": str(arm)}
-            row["clean"] = float(at["value"].sel(arm=runs.CLEAN, bound="estimate"))
-            row["value"] = float(here["value"].sel(bound="estimate"))
-            row["compared"] = "minus clean" if scored else "to clean"
-            row |= {name: float(shown.sel(bound=name)) for name in BOUNDS}
-            row |= {"d_z": float(here["effect_size"]), "p (Holm)": float(here["p_holm"])}
-            if "replayed" in dataset:
-                row |= {
-                    "replayed": float(here["replayed"].sel(bound="estimate")),
-                    "p, replayed": float(here["p_replay"]),
-                }
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-@quality.presents("sentence")
-def sentence(dataset: xr.Dataset) -> str:
-    """For every arm but the floor, what each metric says; no claim beyond the intervals."""
-    texts = []
-    for arm in (str(name) for name in dataset["arm"].values if name not in (runs.CLEAN, runs.FULL)):
-        clauses = [
-            _clause(dataset.sel(metric=metric, arm=arm), dataset.sel(metric=metric, arm=runs.CLEAN))
-            for metric in dataset["metric"].values
-        ]
-        texts.append(f"{arm}: {'; '.join(clauses)}")
-    left_out = "; ".join(f"{name} ({why})" for name, why in json.loads(dataset.attrs["skipped"]).items())
-    ending = f" Left out: {left_out}." if left_out else ""
-    shown = ". ".join(texts) if texts else "no arm but the clean one"
-    return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {shown}.{ending}"
-
-
-def _clause(here: xr.Dataset, clean: xr.Dataset) -> str:
-    low, point, high = (float(v) for v in here["value"].values)
-    text = f"{here['title'].item()} {point:.3g}"
-    if str(here["kind"].values) != "score":
-        return text + (f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else "") + _replayed(here)
-    low, change, high = (float(v) for v in here["change"].values)
-    reference = float(clean["value"].sel(bound="estimate"))
-    return f"{text} against {reference:.3g} clean ({change:+.3g} [{low:.3g}, {high:.3g}]){_replayed(here)}"
-
-
-def _replayed(here: xr.Dataset) -> str:
-    """The replay's value, and whether the masked one differs from it; "" where it was not scored."""
-    if "replayed" not in here or not np.isfinite(here["replayed"].sel(bound="estimate")):
-        return ""
-    p = float(here["p_replay"])
-    return f", replayed {float(here['replayed'].sel(bound='estimate')):.3g}" + (
-        f" (p of no difference from masked {p:.2g})" if np.isfinite(p) else ""
-    )
-
-
-@quality.presents("figure")
-@figures.styled
-def figure(dataset: xr.Dataset) -> Figure:
-    """One panel per metric: the value of every arm with its interval, the clean value as a line."""
-    metrics = [str(metric) for metric in dataset["metric"].values]
-    arms = [str(arm) for arm in dataset["arm"].values if arm != runs.CLEAN]
-    columns = min(len(metrics), 3)
-    rows = -(-len(metrics) // columns)
-    names = [figures.wrapped(arm, 22) for arm in arms]
-    lines = max((1 + name.count("\n") for name in names), default=1)
-    height = 0.9 + len(arms) * (0.15 + 0.13 * lines + 0.12 * ("replayed" in dataset))
-    canvas, axes = figures.panels(rows, columns, width=max(4.4, 2.7 * columns + 0.8), height=height, sharey=True)
-    for ax in axes.ravel()[len(metrics) :]:
-        ax.set_visible(False)
-    for ax, metric in zip(axes.ravel(), metrics, strict=False):
-        _panel(ax, dataset.sel(metric=metric), arms, figures.palette(dataset))
-    axes[0, 0].set_yticks(range(len(arms)), names)
-    axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
-    figures.letters(axes)
-    samples = dataset.attrs["samples"]
-    heading = f"{dataset.attrs['title']} · {samples} samples · symbol and bar: value and 95% BCa interval"
-    note = "No bar: no interval, or one without width." + figures.few(samples)
-    figures.legend_above(canvas, *axes.ravel(), heading=heading, note=note)
-    return canvas
-
-
-def _panel(ax: Axes, at: xr.Dataset, arms: list[str], palette: list[str]) -> None:
-    """One metric: a row per arm, the clean value as a line where the metric gives it one."""
-    for row, arm in enumerate(arms):
-        low, point, high = at["value"].sel(arm=arm).values
-        look = {"marker": "o"} | figures.look(arm, palette, every=None) | {"markersize": 4.5, "markevery": None}
-        if np.isfinite(low):
-            ax.plot([low, high], [row, row], color=look["color"], linewidth=1.6, solid_capstyle="butt")
-        ax.plot(point, row, linestyle="none", **look)
-        if "replayed" in at and np.isfinite(at["replayed"].sel(arm=arm)).any():
-            low, point, high = at["replayed"].sel(arm=arm).values
-            ax.plot([low, high], [row + 0.22] * 2, color=look["color"], linewidth=0.8, alpha=0.7)
-            hollow = {"marker": "D", "markersize": 3.5, "markerfacecolor": "white", "color": look["color"]}
-            ax.plot(point, row + 0.22, linestyle="none", **hollow, label="its replay" if row == len(arms) - 1 else None)
-    if str(at["kind"].values) == "score":
-        low, point, high = at["value"].sel(arm=runs.CLEAN).values
-        ax.axvspan(low, high, color=figures.FLOOR, alpha=0.12, linewidth=0, zorder=0, label="clean, interval")
-        ax.axvline(point, color=figures.FLOOR, linewidth=1, linestyle=figures.DASHES, zorder=1, label="clean")
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel(figures.wrapped(at["title"].item(), 31), fontsize=7)
-    better = "higher" if bool(at["higher_is_better"]) else "lower"
-    ax.set_title(f"{at['metric'].item()} ({better} better)", loc="left")
-    ax.xaxis.set_major_locator(MaxNLocator(5))
+quality.presents("table")(quality_words.table)
+quality.presents("sentence")(quality_words.sentence)
+quality.presents("figure")(quality_figure.figure)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from classify_clip.scores.embedded_clip import embed, no_embedded_clip
+from classify_clip.scores.embedded_clip import embed, no_embedded_clip, shipped_clip
 from classify_clip.scores.metric import Metric, Weights, without_prompts
 from classify_clip.scores.pictures import Pictures
 
@@ -15,9 +15,7 @@ def open_alignment(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray
     """images -> cosine [n] with their prompts."""
     import torch
 
-    from classify_clip.models import load_retriever
-
-    clip = load_retriever("clip", device="cpu")
+    clip = shipped_clip()
     with torch.no_grad():
         texts = clip.encode_text(clip.tokenize(list(pictures.prompts or ()))).double().numpy()
     return lambda images: (embed(clip, images).astype(np.float64) * texts).sum(1)

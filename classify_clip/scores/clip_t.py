@@ -14,12 +14,12 @@ from classify_clip.scores.open_clip_models import cosines, load_clip
 from classify_clip.scores.pictures import Pictures
 from classify_clip.scores.weights import Source, locate
 
-SOURCE = Source("clip-t", "open_clip_model.safetensors", "timm/vit_base_patch32_clip_224.openai")
+SOURCE = Source("clip-t", "open_clip_model.safetensors", "timm/vit_base_patch32_clip_224.openai", megabytes=605)
 
 
 def open_clip_t(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
     """images -> cosine [n] with their prompts."""
-    return cosines(load_clip("ViT-B-32-quickgelu", SOURCE, locate(SOURCE, weights)), pictures)
+    return cosines(load_clip("ViT-B-32-quickgelu", SOURCE, locate(SOURCE, weights), pictures.device), pictures)
 
 
 CLIP_T = Metric(

@@ -15,12 +15,12 @@ from classify_clip.scores.open_clip_models import load_clip
 from classify_clip.scores.pictures import Pictures
 from classify_clip.scores.weights import Source, locate
 
-SOURCE = Source("cmmd", "open_clip_model.safetensors", "timm/vit_large_patch14_clip_336.openai")
+SOURCE = Source("cmmd", "open_clip_model.safetensors", "timm/vit_large_patch14_clip_336.openai", megabytes=1712)
 
 
 def open_cmmd(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
     """images -> unit embeddings [n, 768]."""
-    clip = load_clip("ViT-L-14-336-quickgelu", SOURCE, locate(SOURCE, weights))
+    clip = load_clip("ViT-L-14-336-quickgelu", SOURCE, locate(SOURCE, weights), pictures.device)
     side = clip.model.visual.image_size
     side = side if isinstance(side, int) else side[0]
     return lambda images: clip.images([square(image, side) for image in images])

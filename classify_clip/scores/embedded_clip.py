@@ -12,10 +12,19 @@ import numpy as np
 
 from classify_clip.data import DataError
 from classify_clip.scores.metric import not_small
+from classify_clip.scores.networks import once
 from classify_clip.scores.pictures import Pictures
 
 if TYPE_CHECKING:
     from classify_clip.models import Retriever
+
+
+@once
+def shipped_clip() -> Retriever:
+    """The shipped CLIP, on the CPU everywhere: it is small, and its values are then the same on every machine."""
+    from classify_clip.models import load_retriever
+
+    return load_retriever("clip", device="cpu")
 
 
 def embed(clip: Retriever, pictures: np.ndarray, batch_size: int = 64) -> np.ndarray:

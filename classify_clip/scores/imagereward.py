@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from classify_clip.scores.metric import Metric, Weights, without_prompts
+from classify_clip.scores.networks import once
 from classify_clip.scores.pictures import Pictures
 from classify_clip.scores.weights import ScoreError, Source, loading, locate
 
-SOURCE = Source("imagereward", "ImageReward.pt", "THUDM/ImageReward")
-WORDS = Source("imagereward", "vocab.txt", "google-bert/bert-base-uncased")
+WORDS = Source("imagereward", "vocab.txt", "google-bert/bert-base-uncased", megabytes=0.2)
+SOURCE = Source("imagereward", "ImageReward.pt", "THUDM/ImageReward", megabytes=1790, beside=WORDS)
+BATCH = 16
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the raw reward, as published with the weights."""
 LENGTH = 35  # prompt tokens
@@ -64,8 +66,8 @@ def open_imagereward(pictures: Pictures, weights: Weights) -> Callable[[np.ndarr
     from torchvision.transforms import v2
 
     path = locate(SOURCE, weights)
-    with loading(SOURCE, path):
-        reward = build(torch.load(path, map_location="cpu", weights_only=True))
+    reward = load(path, pictures.device)
+    where = next(reward.head.parameters()).device
     tokens = _tokens(pictures.prompts or (), path.parent)
     transform = v2.Compose([
         v2.Resize(224, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(224),  # of the PIL image
@@ -74,17 +76,31 @@ def open_imagereward(pictures: Pictures, weights: Weights) -> Callable[[np.ndarr
     ])  # fmt: skip
 
     def measure(images: np.ndarray) -> np.ndarray:
+        parts = []
         with torch.no_grad():
-            parts = [
-                reward(
-                    transform(Image.fromarray(image))[None],
-                    *(tokens[name][n : n + 1] for name in ("input_ids", "attention_mask")),
-                )
-                for n, image in enumerate(images)
-            ]
+            for start in range(0, len(images), BATCH):
+                rows = slice(start, start + BATCH)
+                pixels = torch.stack([transform(Image.fromarray(image)) for image in images[rows]])
+                words = [tokens[name][rows].to(where) for name in ("input_ids", "attention_mask")]
+                parts.append(reward(pixels.to(where), *words).cpu())
         return torch.cat(parts).double().numpy()
 
     return measure
+
+
+@once
+def load(path: Path, device: str | None = None) -> Reward:
+    """The networks from the published file. Raises ScoreError when it does not fit."""
+    import torch
+
+    from tracer.denoisers import usable_device
+
+    where = usable_device(device)
+    with loading(SOURCE, path):
+        reward = build(torch.load(path, map_location="cpu", weights_only=True))
+    for network in (reward.vision, reward.text, reward.head):
+        network.to(where)
+    return reward
 
 
 def build(state: Mapping[str, Any], vision: Mapping[str, Any] = VISION, text: Mapping[str, Any] = TEXT) -> Reward:

@@ -15,22 +15,27 @@ from typing import Any
 import numpy as np
 
 from classify_clip.scores.metric import Metric, Weights
+from classify_clip.scores.networks import once
 from classify_clip.scores.pictures import Pictures
 from classify_clip.scores.weights import Source, loading, locate, needs_package
 
-SOURCE = Source("lpips", "alexnet-owt-7be5be79.pth", url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth")
+FILE = "alexnet-owt-7be5be79.pth"
+SOURCE = Source("lpips", FILE, url=f"https://download.pytorch.org/models/{FILE}", megabytes=244)
 BATCH = 16
 
 
 def open_lpips(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """(images, clean) -> LPIPS [n], both uint8 [n, y, x, 3]."""
-    model = load(locate(SOURCE, weights))
+    model = load(locate(SOURCE, weights), pictures.device)
     return lambda images, clean: distance(model, images, clean)
 
 
-def load(path: Path) -> Any:
+@once
+def load(path: Path, device: str | None = None) -> Any:
     """`lpips.LPIPS(net="alex")` with the AlexNet at `path`. Raises ScoreError when it does not fit."""
     import torch
+
+    from tracer.denoisers import usable_device
 
     package = needs_package("lpips", "lpips", lambda: importlib.import_module("lpips"))
     with warnings.catch_warnings():
@@ -40,7 +45,7 @@ def load(path: Path) -> Any:
         backbone = torch.load(path, map_location="cpu", weights_only=True)
         held = {name: backbone["features." + name.partition(".")[2]] for name in model.net.state_dict()}
         model.net.load_state_dict(held)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(usable_device(device))
 
 
 def distance(model: Any, images: np.ndarray, clean: np.ndarray) -> np.ndarray:
@@ -49,11 +54,11 @@ def distance(model: Any, images: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
     from tracer.denoisers.images import from_uint8
 
+    where, parts = next(model.parameters()).device, []
     with torch.no_grad():
-        parts = [
-            model(from_uint8(images[at : at + BATCH]), from_uint8(clean[at : at + BATCH])).reshape(-1).double().numpy()
-            for at in range(0, len(images), BATCH)
-        ]
+        for at in range(0, len(images), BATCH):
+            pair = [from_uint8(pictures[at : at + BATCH]).to(where) for pictures in (images, clean)]
+            parts.append(model(*pair).reshape(-1).cpu().double().numpy())
     return np.concatenate(parts)
 
 

@@ -39,6 +39,8 @@ class Metric:
 
     What that takes and gives depends on the kind: `score` images -> [n]; `to clean` (images, clean) -> [n]; `set`
     images -> features [n, d]. Images are uint8 [n, y, x, 3], in the order of `pictures.prompts`. Raises ScoreError.
+    A run is measured some samples at a time and `pictures` holds those alone: load networks by a function that is
+    decorated with `networks.once`, onto `pictures.device`.
     """
     lacks: Callable[[Pictures], str | None] = lambda pictures: None
     """Why this run cannot be measured, if it cannot."""
@@ -61,6 +63,7 @@ METRICS: Registry[Metric] = Registry(
         "cmmd": "classify_clip.scores.cmmd:CMMD",
         "clip-t": "classify_clip.scores.clip_t:CLIP_T",
         "hps": "classify_clip.scores.hps:HPS",
+        "hps-v2": "classify_clip.scores.hps:HPS_V2",
         "imagereward": "classify_clip.scores.imagereward:IMAGEREWARD",
         "lpips": "classify_clip.scores.lpips:LPIPS",
         "fid": "classify_clip.scores.fid:FID",

@@ -9,16 +9,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from classify_clip.scores.embedded_clip import embed, no_embedded_clip
+from classify_clip.scores.embedded_clip import embed, no_embedded_clip, shipped_clip
 from classify_clip.scores.metric import Metric, Weights
 from classify_clip.scores.pictures import Pictures
 
 
 def open_mmd(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
     """images [n, 32, 32, 3] -> unit embeddings [n, d]."""
-    from classify_clip.models import load_retriever
-
-    clip = load_retriever("clip", device="cpu")
+    clip = shipped_clip()
     return lambda images: embed(clip, images)
 
 

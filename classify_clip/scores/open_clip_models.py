@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from classify_clip.scores.networks import once
 from classify_clip.scores.pictures import Pictures
 from classify_clip.scores.weights import Source, loading
 
@@ -26,6 +27,7 @@ class Clip:
     model: Any
     transform: Callable[[Any], Any]
     tokenize: Callable[[Sequence[str]], Any]
+    device: Any = "cpu"
 
     def images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Unit embeddings [n, d] of uint8 pictures [y, x, 3]."""
@@ -36,7 +38,8 @@ class Clip:
         with torch.no_grad():
             for start in range(0, len(images), BATCH):
                 batch = [self.transform(Image.fromarray(image)) for image in images[start : start + BATCH]]
-                parts.append(self.model.encode_image(torch.stack(batch), normalize=True).float().numpy())
+                pixels = torch.stack(batch).to(self.device)
+                parts.append(self.model.encode_image(pixels, normalize=True).float().cpu().numpy())
         return np.concatenate(parts)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -44,22 +47,27 @@ class Clip:
         import torch
 
         with torch.no_grad():
-            parts = [
-                self.model.encode_text(self.tokenize(list(texts[start : start + BATCH])), normalize=True)
-                .float()
-                .numpy()
-                for start in range(0, len(texts), BATCH)
-            ]
+            parts = []
+            for start in range(0, len(texts), BATCH):
+                tokens = self.tokenize(list(texts[start : start + BATCH])).to(self.device)
+                parts.append(self.model.encode_text(tokens, normalize=True).float().cpu().numpy())
         return np.concatenate(parts)
 
 
-def load_clip(name: str, source: Source, path: Path) -> Clip:
-    """The open_clip architecture `name` with the weights at `path`. Raises ScoreError when they do not fit."""
+@once
+def load_clip(name: str, source: Source, path: Path, device: str | None = None) -> Clip:
+    """The open_clip architecture `name` with the weights at `path`, on a device (`Pictures.device`).
+
+    Raises ScoreError when they do not fit.
+    """
     import open_clip
 
+    from tracer.denoisers import usable_device
+
+    where = usable_device(device)
     with loading(source, path):
         model, _, transform = open_clip.create_model_and_transforms(name, pretrained=str(path))
-    return Clip(model.eval().requires_grad_(False), transform, open_clip.get_tokenizer(name))
+    return Clip(model.eval().requires_grad_(False).to(where), transform, open_clip.get_tokenizer(name), where)
 
 
 def cosines(clip: Clip, pictures: Pictures) -> Callable[[np.ndarray], np.ndarray]:

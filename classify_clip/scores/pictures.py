@@ -28,6 +28,8 @@ class Pictures:
     """(arm, sample, frame_step, frame_y, frame_x, rgb): pictures of the predictions at some steps, lazy."""
     embedded: bool
     """Whether the run's model is one of the shipped ones, so that the shipped judge and CLIP know its pictures."""
+    device: str | None = None
+    """Where large networks look at them; None for CUDA where there is one, else the CPU."""
 
     @property
     def arms(self) -> list[str]:

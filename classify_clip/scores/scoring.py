@@ -6,9 +6,9 @@ those that were used. To measure again, delete `RUN/scores/<metric>.nc`. What th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,19 @@ import pandas as pd
 import xarray as xr
 
 from classify_clip.scores.metric import METRICS, Metric, Weights, choose
+from classify_clip.scores.networks import kept
 from classify_clip.scores.pictures import CLEAN, Pictures, pictures_of
+from classify_clip.scores.references import Reference, open_reference
+from classify_clip.scores.weights import ScoreError
 from tracer import store
 
 Progress = Callable[[int, int], None]
-"""Called with (arms done, arms to do), counted over all metrics."""
+"""Called with (pictures done, pictures to do), counted over all metrics."""
+Tick = Callable[[int], None]
+"""Called with how many pictures were measured just now."""
+AT_ONCE = 32
+"""Samples of which the pictures of one arm, and of the clean one, are in memory together."""
+REFERENCE = "reference_features"
 SHIPPED = "shipped"
 """In place of a weight file, for metrics that need none."""
 
@@ -30,6 +38,8 @@ def score(
     metrics: str | Sequence[str] | None = None,
     weights: Weights | None = None,
     *,
+    reference: str | Path | None = None,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> xr.DataTree:
     """Measure what is missing of a run's scores; returns the run with the groups `/scores/<metric>`.
@@ -41,34 +51,71 @@ def score(
     of the replay were recorded, `replay_score` or `replay_features` hold the same of those; where pictures of the
     predictions were, `score_by_step` (arm, sample, frame_step) or `features_by_step` do, each frame compared with the
     clean one of its step.
-    Raises ScoreError for an unknown or unfit metric, missing weights, or a run without pictures; RunError for no run.
+    reference: a folder of pictures, or "held-out" for the shipped drawings, that sets are compared with; a group then
+    holds its `reference_features` (reference, feature) too, in place of those of an earlier one, and in its attributes
+    `reference` (the folder's name), `reference_pictures` and `reference_digest`.
+    device: where large networks run; default: CUDA where there is one, else the CPU.
+    Raises ScoreError for an unknown or unfit metric, missing weights, a run without pictures or a reference that cannot
+    be read; RunError for no run, DeviceError for a device that cannot be used.
     """
+    if device is not None:
+        from tracer.denoisers import usable_device
+
+        usable_device(device)
     path = None if isinstance(run, xr.DataTree) else store.locate(run)
     tree = run if isinstance(run, xr.DataTree) else store.open_run(path)
-    pictures, stored, weights = pictures_of(tree), _stored(tree), weights or {}
-    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
-    missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
-    missing = {metric: positions for metric, positions in missing.items() if positions.size}
+    stored, weights = _stored(tree), weights or {}
+    work = lacking(tree, metrics, weights, device)
+    pictures, missing = work.pictures, work.missing
+    compared = _to_compare(list(missing), stored, weights, reference)
     groups: dict[str, xr.Dataset] = {}
+    per_sample, done = len(pictures.arms) * (1 + len(pictures.frame_steps)) + len(pictures.replayed), 0
+    total = per_sample * sum(map(len, missing.values())) + sum(map(len, compared.values()))
 
     def keep(name: str, group: xr.Dataset) -> None:
         groups[f"/scores/{name}"] = group
         if path is not None:
             store.write_scores(path, name, group)
 
-    sets = len(pictures.arms) * (1 + len(pictures.frame_steps)) + len(pictures.replayed)
-    for done, (metric, positions) in enumerate(missing.items()):
+    def tick(measured: int) -> None:
+        nonlocal done
+        done += measured
+        if progress:
+            progress(done, total)
 
-        def tick(arms: int, before: int = done * sets) -> None:
-            if progress:
-                progress(before + arms, len(missing) * sets)
-
-        values = _measured(metric, pictures.only(positions), weights, tick)
-        keep(metric.name, _group(metric, values, stored.get(metric.name), tree, weights))
-    for name, reason in left_out.items():
+    for metric, positions in missing.items():
+        if not positions.size and metric not in compared:
+            continue
+        with kept():
+            values = _measured(metric, pictures.only(positions), weights, tick) if positions.size else None
+            group = _group(metric, values, stored.get(metric.name), tree, weights)
+            if metric in compared:
+                measure = metric.open(pictures.only(np.arange(1)), weights)
+                group = _with_reference(group, compared[metric], measure, tick)
+        keep(metric.name, group)
+    for name, reason in work.left_out.items():
         if not _scored(stored.get(name)):
             keep(name, _left_out(METRICS[name], reason, tree))
     return store.open_run(path) if path else xr.DataTree.from_dict({**tree.to_dict(), **groups}, name=tree.name)
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What a run still lacks: positions among its complete samples by metric; and why other metrics are left out."""
+
+    pictures: Pictures
+    missing: Mapping[Metric, np.ndarray]
+    left_out: Mapping[str, str]
+
+
+def lacking(
+    tree: xr.DataTree, metrics: str | Sequence[str] | None, weights: Weights, device: str | None = None
+) -> Lacking:
+    """What `score` would measure. Raises as `score` does."""
+    pictures, stored = replace(pictures_of(tree), device=device), _stored(tree)
+    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
+    missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
+    return Lacking(pictures, missing, left_out)
 
 
 def _stored(tree: xr.DataTree) -> dict[str, xr.Dataset]:
@@ -102,17 +149,52 @@ def _missing(metric: Metric, group: xr.Dataset | None, pictures: Pictures, weigh
     return everything[lacking]
 
 
-def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Callable[[int], None]) -> xr.Dataset:
-    """Values of these pictures, of their replays and of their predictions: (arm, sample), and feature for sets."""
+def _to_compare(
+    metrics: Sequence[Metric], stored: dict[str, xr.Dataset], weights: Weights, name: str | Path | None
+) -> dict[Metric, Reference]:
+    """The metrics of sets whose scores do not hold the features of this reference yet. Raises ScoreError."""
+    if name is None:
+        return {}
+    sets = [metric for metric in metrics if metric.kind == "set"]
+    if not sets:
+        fitting = ", ".join(metric.name for metric in METRICS.values() if metric.kind == "set")
+        raise ScoreError(f"--reference goes with metrics of whole sets: add `--metric` with one of {fitting}")
+    reference = open_reference(name)
+    held = {
+        metric: group.attrs.get("reference_digest")
+        for metric in sets
+        if (group := stored.get(metric.name)) is not None and _same_weights(metric, group, weights)
+    }
+    return {metric: reference for metric in sets if held.get(metric) != reference.digest}
+
+
+def _with_reference(
+    group: xr.Dataset, reference: Reference, measure: Callable[[np.ndarray], np.ndarray], tick: Tick
+) -> xr.Dataset:
+    """A group with the features of a reference, in place of those of another."""
+    features = reference.features(measure, tick)
+    about = {"reference": reference.name, "reference_pictures": len(reference), "reference_digest": reference.digest}
+    group = group.drop_vars(REFERENCE, errors="ignore")
+    return group.assign({REFERENCE: (("reference", "feature"), features)}).assign_attrs(about)
+
+
+def _measured(metric: Metric, pictures: Pictures, weights: Weights, tick: Tick) -> xr.Dataset:
+    """Values of these pictures, of their replays and of their predictions, some samples at a time."""
+    everything = np.arange(len(pictures.samples))
+    pieces = [everything[start : start + AT_ONCE] for start in range(0, len(everything), AT_ONCE)]
+    return xr.concat([_piece(metric, pictures.only(rows), weights, tick) for rows in pieces], dim="sample")
+
+
+def _piece(metric: Metric, pictures: Pictures, weights: Weights, tick: Tick) -> xr.Dataset:
+    """`_measured` of few samples: pictures of one arm and of the clean one are in memory, whatever the arms."""
     measure = metric.open(pictures, weights)
-    done = count(1)
 
     def of(arms: list[str], images: Callable[[str], np.ndarray], clean: np.ndarray) -> xr.DataArray:
         rows = []
         for arm in arms:
             values = measure(images(arm), clean) if metric.kind == "to clean" else measure(images(arm))
             rows.append(_where(pictures.of(arm), values))
-            tick(next(done))
+            tick(len(pictures.samples))
         dims = ("arm", "sample", "feature") if metric.kind == "set" else ("arm", "sample")
         return xr.DataArray(np.stack(rows), dims=dims, coords={"arm": arms, "sample": pictures.samples})
 
@@ -133,13 +215,20 @@ def _where(run: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _group(
-    metric: Metric, values: xr.Dataset, stored: xr.Dataset | None, tree: xr.DataTree, weights: Weights
+    metric: Metric, values: xr.Dataset | None, stored: xr.Dataset | None, tree: xr.DataTree, weights: Weights
 ) -> xr.Dataset:
     """The whole group of a metric: new values beside those kept, over all arms and samples of the run."""
-    values = values.reindex(arm=tree["arm"].values, sample=tree["sample"].values)
-    if stored is not None and _scored(stored) and _same_weights(metric, stored, weights):
-        values = values.fillna(stored[[name for name in values.data_vars if name in stored]].load())
-    return values.assign_attrs(_attributes(metric) | {"weights": _weights(metric, weights)})
+    about = _attributes(metric) | {"weights": _weights(metric, weights)}
+    if stored is None or not _scored(stored) or not _same_weights(metric, stored, weights):
+        assert values is not None
+        return values.reindex(arm=tree["arm"].values, sample=tree["sample"].values).assign_attrs(about)
+    if REFERENCE in stored:
+        about |= {name: value for name, value in stored.attrs.items() if name.startswith("reference")}
+    own = {name: stored[name].load() for name in stored.data_vars}
+    if values is None:
+        return xr.Dataset(own).assign_attrs(about | {"weights": stored.attrs.get("weights", about["weights"])})
+    whole = values.reindex(arm=tree["arm"].values, sample=tree["sample"].values)
+    return xr.Dataset(own | {name: whole[name].fillna(own.get(name, np.nan)) for name in whole}).assign_attrs(about)
 
 
 def _left_out(metric: Metric, reason: str, tree: xr.DataTree) -> xr.Dataset:

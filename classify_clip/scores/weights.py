@@ -21,12 +21,17 @@ class ScoreError(InputError):
 
 @dataclass(frozen=True)
 class Source:
-    """Weights of one metric: a `file` of the hub `repository`, or one that is fetched from `url`."""
+    """Weights of one metric: a `file` of the hub `repository`, or one that is fetched from `url`.
+
+    megabytes: size of the file, 10^6 bytes each. beside: a second file that the metric reads.
+    """
 
     metric: str
     file: str
     repository: str | None = None
     url: str | None = None
+    megabytes: float = 0
+    beside: Source | None = None
 
     def explain(self) -> str:
         """What to type to give these weights."""
@@ -52,6 +57,19 @@ def locate(source: Source, weights: Mapping[str, str | Path]) -> Path:
         ) from error
 
 
+def on_this_machine(source: Source) -> Path | None:
+    """The file in the local cache, and those beside it; None where one is not there. The network is not asked."""
+    if source.beside is not None and on_this_machine(source.beside) is None:
+        return None
+    if source.repository is None:
+        path = _cached_download(source)
+        return path if path.is_file() else None
+    import huggingface_hub
+
+    cached = huggingface_hub.try_to_load_from_cache(source.repository, source.file)
+    return Path(cached) if isinstance(cached, str) else None
+
+
 def _from_hub(source: Source) -> Path:
     import huggingface_hub
     from huggingface_hub.utils import logging
@@ -70,11 +88,18 @@ def _from_hub(source: Source) -> Path:
 def _from_url(source: Source) -> Path:
     import torch
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / source.file
+    path = _cached_download(source)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(str(source.url), str(path), progress=False)
     return path
+
+
+def _cached_download(source: Source) -> Path:
+    """Where torch keeps what it downloads."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / source.file
 
 
 @contextmanager

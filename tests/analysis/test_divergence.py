@@ -59,7 +59,7 @@ def test_every_measure_is_that_of_the_other_samples_and_counts_these(name, value
 
 def test_every_measure_of_runs_is_in_these_tests():
     asked = {name for name, measure in analysis.MEASURES.items() if measure.reads in ("run", "runs")}
-    assert asked - set(ONE_RUN) == {"compare", "steps", "paths", "renoise"}  # tested by themselves below
+    assert asked - set(ONE_RUN) == {"compare", "steps", "paths", "renoise", "calibrate"}  # tested by themselves below
 
 
 def two_counts() -> list[xr.DataTree]:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PARAMETERS = {
     "amplification": ["run", "kind"],
     "bands": ["run", "confidence", "seed"],
+    "calibrate": ["several", "metrics", "seed"],
     "compare": ["several", "confidence", "seed"],
     "counterfactual": ["run", "confidence", "seed"],
     "curves": ["sweeps", "published", "resamples", "seed"],
@@ -32,6 +33,7 @@ PARAMETERS = {
         "resamples",
         "seed",
     ],
+    "anatomy": ["run", "confidence", "seed"],
     "decompose": ["run", "confidence", "seed"],
     "depth": ["measured"],
     "feedback": ["run", "confidence", "seed"],
@@ -42,6 +44,7 @@ PARAMETERS = {
     "null": ["run", "kind", "transport"],
     "paths": ["run", "seed"],
     "onset": ["run", "metrics", "share", "seed"],
+    "places": ["several", "top", "confidence", "seed"],
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
     "report": ["run", "sections"],

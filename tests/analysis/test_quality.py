@@ -79,9 +79,93 @@ def naive_mmd(x, y):
     return 1000 * (mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y))
 
 
-def test_mmd_of_all_samples_equals_a_naive_triple_loop():
+def naive_unbiased_mmd(x, y, paired):
+    """1000 (mean k_xx + mean k_yy - 2 mean k_xy) over different indices; k_xy over all where nothing pairs the sets."""
+
+    def mean_kernel(a, b, diagonal):
+        values = [
+            math.exp(-sum((p - q) ** 2 for p, q in zip(one, two, strict=True)) / 200)
+            for i, one in enumerate(a)
+            for j, two in enumerate(b)
+            if diagonal or i != j
+        ]
+        return sum(values) / len(values)
+
+    return 1000 * (mean_kernel(x, x, False) + mean_kernel(y, y, False) - 2 * mean_kernel(x, y, not paired))
+
+
+def test_both_forms_of_mmd_equal_naive_loops():
     x, y = unit(RNG.standard_normal((7, 3))), unit(RNG.standard_normal((7, 3)) + 0.5)
     assert set_distances.mmd(x, y)(np.arange(7)) == pytest.approx(naive_mmd(x, y), rel=1e-9)
+    unbiased = naive_unbiased_mmd(x, y, paired=True)
+    assert set_distances.mmd(x, y, unbiased=True)(np.arange(7)) == pytest.approx(unbiased, rel=1e-9)
+    reference = unit(RNG.standard_normal((11, 3)))
+    assert set_distances.mmd_to(reference)(y)(np.arange(7)) == pytest.approx(naive_mmd(y, reference), rel=1e-9)
+    unbiased = naive_unbiased_mmd(y, reference, paired=False)
+    assert set_distances.mmd_to(reference, unbiased=True)(y)(np.arange(7)) == pytest.approx(unbiased, rel=1e-9)
+
+
+def test_unbiased_mmd_of_unit_vectors_is_nearly_the_squared_distance_of_the_means_less_its_own_variance():
+    x, y = unit(RNG.standard_normal((60, 8)) + 1), unit(RNG.standard_normal((60, 8)))
+    difference = x - y
+    expected = 10 * ((difference.mean(0) ** 2).sum() - difference.var(0, ddof=1).sum() / 60)
+    assert set_distances.mmd(x, y, unbiased=True)(np.arange(60)) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("against", ["each other", "a reference"])
+def test_of_two_sets_of_one_distribution_the_v_statistic_is_positive_and_the_u_statistic_zero(against):
+    """16 samples from one distribution of unit vectors, 200 times: E V = 2 (1 - E k) / n, and E U = 0."""
+    everything = unit(RNG.standard_normal((200, 2, 16, 32)).reshape(-1, 32)).reshape(200, 2, 16, 32)
+    found = {False: [], True: []}
+    for x, y in everything:
+        for unbiased, values in found.items():
+            statistic = set_distances.mmd(x, y, unbiased) if against == "each other" else (
+                set_distances.mmd_to(x, unbiased)(y)
+            )  # fmt: skip
+            values.append(float(statistic(np.arange(16))))
+    v, u = np.array(found[False]), np.array(found[True])
+    # of random directions |x - y|^2 = 2 (1 - cos), cos of mean 0 and variance 1 / 32: E k = e^-.01 (1 + .01^2 / 64)
+    expected = 1000 * 2 * (1 - np.exp(-0.01) * (1 + 0.01**2 / 64)) / 16
+    assert v.mean() == pytest.approx(expected, rel=0.03)
+    assert (v > 0).all()
+    assert abs(u.mean()) < 3 * u.std() / np.sqrt(200) < 0.1 * v.mean()
+    assert 0.3 < (u < 0).mean() < 0.7
+
+
+def test_where_nothing_differs_the_unbiased_interval_holds_0_and_the_published_one_does_not():
+    hits = []
+    for _ in range(8):
+        x, y = unit(RNG.standard_normal((2, 16, 64)).reshape(-1, 64)).reshape(2, 16, 64)
+        low, _, high = set_distances.distance("mmd", x, y, unbiased=True)
+        hits.append((low < 0 < high, set_distances.distance("mmd", x, y)[0] > 0))
+    assert [sum(column) for column in zip(*hits, strict=True)] == [8, 8]
+
+
+def test_distance_to_a_reference_its_change_and_its_relative_change_have_closed_forms():
+    """One-dimensional angles: with sigma 10 the kernel is linear, so distances are 10 |mean difference|^2."""
+    noise = 0.01 * RNG.standard_normal((40, 1))
+
+    def at(angle):
+        return np.hstack([np.cos(angle + noise), np.sin(angle + noise)])
+
+    found = set_distances.Reference("mmd", at(0.0)[:30]).compared(at(0.4), at(0.8))
+    value, clean = (10 * ((at(angle).mean(0) - at(0.0)[:30].mean(0)) ** 2).sum() for angle in (0.8, 0.4))
+    np.testing.assert_allclose(found[:, 1], [value, value - clean, value / clean - 1], rtol=5e-3)
+    assert (found[:, 0] < found[:, 1]).all()
+    assert (found[:, 1] < found[:, 2]).all()
+    same = set_distances.Reference("mmd", at(0.0)).compared(at(0.4), at(0.4))
+    np.testing.assert_array_equal(same[1:], np.zeros((2, 3)))
+    features = RNG.standard_normal((3, 40, 4)) + np.array([0, 1, 2])[:, None, None]
+    found = set_distances.Reference("frechet", features[0]).compared(features[1], features[2])
+    wanted = [set_distances.frechet_distance(x, features[0]) for x in (features[2], features[1])]
+    np.testing.assert_allclose(found[:, 1], [wanted[0], wanted[0] - wanted[1], wanted[0] / wanted[1] - 1])
+    assert np.isnan(found[:, [0, 2]]).all()
+
+
+def test_relative_change_is_not_said_where_the_clean_distance_is_not_above_0():
+    one, two, three = unit(RNG.standard_normal((3, 20, 6)).reshape(-1, 6)).reshape(3, 20, 6)
+    plain = set_distances.Reference("mmd", one, unbiased=True)
+    assert np.isnan(plain.compared(two, three)[2, [0, 2]]).all()
 
 
 def test_mmd_equals_that_of_the_sweeps():
@@ -187,6 +271,33 @@ def test_sets_are_compared_by_the_distance_that_their_scores_name():
     assert np.isnan(ds["score"]).all()
     with pytest.raises(RunError, match="'rank', which is none of mmd, frechet"):
         analysis.quality(scored_run({"mine": (about | {"distance": "rank"}, [x, y, x])}))
+
+
+def test_sets_with_a_reference_say_how_far_every_arm_is_from_it():
+    x, y, real = unit(RNG.standard_normal((8, 4)) + 1), unit(RNG.standard_normal((8, 4))), unit(np.ones((5, 4)))
+    run = scored_run({"cmmd": ({"kind": "set", "distance": "mmd"}, [x, y, x]), "hps": ({}, RNG.normal(size=(3, 8)))})
+    group = run["scores/cmmd"].to_dataset().assign(reference_features=(("reference", "feature"), real))
+    group.attrs |= {"reference": "val2014", "reference_pictures": np.int32(5), "reference_digest": "ab" * 32}
+    run["scores/cmmd"] = xr.DataTree(group)
+    found = analysis.quality(run)
+    at = found.sel(metric="cmmd", bound="estimate")
+    clean, masked = naive_mmd(x, real), naive_mmd(y, real)
+    np.testing.assert_allclose(at["to_reference"], [clean, masked, clean])
+    np.testing.assert_allclose(at["reference_relative"], [0, masked / clean - 1, 0], atol=1e-12)
+    np.testing.assert_allclose(at["unbiased_to_reference"][1], naive_unbiased_mmd(y, real, paired=False))
+    rows = analysis.quality.table(found).query("metric == 'cmmd'").set_index(["arm", "compared"])
+    assert rows.loc[("clean", "to reference"), "estimate"] == pytest.approx(clean)
+    row = rows.loc[("R4S0", "to reference, minus clean, of clean")]
+    assert row["estimate"] == pytest.approx(masked / clean - 1)
+    assert row["low"] < row["estimate"] < row["high"]
+    assert rows.loc[("R4S0", "to clean"), "unbiased estimate"] == pytest.approx(naive_unbiased_mmd(x, y, paired=True))
+    text = analysis.quality.sentence(found)
+    assert f"to the reference {masked:.3g}" in text
+    assert "The reference of cmmd is val2014 (5 pictures, digest abababababab); intervals resample the samples" in text
+    assert len(analysis.quality.figure(found).axes) == 3  # each metric, and the one with a reference again
+    plain = analysis.quality(run, "hps")
+    assert "to_reference" not in plain
+    assert "unbiased low" not in analysis.quality.table(plain)
 
 
 def test_samples_that_are_not_complete_or_not_scored_are_left_out():

@@ -185,7 +185,8 @@ def test_lpips_equals_the_package_with_the_same_backbone(tmp_path):
     tensor = [torch.tensor(x.transpose(0, 3, 1, 2) / 127.5 - 1, dtype=torch.float32) for x in (one, two)]
     with torch.no_grad():
         want = reference(*tensor).flatten().numpy()
-    measure = open_lpips(None, {"lpips": tmp_path})  # a folder that holds the file
+    pictures = pictures_of(picture_run({"clean": one}))
+    measure = open_lpips(pictures, {"lpips": tmp_path})  # a folder that holds the file
     np.testing.assert_allclose(measure(one, two), want, rtol=1e-5)
     assert np.all(measure(one, one) == 0)
 

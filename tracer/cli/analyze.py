@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 40  # of a table on the terminal
 FORMATS = ("png", "svg", "pdf")
-SCORED = "quality"
-"""The measure that reads scores; what is missing of them is measured first."""
+SCORED = ("quality", "calibrate")
+"""The measures that read scores; what is missing of them is measured first."""
 WEIGHTS = click.Option(
     ["--weights"], multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable."
 )
@@ -96,7 +96,7 @@ def command(measure: Measure[...]) -> click.Command:
         with answered():
             analyze_runs(measure, runs, out, formats, options, as_json=as_json)
 
-    weights = [WEIGHTS] if measure.name == SCORED else []
+    weights = [WEIGHTS] if measure.name in SCORED else []
     shown = "[RUN]..." if takes_several(measure) else "[RUN]"
     params: list[click.Parameter] = [
         click.Argument(["runs"], nargs=-1, type=STORE, metavar=shown),
@@ -148,8 +148,10 @@ def analyze_runs(
     folder = store.local(out or common_folder(paths))
     check_folder(folder)
     if measure.reads != "depth":
-        if measure.name == SCORED:
-            score_first(paths[0], options.get("metrics", ()), options.pop("weights", ()))
+        if measure.name in SCORED:
+            weights = options.pop("weights", ())
+            for path in paths:
+                score_first(path, options.get("metrics", ()), weights)
         opened = [store.open_run(path) for path in paths]
     click.echo(f"run: {', '.join(map(str, paths))}", err=True)
     result = measure(opened if len(opened) > 1 else opened[0], **options)

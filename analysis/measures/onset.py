@@ -24,7 +24,7 @@ SHARE = 0.5
 """Of the final change: what the change has to keep from the onset on. Fixed before any run."""
 LEVEL = 0.05
 RESAMPLES = 1999
-ANSWERS = {"set": "curve only", "none": "none shown", "healed": "healed", "onset": "stays"}
+ANSWERS = {"set": "curve only", "none": "none shown", "healed": "seen, not at the end", "onset": "stays"}
 """What is found of a metric and an arm, as tables say it."""
 SAID = {
     "set": "a distance of sets is never 0: its curve is drawn, and no onset is read",

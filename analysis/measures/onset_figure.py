@@ -56,11 +56,11 @@ def _values(axes: Axes, at: xr.Dataset, masked: list[str], arms: list[str]) -> N
 
 def _changes(axes: Axes, at: xr.Dataset, masked: list[str], arms: list[str]) -> None:
     """Changes from clean; below them, in a strip of its own, a row for every arm with its onset."""
-    noise = at["log_snr"].values
+    noise = _noise(at)
     axes.axhline(0, color=figures.NULL, linewidth=0.7)
     axes.set_title("Change from clean", loc="left")
     axes.set_xlabel("log signal-to-noise ratio (noise → image)")
-    axes.set_xlim(noise[0], noise[-1])
+    axes.set_xlim(np.nanmin(noise), np.nanmax(noise))
     if str(at["answer"].sel(arm=masked[0]).values) == "set" if masked else True:
         axes.text(0.5, 0.5, "distance of sets: see left", transform=axes.transAxes, ha="center", fontsize=7.5)
         axes.set_yticks([])
@@ -84,5 +84,14 @@ def _changes(axes: Axes, at: xr.Dataset, masked: list[str], arms: list[str]) -> 
     axes.set_ylim(bottom - (len(masked) + 0.4) * line, top)
 
 
+def _noise(at: xr.Dataset) -> np.ndarray:
+    """Log-SNR of the frames; NaN in a first step that starts from noise alone."""
+    return np.where(np.isfinite(at["log_snr"]), at["log_snr"], np.nan)
+
+
 def _at_noise(at: xr.Dataset, step: float) -> float:
-    return float(at["log_snr"].sel(frame_step=int(step))) if np.isfinite(step) else np.nan
+    """Where the frame of this step stands; at the edge where it starts from noise alone."""
+    if not np.isfinite(step):
+        return np.nan
+    noise = _noise(at)
+    return float(np.nan_to_num(noise[at["frame_step"].values == int(step)], nan=np.nanmin(noise))[0])

@@ -227,6 +227,16 @@ def test_the_figure_says_that_blurs_are_not_pictures_and_shows_the_clean_curve()
     assert marks[0].get_xdata()[0] == pytest.approx(np.linspace(-8, 8, 50)[24])
 
 
+def test_a_first_step_from_noise_alone_has_a_place_at_the_edge_of_the_figure():
+    """A flow starts from alpha 0, log-SNR minus infinity; one sample per frame, the first of them step 4."""
+    run = framed_run([noisy(np.ones(10)), noisy(np.zeros(10), seed=1)])
+    run["metrics"].coords["log_snr"].values[4] = -np.inf
+    figure = analysis.onset.figure(analysis.onset(run))
+    figure.canvas.draw()
+    marks = [line for line in figure.axes[1].lines if len(line.get_xdata()) == 1]
+    assert marks[0].get_xdata()[0] == figure.axes[1].get_xlim()[0] == pytest.approx(np.linspace(-8, 8, 50)[9])
+
+
 def test_the_csv_holds_the_onset_and_the_curves():
     clean = np.broadcast_to(np.linspace(0, 1, 10), (8, 10))
     frame = analysis.onset.records(analysis.onset(framed_run([clean, clean - np.where(FRAMES >= 24, 0.5, 0.0)])))

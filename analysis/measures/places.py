@@ -277,12 +277,14 @@ def _follow(dataset: xr.Dataset) -> str:
     at = dataset.sel(follow="top keys", when="first step")
     low, mean, high = (float(value) for value in runs.bounds(at["follows_difference"]))
     stays, goes = (float(value) for value in at["follows"].sel(bound="estimate").values)
+    alike = dataset["follows"].sel(follow="mass (correlation)", when="first step", bound="estimate").values
     told = "the top image key stays at its position" if low > 0 else "it goes with the content" if high < 0 else ""
     told = told or "which of the two it follows is not told"
     return (
         f"With the picture moved by {dataset.attrs['moved']} under its positions, in the first step {told}: shared at "
         f"the same position {stays:.0%}, with the content {goes:.0%} (anywhere "
-        f"{float(at['follows_expected']):.1%}), difference {mean:+.2f} [{low:.2f}, {high:.2f}]."
+        f"{float(at['follows_expected']):.1%}), difference {mean:+.2f} [{low:.2f}, {high:.2f}]. The mass of image keys "
+        f"correlates {alike[0]:.2f} at the same position and {alike[1]:.2f} with the content."
     )
 
 

@@ -3,6 +3,7 @@ picture is moved under its positions: the table of docs/places.md. Weights are r
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -138,7 +139,9 @@ def words_have_positions(pipe: Any, call: dict[str, Any]) -> str:
     plain(pipe, call, (0, 1))
     for hook in hooks:
         hook.remove()
-    module, args, kwargs = asked[0]
+    module, args, named = asked[0]
+    kwargs = inspect.signature(type(module).forward).bind(module, *args, **named).arguments
+    kwargs = {name: value for name, value in kwargs.items() if name != "self"}
     other = {name: exchanged(name, value) for name, value in kwargs.items()}
     lengths = {value.shape[-2] for name, value in other.items() if value is not kwargs[name] and value_is(value)}
     other |= {
@@ -149,7 +152,7 @@ def words_have_positions(pipe: Any, call: dict[str, Any]) -> str:
     if all(other[name] is kwargs[name] for name in kwargs):
         return "-"
     with torch.no_grad():
-        one, two = (torch.cat([*tensors(module(*args, **given))]) for given in (kwargs, other))
+        one, two = (torch.cat([*tensors(module(**given))]) for given in (kwargs, other))
     return "no" if float((one - two).norm() / one.norm()) < SAME else "yes"
 
 

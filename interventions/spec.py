@@ -42,10 +42,10 @@ LONGEST = 500
 def parse(text: str) -> Intervention:
     """Return the intervention that a spec string names; `str()` of it is the canonical spec.
 
-    Grammar: a head (`R4S32`, `D0.25A1`, `K64N8`, `sink-k5-value-layer`, `random-k5`, `bottom-k5`, `clean`, `full`, or
-    one that a family of another distribution reads), then optionally `@` and options separated by `;`:
-    layers=6,12,18 (0-based, ranges 4-8 include both ends), steps=0:50 (half-open; fractions 0.0:0.2), pause=10:20 (not
-    at these), queries, keys, strength, source, draw, fill. Raises `SpecError`.
+    Grammar: a head (`R4S32`, `D0.25A1`, `K64N8`, `sink-k5-value-layer`, `random-k5`, `random-k5-mass`, `random-k5-any`,
+    `bottom-k5`, `clean`, `full`, or one that a family of another distribution reads), then optionally `@` and options
+    separated by `;`: layers=6,12,18 (0-based, ranges 4-8 include both ends), steps=0:50 (half-open; fractions 0.0:0.2),
+    pause=10:20 (not at these), queries, keys, strength, source, draw, fill. Raises `SpecError`.
     """
     if not isinstance(text, str):
         raise spec_error(f"spec {text!r}", "a spec is a string", "R4S32")

@@ -11,6 +11,7 @@ import tracer
 from interventions import attend, parse
 from interventions.seam import kernels
 from interventions.seam.calls import Call, additive
+from interventions.seam.draws import Draw
 from interventions.seam.mass import attention_statistics
 from interventions.seam.sinks import candidates, choose
 from tests.builders import models
@@ -175,7 +176,7 @@ def test_random_keys_are_the_same_on_every_device():
     for device in ("cpu", GPU):
         kinds = candidates(lane, layout, torch.device(device))
         samples = torch.tensor([3, 77, 2**40], device=device)
-        chosen.append(choose(lane, mass.to(device), kinds, seed=1, samples=samples, site=2, step=3).cpu())
+        chosen.append(choose(lane, mass.to(device), kinds, Draw(1, samples, 2, 3)).tokens.cpu())
     assert torch.equal(*chosen)
 
 

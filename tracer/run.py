@@ -18,6 +18,7 @@ import torch
 
 from interventions import arm_coordinates, rings
 from interventions.records import TOP
+from interventions.segments import KINDS
 from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.batches import Limits
@@ -29,7 +30,7 @@ from tracer.progress import reading, shown
 from tracer.request import Progress, Request
 from tracer.store.places import check_folder, check_new_folder, occupied
 from tracer.trajectory import run_unit
-from tracer.unit import most_removed
+from tracer.unit import by_mass, most_removed
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
 
@@ -242,6 +243,8 @@ def dimensions(plan: Plan) -> dict[str, int]:
             sizes |= {"query": tokens, "key": tokens}
         sizes |= {"layer": len(denoiser.sites), "head": denoiser.heads}
         sizes["removed"] = most_removed(plan)
+        if by_mass(plan):
+            sizes["kind"] = len(KINDS)
     sizes["image_y"], sizes["image_x"] = denoiser.image_size
     sizes["frame_step"] = len(frame_steps(plan.schedule.steps, plan.request.frames))
     sizes["frame_y"], sizes["frame_x"] = frame_size(denoiser.image_size)
@@ -289,6 +292,8 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         coords["token_y"] = (("token",), token_y, {"long_name": "token row, -1 off the image"})
         coords["token_x"] = (("token",), token_x, {"long_name": "token column, -1 off the image"})
         coords["layer_name"] = (("layer",), np.array(plan.denoiser.sites), {"long_name": "block, or its attention"})
+        if by_mass(plan):
+            coords["kind"] = (("kind",), np.array(list(KINDS)), {"long_name": "kind of token"})
         if padding := optional_parts(plan.denoiser).padding:
             text = "whether a text token only fills up the sequence"
             coords["token_padding"] = (("sample", "token"), padding(samples), {"long_name": text})

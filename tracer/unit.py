@@ -203,5 +203,11 @@ def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), l
 
 
 def most_removed(plan: Plan) -> int:
-    """Keys removed by the arm that removes most; at least 1, the size of the stored dimension."""
-    return max([arm.spec.count for arm in plan.arms if isinstance(arm.spec, KeyRemoval)] + [1])
+    """Keys removed by the arm that removes most of those that remove a given number; at least 1, a stored size."""
+    removals = [arm.spec for arm in plan.arms if isinstance(arm.spec, KeyRemoval)]
+    return max([spec.count for spec in removals if spec.matching != "mass"] + [1])
+
+
+def by_mass(plan: Plan) -> bool:
+    """Whether some arm removes as many keys as it takes to reach a mass."""
+    return any(isinstance(arm.spec, KeyRemoval) and arm.spec.matching == "mass" for arm in plan.arms)

@@ -75,7 +75,8 @@ PUBLISHED_OPTION = Option(
 def curves(*sweeps: xr.Dataset, published: bool = False, resamples: int = RESAMPLES, seed: int = 0) -> xr.Dataset:
     """One row per model and spec, mask seeds averaged: metric, change, shift, MMD; dims (row, bound).
 
-    `value`, `change` (value minus clean) and `shift` have 95% intervals along `bound` (low, estimate, high).
+    `value`, `change` (value minus clean), `relative` (that over clean) and `shift` have 95% intervals along `bound` (low,
+    estimate, high).
     sweeps: what `open_sweep` or `score_runs` gave. `published`: whether the figure shows the masking paper's values,
     which are of other models and pictures. Intervals are percentile bootstrap over samples (retrieval: over
     groups of an image and its texts), paired with clean, the gallery held fixed. `p` is McNemar's exact test against
@@ -108,8 +109,8 @@ def _curve(data: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
         one = _metric(kinds, cells, weights)
         lost = one - clean
         per_seed = [_metric(kinds, np.array([cell]), weights[:1])[0] for cell in cells]
-        put(value=_interval(one), change=_interval(lost))
-        put(relative=lost[0] / clean[0] if clean[0] else np.nan, seed_sd=np.std(per_seed), seeds=len(cells))
+        put(value=_interval(one), change=_interval(lost), relative=_interval(_of(lost, clean)))
+        put(seed_sd=np.std(per_seed), seeds=len(cells))
         put(p=max(mcnemar(kinds, int(rows[specs.index("clean")][0]), int(cell)) for cell in cells))
         put(spec=spec, **{name: data[name].values[cells].mean() for name in ("density", "density_sequence")})
         put(family=str(data["family"].values[cells[0]]), target_density=data["target_density"].values[cells[0]])
@@ -124,6 +125,11 @@ def _curve(data: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
     return out.set_coords(["task", "model", "spec", "family", "target_density", "density", "density_sequence"])
 
 
+def task_of(data: xr.Dataset) -> str:
+    """What a sweep did: classify, retrieve, denoise or generate."""
+    return json.loads(data.attrs["config"])["task"]
+
+
 def hits(data: xr.Dataset, task: str) -> list[Hits]:
     """The right answers of a sweep, per cell and resampled unit; retrieval has one kind per direction."""
     if task != "retrieve":
@@ -136,6 +142,12 @@ def hits(data: xr.Dataset, task: str) -> list[Hits]:
         right = np.stack([np.bincount(unit, row, len(groups)) for row in (data[rank].values == 1).astype(float)])
         kinds.append(Hits(right, np.bincount(unit, minlength=len(groups)).astype(float)))
     return kinds
+
+
+def _of(lost: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Change over the clean value, draw by draw; all NaN where the clean value is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return lost / clean if clean[0] else np.full_like(lost, np.nan)
 
 
 def _interval(draws: np.ndarray) -> list[float]:

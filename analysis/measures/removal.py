@@ -20,25 +20,33 @@ DISTANCES = {
     "image": "root-mean-square difference of the decoded images, in units of the full range",
 }
 SINK, CONTROL = "sink-keys", "random-keys"  # families
+MATCHINGS = {"kinds": "equal count", "mass": "equal attention", "any": "equal count, any keys"}
+"""What a random control shares with the sinks, and how that is called."""
 
 
 def pairs(arms: Sequence[runs.Arm]) -> list[tuple[str, str]]:
-    """(sink arm, random arm) of the arms that match in count, path, scope and dose, in the order of the sink arms.
+    """(sink arm, random arm) that match in path, scope and dose, in the order of the sink arms, then of `MATCHINGS`.
 
-    How a random control is drawn and whose attention the sinks are found in (`draw`, `source`) may differ; an exact
-    match comes first.
+    A sink arm has one control of each matching: as many keys, the same attention, any keys. How a control is drawn and
+    whose attention the sinks are found in (`draw`, `source`) may differ; an exact match comes first.
     """
     matched = []
     for sink in (arm for arm in arms if arm.family == SINK):
-        controls = [arm for arm in arms if arm.family == CONTROL and arm.match == sink.match]
-        exact = [arm for arm in controls if _after_kind(arm) == _after_kind(sink)]
-        matched += [(sink.name, control.name) for control in (exact or controls)[:1]]
+        for way in MATCHINGS:
+            controls = [arm for arm in arms if matching(arm) == way and arm.match == sink.match]
+            exact = [arm for arm in controls if _after_kind(arm) == _after_kind(sink)]
+            matched += [(sink.name, control.name) for control in (exact or controls)[:1]]
     return matched
 
 
+def matching(arm: runs.Arm) -> str:
+    """What a random arm shares with sinks, one of `MATCHINGS`; empty for other arms."""
+    return str(arm.parameters.get("matching", "kinds")) if arm.family == CONTROL else ""
+
+
 def _after_kind(arm: runs.Arm) -> str:
-    """The name of a removal arm without its first word, the kind: equal for a sink arm and its exact control."""
-    return arm.name.partition("-")[2]
+    """The name of a removal arm without kind and matching: equal for a sink arm and its exact control."""
+    return arm.name.partition("-")[2].replace(f"-{matching(arm)}", "", 1)
 
 
 def shifts(run: xr.DataTree, distance: str = "state") -> xr.DataArray:

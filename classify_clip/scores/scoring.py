@@ -6,8 +6,8 @@ those that were used. To measure again, delete `RUN/scores/<metric>.nc`. What th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -64,10 +64,10 @@ def score(
         usable_device(device)
     path = None if isinstance(run, xr.DataTree) else store.locate(run)
     tree = run if isinstance(run, xr.DataTree) else store.open_run(path)
-    pictures, stored, weights = replace(pictures_of(tree), device=device), _stored(tree), weights or {}
-    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
-    missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
-    compared = _to_compare(chosen, stored, weights, reference)
+    stored, weights = _stored(tree), weights or {}
+    work = lacking(tree, metrics, weights, device)
+    pictures, missing = work.pictures, work.missing
+    compared = _to_compare(list(missing), stored, weights, reference)
     groups: dict[str, xr.Dataset] = {}
     per_sample, done = len(pictures.arms) * (1 + len(pictures.frame_steps)) + len(pictures.replayed), 0
     total = per_sample * sum(map(len, missing.values())) + sum(map(len, compared.values()))
@@ -93,10 +93,29 @@ def score(
                 measure = metric.open(pictures.only(np.arange(1)), weights)
                 group = _with_reference(group, compared[metric], measure, tick)
         keep(metric.name, group)
-    for name, reason in left_out.items():
+    for name, reason in work.left_out.items():
         if not _scored(stored.get(name)):
             keep(name, _left_out(METRICS[name], reason, tree))
     return store.open_run(path) if path else xr.DataTree.from_dict({**tree.to_dict(), **groups}, name=tree.name)
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What a run still lacks: positions among its complete samples by metric; and why other metrics are left out."""
+
+    pictures: Pictures
+    missing: Mapping[Metric, np.ndarray]
+    left_out: Mapping[str, str]
+
+
+def lacking(
+    tree: xr.DataTree, metrics: str | Sequence[str] | None, weights: Weights, device: str | None = None
+) -> Lacking:
+    """What `score` would measure. Raises as `score` does."""
+    pictures, stored = replace(pictures_of(tree), device=device), _stored(tree)
+    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
+    missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
+    return Lacking(pictures, missing, left_out)
 
 
 def _stored(tree: xr.DataTree) -> dict[str, xr.Dataset]:

@@ -15,10 +15,11 @@ from interventions.families import Full, Graph, Intervention, KeyRemoval
 from interventions.layout import TokenLayout
 from interventions.scope import Scope
 from interventions.seam.calls import Call, Pieces, additive, has_empty_row
+from interventions.seam.draws import Draw
 from interventions.seam.lanes import Lanes
 from interventions.seam.mass import attention_mass
 from interventions.seam.measurements import Measurements
-from interventions.seam.sinks import candidates, choose, joined, query_tokens, suppress
+from interventions.seam.sinks import candidates, choose, joined, of_scope, query_tokens, suppress
 from interventions.seam.sites import SeamError, Site
 from interventions.seam.tokens import call_layouts
 
@@ -94,20 +95,13 @@ def _without_keys(
         return part.whole(part)
     kinds = lanes.kept(
         ("kinds", lane, key_layout, rows.start, rows.stop, call.batch, len(lanes), call.key.device),
-        lambda: lanes.kinds(allowed.to(call.key.device), rows, call.batch, key_layout),
+        lambda: of_scope(lane, lanes.kinds(allowed.to(call.key.device), rows, call.batch, key_layout)),
     )
     clean = lane.scope.source == "clean"
     source = call.rows(lanes.clean_rows(rows, number, call.batch)) if clean else part
     source = source.queries(joined(queries))
     mass = attention_mass(source.query, source.key, source.attn_mask, source.scale)
-    tokens = choose(
-        lane,
-        mass,
-        kinds,
-        seed=lanes.seed,
-        samples=lanes.sample_seeds(rows, call.batch, call.query.device),
-        site=site.index,
-        step=lanes.step or 0,
-    )
-    seen.removed(site, call, rows, tokens, mass)
-    return suppress(lane, part, tokens, queries)
+    draw = Draw(lanes.seed, lanes.sample_seeds(rows, call.batch, call.query.device), site.index, lanes.step or 0)
+    chosen = choose(lane, mass, kinds, draw)
+    seen.removed(site, call, rows, chosen, mass, kinds)
+    return suppress(lane, part, chosen, queries, draw)

@@ -6,6 +6,7 @@ for `lanes`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,11 +17,16 @@ from interventions.layout import TokenLayout
 from interventions.records import RECORDS, TOP
 from interventions.seam.blocked import Answer
 from interventions.seam.calls import Call, Pieces
+from interventions.seam.keys import described
 from interventions.seam.mass import attention_statistics
+from interventions.seam.sinks import Chosen, of_kinds
 from interventions.seam.sites import Site
-from interventions.seam.tokens import call_layouts, positions, spread
+from interventions.seam.tokens import call_layouts, laid, positions, spread
+from interventions.segments import KINDS
 
 Values = dict[str, torch.Tensor]  # by name, [batch, ...]
+REMOVED = ("removed_token", "removed_mass", "removed_count", "removed_together", "removed_goal")
+"""What is kept of the keys that a lane removes; `Recorder.take` says what they are."""
 
 
 @dataclass
@@ -78,6 +84,9 @@ class Measurements:
             self.keep(site, call.batch, rows, "mass_layer", spread(total.mean(1), keys, self.layout))
         if "mass-per-head" in self.record:
             self.keep(site, call.batch, rows, "mass", spread(total, keys, self.layout))
+        if "keys" in self.record:
+            for name, value in described(call.rows(rows)).items():
+                self.keep(site, call.batch, rows, name, laid(value, keys, self.layout))
         if weighted is not None:
             self.keep(site, call.batch, rows, "entropy", weighted)
         if "sinks" in self.record:
@@ -85,8 +94,7 @@ class Measurements:
             self.keep(site, call.batch, rows, "sink_token", self._tokens(most.indices, keys))
             self.keep(site, call.batch, rows, "sink_mass", most.values)
             if "removed_token" not in self.values[site.index]:  # missing, unless a lane removes keys
-                self.keep(site, call.batch, rows, "removed_token", torch.full_like(most.indices[..., :1], -1))
-                self.keep(site, call.batch, rows, "removed_mass", torch.full_like(most.values[..., :1], float("nan")))
+                self._keep_removed(site, call, rows, *_nothing(most.values))
 
     def _statistics(self, piece: Call, answer: Answer) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(mass, entropy) of a piece; no entropy unless it is recorded."""
@@ -95,12 +103,26 @@ class Measurements:
         entropy = "entropy" in self.record
         return attention_statistics(piece.query, piece.key, piece.bias(), piece.scale, entropy, answer.lse)
 
-    def removed(self, site: Site, call: Call, rows: slice, tokens: torch.Tensor, mass: torch.Tensor) -> None:
-        """Keep which keys [rows, heads, k] of a call a lane removes, and the mass that all keys had before."""
-        if "sinks" in self.record:
+    def removed(
+        self, site: Site, call: Call, rows: slice, chosen: Chosen, mass: torch.Tensor, kinds: torch.Tensor
+    ) -> None:
+        """Keep which keys of a call a lane removes, from the mass [rows, heads, keys] and kinds of all keys."""
+        if "sinks" not in self.record:
+            return
+        own, kind = mass.gather(-1, chosen.tokens), kinds.expand_as(mass).gather(-1, chosen.tokens)
+        kind = chosen.only(kind, -1)
+        token, each, _, _, goal = _nothing(own)
+        if chosen.goal is None:
             _, keys = call_layouts(self.layout, site, call)
-            self.keep(site, call.batch, rows, "removed_token", self._tokens(tokens, keys))
-            self.keep(site, call.batch, rows, "removed_mass", mass.gather(-1, tokens))
+            token, each = chosen.only(self._tokens(chosen.tokens, keys), -1), chosen.only(own, math.nan)
+        else:
+            goal = chosen.goal
+        count, together = of_kinds(torch.ones_like(kind, dtype=torch.int64), kind), of_kinds(own, kind)
+        self._keep_removed(site, call, rows, token, each, count, together, goal)
+
+    def _keep_removed(self, site: Site, call: Call, rows: slice, *values: torch.Tensor) -> None:
+        for name, value in zip(REMOVED, values, strict=True):
+            self.keep(site, call.batch, rows, name, value)
 
     def keep(self, site: Site, batch: int, rows: slice, name: str, value: torch.Tensor) -> None:
         """Keep a value [rows, ...] of some rows of a batch; the other rows are missing until they are kept too."""
@@ -135,6 +157,16 @@ class Measurements:
     def _tokens(self, indices: torch.Tensor, keys: TokenLayout) -> torch.Tensor:
         """Token numbers of the model's layout for key indices of a call."""
         return indices if keys == self.layout else positions(keys, self.layout, indices.device)[indices]
+
+
+def _nothing(like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The values of `REMOVED` where no key is removed, for the rows and heads of a tensor [rows, heads, ...]."""
+    token, number = (
+        like.new_full((*like.shape[:2], 1), -1, dtype=torch.int64),
+        like.new_full(like.shape[:2], float("nan")),
+    )
+    each, of_kinds = number.unsqueeze(-1), number.unsqueeze(-1).expand(-1, -1, len(KINDS))
+    return token, each, token.expand_as(of_kinds), of_kinds, of_kinds
 
 
 def _overlap(rows: slice, window: slice) -> slice | None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from interventions.errors import spec_error
 from interventions.families import KeyRemoval
 from interventions.layout import TokenLayout
+from interventions.scope import OF_TEXT
 from interventions.seam.calls import Call, Pieces
+from interventions.seam.draws import Draw
 from interventions.segments import IMAGE, KINDS, PADDING, PREFIX, TEXT
 
 SHUT = -1000.0
@@ -38,49 +40,99 @@ def joined(runs: Sequence[slice]) -> slice | torch.Tensor:
 def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | None = None) -> torch.Tensor | None:
     """Kind (int8) of each key where it may be chosen, -1 where not; None if the call has no key of the scope.
 
-    Raises `SpecError` where the call has too few keys: one must stay, and a random control needs as many other keys as
-    there are sinks.
+    Of keys=word and keys=padding these are the keys that may be such; `of_scope` chooses among them row by row.
+    Raises `SpecError` where the call has too few keys: one must stay, and a random control needs as many other keys
+    as there are sinks.
     """
     kinds = torch.from_numpy(layout.kinds())
     if lane.scope.keys != "all":
-        kinds = kinds.masked_fill(kinds != KINDS[lane.scope.keys], -1)
+        held = [KINDS[kind] for kind in OF_TEXT.get(lane.scope.keys, (lane.scope.keys,))]
+        kinds = kinds.masked_fill(~torch.isin(kinds, torch.tensor(held)), -1)
     number = int((kinds >= 0).sum())
     if not number:
         return None
-    most = number // 2 if lane.kind == "random" else min(number, layout.size - 1)
+    most = lane.most(number, layout.size)
     if lane.count > most:
         reason = f"an attention call has {layout.size} keys, of which at most {most} can be chosen"
         raise spec_error(f"{lane}: k{lane.count}", reason, f"{lane.kind}-k{max(1, most)}")
     return kinds.to(device)
 
 
-def choose(
-    lane: KeyRemoval, mass: torch.Tensor, kinds: torch.Tensor, *, seed: int, samples: torch.Tensor, site: int, step: int
-) -> torch.Tensor:
-    """Tokens to suppress, int64 [rows, heads, k], from the mass [rows, heads, keys] that each key receives.
+def of_scope(lane: KeyRemoval, kinds: torch.Tensor) -> torch.Tensor:
+    """Of kinds in which words and padding are told apart, those that the lane is about; -1 elsewhere."""
+    wanted = {"word": TEXT, "padding": PADDING}.get(lane.scope.keys)
+    return kinds if wanted is None else kinds.masked_fill(kinds != wanted, -1)
 
-    kinds: from `candidates`, [keys] or [rows, 1, keys]. samples: the sample seed of every row. Per layer, the mean
-    mass over heads gives one set for all heads. Random keys take the place of the sinks of the same mass: as many of
-    every token kind (words and padding apart, where that is known), never one of the sinks; where a kind has not enough
-    other tokens the rest comes from any kind. They are the first ones in an order fixed by (seed, sample, site, head),
-    drawn anew each step with draw=fresh, so that a persistent draw changes only where a token of it became a sink, or
-    the sinks changed their kind.
+
+@dataclass(frozen=True)
+class Chosen:
+    """Keys of a call that a lane suppresses.
+
+    tokens: int64 [rows, heads, n], no token twice in a head. taken: bool of that shape, which of them are meant; None
+    for all of them. goal: [rows, heads, kind], the mass of the sinks of each of `KINDS`, which they were to have
+    together; None where their number decides.
     """
-    heads = mass.shape[1]
+
+    tokens: torch.Tensor
+    taken: torch.Tensor | None = None
+    goal: torch.Tensor | None = None
+
+    def only(self, values: torch.Tensor, other: float) -> torch.Tensor:
+        """Values [rows, heads, n] or [rows, heads, n, channels] of the tokens, another value where none is meant."""
+        if self.taken is None:
+            return values
+        return values.masked_fill(~(self.taken if values.dim() == 3 else self.taken.unsqueeze(-1)), other)
+
+
+def choose(lane: KeyRemoval, mass: torch.Tensor, kinds: torch.Tensor, draw: Draw) -> Chosen:
+    """The tokens to suppress, from the mass [rows, heads, keys] that each key receives.
+
+    kinds: from `candidates`, [keys] or [rows, 1, keys]. Per layer, the mean mass over heads gives one set for all
+    heads. Random keys take the place of the sinks of the same mass. They are the first ones in an order fixed by (seed,
+    sample, site, head), drawn anew each step with draw=fresh, so that a persistent draw changes only as the sinks do.
+    Matched in kinds: as many of every token kind (words and padding apart, where that is known), never one of the
+    sinks; where a kind has not enough other tokens the rest comes from any kind. In mass: `_equal_mass`. "any": the
+    first of all keys that may be chosen, sinks or not.
+    """
+    heads, per_head = mass.shape[1], mass
     if lane.per == "layer":
         mass = mass.mean(1, keepdim=True)
     if lane.kind == "bottom":
-        tokens = mass.masked_fill(kinds < 0, math.inf).topk(lane.count, largest=False).indices
-    else:
-        tokens = mass.masked_fill(kinds < 0, -math.inf).topk(lane.count).indices
-    if lane.kind == "random":
-        moment = (seed, site, step if lane.scope.draw == "fresh" else -1)
-        tokens = _matched(tokens, kinds, _priorities(moment, samples, *mass.shape[1:]))
-    return tokens.expand(-1, heads, -1)
+        return _those(lane, mass.masked_fill(kinds < 0, math.inf).topk(lane.count, largest=False).indices, kinds, heads)
+    sinks = mass.masked_fill(kinds < 0, -math.inf).topk(lane.count).indices
+    if lane.kind == "sink":
+        return _those(lane, sinks, kinds, heads)
+    priority = draw.priorities(*mass.shape[1:], fresh=lane.scope.draw == "fresh")
+    if lane.matching == "any":
+        return _those(lane, priority.masked_fill(kinds < 0, -1).topk(lane.count).indices, kinds, heads)
+    if lane.matching == "kinds":
+        best = _matched(sinks, kinds, priority)
+        taken = (best.values >= 0).expand(-1, heads, -1) if lane.scope.keys in OF_TEXT else None
+        return Chosen(best.indices.expand(-1, heads, -1), taken)
+    tokens, taken = _equal_mass(sinks, kinds, priority, mass)
+    sinks = sinks.expand(-1, heads, -1)
+    goal = of_kinds(per_head.gather(-1, sinks), kinds.expand_as(per_head).gather(-1, sinks))
+    return Chosen(tokens.expand(-1, heads, -1), taken.expand(-1, heads, -1), goal)
 
 
-def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -> torch.Tensor:
-    """For sinks [rows, heads, k] the first other keys in order of priority [rows, heads, keys], kind by kind."""
+def _those(lane: KeyRemoval, tokens: torch.Tensor, kinds: torch.Tensor, heads: int) -> Chosen:
+    """These tokens for all heads; of a row with fewer words, or less padding, than are asked for, those it has."""
+    taken = None
+    if lane.scope.keys in OF_TEXT:
+        taken = (kinds.expand(*tokens.shape[:-1], -1).gather(-1, tokens) >= 0).expand(-1, heads, -1)
+    return Chosen(tokens.expand(-1, heads, -1), taken)
+
+
+def of_kinds(values: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+    """Sum of values [.., n] over the tokens of each of `KINDS`, from their kinds [.., n]: [.., kind]."""
+    return torch.stack([values.masked_fill(kinds != kind, 0).sum(-1) for kind in range(len(KINDS))], -1)
+
+
+def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -> torch.return_types.topk:
+    """For sinks [rows, heads, k] the first other keys in order of priority [rows, heads, keys], kind by kind.
+
+    Their values are negative where there is no other key.
+    """
     count = sinks.shape[-1]
     free = (kinds >= 0).expand_as(priority).clone().scatter_(-1, sinks, False)
     chosen = torch.zeros_like(free)
@@ -88,8 +140,41 @@ def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -
     for kind in (IMAGE, TEXT, PADDING, PREFIX):
         quota = (sink_kinds == kind).sum(-1, keepdim=True)
         chosen |= _first(free & (kinds == kind), priority, quota, count)
-    chosen |= _first(free & ~chosen, priority, count - chosen.sum(-1, keepdim=True), count)
-    return priority.masked_fill(~chosen, -1).topk(count).indices
+    quota = (sink_kinds >= 0).sum(-1, keepdim=True)
+    chosen |= _first(free & ~chosen, priority, quota - chosen.sum(-1, keepdim=True), count)
+    return priority.masked_fill(~chosen, -1).topk(count)
+
+
+def _equal_mass(
+    sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor, mass: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For sinks [rows, heads, k] all keys in an order, and which of them together receive the sinks' mass.
+
+    Keys that are no sinks are added in order while that brings their sum nearer to the goal; those without any mass are
+    passed over. The order is that of priority, but first come the keys that so reach, kind by kind, the mass that the
+    sinks of that kind have. Where all other keys together have less than the sinks, all of them are taken. Sums are in
+    float64, where the device has it.
+    """
+    mass = mass if mass.device.type == "mps" else mass.double()
+    free = (kinds >= 0).expand_as(priority).clone().scatter_(-1, sinks, False)
+    order = priority.masked_fill(~free, -1).sort(dim=-1, descending=True, stable=True).indices
+    sink_kinds = kinds.expand_as(priority).gather(-1, sinks)
+    goals = mass.gather(-1, sinks).masked_fill(sink_kinds < 0, 0)
+    own = mass.masked_fill(~free, 0).gather(-1, order)
+    own_kinds = kinds.expand_as(priority).gather(-1, order)
+    first = torch.zeros_like(free)
+    for kind, goal in enumerate(of_kinds(goals, sink_kinds).split(1, -1)):
+        first |= _reaching(own.masked_fill(own_kinds != kind, 0), goal)
+    ranks = first.int().sort(dim=-1, descending=True, stable=True).indices
+    return order.gather(-1, ranks), _reaching(own.gather(-1, ranks), goals.sum(-1, keepdim=True))
+
+
+def _reaching(values: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+    """Mark the positive values [.., n] that are added in order while that brings their sum nearer to the goal [.., 1].
+
+    A value brings it nearer where the sum half way through it is below the goal.
+    """
+    return (values > 0) & (values.cumsum(-1) - values / 2 < goal)
 
 
 def _first(allowed: torch.Tensor, priority: torch.Tensor, quota: torch.Tensor, most: int) -> torch.Tensor:
@@ -99,60 +184,40 @@ def _first(allowed: torch.Tensor, priority: torch.Tensor, quota: torch.Tensor, m
     return torch.zeros_like(allowed).scatter_(-1, best.indices, take)
 
 
-def _priorities(moment: tuple[int, int, int], samples: torch.Tensor, heads: int, keys: int) -> torch.Tensor:
-    """Non-negative int64 [rows, heads, keys], a counter-based hash: the same on every device and in every batch."""
-    state = torch.zeros((), dtype=torch.int64, device=samples.device)
-    for number in moment:
-        state = _mix(state + number)
-    state = _mix(state + samples[:, None, None])
-    state = _mix(state + torch.arange(heads, device=samples.device)[:, None])
-    return _mix(state + torch.arange(keys, device=samples.device)) & (2**63 - 1)
-
-
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    """One output of the splitmix64 generator for a state, in wrapping int64 arithmetic."""
-    x = x + (0x9E3779B97F4A7C15 - 2**64)
-    x = (x ^ _shifted(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    x = (x ^ _shifted(x, 27)) * (0x94D049BB133111EB - 2**64)
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Logical (unsigned) right shift."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def suppress(lane: KeyRemoval, call: Call, tokens: torch.Tensor, queries: Sequence[slice]) -> Pieces:
-    """The calls that answer `call` with `tokens` [rows, heads, k] suppressed for the query tokens of some slices.
+def suppress(lane: KeyRemoval, call: Call, chosen: Chosen, queries: Sequence[slice], draw: Draw) -> Pieces:
+    """The calls that answer `call` with these keys suppressed for the query tokens of some slices.
 
     Score path with strength a: their probabilities p become (1 - a) p and the rest is renormalised to 1 - (1 - a) P, P
     being what they had together (the sink paper). That is exactly (1 - a) times the clean output plus a times the
     output without these keys (logit bias -inf), so it costs one more fused call, no tokens x tokens bias. A query that
     would lose every key that the model's own mask leaves it is not touched.
-    Value path: v + a (fill - v) for those keys' values, fill being 0 or the mean of the other keys' values. Hence with
+    Value path: v + a (fill - v) for those keys' values, fill being 0, the mean of the other keys' values, or Gaussian
+    noise of their mean and standard deviation, channel by channel, the same at every step unless draw=fresh. Hence with
     a = 1 and fill 0 the output is (1 - P) times that of the score path.
     """
     edges = [0, *(edge for run in queries for edge in (run.start, run.stop)), call.lengths[0]]
     around = [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if stop > start]
     pieces = [(rest, call.queries(rest)) for rest in around]
-    return [*pieces, *((run, answer) for run in queries for answer in _acted(lane, call.queries(run), tokens))]
-
-
-def _acted(lane: KeyRemoval, call: Call, tokens: torch.Tensor) -> list[Call]:
-    """The calls that answer `call` with `tokens` suppressed for all its queries; their shares add up to 1."""
-    dose = lane.scope.strength
     if lane.path == "value":
-        return [replace(call, value=_filled(call.value, tokens, lane.scope.fill, dose))]
+        call = replace(call, value=_filled(lane, call.value, chosen, draw))
+        return [*pieces, *((run, call.queries(run)) for run in queries)]
+    return [*pieces, *((run, answer) for run in queries for answer in _closed(lane, call.queries(run), chosen))]
+
+
+def _closed(lane: KeyRemoval, call: Call, chosen: Chosen) -> list[Call]:
+    """The calls that answer `call` with the keys' scores lowered for all its queries; their shares add up to 1."""
+    dose = lane.scope.strength
     if dose == 1:
-        return [_without(call, tokens)]
-    return [replace(call, share=1 - dose), replace(_without(call, tokens), share=dose)]
+        return [_without(call, chosen)]
+    return [replace(call, share=1 - dose), replace(_without(call, chosen), share=dose)]
 
 
-def _without(call: Call, tokens: torch.Tensor) -> Call:
+def _without(call: Call, chosen: Chosen) -> Call:
     """The call with these keys' logits at -inf."""
     rows, heads = call.query.shape[:2]
     bias = call.query.new_zeros(rows, heads, 1, call.lengths[1])
-    bias.scatter_(-1, tokens.unsqueeze(2), -math.inf)
+    shut = chosen.only(bias.new_full(chosen.tokens.shape, -math.inf), 0)
+    bias.scatter_(-1, chosen.tokens.unsqueeze(2), shut.unsqueeze(2))
     own = call.bias()
     if own is None:
         return call.biased(bias)
@@ -161,12 +226,31 @@ def _without(call: Call, tokens: torch.Tensor) -> Call:
     return replace(call, attn_mask=torch.where(empty, own, both), is_causal=False)
 
 
-def _filled(value: torch.Tensor, tokens: torch.Tensor, fill: str, strength: float) -> torch.Tensor:
-    """Values [rows, heads, keys, channels] with those of `tokens` moved towards the fill."""
-    index = tokens.unsqueeze(-1).expand(-1, -1, -1, value.shape[-1])
+def _filled(lane: KeyRemoval, value: torch.Tensor, chosen: Chosen, draw: Draw) -> torch.Tensor:
+    """Values [rows, heads, keys, channels] with those of the chosen keys moved towards the fill."""
+    index = chosen.tokens.unsqueeze(-1).expand(-1, -1, -1, value.shape[-1])
     old = value.gather(2, index)
     target = torch.zeros_like(old[:, :, :1])
-    if fill == "mean":
-        others = value.shape[2] - tokens.shape[-1]
-        target = ((value.sum(2, keepdim=True, dtype=torch.float32) - old.sum(2, keepdim=True)) / others).to(value.dtype)
-    return value.scatter(2, index, torch.lerp(old, target.expand_as(old), strength))
+    if lane.scope.fill != "zero":
+        target = _others(lane, value, chosen.only(old, 0), chosen, draw)
+    moved = torch.lerp(old, target.expand_as(old), lane.scope.strength)
+    if chosen.taken is not None:
+        moved = torch.where(chosen.taken.unsqueeze(-1), moved, old)
+    return value.scatter(2, index, moved)
+
+
+def _others(lane: KeyRemoval, value: torch.Tensor, old: torch.Tensor, chosen: Chosen, draw: Draw) -> torch.Tensor:
+    """The mean of the other keys' values [rows, heads, 1, channels], or noise of their mean and standard deviation.
+
+    old: the values that are replaced, 0 elsewhere.
+    """
+    number = chosen.tokens.shape[-1] if chosen.taken is None else chosen.taken.sum(-1)[..., None, None]
+    others = value.shape[2] - number
+    mean = (value.sum(2, keepdim=True, dtype=torch.float32) - old.sum(2, keepdim=True)) / others
+    if lane.scope.fill == "mean":
+        return mean.to(value.dtype)
+    gone = torch.ones_like(old[..., 0], dtype=torch.bool) if chosen.taken is None else chosen.taken
+    kept = torch.ones_like(value[..., 0], dtype=torch.bool).scatter(-1, chosen.tokens, ~gone)
+    spread = ((value - mean).square() * kept.unsqueeze(-1)).sum(2, keepdim=True).div(others).sqrt()
+    noise = draw.normal(chosen.tokens, value.shape[-1], fresh=lane.scope.draw == "fresh")
+    return (mean + spread * noise).to(value.dtype)

@@ -21,13 +21,17 @@ def removals(draw, scopes=None, most=9999):
     """A key removal of at most so many keys; scopes: a strategy of the common options as a dict."""
     kind, path = draw(st.sampled_from(["sink", "random", "bottom"])), draw(st.sampled_from(["score", "value"]))
     shared = draw(scopes) if scopes is not None else {name: draw(strategy) for name, strategy in common.items()}
+    fill = draw(st.sampled_from(["zero", "mean", "noise"] if path == "value" else ["zero"]))
+    matching = draw(st.sampled_from(["kinds", "mass", "any"] if kind == "random" else ["kinds"]))
+    drawn = kind == "random" or fill == "noise"
     scope = Scope(
         **{"queries": draw(kinds), "keys": draw(kinds), **shared},
         source=draw(st.sampled_from(["own", "clean"])),
-        draw=draw(st.sampled_from(["persistent", "fresh"] if kind == "random" else ["persistent"])),
-        fill=draw(st.sampled_from(["zero", "mean"] if path == "value" else ["zero"])),
+        draw=draw(st.sampled_from(["persistent", "fresh"] if drawn else ["persistent"])),
+        fill=fill,
     )
-    return KeyRemoval(kind, draw(st.integers(1, most)), path, draw(st.sampled_from(["head", "layer"])), scope=scope)
+    per = draw(st.sampled_from(["head", "layer"]))
+    return KeyRemoval(kind, draw(st.integers(1, most)), path, per, matching, scope=scope)
 
 
 interventions = st.one_of(

@@ -16,7 +16,7 @@ from tracer.denoisers.images import from_uint8
 
 
 def test_one_call_makes_figure_table_and_the_matched_comparison_and_a_second_only_draws(tmp_path, monkeypatch):
-    size = figure1.Size(images=8, pairs=4, one_pass=3, samples=3, steps=2, mask_seeds=1, explained=2)
+    size = figure1.Size(8, 4, one_pass=3, samples=3, contrast=3, steps=2, mask_seeds=1, model_seeds=1, explained=2)
     options = {"densities": (0.25,), "families": ("local", "random", "hub-spoke"), "size": size}
     drawings = generation.balanced_reference()[::11]  # two of every class
     monkeypatch.setattr(generation, "balanced_reference", lambda: drawings)
@@ -28,9 +28,14 @@ def test_one_call_makes_figure_table_and_the_matched_comparison_and_a_second_onl
     assert set(table["task"]) == {"classify", "retrieve", "generate"}
     assert set(table["strategy"]) == {"hub-spoke"}  # the published table has no ablations
     matched = pd.read_csv(out / "matched.csv")
-    assert set(matched["family"]) == {"local", "random", "hub-spoke"}
-    assert {"clip", "vit", "vit-cls", "dit, generation", "dit, one pass t=500"} <= set(matched.columns)
-    assert (matched["dit, one pass t=500"] > 0).all()
+    assert set(matched["family"]) == {"local", "random", "hub-spoke", "unrelated pictures"}
+    assert {"clip", "vit", "vit-cls", "dit-long, generation", "dit-long, one pass t=500"} <= set(matched.columns)
+    assert (
+        matched.drop(columns=["family", "density asked"]).iloc[-1] > 1
+    ).all()  # how far unrelated pictures are apart
+    pairs = pd.read_csv(out / "pairs.csv")
+    assert set(pairs["model"]) == {"clip", "vit", "vit-cls", "dit-long"}
+    assert set(zip(pairs["first"], pairs["second"], strict=True)) == {("local", "random")}
     assert "vit: top-1 accuracy" in said[-1]
 
     def refuse(*args, **kwargs):

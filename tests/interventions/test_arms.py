@@ -57,6 +57,12 @@ WRITTEN = [  # spec, in a run of 20 steps: role, family, parameters, mask, windo
         *("random-k5-layer@draw=fresh", (0, 20), (0, 0), 1, "", "k5-layer"),
     ),
     (
+        "random-k5-mass-value@fill=noise",
+        *("control", "random-keys"),
+        {"kind": "random", "count": 5, "path": "value", "per": "head", "matching": "mass"},
+        *("random-k5-mass-value@fill=noise", (0, 20), (0, 0), 1, "", "k5-value@fill=noise"),
+    ),
+    (
         "bottom-k1",
         *("control", "bottom-keys", {"kind": "bottom", "count": 1, "path": "score", "per": "head"}),
         *("bottom-k1", (0, 20), (0, 0), 1, "", "k1"),
@@ -112,15 +118,19 @@ def test_a_sink_arm_finds_its_control_by_what_they_share(arms):
     coordinates = {arm: arm_coordinates(parse(arm), 10) for arm in arms}
     found = []
     for sink in arms:
-        if coordinates[sink]["arm_family"] == "sink-keys":
-            same = [
-                other
-                for other in arms
-                if coordinates[other]["arm_family"] == "random-keys"
-                and coordinates[other]["arm_match"] == coordinates[sink]["arm_match"]
-            ]
-            exact = [other for other in same if other == sink.replace("sink", "random")]
-            found += [(sink, other) for other in (exact or same)[:1]]
+        if coordinates[sink]["arm_family"] != "sink-keys":
+            continue
+        same = [
+            other
+            for other in arms
+            if coordinates[other]["arm_family"] == "random-keys"
+            and coordinates[other]["arm_match"] == coordinates[sink]["arm_match"]
+        ]
+        for flag, way in (("", "kinds"), ("-mass", "mass"), ("-any", "any")):
+            twin = sink.replace("sink", "random").replace("-k1", f"-k1{flag}").replace("-k2", f"-k2{flag}")
+            ways = {other: json.loads(coordinates[other]["arm_parameters"]).get("matching", "kinds") for other in same}
+            alike = [other for other in same if ways[other] == way]
+            found += [(sink, other) for other in ([twin] if twin in alike else alike)[:1]]
     assert found == arm_text.pairs(arms)
 
 

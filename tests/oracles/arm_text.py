@@ -7,8 +7,8 @@ import math
 import re
 from fractions import Fraction
 
-_REMOVAL = re.compile(r"(sink|random|bottom)-k(\d+)(-value)?(-layer)?$")
-_OWN_OPTIONS = {"sink": ("source",), "random": ("draw", "source")}
+_REMOVAL = re.compile(r"(sink|random|bottom)-k(\d+)(-mass|-any)?(-value)?(-layer)?$")
+_OWN_OPTIONS = {"sink": ("source", "draw"), "random": ("draw", "source")}
 
 
 def split(arm):
@@ -63,13 +63,15 @@ def is_small_world(arm):
 
 
 def pairs(arms):
-    """(sink arm, random arm) that match in count, path, scope and dose; an exact match comes first."""
+    """(sink arm, random arm) that match in path, scope and dose: one of each way to match, the exact one first."""
     matched = []
     for arm in arms:
         if kind(arm) == "sink":
             same = [other for other in arms if kind(other) == "random" and _rest(other) == _rest(arm)]
-            exact = [other for other in same if other == "random" + arm.removeprefix("sink")]
-            matched += [(arm, other) for other in (exact or same)[:1]]
+            for way in (None, "-mass", "-any"):
+                alike = [other for other in same if matching(other) == way]
+                exact = [other for other in alike if other.replace(way or "-k", "" if way else "-k") == _twin(arm)]
+                matched += [(arm, other) for other in (exact or alike)[:1]]
     return matched
 
 
@@ -79,7 +81,17 @@ def kind(arm):
     return match[1] if match else None
 
 
+def matching(arm):
+    """-mass, -any, or None: what the flag behind the count says."""
+    return _REMOVAL.match(split(arm)[0])[3]
+
+
+def _twin(sink):
+    return "random" + sink.removeprefix("sink")
+
+
 def _rest(arm):
     head, scope = split(arm)
+    head = head.replace(matching(arm) or "@", "")
     rest = {key: value for key, value in scope.items() if key not in _OWN_OPTIONS.get(kind(arm), ())}
     return head.removeprefix(kind(arm)), tuple(sorted(rest.items()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
+from collections.abc import Sequence
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,18 +35,31 @@ def _version(name: str) -> str | None:
         return None
 
 
+def last_change(files: Sequence[Path]) -> tuple[str, datetime] | None:
+    """Short name and time of the last commit of any of these files; None unless all are committed as they are."""
+    if _asked(files[0].parent, "status", "--porcelain", "--", *map(str, files)) != "":
+        return None
+    answer = _asked(files[0].parent, "log", "-1", "--format=%h %cI", "--", *map(str, files))
+    if not answer:
+        return None
+    commit, moment = answer.split()
+    return commit, datetime.fromisoformat(moment)
+
+
 def _git() -> dict[str, Any] | None:
     """Commit and dirty flag of the checkout this file is tracked in; None for an installed package."""
     here = Path(__file__).resolve().parent
-
-    def ask(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if ask("ls-files", "--error-unmatch", "__init__.py") is None:
+    if _asked(here, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
-    commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no")
+    commit = _asked(here, "rev-parse", "HEAD")
+    changes = _asked(here, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": bool(changes)} if commit else None
+
+
+def _asked(folder: Path, *words: str) -> str | None:
+    """What git says in a folder; None where it fails or is not there."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -57,7 +57,43 @@ def _mass(name: str, dims: tuple[str, ...], averaged: str) -> Variable:
     return Variable(f"attention/{name}", (*dims, "token"), long_name=text, keep_bits=MASS_BITS)
 
 
+def _key(name: str, text: str, units: str = "1") -> Variable:
+    return Variable(
+        f"attention/{name}",
+        (*_STEP, "layer", "token"),
+        long_name=f"{text}, before anything is removed, mean over heads",
+        units=units,
+        keep_bits=MASS_BITS,
+    )
+
+
 _CLEAN_X0 = Variable("trajectory/x0", ("sample", "step", *_STATE), long_name="clean x0 prediction made in the step")
+
+_REMOVED_TOGETHER = (
+    Variable(
+        "attention/removed_count",
+        (*_HEAD, "kind"),
+        "int32",
+        "keys of the kind that the intervention removed, -1 where it did not act",
+        optional=True,
+        where_sized=True,
+    ),
+    Variable(
+        "attention/removed_together",
+        (*_HEAD, "kind"),
+        long_name="mass that the removed keys of the kind had together, mean over the queries concerned",
+        optional=True,
+        where_sized=True,
+    ),
+    Variable(
+        "attention/removed_goal",
+        (*_HEAD, "kind"),
+        long_name="mass of the sinks of the kind, which removed keys were to equal together; NaN where number decides",
+        optional=True,
+        where_sized=True,
+    ),
+)
+"""What stands for the tokens of an arm that removes as many as it takes: only in a run that has such an arm."""
 
 _CATALOGUE = (
     Record(
@@ -155,6 +191,17 @@ _CATALOGUE = (
                 optional=True,
                 where_sized=True,
             ),
+            *_REMOVED_TOGETHER,
+        ),
+    ),
+    Record(
+        "keys",
+        "how long keys and values are and how keys lie to the mean query, mean over heads",
+        (
+            _key("key_norm", "Euclidean norm of a key"),
+            _key("value_norm", "Euclidean norm of a key's value"),
+            _key("key_query", "mean logit of a key over all queries, its scaled product with the mean query", "nat"),
+            _key("key_cosine", "cosine of the angle between a key and the mean query"),
         ),
     ),
     Record(
@@ -316,8 +363,9 @@ def variables(record: Iterable[str], sizes: Mapping[str, int]) -> list[Variable]
 
     record: names in `RECORDS`; "norms" is always on. sizes: arm, sample, step, channel, y, x, and where a record needs
     them layer, head, token, rank, removed, query, key, image_y, image_x, frame_step, frame_y, frame_x. Static masks are
-    listed when query and key are given, removed keys when removed is, energies when ring is. States have the dimension
-    frame before channel where its size is given (a video). Raises RunError for an unknown record or a missing size.
+    listed when query and key are given, removed keys when removed is, their sums when kind is, energies when ring is.
+    States have the dimension frame before channel where its size is given (a video). Raises RunError for an unknown
+    record or a missing size.
     """
     recorded = with_brought(record)
     arrays = {array.path: array for name in RECORDS if name in recorded for array in RECORDS[name].arrays}

@@ -19,8 +19,17 @@ STATUS_MISSING, STATUS_COMPLETE, STATUS_FAILED, STATUS_UNASKED = 0, 1, 2, 3
 """The flags of an arm and a sample. Unasked: the arm is not run on that sample, so nothing is missing there."""
 FAILED_STEP = "metrics/failed_step"
 """The array that says in which step a failed sample turned NaN or infinite."""
-LATER = frozenset({"trajectory/latent_energy", "trajectory/delta_energy", "decomposition/injected_energy"})
-"""Arrays that runs begun before this version lack; what is given for them is dropped there."""
+LATER = frozenset(
+    {
+        "trajectory/latent_energy",
+        "trajectory/delta_energy",
+        "decomposition/injected_energy",
+        "attention/removed_count",
+        "attention/removed_together",
+        "attention/removed_goal",
+    }
+)
+"""Arrays that not every run has, those begun before this version among them; values for them are dropped there."""
 
 
 @dataclass(frozen=True)

@@ -240,3 +240,30 @@ def _prompts(count):
     from tracer import prompts
 
     return prompts.load("emoji", "sd3", count)
+
+
+def test_scores_by_open_clip_on_a_gpu_are_those_of_the_cpu(tmp_path):
+    import json
+
+    import open_clip
+
+    from classify_clip.scores.open_clip_models import cosines, load_clip
+    from classify_clip.scores.pictures import pictures_of
+    from classify_clip.scores.weights import Source
+    from tests.builders.pictures import picture_run
+
+    vision = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    config = tmp_path / "small-on-a-gpu.json"
+    config.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(config)
+    weights = tmp_path / "small.pt"
+    torch.save({"state_dict": open_clip.create_model("small-on-a-gpu").state_dict()}, weights)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    pictures = pictures_of(picture_run({"clean": images}, prompts=["a cat", "a dog", "a tree"]))
+    found = {}
+    for device in ("cpu", GPU):
+        clip = load_clip("small-on-a-gpu", Source("hps", weights.name, "nobody/small"), weights, device)
+        assert next(clip.model.parameters()).device.type == device
+        found[device] = cosines(clip, pictures)(images)
+    np.testing.assert_allclose(found[GPU], found["cpu"], atol=1e-5)

@@ -120,7 +120,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     metrics, arms = dataset["metric"].values.tolist(), dataset["arm"].values.tolist()
     names = [figures.wrapped(str(name), 26) for name in [*dataset["calibration"].values, *arms]]
     columns = min(len(metrics), 3)
-    lines = sum(0.22 + 0.13 * name.count("\n") for name in names)
+    lines = sum(0.34 + 0.13 * name.count("\n") for name in names)
     canvas, axes = figures.panels(
         -(-len(metrics) // columns), columns, width=max(4.6, 2.6 * columns + 1.4), height=0.9 + lines, sharey=True
     )
@@ -129,7 +129,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     for ax, metric in zip(axes.ravel(), metrics, strict=False):
         _panel(ax, dataset.sel(metric=metric), arms, figures.palette(dataset))
     axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    axes[0, 0].set_ylim(len(names) - 0.4, -0.4)
     figures.letters(axes)
     samples = int(dataset["samples"].values.max())
     heading = f"{dataset.attrs['title']} · up to {samples} samples · value and 95% BCa interval"
@@ -148,13 +148,13 @@ def _panel(ax: Axes, at: xr.Dataset, arms: list[str], palette: list[str]) -> Non
     ]
     for row, (here, prefix, look) in enumerate(rows):
         look = look | {"markersize": 4.5, "markevery": None, "linestyle": "none"}
-        for name, offset, face in ((f"{prefix}value", 0.0, look["color"]), (f"{prefix}unbiased", 0.22, "white")):
+        for name, offset, face in ((f"{prefix}value", 0.0, look["color"]), (f"{prefix}unbiased", 0.3, "white")):
             low, point, high = here[name].values
             if np.isfinite(low):
                 ax.plot([low, high], [row + offset] * 2, color=look["color"], linewidth=1.3, solid_capstyle="butt")
             label = None if row or not np.isfinite(point) else "as published" if not offset else "unbiased"
             ax.plot(point, row + offset, **look | {"markerfacecolor": face}, label=label)
-    ax.axhline(at.sizes["calibration"] - 0.5, color=figures.FLOOR, linewidth=0.8)
+    ax.axhline(at.sizes["calibration"] - 0.35, color=figures.FLOOR, linewidth=0.8)
     ax.axvline(0, color=figures.FLOOR, linewidth=0.8, linestyle=figures.DASHES)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(figures.wrapped(at["title"].item(), 31), fontsize=7)

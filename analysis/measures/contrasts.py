@@ -89,6 +89,9 @@ def _of_sweep(data: xr.Dataset, density: float, families: Sequence[str]) -> list
         right = [(kind.right[cells].mean(0), kind.queries) for kind in kinds]
         return lambda index: np.mean([one[index].sum(-1) / of[index].sum(-1) for one, of in right], axis=0)
 
+    def less(one: Statistic, other: Statistic) -> Statistic:
+        return lambda index: one(index) - other(index)
+
     def moved(cells: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         return lambda index: np.sqrt(fvu[cells].mean(0)[index].mean(-1))
 
@@ -98,13 +101,13 @@ def _of_sweep(data: xr.Dataset, density: float, families: Sequence[str]) -> list
     for name, cells in rows.items():
         alone = share(cells)
         value = resample(alone, units)
-        change = resample(lambda index, alone=alone: alone(index) - whole(index), units)
+        change = resample(less(alone, whole), units)
         end = bound(value.interval(0.95)[0], change.interval(0.95)[1], guessing)
         shift = resample(moved(cells), fvu.shape[1])
         of_family[name] = value.estimate, end, shift.estimate, bool(saturated(shift.interval(0.95)[1], apart))
     for first, second in combinations(rows, 2):
         one, other = share(rows[first]), share(rows[second])
-        apart_by = resample(lambda index, one=one, other=other: other(index) - one(index), units)
+        apart_by = resample(less(other, one), units)
         (low, high), (low90, high90) = apart_by.interval(0.95), apart_by.interval(0.90)
         line: dict[str, Any] = {"task": task, "model": config["model"], "samples": units}
         line |= {"first": first, "second": second}

@@ -14,7 +14,7 @@ FUNCTIONS = {
     "denoise": ("masks", "densities", "families", "mask_seeds", "timesteps"),
     "depth": ("masks", "mask_seed", "samples"),
     "locality": ("stack", "images", "masks"),
-    "score": ("run", "metrics", "weights", "progress"),
+    "score": ("run", "metrics", "weights", "reference", "device", "progress"),
     "score_runs": ("runs", "out"),
     "load_classifier": ("name", "checkpoint", "device"),
     "load_retriever": ("name", "pretrained", "checkpoint", "device"),

@@ -125,6 +125,11 @@ def _curve(data: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
     return out.set_coords(["task", "model", "spec", "family", "target_density", "density", "density_sequence"])
 
 
+def task_of(data: xr.Dataset) -> str:
+    """What a sweep did: classify, retrieve, denoise or generate."""
+    return json.loads(data.attrs["config"])["task"]
+
+
 def hits(data: xr.Dataset, task: str) -> list[Hits]:
     """The right answers of a sweep, per cell and resampled unit; retrieval has one kind per direction."""
     if task != "retrieve":

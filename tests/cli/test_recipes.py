@@ -30,7 +30,7 @@ STUDIES = {
 
 
 def test_every_recipe_that_was_asked_for_is_there():
-    sinks = "dynamics a1-a2-a3 perceptual hps budget dose layers phases attribution sampling sdxl fid".split()
+    sinks = ["dynamics", "a1-a2-a3", "perceptual", "hps", "budget", "dose", "layers", "phases", "attribution", "sampling", "sdxl", "fid"]
     assert set(OURS) >= {"probing-table1", "probing-figure1", *(f"sinks-{name}" for name in sinks)}
 
 

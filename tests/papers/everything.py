@@ -33,13 +33,16 @@ class Everything:
 
     def path(self, name: str) -> Path:
         """The file or folder of a name in `PLACES`."""
-        place, make = PLACES[name]
         if name == "captions":
             self.path("coco")
-        if not (self.folder / place).exists():
+        if not self.place(name).exists():
             with quiet():
-                make(self.folder / place)
-        return self.folder / place
+                PLACES[name][1](self.place(name))
+        return self.place(name)
+
+    def place(self, name: str) -> Path:
+        """Where it is or will be; what lies there already is taken."""
+        return self.folder / PLACES[name][0]
 
     def weights(self, metric: str) -> Path:
         """The weight file of a metric, by the name that its hub repository has for it."""

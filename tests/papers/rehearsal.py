@@ -20,12 +20,14 @@ STANDS_IN = {
 """Hub id in a recipe -> what stands in for it."""
 CHECKPOINTS = {PAPER_CLASSIFIER: "vit", networks.CLIPS[0]: "clip"}
 """Name in timm or open_clip -> its local checkpoint."""
+ELSEWHERE = ("rope2sink",)
+"""Recipes of pipelines of many families, which the zoo has and `checkpoints` has not."""
 ON_CPU = {"device": "cpu", "dtype": "float32"}
 
 
 def at_paper_scale() -> list[str]:
-    """The recipes that can be run at paper scale."""
-    return [name for name, recipe in recipes().items() if not recipe.none_at("paper")]
+    """The recipes that can be run at paper scale on what is made here."""
+    return [name for name, recipe in recipes().items() if not recipe.none_at("paper") and name not in ELSEWHERE]
 
 
 def command(name: str, there: Everything, out: Path) -> Sequence[str]:
@@ -40,7 +42,8 @@ def words(recipe: Recipe, there: Everything) -> dict[str, str]:
     """What `--with` says: what the recipe needs, our folders for checkpoints of the hub, and a CPU."""
     own = {**recipe.words, **recipe.scales.get("paper", {})}
     said = {need: str(there.path(need)) for need in recipe.needs}
-    said |= {word: str(there.path(STANDS_IN[value])) for word, value in own.items() if value in STANDS_IN}
+    for hub_id, name in STANDS_IN.items():
+        said |= {word: value.replace(hub_id, str(there.path(name))) for word, value in own.items() if hub_id in value}
     said |= {
         word: f"{value} --checkpoint {shlex.quote(str(there.path(CHECKPOINTS[value])))}"
         for word, value in own.items()

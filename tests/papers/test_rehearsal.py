@@ -9,18 +9,20 @@ from __future__ import annotations
 import pytest
 
 from tests.builders.rehearsals import rehearsed, unread
-from tests.papers import networks, rehearsal
+from tests.papers import checkpoints, networks, rehearsal
 from tests.papers.everything import Everything
 from tracer.cli.reproduction.recipe import recipes
 
-ALWAYS = ("probing-table1", "sinks-hps")
-"""The sweeps and DiT with CMMD; SD3 with a metric that reads the prompts."""
+ALWAYS = ("probing-table1", "sinks-sdxl")
+"""The sweeps and DiT with CMMD; prompts, sinks, and metrics of both kinds. Those of SD3 take three times as long."""
 
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory):
+    found = Everything(tmp_path_factory.mktemp("papers"))
+    checkpoints.dit_xl2(found.place("dit"), blocks=3)  # of 28, which take as many times as long
     with networks.tiny_architectures():
-        yield Everything(tmp_path_factory.mktemp("papers"))
+        yield found
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def _run(ctx: click.Context, study: Study, folder: Path, asked: Asked) -> bool:
         failed |= bool(call(line))  # of samples that diverged
     with answered():
         _keep(study, folder, asked.small, ended=True)
-        _show_beside(study, folder, asked.as_json)
+        _show_beside(study, folder, asked)
     return failed
 
 
@@ -211,7 +211,7 @@ def _keep(study: Study, folder: Path, small: bool, ended: bool = False) -> None:
         aside.write_text(json.dumps({**about, **provenance()}, indent=1), encoding="utf-8")
 
 
-def _show_beside(study: Study, folder: Path, as_json: bool) -> None:
+def _show_beside(study: Study, folder: Path, asked: Asked) -> None:
     """Print the table of published values beside ours, and write it down."""
     if not (rows := study.rows(folder)):
         return
@@ -223,14 +223,16 @@ def _show_beside(study: Study, folder: Path, as_json: bool) -> None:
     table = beside.frame(lines)
     with replacing(file) as aside:
         table.to_csv(aside, index=False)
-    if as_json:
-        found = {"study": study.recipe.name, "scale": study.scale, "rows": frame_as_data(table)}
+    if asked.as_json:
+        found = {"study": study.recipe.name, "scale": study.scale, "small": asked.small, "rows": frame_as_data(table)}
         return print_json({**found, "sentence": beside.sentence(lines), "csv": file})
     click.echo(
         f"\n{study.recipe.name}, {study.scale} scale. {SOURCES[study.recipe.paper] if study.recipe.paper else ''}\n"
     )
     print_table(beside.shown(lines))
     click.echo(f"\n{beside.sentence(lines)}\ntable:  {file}")
+    if asked.small:
+        click.echo("This was a rehearsal (--small): no number of it, and nothing said of them, means anything.")
 
 
 def _write_page(chosen: list[Recipe], studies: Mapping[str, Study], folder: Path, page: Path, asked: Asked) -> None:

@@ -50,7 +50,7 @@ def by_mass(distance, *, samples=SAMPLES) -> xr.DataTree:
     }
     kind = np.repeat([0, 1], [GRID**2, TEXT]).astype(np.int8)
     token = {"token_kind": ("token", kind), "kind": ["image", "text", "prefix", "padding"]}
-    about = {"name": "lpips", "title": "LPIPS", "kind": "distance", "higher_is_better": False}
+    about = {"name": "lpips", "title": "LPIPS", "kind": "to clean", "higher_is_better": False}
     plain = {"arm": MASS_ARMS, "sample": np.arange(samples)}
     tree = {
         "metrics": xr.Dataset(norms, coords),

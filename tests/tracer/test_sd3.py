@@ -389,3 +389,33 @@ def test_the_built_in_prompts_are_in_the_words_of_the_shipped_sd3():
     for prompt in prompts.load(None, "sd3"):
         assert all(word in known for word in words(prompt.text)), prompt
         assert len(words(prompt.text)) < CONTEXT
+
+
+def test_keys_of_equal_mass_are_counted_by_kind_in_the_store_in_any_batch(trained, tmp_path):
+    """Number and mass per kind in place of tokens; lanes and samples together or apart give the same keys."""
+    from analysis import sinks
+    from tracer import prompts, store
+    from tracer.run import trace
+
+    denoiser, runs = load("sd3", checkpoint=str(trained[0]), device="cpu"), []
+    for name, size in (("together", 2), ("apart", 1)):
+        out = trace(
+            denoiser, ["sink-k2", "random-k2-mass", "random-k2", "sink-k2-value@fill=noise;steps=1:2"],
+            steps=2, samples=2, guidance=2.0, batch_size=size, prompts=prompts.load(list(PROMPTS)),
+            record=["norms", "mass", "sinks"], out=tmp_path / name,
+        )  # fmt: skip
+        runs.append(store.open_run(out))
+    run, attention = runs[0], runs[0]["attention"].sel(arm="random-k2-mass")
+    assert attention["kind"].values.tolist() == ["image", "text", "prefix", "padding"]
+    assert run["attention"].sizes["removed"] == 2
+    assert (attention["removed_token"] == -1).all()
+    got, goal = (attention[f"removed_{name}"].sum("kind").values for name in ("together", "goal"))
+    assert (np.abs(got - goal) < 0.25 * goal).all()
+    counts = [one["attention"]["removed_count"].sel(arm=["sink-k2", "random-k2-mass"]).values for one in runs]
+    assert (counts[0] == counts[1]).mean() > 0.95  # rounding moves a mass that lies half way between two keys
+    ends = [one["metrics"]["delta_rel"].sel(arm="sink-k2-value@fill=noise;steps=1:2").isel(step=1) for one in runs]
+    np.testing.assert_allclose(*ends, rtol=1e-3)
+    found = sinks(run)
+    assert list(found["pair"].values) == ["sink-k2 - random-k2", "sink-k2 - random-k2-mass"]
+    assert float(found["removed_gap"].sel(removal="random-k2-mass")) < 0.1
+    assert float(found["removed_number"].sel(removal="sink-k2")) == 2

@@ -75,8 +75,8 @@ PUBLISHED_OPTION = Option(
 def curves(*sweeps: xr.Dataset, published: bool = False, resamples: int = RESAMPLES, seed: int = 0) -> xr.Dataset:
     """One row per model and spec, mask seeds averaged: metric, change, shift, MMD; dims (row, bound).
 
-    `value`, `change` (value minus clean), `relative` (that over clean) and `shift` have 95% intervals along `bound` (low,
-    estimate, high).
+    `value`, `change` (value minus clean), `relative` (that over clean) and `shift` have 95% intervals along `bound`
+    (low, estimate, high).
     sweeps: what `open_sweep` or `score_runs` gave. `published`: whether the figure shows the masking paper's values,
     which are of other models and pictures. Intervals are percentile bootstrap over samples (retrieval: over
     groups of an image and its texts), paired with clean, the gallery held fixed. `p` is McNemar's exact test against

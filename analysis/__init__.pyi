@@ -7,6 +7,7 @@ from .measure import MEASURES as MEASURES
 from .measure import Measure as Measure
 from .measure import Option as Option
 from .measure import measure as measure
+from .measures.anatomy import anatomy as anatomy
 from .measures.bands import bands as bands
 from .measures.calibrate import calibrate as calibrate
 from .measures.compare import compare as compare
@@ -18,7 +19,9 @@ from .measures.feedback import feedback as feedback
 from .measures.growth import growth as growth
 from .measures.impulse import impulse as impulse
 from .measures.matched import matched as matched
+from .measures.onset import onset as onset
 from .measures.paths import paths as paths
+from .measures.places import places as places
 from .measures.quality import quality as quality
 from .measures.renoise import renoise as renoise
 from .measures.sinks import sinks as sinks
@@ -31,6 +34,7 @@ __all__ = [
     "Measure",
     "Option",
     "amplification",
+    "anatomy",
     "bands",
     "calibrate",
     "compare",
@@ -45,7 +49,9 @@ __all__ = [
     "matched",
     "measure",
     "null",
+    "onset",
     "paths",
+    "places",
     "quality",
     "renoise",
     "report",

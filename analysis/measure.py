@@ -157,6 +157,8 @@ MEASURES: Registry[Measure[...]] = Registry(
         "counterfactual": "analysis.measures.counterfactual:counterfactual",
         "bands": "analysis.measures.bands:bands",
         "sinks": "analysis.measures.sinks:sinks",
+        "anatomy": "analysis.measures.anatomy:anatomy",
+        "places": "analysis.measures.places:places",
         "steps": "analysis.measures.steps:steps",
         "paths": "analysis.measures.paths:paths",
         "renoise": "analysis.measures.renoise:renoise",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from classify_clip.cells import listed
 from classify_clip.data import held_out, spread
-from classify_clip.models import load_classifier, load_retriever
+from classify_clip.models import CLASSIFIERS, RETRIEVERS, load_classifier, load_retriever
 from classify_clip.noised import held_out_batches, levels, noise
 from interventions import Intervention, TokenLayout, attend, parse
 
@@ -149,18 +149,21 @@ def _hooked(blocks: Sequence[nn.Module], watch: _Watch) -> Iterator[None]:
 def embedded_stacks(
     timesteps: Sequence[int] = TIMESTEPS, names: Sequence[str] = ("vit", "vit-cls", "clip", "dit")
 ) -> Iterator[Stack]:
-    """The embedded models as stacks: both ViTs, CLIP's image tower, and the DiT at several noise levels."""
+    """The embedded models as stacks: ViTs, CLIP's image tower, and a DiT at several noise levels.
+
+    names: of `models`, else an embedded checkpoint of the DiT.
+    """
     for name in names:
-        if name in ("vit", "vit-cls"):
+        if name in CLASSIFIERS:
             model = load_classifier(name, device="cpu")
             yield Stack(name, model.model, model.model.blocks, model.layout, _images_only(model.model))
-        elif name == "clip":
-            clip = load_retriever(device="cpu")
+        elif name in RETRIEVERS:
+            clip = load_retriever(name, device="cpu")
             tower = clip.image_tower
             blocks: Any = tower.get_submodule("transformer.resblocks")
             yield Stack(name, tower, blocks, clip.layout, _images_only(tower))
         else:
-            yield from _dit_stacks(timesteps)
+            yield from _dit_stacks(name, timesteps)
 
 
 def _images_only(module: torch.nn.Module) -> Callable[[Tensor, np.ndarray], Any]:
@@ -168,11 +171,11 @@ def _images_only(module: torch.nn.Module) -> Callable[[Tensor, np.ndarray], Any]
     return lambda x, rows: module(x)
 
 
-def _dit_stacks(timesteps: Sequence[int]) -> Iterator[Stack]:
+def _dit_stacks(name: str, timesteps: Sequence[int]) -> Iterator[Stack]:
     """The DiT on held-out drawings noised to each timestep, with their own class and a noise of their own."""
     from tracer.denoisers import load
 
-    denoiser: Any = load("dit", device="cpu")
+    denoiser: Any = load("dit", checkpoint=f"embedded:{name}", device="cpu")
     model, label = denoiser.model, torch.from_numpy(held_out().label)
     for t, alpha, sigma in levels(denoiser, timesteps):
 
@@ -181,7 +184,7 @@ def _dit_stacks(timesteps: Sequence[int]) -> Iterator[Stack]:
             noisy = alpha * x + sigma * noise(rows, x.shape[1:]).repeat(lanes, 1, 1, 1)
             return model(noisy, timestep=torch.full((len(x),), t), class_labels=label[rows].repeat(lanes)).sample
 
-        yield Stack("dit", model, model.transformer_blocks, denoiser.layout, run, timestep=t)
+        yield Stack(name, model, model.transformer_blocks, denoiser.layout, run, timestep=t)
 
 
 def depth(

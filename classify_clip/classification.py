@@ -37,6 +37,11 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {
         "float32",
         {"long_name": "squared shift of the pooled feature over its clean variance", "units": "1"},
     ),
+    "unrelated_fvu": (
+        ("cell", "sample"),
+        "float32",
+        {"long_name": "squared distance to the clean features of other pictures, in the same units"},
+    ),
     "mmd2": (("cell",), "float32", {"long_name": "squared MMD of unit features to clean, sigma 10, times 1000"}),
 }
 
@@ -141,6 +146,7 @@ def compare(masked: Outputs, clean: Outputs, label: np.ndarray) -> dict[str, np.
         "loss": np.where(labelled, loss, np.nan),
         "logit_distance": np.linalg.norm(_centred(masked.logits) - _centred(clean.logits), axis=1),
         "feature_fvu": distances.shift(clean.features, masked.features),
+        "unrelated_fvu": distances.unrelated(clean.features, masked.features),
         "mmd2": distances.mmd2(distances.unit(masked.features), distances.unit(clean.features)),
     }
 

@@ -246,6 +246,10 @@ def _coco(content: Any, path: Path) -> tuple[list[str], list[list[str]]]:
             raise DataError(
                 f"{path}: caption {note.get('id')} is of image {note['image_id']}, which the file does not list"
             )
+        if "caption" not in note:
+            raise DataError(
+                f"{path} holds annotations without a caption, as COCO's instances do: give captions_val2017.json"
+            )
         texts[place[note["image_id"]]].append(note["caption"].strip())
     return [image["file_name"] for image in order], texts
 

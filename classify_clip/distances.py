@@ -44,3 +44,19 @@ def shift(clean: np.ndarray, masked: np.ndarray) -> np.ndarray:
     clean, masked = np.asarray(clean, np.float64), np.asarray(masked, np.float64)
     variance = ((clean - clean.mean(0)) ** 2).sum(-1).mean()
     return ((masked - clean) ** 2).sum(-1) / variance
+
+
+def unrelated(clean: np.ndarray, masked: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
+    """Where `shift` saturates: mean squared distance of each masked sample to the *other* clean ones, same units; [n].
+
+    group: only others of the same group count, as where a model is told the class; NaN for a sample alone in its group.
+    Without groups the mean over the clean samples is 2 n / (n - 1), whatever the features are.
+    """
+    clean, masked = np.asarray(clean, np.float64), np.asarray(masked, np.float64)
+    variance = ((clean - clean.mean(0)) ** 2).sum(-1).mean()
+    square = ((masked**2).sum(1)[:, None] + (clean**2).sum(1) - 2 * masked @ clean.T) / variance
+    others = ~np.eye(len(clean), dtype=bool)
+    if group is not None:
+        others &= np.asarray(group)[:, None] == np.asarray(group)
+    count = others.sum(1)
+    return np.where(count > 0, np.maximum(square, 0).sum(1, where=others) / np.maximum(count, 1), np.nan)

@@ -21,6 +21,7 @@ from classify_clip.blocks import depth, embedded_stacks
 from classify_clip.cells import cells
 from classify_clip.classification import classify
 from classify_clip.generation import LAYOUT, score_runs
+from classify_clip.models import RETRIEVERS
 from classify_clip.noised import held_out_batches
 from classify_clip.one_pass import denoise
 from classify_clip.retrieval import retrieve
@@ -30,7 +31,15 @@ from tracer.store import Writer, open_sweep
 
 DENSITIES = (0.05, 0.13, 0.25, 0.5, 0.75)
 EXPLAINED = ("local", "small-world", "random")
-"""The families whose reach and damage per block are looked at, at one density."""
+"""The families that are told apart, and whose reach and damage per block are looked at, at one density."""
+COMPARED_AT = 0.25
+FRESH = 1000
+"""First sample seed of the pictures that tell families apart: none was looked at when their number was fixed."""
+TRAINED = (
+    ("clip", "vit-cls", "vit", "dit-long"),
+    ("clip-seed1", "vit-seed1", "dit-long-seed1"),
+)
+"""The models of each trained seed: other initial weights, another order of pictures. The class-token ViT has one."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +50,31 @@ class Size:
     pairs: int = 90
     one_pass: int = 24
     samples: int = 24
+    contrast: int = 192
+    """Generated pictures per mask where three families are told apart; docs/matched.md says why as many."""
     steps: int = 25
     guidance: float = 1.0
     mask_seeds: int = 2
     run_seeds: int = 1
     """Mask seeds of the generated pictures, which cost most."""
+    model_seeds: int = 2
+    """Trained seeds of every model, at most as many as `TRAINED` has."""
     explained: int = 24
     """Pictures whose attention is read; twice as many are followed block by block."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The data of Figure 1: `tasks` are the sweeps of CLIP, both ViTs and generation, for one figure.
+    """The data of Figure 1: `tasks` are the sweeps of CLIP, ViTs and generation, one trained seed after another.
 
-    one_pass, locality (a row per model and noise level) and depth are None without generation.
+    `first` are those of the first seed, as depth is. one_pass and contrasts have a sweep per seed, locality a row per
+    model and noise level; all four are empty without generation.
     """
 
     tasks: tuple[xr.Dataset, ...]
-    one_pass: xr.Dataset | None = None
+    first: tuple[xr.Dataset, ...]
+    one_pass: tuple[xr.Dataset, ...] = ()
+    contrasts: tuple[xr.Dataset, ...] = ()
     locality: pd.DataFrame | None = None
     depth: xr.Dataset | None = None
 
@@ -76,40 +92,112 @@ def measure(
     """Run what is missing under `out` and return what is there.
 
     families: graph families; all that ship where none are given. A density that a family cannot reach on the 16 x 16
-    grid is left out and said. `say` gets one line per part.
+    grid is left out and said. `say` gets one line per part. Raises SpecError for more trained seeds than there are.
     """
     size, out = size or Size(), Path(out)
+    if not 1 <= size.model_seeds <= len(TRAINED):
+        raise SpecError(f"--model-seeds {size.model_seeds}: there are {len(TRAINED)} trained seeds of every model")
     targets = reachable(densities, families or density_families(shipped=True), say)
-    masks, seeds = [*targets, "full"], tuple(range(size.mask_seeds))
-    shared: dict[str, Any] = {"masks": masks, "mask_seeds": seeds, "progress": progress, "resume": True}
-    paths = []
-    for model in ("clip", "vit-cls", "vit"):
-        say(f"{model}: {'retrieval' if model == 'clip' else 'classification'} under {len(masks)} specs")
-        options: dict[str, Any] = {"model": model, "out": out / model, "device": "cpu", **shared}
-        if model == "clip":
-            paths.append(retrieve(limit=size.pairs, **options))
-        else:
-            paths.append(classify(limit=size.images, **options))
+    asked = Asked(out, targets, size, say, progress)
+    specs = {parse(spec).family: spec for spec, share in targets.items() if share == COMPARED_AT}
+    compared = [specs[family] for family in EXPLAINED if family in specs]
+    tasks, one_pass, contrasts = [], [], []
+    for models in TRAINED[: size.model_seeds]:
+        tasks += [asked.answered(model) for model in models[:-1]]
+        if generation:
+            tasks.append(asked.drawn(models[-1]))
+            one_pass.append(asked.denoised(models[-1]))
+        if generation and len(compared) > 1:
+            contrasts.append(asked.contrasted(models[-1], compared))
+    first = tuple(tasks[: len(TRAINED[0]) - (not generation)])
     if not generation:
-        return Measured(tuple(with_targets(open_sweep(path), targets) for path in paths))
-    say(f"dit: {size.samples} samples of {size.steps} steps under {len(masks)} specs")
-    paths.append(generate(out, masks, size, progress))
-    say("dit: one pass at several noise levels")
-    one_pass = denoise(out=out / "dit-one-pass", limit=size.one_pass, **shared)
+        return Measured(tuple(tasks), first)
     say("why: attention kept by the masks, and damage per block")
-    specs = [spec for spec, share in targets.items() if share == 0.25 and parse(spec).family in EXPLAINED]
+    stacks = [model for models in TRAINED[: size.model_seeds] for model in models]
     return Measured(
-        tuple(with_targets(open_sweep(path), targets) for path in paths),
-        with_targets(open_sweep(one_pass), targets),
-        kept_attention(specs, size.explained),
-        damage_per_block(out / "depth.nc", specs, 2 * size.explained),
+        tuple(tasks),
+        first,
+        tuple(one_pass),
+        tuple(contrasts),
+        kept_attention(compared, size.explained, stacks),
+        damage_per_block(out / "depth.nc", compared, 2 * size.explained),
     )
 
 
-def kept_attention(specs: Sequence[str], pictures: int) -> pd.DataFrame:
-    """Where clean attention goes in every embedded model: reach, entropy, and the share that each mask keeps."""
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every model; each method runs what is missing of one part and opens it."""
+
+    out: Path
+    targets: Mapping[str, float]
+    size: Size
+    say: Callable[[str], None]
+    progress: sweep.Progress | None = None
+
+    @property
+    def masks(self) -> list[str]:
+        """The specs of all densities, and the mask that removes nothing."""
+        return [*self.targets, "full"]
+
+    def answered(self, model: str) -> xr.Dataset:
+        """Retrieval or classification under every mask."""
+        retrieved = model in RETRIEVERS
+        self.say(f"{model}: {'retrieval' if retrieved else 'classification'} under {len(self.masks)} specs")
+        options: dict[str, Any] = {"model": model, "out": self.out / model, "device": "cpu", **self._shared()}
+        if retrieved:
+            return self._opened(retrieve(limit=self.size.pairs, **options))
+        return self._opened(classify(limit=self.size.images, **options))
+
+    def denoised(self, model: str) -> xr.Dataset:
+        """One denoising pass under every mask."""
+        self.say(f"{model}: one pass at several noise levels")
+        path = self.out / f"{model}-one-pass"
+        return self._opened(denoise(model=model, out=path, limit=self.size.one_pass, **self._shared()))
+
+    def drawn(self, model: str) -> xr.Dataset:
+        """Pictures under every mask, one run per mask seed (specs without chance in the first only), scored."""
+        self.say(f"{model}: {self.size.samples} samples of {self.size.steps} steps under {len(self.masks)} specs")
+        seeds = tuple(range(self.size.run_seeds))
+        grid = cells(LAYOUT, masks=self.masks, mask_seeds=seeds)
+        runs = []
+        for seed in seeds:
+            arms = list(dict.fromkeys(cell.spec for cell in grid if cell.mask_seed == seed and cell.spec != "clean"))
+            runs.append(self._generated(model, f"{model}-run-seed{seed}", arms, self.size.samples, mask_seed=seed))
+        return self._scored(runs, model, model)
+
+    def contrasted(self, model: str, specs: Sequence[str]) -> xr.Dataset:
+        """More pictures, of fresh seeds, under the few masks that are told apart."""
+        self.say(f"{model}: {self.size.contrast} fresh samples under {', '.join(specs)}")
+        run = self._generated(model, f"{model}-pairs-run", list(specs), self.size.contrast, seed=FRESH)
+        return self._scored([run], model, f"{model}-pairs")
+
+    def _shared(self) -> dict[str, Any]:
+        seeds = tuple(range(self.size.mask_seeds))
+        return {"masks": self.masks, "mask_seeds": seeds, "progress": self.progress, "resume": True}
+
+    def _generated(self, model: str, name: str, arms: list[str], samples: int, **seeds: int) -> xr.DataTree:
+        import tracer
+
+        path = self.out / name
+        options: dict[str, Any] = {"steps": self.size.steps, "guidance": self.size.guidance, "batch_size": 8, **seeds}
+        options |= {"record": ("norms", "images"), "floor": False, "progress": self.progress, "resume": path.exists()}
+        tracer.trace("dit", arms, checkpoint=f"embedded:{model}", samples=samples, out=path, **options)
+        return tracer.open_run(path)
+
+    def _scored(self, runs: Sequence[xr.DataTree], model: str, name: str) -> xr.Dataset:
+        path = self.out / name
+        if not path.exists() or Writer(path).pending():
+            score_runs(runs, path, name=model, resume=True)
+        return self._opened(path)
+
+    def _opened(self, path: Path) -> xr.Dataset:
+        return with_targets(open_sweep(path), self.targets)
+
+
+def kept_attention(specs: Sequence[str], pictures: int, models: Sequence[str] = TRAINED[0]) -> pd.DataFrame:
+    """Where clean attention goes in embedded models: reach, entropy, and the share that each mask keeps."""
     lines: list[dict[str, Any]] = []
-    for stack in embedded_stacks():
+    for stack in embedded_stacks(names=models):
         measured = locality(stack, held_out_batches(pictures), {spec: (0, 1, 2) for spec in specs})
         line: dict[str, Any] = {"model": stack.name, "timestep": stack.timestep}
         line |= {name: float(measured[name].mean()) for name in ("reach", "entropy")}
@@ -118,9 +206,10 @@ def kept_attention(specs: Sequence[str], pictures: int) -> pd.DataFrame:
 
 
 def damage_per_block(file: Path, specs: Sequence[str], samples: int) -> xr.Dataset:
-    """`blocks.depth` of these specs, from the file where it is there."""
+    """`blocks.depth` of these specs in the first trained seed, from the file where it is there."""
     if not file.exists():
-        depth(specs, samples=samples).to_netcdf(file, engine="scipy")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        depth(specs, samples=samples, models=TRAINED[0]).to_netcdf(file, engine="scipy")
     return xr.load_dataset(file)
 
 
@@ -142,29 +231,3 @@ def with_targets(data: xr.Dataset, targets: Mapping[str, float]) -> xr.Dataset:
     """The sweep with the densities that were asked for as its `target_density`."""
     asked = [targets.get(str(spec), float("nan")) for spec in data["spec"].values]
     return data.assign_coords(target_density=("cell", asked))
-
-
-def generate(out: Path, masks: Sequence[str], size: Size, progress: sweep.Progress | None = None) -> Path:
-    """The diffusion runs, one per mask seed (specs without chance in the first only), and their scores as a sweep."""
-    import tracer
-
-    runs, seeds = [], tuple(range(size.run_seeds))
-    options: dict[str, Any] = {
-        "samples": size.samples,
-        "steps": size.steps,
-        "guidance": size.guidance,
-        "batch_size": 8,
-        "record": ("norms", "images"),
-        "floor": False,
-        "progress": progress,
-    }
-    grid = cells(LAYOUT, masks=masks, mask_seeds=seeds)
-    for seed in seeds:
-        arms = list(dict.fromkeys(cell.spec for cell in grid if cell.mask_seed == seed and cell.spec != "clean"))
-        path = out / f"dit-seed{seed}"
-        tracer.trace("dit", arms, mask_seed=seed, out=path, resume=path.exists(), **options)
-        runs.append(tracer.open_run(path))
-    scores = out / "dit"
-    if not scores.exists() or Writer(scores).pending():
-        score_runs(runs, scores, resume=True)
-    return scores

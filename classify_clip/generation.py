@@ -32,6 +32,11 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {
         "float32",
         {"long_name": "squared shift of the picture's embedded-CLIP features over their clean variance", "units": "1"},
     ),
+    "unrelated_fvu": (
+        ("cell", "sample"),
+        "float32",
+        {"long_name": "squared distance to the clean features of other pictures of the class, in the same units"},
+    ),
     "pixel_fvu": (
         ("cell", "sample"),
         "float32",
@@ -56,15 +61,18 @@ def score_runs(
     *,
     targets: Mapping[str, float] | None = None,
     layout: TokenLayout = LAYOUT,
+    name: str | None = None,
     resume: bool = False,
 ) -> Path:
     """Score runs of one model that differ in mask seed and arms only; returns the sweep's folder.
 
-    targets: spec -> density that was asked for. resume: go on with a sweep at `out`, if there is one. Raises DataError
-    for runs without pictures or classes, or of different samples, and RunError when `out` exists or holds other cells.
+    targets: spec -> density that was asked for. name: of the model, where that of its family is not enough. resume: go
+    on with a sweep at `out`, if there is one. Raises DataError for runs without pictures or classes, or of different
+    samples, and RunError when `out` exists or holds other cells.
     """
     config, pictures, label = _pictures(runs)
     cells = _cells(pictures, targets or {}, layout)
+    config["model"] = name or config["model"]
     config["cells"] = [f"{cell.spec} seed {cell.mask_seed}" for cell in cells]
     clip = load_retriever(device="cpu")
     clean = pictures[cells[0].mask_seed]["clean"]
@@ -82,6 +90,7 @@ def score_runs(
             "prediction": predicted,
             "correct": predicted == label,
             "feature_fvu": distances.shift(features, feature),
+            "unrelated_fvu": distances.unrelated(features, feature, label),
             "pixel_fvu": distances.shift(_flat(clean), _flat(images)),
             "mmd2": distances.mmd2(feature, features),
             "mmd2_real": distances.mmd2(feature, real),

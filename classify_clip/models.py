@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ from tracer.denoisers import CheckpointError, usable_device
 from tracer.denoisers.weights import check_finite
 
 EMBEDDED = Path(__file__).parent / "embedded"
-CLASSIFIERS = {"vit": EMBEDDED / "vit", "vit-cls": EMBEDDED / "vit-cls"}
-RETRIEVERS = {"clip": EMBEDDED / "clip"}
+CLASSIFIERS = {name: EMBEDDED / name for name in ("vit", "vit-cls", "vit-seed1")}
+RETRIEVERS = {name: EMBEDDED / name for name in ("clip", "clip-seed1")}
 PAPER_CLASSIFIER = "vit_large_patch16_224.augreg_in21k_ft_in1k"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 
@@ -292,6 +293,9 @@ def _word_tokenizer(folder: Path | None) -> Callable[[Sequence[str]], torch.Tens
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
     """Turn a library's failure to load into one ModelError; quiet the libraries' advice meanwhile."""
+    root = logging.getLogger()  # open_clip writes there
+    level = root.level
+    root.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -309,3 +313,5 @@ def _explained(source: str) -> Iterator[None]:
                 "Fetch them where there is a network and give --checkpoint FOLDER, or use an embedded model"
             ) from None
         raise ModelError(f"{source} does not load: {first}") from None
+    finally:
+        root.setLevel(level)

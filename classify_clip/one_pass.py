@@ -45,6 +45,11 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {
         "float32",
         {"long_name": "squared shift of the embedded-CLIP features of the x0-prediction over their variance"},
     ),
+    "unrelated_fvu": (
+        ("cell", "timestep", "sample"),
+        "float32",
+        {"long_name": "squared distance to the clean features of other pictures of the class, in the same units"},
+    ),
     "mmd2": (
         ("cell", "timestep"),
         "float32",
@@ -70,25 +75,27 @@ def denoise(
     mask_seeds: Sequence[int] = (0,),
     timesteps: Sequence[int] = TIMESTEPS,
     limit: int = 128,
+    model: str = "dit",
     batch_size: int = 32,
     out: str | Path,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """One pass of the embedded DiT over noised held-out drawings with their own class, per cell; returns the folder.
+    """One pass of an embedded DiT over noised held-out drawings with their own class, per cell; returns the folder.
 
-    Every drawing has one noise, the same for all cells and timesteps. Raises SpecError or RunError before running.
+    model: `dit`, or another embedded checkpoint of it, such as `dit-long`. Every drawing has one noise, the same
+    for all cells and timesteps. Raises SpecError or RunError before running.
     """
     from tracer.denoisers import load
 
-    denoiser: Any = load("dit", device="cpu")
+    denoiser: Any = load("dit", checkpoint=f"embedded:{model}", device="cpu")
     data, path = held_out(), Path(out)
     rows = spread(len(data.label), min(limit, len(data.label)))
     made = sweep.checked_cells(denoiser.layout, denoiser.model, masks, densities, families, mask_seeds)
     images = data.images().head(limit)
-    config = sweep.configuration("denoise", "dit", "embedded weights", denoiser.model, images, made, "cpu", batch_size)
+    config = sweep.configuration("denoise", model, "embedded weights", denoiser.model, images, made, "cpu", batch_size)
     coords = sweep.sample_coords(made, images).assign_coords(timestep=list(timesteps))
-    sweep.prepare(path, "denoise-dit", resume, coords, VARIABLES, config | {"timesteps": list(timesteps)})
+    sweep.prepare(path, f"denoise-{model}", resume, coords, VARIABLES, config | {"timesteps": list(timesteps)})
     clip = load_retriever(device="cpu")
     reference: list[Passes] = []
     pictures = from_uint8(data.pixels[rows])
@@ -98,7 +105,7 @@ def denoise(
         if not reference:
             reference.append(_passes(denoiser, inputs, parse("clean"), 0, timesteps, batch_size))
         masked = _passes(denoiser, inputs, cell.intervention, cell.mask_seed, timesteps, batch_size, tick)
-        return _compare(masked, reference[0], clip, pictures.flatten(1).numpy())
+        return _compare(masked, reference[0], clip, pictures.flatten(1).numpy(), data.label[rows])
 
     sweep.run_cells(path, made, len(rows) * len(timesteps), compute, progress)
     return path
@@ -135,7 +142,9 @@ def _passes(
     return Passes(torch.stack(x0).flatten(2).numpy(), torch.stack(eps).flatten(2).numpy(), shown)
 
 
-def _compare(masked: Passes, clean: Passes, clip: Any, pictures: np.ndarray) -> dict[str, np.ndarray]:
+def _compare(
+    masked: Passes, clean: Passes, clip: Any, pictures: np.ndarray, label: np.ndarray
+) -> dict[str, np.ndarray]:
     """The variables of one cell (see VARIABLES)."""
     variance = ((pictures - pictures.mean(0)) ** 2).sum(1).mean()
     values: dict[str, list] = {name: [] for name in VARIABLES}
@@ -145,5 +154,6 @@ def _compare(masked: Passes, clean: Passes, clip: Any, pictures: np.ndarray) -> 
         values["eps_fvu"].append(distances.shift(clean.eps[t], masked.eps[t]))
         values["x0_error"].append(((masked.x0[t] - pictures) ** 2).sum(1) / variance)
         values["feature_fvu"].append(distances.shift(*features))
+        values["unrelated_fvu"].append(distances.unrelated(features[0], features[1], label))
         values["mmd2"].append(distances.mmd2(features[1], features[0]))
     return {name: np.array(value) for name, value in values.items()}

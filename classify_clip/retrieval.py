@@ -42,6 +42,11 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {
         "float32",
         {"long_name": "squared shift of the image embedding over its clean variance", "units": "1"},
     ),
+    "unrelated_fvu": (
+        ("cell", "sample"),
+        "float32",
+        {"long_name": "squared distance to the clean features of other pictures, in the same units"},
+    ),
     "mmd2": (("cell",), "float32", {"long_name": "squared MMD of image embeddings to clean, sigma 10, times 1000"}),
 }
 
@@ -243,5 +248,6 @@ def compare(masked: Embeddings, clean: Embeddings, pairs: Pairs, sizes: Sequence
         "gallery_recall": mean,
         "gallery_spread": spread,
         "feature_fvu": distances.shift(clean.image, masked.image),
+        "unrelated_fvu": distances.unrelated(clean.image, masked.image),
         "mmd2": distances.mmd2(masked.image, clean.image),
     }

@@ -3,5 +3,5 @@
 Names and sizes only, without torch: what they mean stands in `seam.measurements`.
 """
 
-RECORDS = ("mass", "mass-per-head", "entropy", "sinks")
+RECORDS = ("mass", "mass-per-head", "entropy", "sinks", "keys")
 TOP = 5  # keys of most mass that "sinks" keeps: the dimension `rank` of a store

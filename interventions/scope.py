@@ -18,11 +18,14 @@ from interventions.errors import SpecError, spec_error
 
 CHOICES = {
     "queries": ("all", "image", "text", "prefix"),
-    "keys": ("all", "image", "text", "prefix"),
+    "keys": ("all", "image", "text", "prefix", "word", "padding"),
     "source": ("own", "clean"),
     "draw": ("persistent", "fresh"),
     "fill": ("zero", "mean", "noise"),
 }
+OF_TEXT = {"word": ("text",), "padding": ("text", "padding")}
+"""Keys that only the prompt of each sample tells apart, text that says something and text that fills up -> the kinds of
+token of a layout that may be such."""
 
 
 NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"  # one group, as every head and option writes numbers
@@ -67,10 +70,10 @@ class Scope:
 
     layers: 0-based, None for all. steps: half-open, of ints, or of fractions in [0, 1] of the number of steps; None for
     all. pause: such a window in which it does not act. queries, keys: "all", "image", "text" or "prefix", which is
-    neither (a graph mask always means image-image). strength: dose in [0, 1], 1 is full. source: sinks found in the
-    arm's "own" attention or in the "clean" lane's. draw: random keys, or noise, "persistent" over the steps or "fresh"
-    at each. fill: what the value path puts in place of a value: "zero", the "mean" of the others, or "noise" of their
-    mean and standard deviation. Raises `SpecError` for values that make no sense.
+    neither (a graph mask always means image-image); keys also one of `OF_TEXT`. strength: dose in [0, 1], 1 is full.
+    source: sinks found in the arm's "own" attention or in the "clean" lane's. draw: random keys, or noise, "persistent"
+    over the steps or "fresh" at each. fill: what the value path puts in place of a value: "zero", the "mean" of the
+    others, or "noise" of their mean and standard deviation. Raises `SpecError` for values that make no sense.
     """
 
     layers: tuple[int, ...] | None = None

@@ -9,6 +9,8 @@ import pytest
 
 MOST = 4
 """Processes at most: each imports torch for itself and holds about 1.5 GB."""
+ON_REQUEST = ("table", "papers")
+"""Markers of tests that run only where -m names them."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -23,6 +25,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_xdist_setupnodes() -> None:
     """The processes and what they start compute with one thread, since there is one of them for every core."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what is run on request and not asked for."""
+    unasked = [name for name in ON_REQUEST if name not in (config.option.markexpr or "")]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in unasked)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:

@@ -23,6 +23,7 @@ from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_com
 from interventions.errors import FailureError, InputError
 from tracer import store
 from tracer.denoisers.base import CheckpointError, optional_parts
+from tracer.denoisers.moved import moved
 from tracer.denoisers.registry import own_device
 from tracer.plan import Plan
 from tracer.request import Progress, Request
@@ -164,7 +165,7 @@ class _Job(WorkerPlugin):
                 )
             if prepare := optional_parts(denoiser).prepare:  # encode all prompts at once
                 prepare(self.plan.samples)
-            self.built = replace(self.plan, denoiser=denoiser)
+            self.built = replace(self.plan, denoiser=moved(denoiser, request.moved)[0])
         if self.writer is None:
             self.writer = store.Writer(self.path).__enter__()
         return self.built, self.writer

@@ -18,6 +18,7 @@ import numpy as np
 from interventions import Intervention
 from interventions.spec import Clean, Full
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
+from tracer.denoisers.moved import moved
 from tracer.noise import check_coupled
 from tracer.prompts import Prompt
 from tracer.prompts import load as load_prompts
@@ -118,6 +119,7 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
         cluster.check(request.workers, request.scheduler)
     denoiser = request.load() if denoiser is None else denoiser
     _check_frames(denoiser)
+    denoiser, by = moved(denoiser, request.moved)
     denoiser = _called(request, denoiser)
     defaults = denoiser.defaults
     sampler = _sampler(request, denoiser)
@@ -151,6 +153,8 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
         "conditions": _digest(samples),
     }
     beyond = {"prediction": denoiser.prediction, "scheduler": dict(denoiser.scheduler)}
+    if by:
+        resolved["moved"] = by
     if itself is not None:
         beyond["pipeline_call"] = dict(itself.call)
     config = request.configuration(resolved) | beyond
@@ -247,6 +251,7 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_s
             )
         if denoiser.layout is not None:
             spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
+            spec.check_told(denoiser.layout, itself is None and optional_parts(denoiser).padding is not None)
         elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full):
             raise PlanError(
                 f"{spec}: {denoiser.name} has no layout, so it would be ignored. Give the denoiser its `layout` and "

@@ -178,6 +178,16 @@ class Request:
             stored="conditions",
         ),
     )
+    moved: str | None = field(
+        default=None,
+        metadata=typed(
+            "Move the picture round its grid under the positional encoding: ROWSxCOLUMNS in tokens, or half.",
+            "--moved",
+            metavar="BY",
+            stored="moved",
+            later=True,
+        ),
+    )
     floor: bool = field(
         default=True,
         metadata=typed(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 
 from tracer.denoisers.embedded.words import CONTEXT, END, tokenize
 from training.common import Emoji, ExplicitAttention, flip, load, vocabulary
-from training.networks import HELD_OUT, CpuTrainer, jitter, rounded, save_half
+from training.networks import HELD_OUT, CpuTrainer, add_budget, jitter, rounded, save_half
 
 GRID, WIDTH, HEADS = 16, 128, 4
 
@@ -100,9 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=12, help="of CPU time")
+    add_budget(parser, 12)
     parser.add_argument("--batch", type=int, default=160)
-    parser.add_argument("--coarse", type=float, default=0.7, help="fraction of the time at 16 x 16 pixels")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -114,7 +114,7 @@ def main() -> None:
     known = vocabulary([*data.caption[rows], *data.classes], set(data.style.tolist()))
     config = architecture(len(known) + 3)
     model = open_clip.CLIP(**config).eval()
-    trainer = CpuTrainer(model, matrices="resblocks", minutes=args.minutes, flat=0.4)
+    trainer = CpuTrainer(model, matrices="resblocks", minutes=args.minutes, coarse=args.coarse, counts=args.steps)
     make_trainable(model)
     flippable = data.flippable()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(known)} words", flush=True)
@@ -140,7 +140,7 @@ def main() -> None:
     final = rounded(trainer.average)
     report = {
         "seed": args.seed,
-        "cpu_minutes": args.minutes,
+        "cpu_minutes": round(time.process_time() / 60, 1),
         "steps": len(trainer.losses),
         "images_seen": trainer.seen,
         "recall_at_1": {split: recall(final, data, data.rows(split), known) for split in HELD_OUT},

@@ -6,6 +6,7 @@ the rest. Nothing here is needed to use the shipped weights.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,38 @@ HELD_OUT = ("held-out-images", "held-out-concepts")
 
 
 class CpuTrainer(Trainer):
-    """The trainer with its budget in CPU time, so that a busy machine trains as long as an idle one."""
+    """The trainer with its budget in CPU time, so that a busy machine trains as long as an idle one.
+
+    counts: steps at half size and at full size instead of a time, so that a second seed does what the first one did
+    on another machine; `coarse` is the fraction of the schedule that the first of the two takes up.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        matrices: str,
+        minutes: float,
+        coarse: float,
+        counts: tuple[int, int] | None = None,
+        flat: float = 0.4,
+    ):
+        super().__init__(module, matrices=matrices, minutes=minutes, flat=flat)
+        self.coarse, self.counts = coarse, counts
+
+    def passed(self, start: float) -> float:
+        """The fraction of the budget that is used up."""
+        if self.counts is None:
+            return (time.process_time() - start) / self.seconds
+        (small, full), step = self.counts, len(self.losses)
+        if step < small:
+            return self.coarse * step / small
+        return 1.0 if step >= small + full else self.coarse + (1 - self.coarse) * (step - small) / full
 
     def steps(self, log_every: int = 50) -> Iterator[float]:
         """The fraction of the budget that has passed, until it is used up."""
         start = time.process_time()
-        while (fraction := (time.process_time() - start) / self.seconds) < 1:
+        while (fraction := self.passed(start)) < 1:
             self.fraction = fraction
             yield fraction
             if len(self.losses) % log_every == 0:
@@ -34,6 +61,15 @@ class CpuTrainer(Trainer):
                 print(
                     f"step {len(self.losses)}  {100 * fraction:.0f}%  loss {mean:.4f}  {rate:.0f} images/s", flush=True
                 )
+
+
+def add_budget(parser: argparse.ArgumentParser, minutes: float) -> None:
+    """The options of a training's length."""
+    parser.add_argument("--minutes", type=float, default=minutes, help="of CPU time")
+    parser.add_argument("--coarse", type=float, default=0.7, help="fraction of the time at 16 x 16 pixels")
+    parser.add_argument(
+        "--steps", type=int, nargs=2, metavar=("HALF", "FULL"), help="steps at half and at full size, instead of a time"
+    )
 
 
 def jitter(images: torch.Tensor, *, zoom: float = 0.12, turn: float = 0.12, move: float = 0.12) -> torch.Tensor:

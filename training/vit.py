@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import timm
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from training.common import Emoji, ExplicitAttention, flip, load
-from training.networks import HELD_OUT, CpuTrainer, jitter, rounded, save_half
+from training.networks import HELD_OUT, CpuTrainer, add_budget, jitter, rounded, save_half
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 SHAPE = {"img_size": 32, "patch_size": 2, "embed_dim": 128, "depth": 6, "num_heads": 4}
@@ -75,9 +76,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pool", choices=["avg", "token"], default="avg")
-    parser.add_argument("--minutes", type=float, default=8, help="of CPU time")
+    add_budget(parser, 8)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--coarse", type=float, default=0.7, help="fraction of the time at 16 x 16 pixels")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -88,7 +88,7 @@ def main() -> None:
     weights, flippable = data.balance(rows), data.flippable()
     model_args = SHAPE | {"class_token": args.pool == "token", "global_pool": args.pool, "fc_norm": False}
     model = timm.create_model(ARCHITECTURE, num_classes=classes, dynamic_img_size=True, **model_args).eval()
-    trainer = CpuTrainer(model, matrices="blocks", minutes=args.minutes, flat=0.4)
+    trainer = CpuTrainer(model, matrices="blocks", minutes=args.minutes, coarse=args.coarse, counts=args.steps)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(rows)} images", flush=True)
 
     for fraction in trainer.steps():
@@ -107,7 +107,7 @@ def main() -> None:
     final = rounded(trainer.average)
     report = {
         "seed": args.seed,
-        "cpu_minutes": args.minutes,
+        "cpu_minutes": round(time.process_time() / 60, 1),
         "steps": len(trainer.losses),
         "images_seen": trainer.seen,
         "accuracy": {split: round(accuracy(final, data, data.rows(split)), 4) for split in HELD_OUT},

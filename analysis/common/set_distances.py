@@ -146,13 +146,15 @@ def mmd_to(reference: np.ndarray, unbiased: bool = False) -> Callable[[np.ndarra
 
 def _mean_of_pairs(h: np.ndarray, counts: np.ndarray, unbiased: bool) -> np.ndarray:
     """Mean of h [n, n] over pairs of draws, counts [..., n]: of a draw with itself in the share 1 / draws (none where
-    `unbiased`), and of different samples.
+    `unbiased`), and of different samples. Where all draws are one sample, as happens among three or four, there are
+    none of these, and the mean of all pairs of h stands in.
     """
-    own, drawn = np.diag(h), counts.sum(-1)
+    own, drawn, n = np.diag(h), counts.sum(-1), len(h)
+    whole = (h.sum() - own.sum()) / (n * (n - 1)) if n > 1 else 0.0
     pairs = drawn**2 - (counts**2).sum(-1)  # of different samples
     other = ((counts @ h) * counts).sum(-1) - counts**2 @ own
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean_other = np.where(pairs > 0, other / pairs, 0.0)
+        mean_other = np.where(pairs > 0, other / pairs, whole)
     return mean_other if unbiased else (counts @ own / drawn + (drawn - 1) * mean_other) / drawn
 
 

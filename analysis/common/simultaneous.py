@@ -29,8 +29,9 @@ def critical_value(values: np.ndarray, *, confidence: float = 0.95, seed: int = 
         return math.nan
     centred = varied - varied.mean(0)
     directions = centred / np.linalg.norm(centred, axis=0)
+    _, sizes, axes = np.linalg.svd(directions, full_matrices=False)
     rng, free = np.random.default_rng(seed), len(values) - 1
-    deviations = np.abs(rng.standard_normal((DRAWS, len(values))) @ directions).max(1)
+    deviations = np.abs(rng.standard_normal((DRAWS, len(sizes))) @ (sizes[:, None] * axes)).max(1)
     return float(np.quantile(deviations / np.sqrt(rng.chisquare(free, DRAWS) / free), confidence))
 
 

@@ -215,7 +215,8 @@ def _ratio(one: _Statistic | None, other: _Statistic) -> _Statistic:
 
     def statistic(numbers: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.abs(one(numbers)) / np.abs(other(numbers))
+            size = np.abs(other(numbers))
+            return np.where(size > 0, np.abs(one(numbers)) / size, np.nan)
 
     return statistic
 
@@ -226,5 +227,6 @@ def _difference(one: _Statistic | None, other: _Statistic, size: Callable[[np.nd
 
 
 calibrate.presents("table")(calibrate_words.table)
+calibrate.presents("records")(calibrate_words.records)
 calibrate.presents("sentence")(calibrate_words.sentence)
 calibrate.presents("figure")(calibrate_words.figure)

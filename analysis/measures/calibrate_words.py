@@ -28,7 +28,15 @@ _COLUMNS = {
 
 
 def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per metric, arm and calibration: both sizes, how many times, their difference, p and what it says."""
+    """One row per metric, arm and calibration: both sizes, how many times with limits, Holm's p and what it says."""
+    names = {"estimate": "value", "calibration estimate": "of it", "times estimate": "times"}
+    names |= {"times low": "low", "times high": "high"}
+    every = records(dataset)[["metric", "arm", "calibration", *names, "p (Holm)", "says"]]
+    return every.rename(columns=names)
+
+
+def records(dataset: xr.Dataset) -> pd.DataFrame:
+    """As the table, with the limits of both sizes, of their unbiased forms and of the difference."""
     rows = []
     for metric in dataset["metric"].values:
         for arm in dataset["arm"].values:
@@ -75,9 +83,8 @@ def _arm(at: xr.Dataset) -> str:
         low, times, high = (float(v) for v in here["times"].values)
         p = float(here["p_holm"])
         tested = f", Holm's p {p:.2g}" if np.isfinite(p) else ""
-        clauses.append(
-            f"{_size(here, '')}, {times:.3g}{limits(low, high)} times as much as {calibration} ({says(here)}{tested})"
-        )
+        often = f"{times:.3g}{limits(low, high)} times as much as" if np.isfinite(times) else "beside"
+        clauses.append(f"{_size(here, '')}, {often} {calibration} ({says(here)}{tested})")
     return "; ".join(clauses)
 
 

@@ -125,6 +125,11 @@ def _curve(data: xr.Dataset, resamples: int, seed: int) -> xr.Dataset:
     return out.set_coords(["task", "model", "spec", "family", "target_density", "density", "density_sequence"])
 
 
+def task_of(data: xr.Dataset) -> str:
+    """What a sweep did: classify, retrieve, denoise or generate."""
+    return json.loads(data.attrs["config"])["task"]
+
+
 def hits(data: xr.Dataset, task: str) -> list[Hits]:
     """The right answers of a sweep, per cell and resampled unit; retrieval has one kind per direction."""
     if task != "retrieve":
@@ -219,15 +224,19 @@ def frame_of(dataset: xr.Dataset) -> pd.DataFrame:
 
 @curves.presents("records")
 def records(dataset: xr.Dataset) -> pd.DataFrame:
-    """Everything, one line per model and spec; columns that no task of the dataset has are left out."""
-    return frame_of(dataset).dropna(axis=1, how="all")
+    """Everything, one line per model and spec; columns that no task of the dataset has are left out.
+
+    What every task has is there, also empty: nothing is relative to a clean model that is never right.
+    """
+    frame = frame_of(dataset)
+    return frame[[name for name in frame if str(name).startswith("relative") or frame[name].notna().any()]]
 
 
 @curves.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
     """What fits a terminal: metric with limits, change in percent, McNemar's p after Holm, further metrics, scales."""
     frame = records(dataset)
-    if "relative" in frame.columns:  # not where nothing is right without a mask
+    if frame["relative"].notna().any():  # not where nothing is right without a mask
         frame["change %"] = 100 * frame["relative"]
     first = ["model"] if frame["model"].nunique() > 1 else []
     first += ["spec", "density", "density_sequence", "value", "value_low", "value_high", "change %", "p_holm"]

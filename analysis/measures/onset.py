@@ -241,15 +241,17 @@ def records(dataset: xr.Dataset) -> pd.DataFrame:
             at = dataset.sel(metric=metric, arm=arm)
             case: dict[str, str | float] = {"metric": str(metric), "arm": str(arm)}
             for name in ("onset", "readable", "lag") if arm != runs.CLEAN else ():
-                rows.append(case | {"quantity": name} | _cells(at[name]))
+                rows.append({**case, "quantity": name, **_cells(at[name])})
             if arm != runs.CLEAN:
-                rows.append(case | {"quantity": "final change"} | _cells(at["change"].isel(frame_step=-1)))
-                rows.append(case | {"quantity": "seen", "estimate": float(at["seen"])})
+                rows.append({**case, "quantity": "final change", **_cells(at["change"].isel(frame_step=-1))})
+                rows.append({**case, "quantity": "seen", "estimate": float(at["seen"])})
             for name in ("value", "change", "band"):
                 for k, step in enumerate(dataset["frame_step"].values):
-                    here = case | {"quantity": name, "step": int(step), "log-SNR": float(dataset["log_snr"][k])}
-                    rows.append(here | _cells(at[name].isel(frame_step=k)))
-    return pd.DataFrame(rows).dropna(subset=["estimate"])
+                    noise = float(dataset["log_snr"][k])
+                    cells = _cells(at[name].isel(frame_step=k))
+                    rows.append({**case, "quantity": name, "step": int(step), "log-SNR": noise, **cells})
+    frame = pd.DataFrame(rows)
+    return frame[frame["estimate"].notna() | frame["step"].isna()]  # of curves only what there is
 
 
 def _cells(interval: xr.DataArray) -> dict[str, float]:

@@ -67,8 +67,7 @@ def _changes(axes: Axes, at: xr.Dataset, masked: list[str], arms: list[str]) -> 
         return
     for arm in masked:
         here, look = at.sel(arm=arm), figures.look(arm, arms, every=None)
-        low, middle, high = (bound.values for bound in runs.bounds(here["change"]))
-        figures.band(axes, noise, low, middle, high, label=arm, **look)
+        figures.band(axes, noise, *(bound.values for bound in runs.bounds(here["change"])), label=arm, **look)
         for limit in ("low", "high"):
             edge = here["band"].sel(bound=limit).values
             axes.plot(noise, edge, color=look["color"], linewidth=0.8, linestyle=(0, (1, 1.5)))
@@ -79,7 +78,7 @@ def _changes(axes: Axes, at: xr.Dataset, masked: list[str], arms: list[str]) -> 
         height = bottom - (row + 0.7) * line
         first, middle, last = (_at_noise(at, float(bound)) for bound in here["onset"].values)
         if np.isfinite(middle):
-            limits = [middle if np.isnan(first) else first, noise[-1] if np.isnan(last) else last]
+            limits = [middle if np.isnan(first) else first, float(noise[-1]) if np.isnan(last) else last]
             axes.plot(limits, [height, height], color=look["color"], linewidth=2)
             axes.plot(middle, height, marker=look.get("marker", "o"), markersize=5, color=look["color"])
     axes.set_ylim(bottom - (len(masked) + 0.4) * line, top)

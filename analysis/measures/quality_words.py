@@ -63,8 +63,9 @@ def _reference_rows(at: xr.Dataset) -> list[dict[str, str | float]]:
         here = at.sel(arm=arm)
         for name, compared in TO_REFERENCE.items() if arm != runs.CLEAN else [*TO_REFERENCE.items()][:1]:
             row: dict[str, str | float] = {"metric": str(at["metric"].values), "arm": str(arm)}
-            row["clean"] = float(at["to_reference"].sel(arm=runs.CLEAN, bound="estimate"))
-            row |= {"value": float(here["to_reference"].sel(bound="estimate")), "compared": compared}
+            value = float(here["to_reference"].sel(bound="estimate"))
+            row["clean"] = value - float(here["reference_change"].sel(bound="estimate"))  # of the arm's own samples
+            row |= {"value": value, "compared": compared}
             row |= {bound: float(here[name].sel(bound=bound)) for bound in BOUNDS}
             rows.append(row | _unbiased(here, f"unbiased_{name}"))
     return rows

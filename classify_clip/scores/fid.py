@@ -45,12 +45,15 @@ def open_fid(pictures: Pictures, weights: Weights) -> Callable[[np.ndarray], np.
 @once
 def load(path: Path, device: str | None) -> tuple[Any, Any]:
     """torch-fidelity's Inception with the weights at `path`, and the device it is on. Raises ScoreError."""
+    import torch
+
     from tracer.denoisers import usable_device
 
     name = "torch_fidelity.feature_extractor_inceptionv3"
     package = needs_package("fid", "torch-fidelity", lambda: importlib.import_module(name))
     where = usable_device(device)
     with loading(SOURCE, path):
+        torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run what a pickle holds
         network = package.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
     return network.eval().to(where), where
 

@@ -6,8 +6,8 @@ those that were used. To measure again, delete `RUN/scores/<metric>.nc`. What th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -64,13 +64,11 @@ def score(
         usable_device(device)
     path = None if isinstance(run, xr.DataTree) else store.locate(run)
     tree = run if isinstance(run, xr.DataTree) else store.open_run(path)
-    pictures, stored, weights = replace(pictures_of(tree), device=device), _stored(tree), weights or {}
-    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
-    missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
-    compared = _to_compare(chosen, stored, weights, reference)
+    stored, weights = _stored(tree), weights or {}
+    work = lacking(tree, metrics, weights, reference, device)
+    pictures, missing, compared = work.pictures, work.missing, work.compared
     groups: dict[str, xr.Dataset] = {}
-    per_sample, done = len(pictures.arms) * (1 + len(pictures.frame_steps)) + len(pictures.replayed), 0
-    total = per_sample * sum(map(len, missing.values())) + sum(map(len, compared.values()))
+    done, total = 0, sum(work.pictures_by(metric) for metric in missing)
 
     def keep(name: str, group: xr.Dataset) -> None:
         groups[f"/scores/{name}"] = group
@@ -93,10 +91,45 @@ def score(
                 measure = metric.open(pictures.only(np.arange(1)), weights)
                 group = _with_reference(group, compared[metric], measure, tick)
         keep(metric.name, group)
-    for name, reason in left_out.items():
+    for name, reason in work.left_out.items():
         if not _scored(stored.get(name)):
             keep(name, _left_out(METRICS[name], reason, tree))
     return store.open_run(path) if path else xr.DataTree.from_dict({**tree.to_dict(), **groups}, name=tree.name)
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What a run still lacks: by metric, positions among its complete samples, perhaps none, and the reference whose
+    features it has not; and why other metrics are left out."""
+
+    pictures: Pictures
+    missing: Mapping[Metric, np.ndarray]
+    compared: Mapping[Metric, Reference]
+    left_out: Mapping[str, str]
+
+    def pictures_by(self, metric: Metric) -> int:
+        """How many pictures a metric has to look at: of every arm, its replay and predictions, and of the reference."""
+        per_sample = len(self.pictures.arms) * (1 + len(self.pictures.frame_steps)) + len(self.pictures.replayed)
+        return per_sample * len(self.missing[metric]) + len(self.compared.get(metric, ()))
+
+
+def lacking(
+    tree: xr.DataTree,
+    metrics: str | Sequence[str] | None,
+    weights: Weights,
+    reference: str | Path | None = None,
+    device: str | None = None,
+) -> Lacking:
+    """What `score` would measure. Raises as it does."""
+    pictures, stored = replace(pictures_of(tree), device=device), _stored(tree)
+    chosen, left_out = choose([metrics] if isinstance(metrics, str) else metrics, pictures)
+    missing = {metric: _missing(metric, stored.get(metric.name), pictures, weights) for metric in chosen}
+    return Lacking(pictures, missing, _to_compare(chosen, stored, weights, reference), left_out)
+
+
+def compared(metrics: Sequence[Metric], reference: str | Path | None) -> Mapping[Metric, Reference]:
+    """The sets among the metrics, with the reference they are compared with; of a run that has no scores yet."""
+    return _to_compare(metrics, {}, {}, reference)
 
 
 def _stored(tree: xr.DataTree) -> dict[str, xr.Dataset]:

@@ -14,7 +14,7 @@ import numpy as np
 from interventions.errors import spec_error
 from interventions.graphs import Grid, check_mask
 from interventions.layout import TokenLayout
-from interventions.scope import OPTIONS, Scope, unknown_option
+from interventions.scope import OF_TEXT, OPTIONS, Scope, unknown_option
 
 Candidate = tuple["Intervention", float]  # and the density of image-image pairs that it has
 
@@ -141,10 +141,18 @@ class Intervention:
             raise spec_error(f"{self}: steps", f"it acts at no step of a run with {steps}", "steps=0.0:0.5")
         for side in ("queries", "keys"):
             kind = getattr(self.scope, side)
-            if kind != "all" and not any(own.count(kind) for own in layout.sequences()):
+            held = OF_TEXT.get(kind, (kind,))
+            if kind != "all" and not any(own.count(each) for own in layout.sequences() for each in held):
                 why = f"the model has no {kind} tokens; its sequence is {layout}"
                 raise spec_error(f"{self}: {side}={kind}", why, f"{side}=all")
         self._check_layout(layout)
+
+    def check_told(self, layout: TokenLayout, told: bool) -> None:
+        """Raise `SpecError` for words or padding that nothing marks; told: whether each sample's padding is known."""
+        marked = self.scope.keys == "padding" and any(own.count("padding") for own in layout.sequences())
+        if self.scope.keys in OF_TEXT and not told and not marked:
+            why = "this model does not say which text tokens of a sample are padding"
+            raise spec_error(f"{self}: keys={self.scope.keys}", why, "keys=text")
 
     def _check_layout(self, layout: TokenLayout) -> None:
         """Raise for what this family cannot do on that layout."""

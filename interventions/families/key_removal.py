@@ -13,7 +13,7 @@ import numpy as np
 from interventions.errors import spec_error
 from interventions.families.base import Intervention
 from interventions.layout import TokenLayout
-from interventions.scope import NUMBER, OPTIONS, read_number, whole
+from interventions.scope import NUMBER, OF_TEXT, OPTIONS, read_number, whole
 
 _HEAD = re.compile(f"(sink|random|bottom)-k{NUMBER}((?:-[a-z]+)*)")
 _CHOICES = {
@@ -149,7 +149,7 @@ class KeyRemoval(Intervention):
         return min(keys, size - 1)  # one key must stay, or rows of attention are empty
 
     def _check_layout(self, layout: TokenLayout) -> None:
-        keys, size = max((own.count(self.scope.keys), own.size) for own in layout.sequences())
+        keys, size = max((self._keys_in(own), own.size) for own in layout.sequences())
         kind = "" if self.scope.keys == "all" else f"{self.scope.keys} "
         most = self.most(keys, size)
         why = f"there are {keys} {kind}keys" + (" and one must stay" if most < keys else "")
@@ -157,3 +157,7 @@ class KeyRemoval(Intervention):
             why = f"its controls are never sinks, and there are only {keys} {kind}keys for both"
         if self.count > most:
             raise spec_error(f"{self}: k{self.count}", why, f"{self.kind}-k{max(1, most)}")
+
+    def _keys_in(self, layout: TokenLayout) -> int:
+        """How many keys of a layout may be meant; of words and padding the text that may be either."""
+        return sum(layout.count(kind) for kind in OF_TEXT.get(self.scope.keys, (self.scope.keys,)))

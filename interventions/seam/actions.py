@@ -19,7 +19,7 @@ from interventions.seam.draws import Draw
 from interventions.seam.lanes import Lanes
 from interventions.seam.mass import attention_mass
 from interventions.seam.measurements import Measurements
-from interventions.seam.sinks import candidates, choose, joined, query_tokens, suppress
+from interventions.seam.sinks import candidates, choose, joined, of_scope, query_tokens, suppress
 from interventions.seam.sites import SeamError, Site
 from interventions.seam.tokens import call_layouts
 
@@ -95,7 +95,7 @@ def _without_keys(
         return part.whole(part)
     kinds = lanes.kept(
         ("kinds", lane, key_layout, rows.start, rows.stop, call.batch, len(lanes), call.key.device),
-        lambda: lanes.kinds(allowed.to(call.key.device), rows, call.batch, key_layout),
+        lambda: of_scope(lane, lanes.kinds(allowed.to(call.key.device), rows, call.batch, key_layout)),
     )
     clean = lane.scope.source == "clean"
     source = call.rows(lanes.clean_rows(rows, number, call.batch)) if clean else part

@@ -58,8 +58,9 @@ def attend(
     (1 - strength) and the row renormalised, exactly, by the logit bias log(1 - strength). `Full` is an all-true mask on
     every call. A lane that is clean or not acting makes exactly the stock call on its rows.
 
-    `record` names what is measured: "mass", "mass-per-head", "entropy", "sinks" (the `top` keys of most mass). `half`:
-    in one half of a guided batch only, 0 or -1 for the first or the last, which takes half the time; None: in all.
+    `record` names what is measured: "mass", "mass-per-head", "entropy", "sinks" (the `top` keys of most mass),
+    "keys" (how long they are and how they lie to the mean query). `half`: in one half of a guided batch only, 0 or
+    -1 for the first or the last, which takes half the time; None: in all.
 
     `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
     batch. A random control then replaces words by words and padding by padding; without it all are text.

@@ -166,6 +166,7 @@ class Lanes:
         for lane in lanes:
             _checked(lane, self.layout, layers)
             check_reach(lane, self.sites)
+            lane.check_told(self.layout, self.padding is not None)
             reads_clean = isinstance(lane, KeyRemoval) and lane.scope.source == "clean"
             if reads_clean and not any(isinstance(other, Clean) for other in lanes):
                 raise spec_error(

@@ -6,6 +6,7 @@ for `lanes`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,10 +17,11 @@ from interventions.layout import TokenLayout
 from interventions.records import RECORDS, TOP
 from interventions.seam.blocked import Answer
 from interventions.seam.calls import Call, Pieces
+from interventions.seam.keys import described
 from interventions.seam.mass import attention_statistics
 from interventions.seam.sinks import Chosen, of_kinds
 from interventions.seam.sites import Site
-from interventions.seam.tokens import call_layouts, positions, spread
+from interventions.seam.tokens import call_layouts, laid, positions, spread
 from interventions.segments import KINDS
 
 Values = dict[str, torch.Tensor]  # by name, [batch, ...]
@@ -82,6 +84,9 @@ class Measurements:
             self.keep(site, call.batch, rows, "mass_layer", spread(total.mean(1), keys, self.layout))
         if "mass-per-head" in self.record:
             self.keep(site, call.batch, rows, "mass", spread(total, keys, self.layout))
+        if "keys" in self.record:
+            for name, value in described(call.rows(rows)).items():
+                self.keep(site, call.batch, rows, name, laid(value, keys, self.layout))
         if weighted is not None:
             self.keep(site, call.batch, rows, "entropy", weighted)
         if "sinks" in self.record:
@@ -107,10 +112,10 @@ class Measurements:
         own, kind = mass.gather(-1, chosen.tokens), kinds.expand_as(mass).gather(-1, chosen.tokens)
         kind = chosen.only(kind, -1)
         token, each, _, _, goal = _nothing(own)
-        if chosen.taken is None:
+        if chosen.goal is None:
             _, keys = call_layouts(self.layout, site, call)
-            token, each = self._tokens(chosen.tokens, keys), own
-        if chosen.goal is not None:
+            token, each = chosen.only(self._tokens(chosen.tokens, keys), -1), chosen.only(own, math.nan)
+        else:
             goal = chosen.goal
         count, together = of_kinds(torch.ones_like(kind, dtype=torch.int64), kind), of_kinds(own, kind)
         self._keep_removed(site, call, rows, token, each, count, together, goal)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from interventions.errors import spec_error
 from interventions.families import Clean, Full, Intervention, KeyRemoval
-from interventions.scope import layer_ranges
+from interventions.scope import OF_TEXT, layer_ranges
 from interventions.seam.sites import Site
 
 
@@ -38,7 +38,7 @@ def _acts(lane: Intervention, site: Site) -> bool:
         return False
     if not isinstance(lane, KeyRemoval):
         return not site.cross
-    return scope.queries != "text" and scope.keys != ("image" if site.cross else "text")
+    return scope.queries != "text" and scope.keys not in (("image",) if site.cross else ("text", *OF_TEXT))
 
 
 def _instead(lane: Intervention, sites: Sequence[Site]) -> tuple[str, str]:

@@ -54,10 +54,10 @@ class Recorder:
         all queries, as it was paid, masks and removals included; its sum over the keys of one call is 1. "entropy"
         [..., heads], in nat. "sink_token", "sink_mass" [..., heads, top]: the keys of most mass. "removed_token",
         "removed_mass" [..., heads, k]: the keys that were suppressed and the mass they had before, where their number
-        is that of the spec. "removed_count", "removed_together", "removed_goal" [...,
-        heads, kind]: of each of the four kinds of `interventions.segments.KINDS` how many keys were suppressed, the
-        mass they had together, and the mass of the sinks, which random keys of equal mass were to have; NaN for other
-        arms. Missing values are
+        is that of the spec. "removed_count", "removed_together", "removed_goal" [..., heads, kind]: of each of the four
+        kinds of `interventions.segments.KINDS` how many keys were suppressed, the mass they had together, and the mass
+        of the sinks, which random keys of equal mass were to have; NaN for other arms. "key_norm", "value_norm",
+        "key_query", "key_cosine" [..., tokens]: see `keys.described`. Missing values are
         NaN, missing tokens -1; tokens are those of the layout.
 
         `per`: "layer" has one entry for the calls of a block; the first call to cover a token, or to have the value,

@@ -15,6 +15,7 @@ import torch
 from interventions.errors import spec_error
 from interventions.families import KeyRemoval
 from interventions.layout import TokenLayout
+from interventions.scope import OF_TEXT
 from interventions.seam.calls import Call, Pieces
 from interventions.seam.draws import Draw
 from interventions.segments import IMAGE, KINDS, PADDING, PREFIX, TEXT
@@ -39,12 +40,14 @@ def joined(runs: Sequence[slice]) -> slice | torch.Tensor:
 def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | None = None) -> torch.Tensor | None:
     """Kind (int8) of each key where it may be chosen, -1 where not; None if the call has no key of the scope.
 
-    Raises `SpecError` where the call has too few keys: one must stay, and a random control needs as many other keys as
-    there are sinks.
+    Of keys=word and keys=padding these are the keys that may be such; `of_scope` chooses among them row by row.
+    Raises `SpecError` where the call has too few keys: one must stay, and a random control needs as many other keys
+    as there are sinks.
     """
     kinds = torch.from_numpy(layout.kinds())
     if lane.scope.keys != "all":
-        kinds = kinds.masked_fill(kinds != KINDS[lane.scope.keys], -1)
+        held = [KINDS[kind] for kind in OF_TEXT.get(lane.scope.keys, (lane.scope.keys,))]
+        kinds = kinds.masked_fill(~torch.isin(kinds, torch.tensor(held)), -1)
     number = int((kinds >= 0).sum())
     if not number:
         return None
@@ -53,6 +56,12 @@ def candidates(lane: KeyRemoval, layout: TokenLayout, device: torch.device | Non
         reason = f"an attention call has {layout.size} keys, of which at most {most} can be chosen"
         raise spec_error(f"{lane}: k{lane.count}", reason, f"{lane.kind}-k{max(1, most)}")
     return kinds.to(device)
+
+
+def of_scope(lane: KeyRemoval, kinds: torch.Tensor) -> torch.Tensor:
+    """Of kinds in which words and padding are told apart, those that the lane is about; -1 elsewhere."""
+    wanted = {"word": TEXT, "padding": PADDING}.get(lane.scope.keys)
+    return kinds if wanted is None else kinds.masked_fill(kinds != wanted, -1)
 
 
 @dataclass(frozen=True)
@@ -89,21 +98,29 @@ def choose(lane: KeyRemoval, mass: torch.Tensor, kinds: torch.Tensor, draw: Draw
     if lane.per == "layer":
         mass = mass.mean(1, keepdim=True)
     if lane.kind == "bottom":
-        return Chosen(
-            mass.masked_fill(kinds < 0, math.inf).topk(lane.count, largest=False).indices.expand(-1, heads, -1)
-        )
+        return _those(lane, mass.masked_fill(kinds < 0, math.inf).topk(lane.count, largest=False).indices, kinds, heads)
     sinks = mass.masked_fill(kinds < 0, -math.inf).topk(lane.count).indices
     if lane.kind == "sink":
-        return Chosen(sinks.expand(-1, heads, -1))
+        return _those(lane, sinks, kinds, heads)
     priority = draw.priorities(*mass.shape[1:], fresh=lane.scope.draw == "fresh")
     if lane.matching == "any":
-        return Chosen(priority.masked_fill(kinds < 0, -1).topk(lane.count).indices.expand(-1, heads, -1))
+        return _those(lane, priority.masked_fill(kinds < 0, -1).topk(lane.count).indices, kinds, heads)
     if lane.matching == "kinds":
-        return Chosen(_matched(sinks, kinds, priority).expand(-1, heads, -1))
+        best = _matched(sinks, kinds, priority)
+        taken = (best.values >= 0).expand(-1, heads, -1) if lane.scope.keys in OF_TEXT else None
+        return Chosen(best.indices.expand(-1, heads, -1), taken)
     tokens, taken = _equal_mass(sinks, kinds, priority, mass)
     sinks = sinks.expand(-1, heads, -1)
     goal = of_kinds(per_head.gather(-1, sinks), kinds.expand_as(per_head).gather(-1, sinks))
     return Chosen(tokens.expand(-1, heads, -1), taken.expand(-1, heads, -1), goal)
+
+
+def _those(lane: KeyRemoval, tokens: torch.Tensor, kinds: torch.Tensor, heads: int) -> Chosen:
+    """These tokens for all heads; of a row with fewer words, or less padding, than are asked for, those it has."""
+    taken = None
+    if lane.scope.keys in OF_TEXT:
+        taken = (kinds.expand(*tokens.shape[:-1], -1).gather(-1, tokens) >= 0).expand(-1, heads, -1)
+    return Chosen(tokens.expand(-1, heads, -1), taken)
 
 
 def of_kinds(values: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
@@ -111,8 +128,11 @@ def of_kinds(values: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
     return torch.stack([values.masked_fill(kinds != kind, 0).sum(-1) for kind in range(len(KINDS))], -1)
 
 
-def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -> torch.Tensor:
-    """For sinks [rows, heads, k] the first other keys in order of priority [rows, heads, keys], kind by kind."""
+def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -> torch.return_types.topk:
+    """For sinks [rows, heads, k] the first other keys in order of priority [rows, heads, keys], kind by kind.
+
+    Their values are negative where there is no other key.
+    """
     count = sinks.shape[-1]
     free = (kinds >= 0).expand_as(priority).clone().scatter_(-1, sinks, False)
     chosen = torch.zeros_like(free)
@@ -120,8 +140,9 @@ def _matched(sinks: torch.Tensor, kinds: torch.Tensor, priority: torch.Tensor) -
     for kind in (IMAGE, TEXT, PADDING, PREFIX):
         quota = (sink_kinds == kind).sum(-1, keepdim=True)
         chosen |= _first(free & (kinds == kind), priority, quota, count)
-    chosen |= _first(free & ~chosen, priority, count - chosen.sum(-1, keepdim=True), count)
-    return priority.masked_fill(~chosen, -1).topk(count).indices
+    quota = (sink_kinds >= 0).sum(-1, keepdim=True)
+    chosen |= _first(free & ~chosen, priority, quota - chosen.sum(-1, keepdim=True), count)
+    return priority.masked_fill(~chosen, -1).topk(count)
 
 
 def _equal_mass(
@@ -137,7 +158,8 @@ def _equal_mass(
     mass = mass if mass.device.type == "mps" else mass.double()
     free = (kinds >= 0).expand_as(priority).clone().scatter_(-1, sinks, False)
     order = priority.masked_fill(~free, -1).sort(dim=-1, descending=True, stable=True).indices
-    goals, sink_kinds = mass.gather(-1, sinks), kinds.expand_as(priority).gather(-1, sinks)
+    sink_kinds = kinds.expand_as(priority).gather(-1, sinks)
+    goals = mass.gather(-1, sinks).masked_fill(sink_kinds < 0, 0)
     own = mass.masked_fill(~free, 0).gather(-1, order)
     own_kinds = kinds.expand_as(priority).gather(-1, order)
     first = torch.zeros_like(free)

@@ -50,6 +50,18 @@ def spread(mass: torch.Tensor, call: TokenLayout, layout: TokenLayout) -> torch.
     return out
 
 
+def laid(value: torch.Tensor, call: TokenLayout, layout: TokenLayout) -> torch.Tensor:
+    """A property [..., keys of a call] of keys on the tokens of the model's layout, NaN where there is no such token.
+
+    At a coarser resolution a token has what the key that covers it has, at a finer one the mean of the keys in it.
+    """
+    return (
+        value
+        if call.segments == layout.segments
+        else spread(value, call, layout) / spread(torch.ones_like(value), call, layout)
+    )
+
+
 @functools.lru_cache(maxsize=64)
 def _others(call: TokenLayout, layout: TokenLayout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The tokens of a call that are not image and have a place on the layout, and these places."""

@@ -61,8 +61,8 @@ def test_every_size_is_the_distance_from_the_first_runs_clean_pictures(made):
     text = analysis.calibrate.sentence(found)
     assert "times as much as seed 100 instead of 0 (larger" in text
     assert "V-statistic is what so few samples make of no difference" in text
-    rows = analysis.calibrate.table(found)
-    assert rows["says"].tolist() == ["larger", "larger"]
+    rows = analysis.calibrate.records(found)
+    assert rows["says"].tolist() == analysis.calibrate.table(found)["says"].tolist() == ["larger", "larger"]
     assert rows["calibration estimate"].tolist() == pytest.approx([seed, guided])
     assert len(analysis.calibrate.figure(found).axes) == 1
 

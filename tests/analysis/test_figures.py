@@ -21,7 +21,7 @@ import analysis
 from analysis.figures import mask as mask_figure
 from analysis.figures import style
 from interventions import TokenLayout, parse
-from tests.builders import densities, removals, synthetic
+from tests.builders import anatomies, densities, removals, synthetic
 from tests.builders.recorded import recorded
 from tests.builders.replayed import answered
 
@@ -90,6 +90,7 @@ RUNS = {  # the measures of one run, with what they are asked of
     "bands": lambda: of_run(WHOLE),
     "null": lambda: of_run(WHOLE),
     "sinks": removals.made,
+    "anatomy": lambda: anatomies.made("prompt"),
     "compare": two_settings,
     "feedback": lambda: answered(RATIOS),
     "verdict": lambda: answered(RATIOS),

@@ -27,9 +27,9 @@ from transformers import (
 TEXT_WIDTH, LETTERS, CLIP_TOKENS = 16, "abcdefghijklmnopqrstuvwxyz", 12
 
 
-def clip_tokenizer() -> CLIPTokenizer:
+def clip_tokenizer(longest: int = CLIP_TOKENS) -> CLIPTokenizer:
     pieces = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer({piece: i for i, piece in enumerate(pieces)}, [], model_max_length=CLIP_TOKENS)
+    return CLIPTokenizer({piece: i for i, piece in enumerate(pieces)}, [], model_max_length=longest)
 
 
 def clip_encoder(projected: bool, longest: int = CLIP_TOKENS) -> torch.nn.Module:

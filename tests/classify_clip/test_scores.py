@@ -239,16 +239,16 @@ def test_other_weights_are_measured_again_and_the_same_are_not(tmp_path, monkeyp
         opened.append(named)
         return lambda images: np.full(len(images), float(len(opened)))
 
-    monkeypatch.setitem(METRICS._registered, "hps", replace(METRICS["hps"], open=fixed))
+    monkeypatch.setitem(METRICS._registered, "clip-t", replace(METRICS["clip-t"], open=fixed))
     images = np.zeros((3, 8, 8, 3), np.uint8)
-    run = score(picture_run({"clean": images, "R4S0": images}, prompts=list("abc")), "hps")
-    assert run["scores/hps"].attrs["weights"] == "HPS_v2.1_compressed.pt"
-    run = score(run, "hps", {"hps": tmp_path})  # a folder holds the file of that name
+    run = score(picture_run({"clean": images, "R4S0": images}, prompts=list("abc")), "clip-t")
+    assert run["scores/clip-t"].attrs["weights"] == "open_clip_model.safetensors"
+    run = score(run, "clip-t", {"clip-t": tmp_path})  # a folder holds the file of that name
     assert len(opened) == 1
-    run = score(run, "hps", {"hps": tmp_path / "HPS_v2_compressed.pt"})
-    assert np.all(run["scores/hps/score"] == 2)
-    assert run["scores/hps"].attrs["weights"] == "HPS_v2_compressed.pt"
-    score(run, "hps")  # none are named: what is there stands
+    run = score(run, "clip-t", {"clip-t": tmp_path / "mine.pt"})
+    assert np.all(run["scores/clip-t/score"] == 2)
+    assert run["scores/clip-t"].attrs["weights"] == "mine.pt"
+    score(run, "clip-t")  # none are named: what is there stands
     assert len(opened) == 2
 
 
@@ -281,6 +281,220 @@ def test_scores_are_kept_beside_a_run_and_read_without_its_pictures(tmp_path):
         assert file.attrs["distance"] == "mmd"
 
 
+def test_few_samples_are_in_memory_at_a_time_and_a_network_is_loaded_once(monkeypatch):
+    """70 samples in pieces of 32: the same scores as in one piece, ticks in pictures, one load."""
+    from dataclasses import replace
+
+    from classify_clip.scores import networks, scoring
+
+    loads, sizes, ticks = [], [], []
+
+    @networks.once
+    def load(name):
+        loads.append(name)
+        return float(len(name))
+
+    def opened(pictures, named):
+        network, words = load("net"), np.array([len(prompt) for prompt in pictures.prompts])
+
+        def measure(images):
+            sizes.append(len(images))
+            return images.mean((1, 2, 3)) * network + words
+
+        return measure
+
+    monkeypatch.setitem(METRICS._registered, "hps", replace(METRICS["hps"], open=opened))
+    images = RNG.integers(0, 256, (70, 4, 4, 3)).astype(np.uint8)
+    prompts = ["a" * (1 + n % 7) for n in range(70)]
+    run = picture_run({"clean": images, "R4S0": 255 - images}, prompts=prompts)
+    values = score(run, "hps", progress=lambda *done: ticks.append(done))["scores/hps/score"]
+    want = images.mean((1, 2, 3)) * 3 + [len(prompt) for prompt in prompts]
+    np.testing.assert_allclose(values.sel(arm="clean"), want)
+    assert (loads, max(sizes), ticks[0], ticks[-1]) == (["net"], scoring.AT_ONCE, (32, 140), (140, 140))
+    load("net")
+    assert len(loads) == 2  # let go when the metric was through
+
+
+# --- a reference ---
+
+
+def folder_of(pictures, folder, deep=True):
+    """Pictures as files, every other one further down."""
+    from PIL import Image
+
+    for n, picture in enumerate(pictures):
+        below = folder / ("a/b" if deep and n % 2 else ".")
+        below.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(below / f"{n:03}.png")
+    return folder
+
+
+def test_a_folder_of_any_depth_is_a_reference_whose_features_are_kept(tmp_path):
+    from classify_clip.distances import mmd2
+    from classify_clip.scores.embedded_clip import embed, shipped_clip
+
+    images, _ = drawings(8)
+    real, _ = drawings(20)
+    folder = folder_of(real, tmp_path / "val")
+    (folder / "readme.txt").write_text("no picture")
+    scored = score(picture_run({"clean": images, "R4S0": 255 - images}), "mmd", reference=folder)
+    group = scored["scores/mmd"]
+    order = sorted(range(20), key=lambda n: folder / ("a/b" if n % 2 else ".") / f"{n:03}.png")
+    clip = shipped_clip()
+    np.testing.assert_allclose(group["reference_features"], embed(clip, real[order]), atol=1e-6)
+    assert (group.attrs["reference"], group.attrs["reference_pictures"]) == ("val", 20)
+    found = analysis.quality(scored)
+    want = mmd2(embed(clip, 255 - images), embed(clip, real))
+    at = found["to_reference"].sel(arm="R4S0", bound="estimate").squeeze()
+    assert float(at) == pytest.approx(want, rel=1e-5)
+    ticks = []
+    again = score(scored, "mmd", reference=folder, progress=lambda *done: ticks.append(done))
+    assert ticks == []  # the same pictures are not measured again
+    other = score(again, "mmd", reference="held-out", progress=lambda *done: ticks.append(done))
+    assert other["scores/mmd"].attrs["reference"] == "held-out"
+    assert ticks[-1][0] == ticks[-1][1] == other["scores/mmd"].attrs["reference_pictures"]
+    assert other["scores/mmd"].attrs["reference_digest"] != group.attrs["reference_digest"]
+    xr.testing.assert_equal(other["scores/mmd/features"], group["features"])
+    kept = score(other, "mmd")
+    assert kept["scores/mmd"].attrs["reference"] == "held-out"
+
+
+def test_the_held_out_reference_has_balanced_classes():
+    from classify_clip.data import held_out
+    from classify_clip.scores.references import open_reference
+
+    data, reference = held_out(), open_reference("held-out")
+    place = {picture.tobytes(): label for picture, label in zip(data.pixels, data.label, strict=True)}
+    counts = np.bincount([place[picture.tobytes()] for picture in reference.pictures])
+    assert counts.min() == counts.max() > 10
+
+
+def test_a_reference_that_cannot_be_read_is_one_message(tmp_path):
+    images, _ = drawings(4)
+    run = picture_run({"clean": images, "R4S0": images})
+    with pytest.raises(ScoreError, match="there is no such folder; give a folder of pictures, or held-out"):
+        score(run, "mmd", reference=tmp_path / "nowhere")
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    with pytest.raises(ScoreError, match=r"no picture in this folder or below it.*png"):
+        score(run, "mmd", reference=tmp_path / "empty")
+    with pytest.raises(ScoreError, match=r"--reference goes with metrics of whole sets.*mmd, cmmd, fid"):
+        score(run, "pixels", reference="held-out")
+    folder = folder_of(images, tmp_path / "some")
+    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "a" / "b" / "cut.png").write_bytes((folder / "000.png").read_bytes()[:60])
+    with pytest.raises(ScoreError, match=r"2 of 6 pictures of some cannot be read: cut.png, bad.png; replace"):
+        score(run, "mmd", reference=folder)
+
+
+def test_pictures_of_several_sizes_keep_their_order():
+    from classify_clip.scores.references import Reference
+
+    sizes = [4, 6, 4, 8, 6]
+    pictures = [np.full((size, 5, 3), n, np.uint8) for n, size in enumerate(sizes)]
+    given = []
+
+    def measure(images):
+        given.append(images.shape)
+        return images.reshape(len(images), -1)[:, :1]
+
+    reference = Reference("mixed", "", ())
+    object.__setattr__(reference, "_read", lambda unreadable: iter([pictures]))
+    found = reference.features(measure, lambda count: None)
+    assert found[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert sorted(given) == [(1, 8, 5, 3), (2, 4, 5, 3), (2, 6, 5, 3)]
+
+
+# --- against other libraries ---
+
+
+def test_all_forms_of_mmd_equal_torch_fidelitys_of_the_same_kernel():
+    from scipy.spatial.distance import cdist
+    from torch_fidelity.metric_kid import mmd2
+
+    from analysis.common import set_distances
+
+    x, y = RNG.standard_normal((2, 12, 5))
+    xx, yy, xy = (np.exp(-cdist(a, b, "sqeuclidean") / 200) for a, b in ((x, x), (y, y), (x, y)))
+
+    def theirs(form):
+        return 1000 * mmd2(xx, xy, yy, unit_diagonal=True, mmd_est=form)
+
+    every = np.arange(12)
+    assert set_distances.mmd(x, y)(every) == pytest.approx(theirs("biased"), rel=1e-9)
+    assert set_distances.mmd(x, y, unbiased=True)(every) == pytest.approx(theirs("u-statistic"), rel=1e-9)
+    assert set_distances.mmd_to(y)(x)(every) == pytest.approx(theirs("biased"), rel=1e-9)
+    assert set_distances.mmd_to(y, unbiased=True)(x)(every) == pytest.approx(theirs("unbiased"), rel=1e-9)
+
+
+def test_frechet_distance_equals_torch_fidelitys():
+    import torch
+    from torch_fidelity import metric_fid
+
+    from analysis.common import set_distances
+
+    x, y = RNG.standard_normal((60, 8)), RNG.standard_normal((50, 8)) @ np.diag(np.arange(1, 9)) + 1
+    theirs = metric_fid.fid_statistics_to_metric(
+        *(metric_fid.fid_features_to_statistics(torch.tensor(features)) for features in (x, y)), verbose=False
+    )["frechet_inception_distance"]
+    assert set_distances.frechet_distance(x, y) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_prompt_scores_equal_open_clip_called_by_hand(tmp_path):
+    """A small model under the form that HPS is published in, {"state_dict": ...}: picture by picture, text by text."""
+    import open_clip
+    import torch
+    from PIL import Image
+
+    from classify_clip.scores.open_clip_models import load_clip
+    from classify_clip.scores.weights import Source
+
+    config = {
+        "embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }  # fmt: skip
+    (tmp_path / "small-for-tests.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "small-for-tests.json")
+    torch.manual_seed(0)
+    model, _, transform = open_clip.create_model_and_transforms("small-for-tests")
+    model.eval()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "small.pt")
+    images, prompts = RNG.integers(0, 256, (3, 40, 48, 3)).astype(np.uint8), ["a cat", "two red dogs", "a tree"]
+    clip = load_clip("small-for-tests", Source("hps", "small.pt", "nobody/small"), tmp_path / "small.pt", "cpu")
+    found = cosines(clip, pictures_of(picture_run({"clean": images}, prompts=prompts)))(images)
+    tokenize = open_clip.get_tokenizer("small-for-tests")
+    for n in range(3):
+        with torch.no_grad():
+            seen = model.encode_image(transform(Image.fromarray(images[n]))[None])[0].double()
+            read = model.encode_text(tokenize([prompts[n]]))[0].double()
+        assert found[n] == pytest.approx(float(seen @ read / (seen.norm() * read.norm())), abs=1e-6)
+
+
+def test_torch_fidelitys_inception_is_given_the_pictures_as_they_are(tmp_path, monkeypatch):
+    """As uint8 [n, 3, y, x], in order, whatever their number: the resizing and the features are its own."""
+    import types
+
+    import torch
+
+    from classify_clip.scores import fid
+
+    class Extractor(torch.nn.Module):
+        def __init__(self, name, features, feature_extractor_weights_path):
+            super().__init__()
+            assert (name, features) == ("inception", ["2048"])
+
+        def forward(self, pixels):
+            assert pixels.dtype == torch.uint8
+            return (pixels.double().mean((2, 3)),)
+
+    monkeypatch.setattr(
+        fid, "needs_package", lambda *args: types.SimpleNamespace(FeatureExtractorInceptionV3=Extractor)
+    )
+    (tmp_path / fid.FILE).touch()
+    images = RNG.integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
+    features = score(picture_run({"clean": images}), "fid", {"fid": tmp_path})["scores/fid/features"]
+    np.testing.assert_allclose(features.sel(arm="clean"), images.mean((1, 2)), rtol=1e-6)
+
+
 # --- bad input ---
 
 
@@ -300,7 +514,7 @@ def test_metrics_that_do_not_fit_are_left_out_and_named():
     assert "32 x 32" in analysis.quality.sentence(ds)
 
 
-@pytest.mark.parametrize("metric", ["clip-t", "hps", "imagereward", "cmmd", "lpips", "fid"])
+@pytest.mark.parametrize("metric", [name for name in METRICS.built_in if METRICS[name].source])
 def test_missing_weights_are_one_error_naming_file_and_option(metric, tmp_path, monkeypatch):
     images = np.zeros((4, 8, 8, 3), np.uint8)
     run = picture_run({"clean": images, "R4S0": images}, prompts=list("abcd"))
@@ -312,8 +526,62 @@ def test_missing_weights_are_one_error_naming_file_and_option(metric, tmp_path, 
 
     monkeypatch.setattr(weights, "_from_hub", unreachable)
     monkeypatch.setattr(weights, "_from_url", unreachable)
-    with pytest.raises(ScoreError, match=f"cannot be fetched.*`--weights {metric}=PATH` takes"):
+    with pytest.raises(ScoreError, match=f"cannot be fetched.*`--weights {metric}=PATH` takes") as error:
         score(run, [metric])
+    source = METRICS[metric].source
+    assert source.file in str(error.value)
+    assert (source.repository or source.url) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("metric", "other"), [("hps", "hps-v2"), ("hps-v2", "hps")])
+def test_the_two_versions_of_hps_are_one_network_and_refuse_each_others_weights(metric, other, tmp_path, monkeypatch):
+    from classify_clip.scores import hps
+
+    images, loaded = np.zeros((2, 8, 8, 3), np.uint8), []
+    run = picture_run({"clean": images}, prompts=["a", "b"])
+    wrong, right = (tmp_path / METRICS[name].source.file for name in (other, metric))
+    for file in (wrong, right):
+        file.touch()
+    with pytest.raises(ScoreError, match=rf"holds the weights of {other}: type `--metric {other} --weights {other}="):
+        score(run, metric, {metric: wrong})
+
+    def load(*args):
+        loaded.append(args)
+        return "network"
+
+    monkeypatch.setattr(hps, "load_clip", load)
+    monkeypatch.setattr(hps, "cosines", lambda clip, pictures: lambda images: np.ones(len(images)))
+    assert score(run, metric, {metric: tmp_path})[f"scores/{metric}"].attrs["weights"] == right.name
+    assert loaded == [("ViT-H-14", METRICS[metric].source, right, None)]
+
+
+def test_the_list_of_metrics_says_what_is_here_without_asking_the_network(tmp_path, monkeypatch):
+    import torch
+    from click.testing import CliRunner
+
+    from tracer.cli.main import main
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights, "_from_hub", lambda source: pytest.fail("asked"))
+    monkeypatch.setattr(weights, "_from_url", lambda source: pytest.fail("asked"))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").touch()
+    rows = json.loads(CliRunner().invoke(main, ["score", "--list", "--json"]).stdout)
+    assert list(rows) == list(METRICS)
+    assert (rows["lpips"]["here"], rows["fid"]["here"], rows["mmd"]["here"]) == (True, False, True)
+    assert rows["imagereward"]["weights"] == "ImageReward.pt and vocab.txt"
+    assert all(row["megabytes"] > 50 for row in rows.values() if row["weights"])
+    shown = CliRunner().invoke(main, ["score", "--list"]).stdout
+    assert "hps-v2       HPS v2: HPS_v2_compressed.pt, 1972 MB, not here" in shown
+    assert "alexnet-owt-7be5be79.pth, 244 MB, on this machine" in shown
+
+
+def test_a_device_that_is_none_is_refused_before_any_picture_is_read():
+    from tracer.denoisers import DeviceError
+
+    with pytest.raises(DeviceError, match="no device 'gpu'"):
+        score(xr.DataTree(), "lpips", device="gpu")
 
 
 def test_broken_weight_file_is_explained(tmp_path):

@@ -229,6 +229,24 @@ def test_the_cost_is_that_of_all_commands_that_say_theirs():
     assert found.unpriced == ("analyze", "sweep")
 
 
+def test_scores_are_priced_by_the_run_that_is_still_to_be_made(tmp_path):
+    """2 arms of 5 samples; a run of three that a study makes; and a run that is there, which is asked itself."""
+    (tmp_path / "there").mkdir()
+    asked = []
+
+    def run(line):
+        asked.append(line)
+        one = {"arms": ["clean", "x"], "samples": 5, "image_size": [8, 16]}
+        answer = {"runs": [one, one]} if line[0] == "counterfactual" else one
+        print(json.dumps({"seconds": 1, "disk_bytes": 1, "memory_bytes": 1, **answer}))
+
+    lines = [["run", "--out", f"{tmp_path}/run"], ["counterfactual", "steps", "--out", f"{tmp_path}/study"]]
+    lines += [["score", f"{tmp_path}/{name}"] for name in ("run", "study/T0005", "there")]
+    assert cost(lines, run, lambda done, total: None).commands == 5
+    assert asked[2][2:4] == asked[3][2:4] == ["--expect", "2x5x8x16"]
+    assert "--expect" not in asked[4]
+
+
 def test_a_papers_recipe_ends_with_its_table_and_the_page_holds_it(recipe, done, monkeypatch):
     """The commands are left out: what they write is there."""
     monkeypatch.setattr(module, "recipes", lambda: {"x": recipe})

@@ -10,13 +10,14 @@ from interventions.layout import TokenLayout
 from interventions.seam.attend import attend, sites
 from interventions.seam.draws import Draw
 from interventions.seam.sinks import candidates, choose
+from interventions.segments import Segment
 from interventions.spec import SpecError, parse
 from tests.builders import models
 from tests.builders.one_call import LAYOUT, heaviest, one_call, random_call, run
 from tests.oracles import dense
 
 torch.set_num_threads(1)
-IMAGE, TEXT, PREFIX = 0, 1, 2
+IMAGE, TEXT, PREFIX, PADDING = 0, 1, 2, 3
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +242,85 @@ def test_where_a_kind_has_no_other_token_the_control_takes_one_of_another_kind()
     drawn = choose(lane, mass, candidates(lane, layout), Draw(0, torch.arange(5), 0, 0)).tokens
     assert drawn.shape == (5, 1, 1)
     assert bool((drawn > 0).all())
+
+
+# --- words and padding ---------------------------------------------------------------------------------------------
+
+WORDS = [1, 3, 6]  # of the six text tokens of each row
+
+
+def _told():
+    """Padding [half, sample, text] of rows with so many words, and what the tokens of each row are [row, key]."""
+    padding = torch.arange(6) >= torch.tensor(WORDS)[:, None]
+    kinds = torch.cat([torch.full((3, 20), IMAGE), torch.where(padding, PADDING, TEXT)], dim=1)
+    return padding[None], kinds
+
+
+def _heaviest_of(kinds, kind, count, mass):
+    """Bool [rows, heads, 1, keys]: the keys of most mass of a kind, as many as a row has, found one by one."""
+    chosen = torch.zeros_like(mass, dtype=torch.bool)
+    for row, head in np.ndindex(*mass.shape[:2]):
+        own = [key for key in range(26) if kinds[row, key] == kind]
+        for key in sorted(own, key=lambda key: -float(mass[row, head, key]))[:count]:
+            chosen[row, head, key] = True
+    return chosen.unsqueeze(2)
+
+
+@pytest.mark.parametrize(("keys", "kind"), [("word", 1), ("padding", 3)])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("path", ["", "-value"])
+def test_words_and_padding_are_removed_row_by_row_and_as_many_as_there_are(keys, kind, count, path):
+    query, key, value = random_call()
+    padding, kinds = _told()
+    attention = dense.weights(query, key)
+    gone = _heaviest_of(kinds, kind, count, attention.mean(2))
+    if path:
+        others = (value * ~gone.mT).sum(2, keepdim=True) / (~gone.mT).sum(2, keepdim=True)
+        expected = dense.attend(attention, torch.where(gone.mT, others, value))
+    else:
+        expected = dense.attend(dense.renormalised(attention, ~gone), value)
+    spec = f"sink-k{count}{path}@keys={keys}" + (";fill=mean" if path else "")
+    output, taken = run(spec, (query, key, value), samples=[0, 1, 2], padding=padding, record=["sinks"])
+    assert dense.relative(output, expected) < 1e-6
+    removed = taken["removed_token"][0, 0, :, 0]
+    available = torch.tensor(WORDS if keys == "word" else [6 - count for count in WORDS])
+    assert torch.equal((removed >= 0).sum(-1), available.clamp(max=count)[:, None].expand(3, 2))
+    assert torch.equal(taken["removed_mass"].isnan(), taken["removed_token"] < 0)
+
+
+@pytest.mark.parametrize(("keys", "kind"), [("word", 1), ("padding", 3)])
+def test_random_words_and_random_padding_are_of_their_kind_and_never_the_sinks(keys, kind):
+    padding, kinds = _told()
+    tensors = random_call()
+    sinks = _heaviest_of(kinds, kind, 2, dense.weights(*tensors[:2]).mean(2)).squeeze(2)
+    _, taken = run(f"random-k2@keys={keys}", tensors, samples=[0, 1, 2], padding=padding, record=["sinks"])
+    removed = taken["removed_token"][0, 0, :, 0]
+    for row, count in enumerate(WORDS if keys == "word" else [6 - count for count in WORDS]):
+        for head in range(2):
+            drawn = [int(token) for token in removed[row, head] if token >= 0]
+            assert len(drawn) == min(2, max(count - 2, 0))
+            assert all(kinds[row, token] == kind and not sinks[row, head, token] for token in drawn)
+
+
+@pytest.mark.parametrize("keys", ["word", "padding"])
+def test_words_and_padding_that_nothing_tells_apart_are_refused(keys):
+    with pytest.raises(SpecError, match=rf"sink-k1@keys={keys}: .*does not say.*for example keys=text"):
+        run(f"sink-k1@keys={keys}", random_call())
+    with pytest.raises(SpecError, match=f"the model has no {keys} tokens"):
+        parse(f"sink-k1@keys={keys}").check(TokenLayout((4, 5)))
+    with pytest.raises(SpecError, match=r"queries=padding: it is one of all, image, text, prefix"):
+        parse("sink-k1@queries=padding")
+
+
+def test_padding_that_the_layout_marks_is_known_without_the_prompts():
+    tensors = random_call()
+    layout = TokenLayout.of(Segment("image", grid=(4, 5)), Segment("text", 2), Segment("padding", 4))
+    gone = heaviest(dense.weights(*tensors[:2])[..., 22:], 2)
+    keep = ~torch.cat([torch.zeros(3, 2, 1, 22, dtype=torch.bool), gone], dim=-1)
+    output, _ = run("sink-k2@keys=padding", tensors, layout=layout)
+    assert (
+        dense.relative(output, dense.attend(dense.renormalised(dense.weights(*tensors[:2]), keep), tensors[2])) < 1e-6
+    )
 
 
 TOO_MANY = [("sink-k26", 25), ("random-k14", 13), ("bottom-k7@keys=text", 6), ("sink-k26-value", 25)]

@@ -1,11 +1,13 @@
 """What the seam records of a call: mass, entropy, sinks and removed keys, against dense float64 attention."""
 
+import math
+
 import pytest
 import torch
 
 from interventions.layout import TokenLayout
 from interventions.seam.attend import attend
-from interventions.seam.tokens import positions, spread
+from interventions.seam.tokens import laid, positions, spread
 from interventions.spec import SpecError, parse
 from tests.builders import models
 from tests.builders.one_call import heaviest, random_call, run
@@ -129,3 +131,39 @@ def test_mass_and_tokens_of_another_resolution_land_on_the_layouts_grid():
     text = spread(torch.tensor([0.3, 0.7]), TokenLayout((0, 0), text=2), layout)
     assert text[25:].tolist() == pytest.approx([0.3, 0.7])
     assert bool(text[:25].isnan().all())
+
+
+# --- keys ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["clean", "sink-k2"])
+def test_what_keys_are_like_is_that_of_the_call_as_it_arrives(spec):
+    """Against float64 logits [query, key] of every head, the mean over queries taken last."""
+    query, key, value = random_call()
+    _, taken = run(spec, (query, key, value), record=["keys"])
+    taken = {name: values[0, 0, :, 0].double() for name, values in taken.items()}
+    assert set(taken) == {"key_norm", "value_norm", "key_query", "key_cosine"}
+    q, k, v = query.double(), key.double(), value.double()
+    logits = (q @ k.mT / math.sqrt(8)).mean(2)  # [row, head, key]
+    torch.testing.assert_close(taken["key_query"], logits.mean(1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(taken["key_norm"], (k**2).sum(-1).sqrt().mean(1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(taken["value_norm"], (v**2).sum(-1).sqrt().mean(1), atol=1e-6, rtol=1e-5)
+    cosine = torch.nn.functional.cosine_similarity(k, q.mean(2, keepdim=True), dim=-1)
+    torch.testing.assert_close(taken["key_cosine"], cosine.mean(1), atol=1e-6, rtol=1e-5)
+
+
+def test_keys_of_a_zero_query_have_no_angle():
+    query, key, value = random_call()
+    _, taken = run("clean", (torch.zeros_like(query), key, value), record=["keys"])
+    assert not taken["key_cosine"].any()
+    assert not taken["key_query"].any()
+
+
+def test_a_property_of_keys_is_carried_to_another_resolution_and_not_divided():
+    layout, coarse, fine = TokenLayout((4, 4), text=2), TokenLayout((2, 2), text=2), TokenLayout((8, 8))
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 7.0, 8.0])
+    carried = laid(values, coarse, layout)
+    assert carried[:16].reshape(4, 4)[::3, ::3].tolist() == [[1, 2], [3, 4]]
+    assert carried[16:].tolist() == [7, 8]
+    assert laid(torch.arange(64.0), fine, layout)[0] == (0 + 1 + 8 + 9) / 4
+    assert bool(laid(torch.ones(64), fine, layout)[16:].isnan().all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.zoo.measure import Row
@@ -29,17 +29,17 @@ MEASURED = (
 def found(row: Row) -> str:
     """Line of the table of what is found."""
     if row.state is None:
-        return _line(row.name, row.family, "refused", *[""] * (len(FOUND) - 3))
+        return line(row.name, row.family, "refused", *[""] * (len(FOUND) - 3))
     agreement = "-" if math.isnan(row.agreement) else f"{row.agreement:.2f}"
     scheduler = row.sampler + "".join(mark for mark, here in (("\\*", row.noise), ("†", row.history)) if here)
     state, null = " x ".join(map(str, row.state)), "no" if row.null else "yes"
-    return _line(row.name, row.family, state, row.found, agreement, scheduler, row.prediction, null)
+    return line(row.name, row.family, state, row.found, agreement, scheduler, row.prediction, null)
 
 
 def numbers(row: Row) -> str:
     """Line of the table of what is measured."""
     values = (row.clean, row.pictures, row.identities, row.floor, row.mask, row.fork, row.sinks, row.together)
-    return _line(row.name, *("-" if math.isnan(value) else f"{value:.0e}" if value else "0" for value in values))
+    return line(row.name, *("-" if math.isnan(value) else f"{value:.0e}" if value else "0" for value in values))
 
 
 def reasons(rows: Iterable[Row]) -> list[str]:
@@ -55,15 +55,20 @@ def reasons(rows: Iterable[Row]) -> list[str]:
 def sections(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Lines of the page by the name of their markers."""
     return {
-        "found": [_line(*FOUND), _line(*["---"] * len(FOUND)), *map(found, rows)],
-        "measured": [_line(*MEASURED), _line(*["---"] * len(MEASURED)), *(numbers(row) for row in rows if row.state)],
+        "found": [line(*FOUND), line(*["---"] * len(FOUND)), *map(found, rows)],
+        "measured": [line(*MEASURED), line(*["---"] * len(MEASURED)), *(numbers(row) for row in rows if row.state)],
         "refused": reasons(rows),
     }
 
 
 def written(page: str, rows: Sequence[Row]) -> str:
     """The page with its tables replaced."""
-    for name, lines in sections(rows).items():
+    return filled(page, sections(rows))
+
+
+def filled(page: str, tables: Mapping[str, Sequence[str]]) -> str:
+    """The page with these lines between the markers of each name."""
+    for name, lines in tables.items():
         start, end = (page.index(mark) for mark in _marks(name))
         page = page[: start + len(_marks(name)[0])] + "\n".join(["", *lines, ""]) + page[end:]
     return page
@@ -79,5 +84,5 @@ def _marks(name: str) -> tuple[str, str]:
     return f"<!-- zoo: {name} -->", f"<!-- end of {name} -->"
 
 
-def _line(*cells: str) -> str:
+def line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"

@@ -114,6 +114,7 @@ def costs(plan: Plan, price: Price) -> dict[str, Any]:
         "guidance": plan.guidance,
         "record": sorted(plan.record),
         "analyses": possible(plan),
+        "image_size": list(plan.denoiser.image_size),
         "device": str(plan.denoiser.device),
         "evaluations": price.evaluations,
         "seconds": round(price.seconds, 3),

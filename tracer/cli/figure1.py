@@ -25,23 +25,32 @@ def figure1(
 
 
 def draw(measured: Measured, out: Path, say: Callable[[str], None] = lambda line: None) -> None:
-    """Write figure1.png, table1.csv, curves.csv; with generation matched, locality and depth too; say the sentence."""
+    """Write figure1.png, table1.csv and curves.csv; with generation pairs, matched, locality and depth too.
+
+    Figures 1 and depth show the first trained seed. What the tables hold is said in sentences.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     import analysis
-    from analysis.measures.curves import table1
+    from analysis.measures.contrasts import contrasts, in_words
+    from analysis.measures.curves import table1, task_of
 
-    if measured.one_pass is not None and measured.locality is not None and measured.depth is not None:
-        compared = analysis.matched(*measured.tasks, measured.one_pass)
+    if measured.locality is not None and measured.depth is not None:
+        compared = analysis.matched(*measured.tasks, *measured.one_pass)
+        compared.to_dataframe().to_csv(out / "shifts.csv", index=False)
         analysis.matched.table(compared).to_csv(out / "matched.csv", index=False)
         analysis.matched.figure(compared).savefig(out / "matched.png", dpi=180, bbox_inches="tight")
         measured.locality.to_csv(out / "locality.csv", index=False)
         blocks = analysis.depth(measured.depth)
         analysis.depth.figure(blocks).savefig(out / "depth.png", dpi=180, bbox_inches="tight")
         analysis.depth.table(blocks).to_csv(out / "depth.csv", index=False)
+        told = contrasts(*(data for data in measured.tasks if task_of(data) != "generate"), *measured.contrasts)
+        told.to_csv(out / "pairs.csv", index=False)
+        say(in_words(told))
     curves = analysis.curves(*measured.tasks, published=True)
-    analysis.curves.figure(curves).savefig(out / "figure1.png", dpi=180, bbox_inches="tight")
+    first = analysis.curves(*measured.first, published=True)
+    analysis.curves.figure(first).savefig(out / "figure1.png", dpi=180, bbox_inches="tight")
     table1(curves).to_csv(out / "table1.csv", index=False)
     analysis.curves.records(curves).to_csv(out / "curves.csv", index=False)
-    say(analysis.curves.sentence(curves))
+    say(analysis.curves.sentence(first))

@@ -183,9 +183,7 @@ def _tell_cost(study: Study, lines: list[list[str]], call: Any, asked: Asked) ->
     with progress_bar("what it will take", "commands") as tell:
         found = cost(lines, call, tell)
     if asked.dry_run and asked.as_json:
-        return print_json(
-            {"study": study.recipe.name, "lines": [shlex.join(line) for line in lines], **asdict(found)}
-        )
+        return print_json({"study": study.recipe.name, "lines": [shlex.join(line) for line in lines], **asdict(found)})
     if asked.dry_run:
         click.echo("\n".join(f"$ trace {shlex.join(line)}" for line in lines))
     click.echo(f"{study.recipe.name} would take  {found}", err=not asked.dry_run)

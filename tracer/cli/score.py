@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from tracer.cli.errors import answered
-from tracer.cli.options import STORE, as_json
-from tracer.cli.terminal import print_json, progress_bar
+from tracer.cli.options import STORE, as_json, dry_run
+from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 from tracer.store.places import expanded
 
 
@@ -22,10 +22,13 @@ from tracer.store.places import expanded
               "compared with; `held-out`: the shipped drawings.")  # fmt: skip
 @click.option("--device", metavar="DEVICE", help="Of large networks. Default: cuda where there is one, else cpu.")
 @click.option("--list", "listed", is_flag=True, help="List the metrics, what weights they need and which are here.")
+@click.option("--expect", metavar="SIZES", help="With --dry-run, of a run that is not there yet: arms x samples x "
+              "height x width of its pictures, such as 6x553x1024x1024.")  # fmt: skip
+@dry_run
 @as_json
 def score(
     run_path: Path | None, metrics: tuple[str, ...], weights: tuple[str, ...], reference: str | None,
-    device: str | None, listed: bool, as_json: bool,
+    device: str | None, listed: bool, expect: str | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure the decoded pictures of a run by metrics, and keep the scores beside it.
 
@@ -41,6 +44,11 @@ def score(
 
         if listed:
             return list_metrics(as_json)
+        if expect is not None and not dry_run:
+            raise click.UsageError("--expect belongs to --dry-run: it stands for a run that is not there yet")
+        if dry_run:
+            where = {"reference": reference, "device": device}
+            return tell_cost(run_path, expect, list(metrics) or None, paths_by_name(weights), where, as_json)
         path = store.locate(run_path)
         check_writable(path)
         measure_scores(path, metrics, weights, reference=reference, device=device)
@@ -93,6 +101,42 @@ def measure_scores(
 
     with progress_bar("score", "pictures") as progress:
         scores.score(path, list(metrics) or None, files, reference=reference, device=device, progress=progress)
+
+
+def tell_cost(
+    run: Path | None,
+    expect: str | None,
+    metrics: list[str] | None,
+    weights: Mapping[str, str],
+    where: Mapping[str, str | None],
+    as_json: bool,
+) -> None:
+    """What measuring the missing scores would cost, or all those of a run that is not there yet."""
+    from classify_clip.scores.cost import cost, cost_of_expected
+    from tracer.price import peak_memory
+
+    if expect is None:
+        found = cost(run, metrics, weights, **where)
+    else:
+        arms, samples, height, width = sizes(expect)
+        found = cost_of_expected(arms, samples, (height, width), metrics, weights, **where)
+    memory = peak_memory()
+    if as_json:
+        return print_json({"run": run, "pictures": found.pictures, "seconds": round(found.seconds, 3),
+                           "disk_bytes": found.bytes, "memory_bytes": memory})  # fmt: skip
+    each = ", ".join(f"{count} pictures by {name}" for name, count in found.pictures.items()) or "nothing is missing"
+    click.echo(
+        f"{each}\nwould take  about {human_seconds(found.seconds)}; at most {human_bytes(found.bytes)} "
+        f"on disk, about {human_bytes(memory)} of memory\nnothing was written (--dry-run)"
+    )
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """`6x553x1024x1024` -> (arms, samples, height, width)."""
+    numbers = tuple(int(part) for part in text.split("x") if part.isdigit())
+    if len(numbers) != 4 or text.count("x") != 3 or not all(numbers):
+        raise click.UsageError(f"--expect {text}: give arms x samples x height x width, for example 6x553x1024x1024")
+    return numbers
 
 
 def paths_by_name(words: Sequence[str]) -> dict[str, str]:

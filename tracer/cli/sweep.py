@@ -74,8 +74,8 @@ def shared_options(command: Callable) -> Callable:
 
 @sweep.command()
 @shared_options
-@click.option("--model", default="vit", show_default=True, metavar="NAME", help="vit, vit-cls (embedded) or a timm "
-              "name; the masking paper's is vit_large_patch16_224.augreg_in21k_ft_in1k.")  # fmt: skip
+@click.option("--model", default="vit", show_default=True, metavar="NAME", help="vit, vit-cls, vit-seed1 (embedded) "
+              "or a timm name; the masking paper's is vit_large_patch16_224.augreg_in21k_ft_in1k.")  # fmt: skip
 def classify(mask_seeds: int, **options: Any) -> None:
     """Top-1 and top-5 of a timm model, agreement with clean, and distances.
 
@@ -130,7 +130,9 @@ def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_js
 @click.option("--pairs", type=click.IntRange(16), metavar="N", help="Names to retrieve, with all their pictures.")
 @click.option("--one-pass", type=click.IntRange(3), metavar="N", help="Pictures for one denoising pass.")
 @click.option("--samples", type=click.IntRange(3), metavar="N", help="Pictures to generate per mask.")
+@click.option("--contrast", type=click.IntRange(3), metavar="N", help="Fresh pictures to tell three families apart.")
 @click.option("--steps", type=click.IntRange(2), metavar="T", help="Sampling steps.")
+@click.option("--model-seeds", type=click.IntRange(1, 2), metavar="N", help="Trained seeds of every model: 1 or 2.")
 @click.option("--mask-seeds", type=click.IntRange(1), metavar="N", help="Seeds of the random graphs.")
 @click.option("--run-seeds", type=click.IntRange(1), metavar="N", help="Of these, how many for generated pictures.")
 @click.option("--density", "densities", multiple=True, type=float, metavar="SHARE", help="Default: .05 to .75.")

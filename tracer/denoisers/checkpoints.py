@@ -60,12 +60,22 @@ def folder_of(checkpoint: str, parts: Sequence[str], variant: str | None = None)
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         return folder, folder.name
+    _no_file(folder)
     if folder.is_absolute() or not is_hub_id(checkpoint):
         raise CheckpointError(
             f"no checkpoint folder {checkpoint!r}: give a folder that holds model_index.json or config.json, "
             "or a hub id such as facebook/DiT-XL-2-256"
         )
     return download(checkpoint, parts, variant), checkpoint
+
+
+def _no_file(path: Path) -> None:
+    """Refuse weights in a file of their own, as the original DiT and SD3 are also given out."""
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is one file: give the folder of a diffusers pipeline, which holds model_index.json, or its hub id "
+            "such as facebook/DiT-XL-2-256"
+        )
 
 
 def recognised(checkpoint: str | None) -> str:
@@ -79,6 +89,7 @@ def recognised(checkpoint: str | None) -> str:
         folder = EMBEDDED / checkpoint.removeprefix(PREFIX)
     else:
         folder = Path(checkpoint).expanduser()
+        _no_file(folder)
         if not folder.is_dir() and is_hub_id(checkpoint):
             folder = download(checkpoint, ())
     kind = class_name(folder) or class_name(folder / "transformer")

@@ -21,7 +21,7 @@ from torch import Tensor
 from interventions import TokenLayout
 from tracer.denoisers import prompted
 from tracer.denoisers.base import CheckpointError, Evaluation, ModelFamily, Sample
-from tracer.denoisers.checkpoints import find, is_embedded
+from tracer.denoisers.checkpoints import find, is_embedded, read_json
 from tracer.denoisers.conditions import (
     Condition,
     Conditions,
@@ -32,6 +32,7 @@ from tracer.denoisers.conditions import (
     require_parts,
 )
 from tracer.denoisers.fingerprint import fingerprinted
+from tracer.denoisers.hub import INDEX
 from tracer.denoisers.images import Size, square
 from tracer.denoisers.vae import decode, load_vae, upscale
 from tracer.denoisers.weights import LOADING, check_finite, load_network, load_text_encoders
@@ -114,9 +115,9 @@ def load_sd3(
 ) -> SD3:
     """An embedded SD3 (None or embedded:NAME), a folder its training script wrote, or a pipeline (folder, hub id).
 
-    `size`: of the square image, None for the checkpoint's own. `t5`: use the third text encoder; None uses it when it
-    is there, and without it its tokens are zeros, as in the pipeline. `variant`: of the weights, such as fp16. Raises
-    CheckpointError.
+    `size`: of the square image, None for the checkpoint's own. `t5`: use the third text encoder; None uses it when the
+    checkpoint has one, and without it its tokens are zeros, as in the pipeline. `variant`: of the weights, such as
+    fp16. Raises CheckpointError.
     """
     pixels = square(size, checkpoint or "sd3")
     if checkpoint is not None and (own := Path(checkpoint).expanduser() / "words.safetensors").is_file():
@@ -207,6 +208,8 @@ def _load_pipeline(
     has_t5 = all((folder / part).is_dir() for part in THIRD)
     if t5 and not has_t5:
         raise CheckpointError(f"{name} has no text_encoder_3 and tokenizer_3: load it without T5")
+    if t5 is None and not has_t5:
+        _left_out_on_purpose(folder, name)
     t5 = has_t5 if t5 is None else t5
     scheduler = flow_schedule(folder / "scheduler" / "scheduler_config.json")
     loaded = ("model_index.json", *PARTS, *(THIRD if t5 else ()))
@@ -246,6 +249,16 @@ def flow_schedule(file: Path) -> dict[str, Any]:
     if config.get("use_dynamic_shifting"):
         raise CheckpointError(f"{file} shifts its sigmas by image size (use_dynamic_shifting), which is not supported")
     return {"num_train_timesteps": config.get("num_train_timesteps", 1000), "shift": float(config.get("shift", 3.0))}
+
+
+def _left_out_on_purpose(folder: Path, name: str) -> None:
+    """Refuse a folder whose index names the third text encoder while it is not there: a copy that is not whole."""
+    index = read_json(folder / INDEX[0])
+    if lacking := [part for part in THIRD if (index.get(part) or [None])[0] and not (folder / part).is_dir()]:
+        raise CheckpointError(
+            f"{name}: model_index.json names {' and '.join(lacking)}, missing in {folder}: fetch the rest, or type "
+            "--no-t5 to run without T5, whose tokens are then zeros"
+        )
 
 
 def _text_encoders(folder: Path, transformer: Any, t5: bool, variant: str | None) -> Encode:

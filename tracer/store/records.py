@@ -57,6 +57,16 @@ def _mass(name: str, dims: tuple[str, ...], averaged: str) -> Variable:
     return Variable(f"attention/{name}", (*dims, "token"), long_name=text, keep_bits=MASS_BITS)
 
 
+def _key(name: str, text: str, units: str = "1") -> Variable:
+    return Variable(
+        f"attention/{name}",
+        (*_STEP, "layer", "token"),
+        long_name=f"{text}, before anything is removed, mean over heads",
+        units=units,
+        keep_bits=MASS_BITS,
+    )
+
+
 _CLEAN_X0 = Variable("trajectory/x0", ("sample", "step", *_STATE), long_name="clean x0 prediction made in the step")
 
 _REMOVED_TOGETHER = (
@@ -182,6 +192,16 @@ _CATALOGUE = (
                 where_sized=True,
             ),
             *_REMOVED_TOGETHER,
+        ),
+    ),
+    Record(
+        "keys",
+        "how long keys and values are and how keys lie to the mean query, mean over heads",
+        (
+            _key("key_norm", "Euclidean norm of a key"),
+            _key("value_norm", "Euclidean norm of a key's value"),
+            _key("key_query", "mean logit of a key over all queries, its scaled product with the mean query", "nat"),
+            _key("key_cosine", "cosine of the angle between a key and the mean query"),
         ),
     ),
     Record(

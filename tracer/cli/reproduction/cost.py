@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tracer.cli.reproduction.lines import is_priced
@@ -38,12 +39,15 @@ def cost(lines: Iterable[list[str]], run: Callable[[list[str]], object], tell: C
     lines = list(lines)
     priced = [line for line in lines if is_priced(line)]
     answers: list[dict[str, Any]] = []
+    made: dict[Path, dict[str, Any]] = {}
     for line in priced:
         tell(len(answers), len(priced))
         said = io.StringIO()
         with redirect_stdout(said):
-            run([*line, "--dry-run", "--json"])
+            run([*line, *_expected(line, made), "--dry-run", "--json"])
         answers.append(json.loads(said.getvalue().strip().splitlines()[-1]))
+        if "--out" in line:
+            made[Path(line[line.index("--out") + 1])] = answers[-1]
     tell(len(priced), len(priced))
     return Cost(
         sum(answer["seconds"] for answer in answers),
@@ -52,3 +56,15 @@ def cost(lines: Iterable[list[str]], run: Callable[[list[str]], object], tell: C
         len(priced),
         tuple(dict.fromkeys(line[0] for line in lines if not is_priced(line))),
     )
+
+
+def _expected(line: list[str], made: Mapping[Path, dict[str, Any]]) -> list[str]:
+    """For scores of a run that the commands before are still to make: how many pictures it will hold."""
+    if line[0] != "score" or (run := Path(line[1])).exists():
+        return []
+    answer = next((made[folder] for folder in (run, *run.parents) if folder in made), None)
+    if answer is None:
+        return []
+    one = answer["runs"][0] if "runs" in answer else answer
+    sizes = (len(one["arms"]), one["samples"], *one["image_size"])
+    return ["--expect", "x".join(map(str, sizes))]

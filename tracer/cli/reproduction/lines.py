@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tracer.cli.reproduction.recipe import Study
 
-PRICED = {("run",), ("counterfactual",), ("sweep", "classify"), ("sweep", "retrieve")}
+PRICED = {("run",), ("counterfactual",), ("sweep", "classify"), ("sweep", "retrieve"), ("score",)}
 """Commands that say beforehand what they cost; the others read what these have made."""
 REHEARSED, FEWEST_STEPS = {"--samples": 3, "--paths": 2, "--forks": 2, "--mask-seeds": 1}, 5
 _TINY = {

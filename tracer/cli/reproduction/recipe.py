@@ -109,7 +109,7 @@ class Study:
                 what=text(row.what),
                 table=text(row.table),
                 pick={column: text(value) for column, value in row.pick.items()},
-                columns=tuple(map(text, row.columns)),
+                columns=tuple(filter(None, map(text, row.columns))),
             )
             for row in self.recipe.rows
             if row.only in ("", self.scale)

@@ -19,8 +19,10 @@ from torch import Tensor
 from interventions import Intervention, TokenLayout
 from interventions.seam.attend import attend, sites
 from interventions.seam.reach import check_reach
+from interventions.segments import KINDS
 from interventions.spec import Clean
 from tracer.denoisers.base import Evaluation, Landed, RunsItself, Sample
+from tracer.denoisers.conditions import real_tokens
 from tracer.denoisers.pipeline.call import Call, CallError, plain
 from tracer.denoisers.pipeline.hooks import denoisers
 from tracer.denoisers.pipeline.passes import Landing, Passes, Past, Question, running
@@ -28,6 +30,7 @@ from tracer.denoisers.pipeline.pictures import pictures
 from tracer.denoisers.pipeline.predictions import epsilon_and_x0
 from tracer.denoisers.pipeline.probe import Probed
 from tracer.denoisers.pipeline.rehearsal import Rehearsed
+from tracer.denoisers.pipeline.text import filled_up
 from tracer.denoisers.pipeline.together import Lanes, Network
 from tracer.samplers.base import Sampler, Schedule
 
@@ -76,6 +79,8 @@ class Pipeline:
             self.rehearsed.asked,
             self.called, check=self._check, told=self.lanes.told,
         )  # fmt: skip
+        if tokenizer := filled_up(self.pipe, self.asked.value("max_sequence_length"), found.layout):
+            self.padding = partial(self._padding, tokenizer)
         guidance = self.asked.value("guidance_scale")
         self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}
         self.defaults |= {"guidance": float(guidance)} if isinstance(guidance, int | float) else {}
@@ -103,6 +108,15 @@ class Pipeline:
             noisy=self.sampler.stochastic, draw=partial(self._noise, draw),
         ) as passes:  # fmt: skip
             yield Opened(self, passes)
+
+    def _padding(self, tokenizer: Any, samples: Sequence[Sample]) -> np.ndarray:
+        """Bool [sample, token]: text tokens that only fill up the sequence."""
+        kinds, told = self.probed.layout.kinds(), self.asked.prompts or [""]
+        padding = np.zeros((len(samples), len(kinds)), bool)
+        for row, sample in enumerate(samples):
+            prompt = told[sample.start % len(told)] if sample.prompt is None else sample.prompt
+            padding[row, kinds == KINDS["text"]] = ~real_tokens(tokenizer, prompt, self.probed.layout.text).numpy()
+        return padding
 
     def _check(self, spec: Intervention) -> None:
         """Raise SpecError for what acts on attention that cannot be reached."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from interventions import TokenLayout
+
 LONG = 300
 LOUD = 10
 """What is drawn anew is so many times as large as what it replaces, so that it shows in every token and precision."""
@@ -53,6 +55,17 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     return type(one) is type(other)
+
+
+def filled_up(pipe: Any, longest: int | None, layout: TokenLayout) -> Any:
+    """The tokenizer whose tokens are all of the text, filled up to one length; None where that is not known.
+
+    It is the pipeline's one T5 tokenizer, where the text is as long as its own limit (FLUX, PixArt, Wan, LTX). Where
+    several encoders share the text, or padding is cut off, or a chat stands around the prompt, it is not told.
+    """
+    kinds = (part for name, part in getattr(pipe, "components", {}).items() if name.startswith("tokenizer"))
+    own = [part for part in kinds if type(part).__name__.startswith("T5")]
+    return own[0] if len(own) == 1 and layout.text and layout.text == longest and not layout.elastic else None
 
 
 def _is_text(name: str, value: Any) -> bool:

@@ -163,7 +163,6 @@ def test_what_does_not_ship_is_asked_for_by_name_and_a_word_that_is_none_is_refu
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({}, "published, what is claimed"),
         ({"published": (1.0,)}, "needs a margin"),
         ({"claim": "better"}, 'write "above X"'),
         ({"claim": "above 0", "only": "gpu"}, "embedded, paper"),
@@ -173,6 +172,12 @@ def test_what_does_not_ship_is_asked_for_by_name_and_a_word_that_is_none_is_refu
 def test_a_row_that_could_say_nothing_is_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
         Row("x", "t.csv", {}, **wrong)
+
+
+def test_a_papers_row_says_what_the_paper_says(tmp_path):
+    (tmp_path / "x.toml").write_text(RECIPE.replace('claim = "above 0"\nonly', "only"))
+    with pytest.raises(RecipeError, match='row "at paper scale only": give what is published, what is claimed'):
+        read(tmp_path / "x.toml")
 
 
 def test_a_row_reads_its_one_line(recipe, done):

@@ -47,7 +47,8 @@ class Row:
 
     table: a CSV that an analysis writes; pick: column -> text of its one line. columns: (low, value, high), or one
     without an interval. published: (low, value, high), (value,) or (). claim: what the paper says of it as a pattern.
-    margin: how far ours may be from the published value and still agree. only: the scale that has this row, or "".
+    margin: how far ours may be from the published value and still agree. only: the scale that has this row, or "". With
+    neither published nor claim a row only reports, which is for studies of our own.
     """
 
     what: str
@@ -60,9 +61,7 @@ class Row:
     only: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a row that could say nothing."""
-        if not self.published and not self.claim:
-            raise RecipeError(f'row "{self.what}": give what is published, what is claimed, or both')
+        """Refuse a row whose numbers or claim cannot be read."""
         if len(self.published) not in (0, 1, 3) or len(self.columns) not in (0, 1, 3):
             raise RecipeError(f'row "{self.what}": published and columns have one entry, or low, value and high')
         if self.published and self.margin <= 0:
@@ -215,7 +214,7 @@ def read(file: Path) -> Recipe:
         scales={scale: data[table] for scale, table in _TABLES.items() if table in data},
         needs=data.get("needs", {}),
         as_published=data.get("as-published", {}),
-        rows=tuple(_row(row, file) for row in data.get("row", ())),
+        rows=tuple(_row(row, file, "paper" in data) for row in data.get("row", ())),
         pictures=tuple(Picture(**each) for each in data.get("figure", ())),
         paper=data.get("paper", ""),
         how=_prose(data.get("how", "")),
@@ -223,8 +222,10 @@ def read(file: Path) -> Recipe:
     )
 
 
-def _row(row: dict[str, Any], file: Path) -> Row:
+def _row(row: dict[str, Any], file: Path, of_paper: bool) -> Row:
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    if of_paper and not {"published", "claim"} & set(row):
+        raise RecipeError(f'{file.name}: row "{row.get("what")}": give what is published, what is claimed, or both')
     try:
         return Row(**given)
     except (TypeError, InputError) as error:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.common.resampling import resample
+from analysis.common.resampling import Statistic, resample
 from analysis.common.statistics import holm
 from analysis.measures.curves import hits, mcnemar
 
@@ -85,14 +85,14 @@ def _of_sweep(data: xr.Dataset, density: float, families: Sequence[str]) -> list
     rows = {name: cells for name, cells in rows.items() if len(cells)}
     clean = np.flatnonzero(data["family"].values == "clean")
 
-    def share(cells: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def share(cells: np.ndarray) -> Statistic:
         right = [(kind.right[cells].mean(0), kind.queries) for kind in kinds]
         return lambda index: np.mean([one[index].sum(-1) / of[index].sum(-1) for one, of in right], axis=0)
 
     def less(one: Statistic, other: Statistic) -> Statistic:
         return lambda index: one(index) - other(index)
 
-    def moved(cells: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def moved(cells: np.ndarray) -> Statistic:
         return lambda index: np.sqrt(fvu[cells].mean(0)[index].mean(-1))
 
     units, lines = len(kinds[0].queries), []

@@ -80,6 +80,10 @@ def test_the_interval_is_the_binomials_and_the_paired_change_is_narrower():
     paired = 1.96 * np.sqrt(change * (1 - change) / 1000)
     low, _, high = found["change"].values
     assert high - low == pytest.approx(2 * paired, rel=0.08)
+    lost = change / clean.mean()  # of those that were right: masked ones are among them, so this is a binomial
+    low, relative, high = found["relative"].values
+    assert relative == pytest.approx(-lost)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(lost * (1 - lost) / clean.sum()), rel=0.08)
 
 
 def test_mcnemar_agrees_with_statsmodels_and_the_worst_mask_seed_counts():

@@ -489,7 +489,7 @@ def test_torch_fidelitys_inception_is_given_the_pictures_as_they_are(tmp_path, m
     monkeypatch.setattr(
         fid, "needs_package", lambda *args: types.SimpleNamespace(FeatureExtractorInceptionV3=Extractor)
     )
-    (tmp_path / fid.FILE).touch()
+    torch.save({}, tmp_path / fid.FILE)
     images = RNG.integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
     features = score(picture_run({"clean": images}), "fid", {"fid": tmp_path})["scores/fid/features"]
     np.testing.assert_allclose(features.sel(arm="clean"), images.mean((1, 2)), rtol=1e-6)

@@ -48,7 +48,7 @@ PARAMETERS = {
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
     "report": ["run", "sections"],
-    "sinks": ["run", "distance", "scores", "confidence", "seed"],
+    "sinks": ["run", "metrics", "distance", "scores", "confidence", "seed"],
     "steps": ["several", "kind"],
     "verdict": ["several", "primary", "at", "kind", "seed"],
 }

@@ -39,7 +39,7 @@ TRAINED = (
     ("clip", "vit-cls", "vit", "dit-long"),
     ("vit-seed1", "dit-long-seed1"),
 )
-"""The models of each trained seed: other initial weights, another order of pictures. CLIP and the class token have one."""
+"""The models of each trained seed: other initial weights, another order of pictures. CLIP and `vit-cls` have one."""
 
 
 @dataclass(frozen=True)

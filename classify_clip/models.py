@@ -26,7 +26,7 @@ from tracer.denoisers.weights import check_finite
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CLASSIFIERS = {name: EMBEDDED / name for name in ("vit", "vit-cls", "vit-seed1")}
-RETRIEVERS = {name: EMBEDDED / name for name in ("clip", "clip-seed1")}
+RETRIEVERS = {"clip": EMBEDDED / "clip"}
 PAPER_CLASSIFIER = "vit_large_patch16_224.augreg_in21k_ft_in1k"
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 

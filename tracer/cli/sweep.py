@@ -132,7 +132,7 @@ def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_js
 @click.option("--samples", type=click.IntRange(3), metavar="N", help="Pictures to generate per mask.")
 @click.option("--contrast", type=click.IntRange(3), metavar="N", help="Fresh pictures to tell three families apart.")
 @click.option("--steps", type=click.IntRange(2), metavar="T", help="Sampling steps.")
-@click.option("--model-seeds", type=click.IntRange(1, 2), metavar="N", help="Trained seeds of every model: 1 or 2.")
+@click.option("--model-seeds", type=click.IntRange(1, 2), metavar="N", help="Trained seeds of ViT and DiT: 1 or 2.")
 @click.option("--mask-seeds", type=click.IntRange(1), metavar="N", help="Seeds of the random graphs.")
 @click.option("--run-seeds", type=click.IntRange(1), metavar="N", help="Of these, how many for generated pictures.")
 @click.option("--density", "densities", multiple=True, type=float, metavar="SHARE", help="Default: .05 to .75.")

@@ -214,6 +214,19 @@ def test_at_paper_scale_a_number_agrees_within_its_margin(recipe, done):
     assert line.verdict == "undecided"
 
 
+def test_a_row_that_cannot_be_read_is_said_and_ends_nothing(recipe, done):
+    """A measure may refuse (too few steps, a mass out of reach); the hours before it are not lost."""
+    (done / "run" / "quality.csv").write_text(TABLE.replace("0.25,0.3,0.35", ",,"))
+    (empty,) = beside(recipe.at().rows(done), comparable=False)
+    (done / "run" / "quality.csv").unlink()
+    (absent,) = beside(recipe.at().rows(done), comparable=True)
+    for line in (empty, absent):
+        assert (line.verdict, line.pattern) == ("not measured", "")
+        assert sentence([line]).endswith("1 row could not be read.")
+    assert "has no number" in empty.problem
+    assert "should have written" in absent.problem
+
+
 def test_weights_go_to_the_lines_that_name_their_metric(recipe, tmp_path):
     study = recipe.at("paper", {"prompts": "p"})
     lines = commands(study, tmp_path, weights={"lpips": "w.pth", "cmmd": "c.pt"})

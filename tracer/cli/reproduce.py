@@ -218,7 +218,7 @@ def _show_beside(study: Study, folder: Path, asked: Asked) -> None:
     from tracer.cli.reproduction import beside
     from tracer.store.durable import replacing
 
-    lines = beside.beside(rows, comparable=study.scale == "paper")
+    lines = beside.beside(rows, comparable=study.scale == "paper" and not asked.small)
     file = folder / "published.csv"
     table = beside.frame(lines)
     with replacing(file) as aside:
@@ -230,6 +230,8 @@ def _show_beside(study: Study, folder: Path, asked: Asked) -> None:
         f"\n{study.recipe.name}, {study.scale} scale. {SOURCES[study.recipe.paper] if study.recipe.paper else ''}\n"
     )
     print_table(beside.shown(lines))
+    for line in filter(None, (line.problem for line in lines)):
+        click.echo(f"Warning: {line}", err=True)
     click.echo(f"\n{beside.sentence(lines)}\ntable:  {file}")
     if asked.small:
         click.echo("This was a rehearsal (--small): no number of it, and nothing said of them, means anything.")
@@ -243,7 +245,7 @@ def _write_page(chosen: list[Recipe], studies: Mapping[str, Study], folder: Path
     for recipe in chosen:
         own = folder / recipe.name
         if study := studies.get(recipe.name):
-            rows = beside(study.rows(own), comparable=asked.scale == "paper")
+            rows = beside(study.rows(own), comparable=asked.scale == "paper" and not asked.small)
             parts.append(Part(recipe, own, rows, study.pictures(own)))
         else:
             parts.append(Part(recipe, own, none=recipe.none_at(asked.scale)))

@@ -18,7 +18,7 @@ from analysis.common import agreement
 from analysis.common.agreement import Estimate
 from tracer.cli.reproduction.recipe import RecipeError, Row
 
-APART = "cannot be compared"
+APART, MISSING = "cannot be compared", "not measured"
 _VALUES = ("mean", "estimate", "value")
 """What the tables of our analyses call a value between `low` and `high`."""
 
@@ -30,10 +30,14 @@ class Beside:
     row: Row
     ours: Estimate
     comparable: bool
+    problem: str = ""
+    """Why there is nothing to read, such as a measure that refused."""
 
     @property
     def verdict(self) -> str:
         """`agree`, `differ`, `undecided`; "cannot be compared"; "" where nothing is published as a number."""
+        if self.problem:
+            return MISSING
         if not self.row.published:
             return ""
         if not self.comparable:
@@ -43,16 +47,25 @@ class Beside:
     @property
     def pattern(self) -> str:
         """`same pattern`, `other pattern`, `not told`; "" where no pattern is claimed."""
-        return agreement.pattern(self.ours, self.row.claim) if self.row.claim else ""
+        return agreement.pattern(self.ours, self.row.claim) if self.row.claim and not self.problem else ""
 
 
 def beside(rows: Sequence[Row], *, comparable: bool) -> list[Beside]:
-    """Read every row's value. Raises RecipeError for a table or a line of it that is not there."""
-    return [Beside(row, measured(row), comparable) for row in rows]
+    """Every row with its value, or with what is missing of it."""
+    return [_beside(row, comparable) for row in rows]
+
+
+def _beside(row: Row, comparable: bool) -> Beside:
+    try:
+        ours = measured(row)
+    except RecipeError as error:
+        return Beside(row, Estimate.of((math.nan,)), comparable, str(error))
+    problem = "" if math.isfinite(ours.value) else f'row "{row.what}": its line of {row.table} has no number'
+    return Beside(row, ours, comparable, problem)
 
 
 def measured(row: Row) -> Estimate:
-    """What the table of a row says: the one line that `pick` names."""
+    """What the table of a row says: the one line that `pick` names. Raises RecipeError where there is no such line."""
     file = Path(row.table)
     if not file.is_file():
         raise RecipeError(f'row "{row.what}": there is no {file}, which its commands should have written')
@@ -109,7 +122,7 @@ def shown(lines: Sequence[Beside]) -> pd.DataFrame:
             "what": line.row.what,
             **({"published": written(_published(line.row))} if published else {}),
             "claimed": line.row.claim,
-            "ours" if line.comparable else "embedded model": written(line.ours),
+            "ours": written(line.ours),
             "the two": ", ".join(filter(None, (line.verdict, line.pattern))),
         }
         for line in lines
@@ -142,6 +155,8 @@ def sentence(lines: Sequence[Beside]) -> str:
             f"{patterns[agreement.OTHER]} are contradicted, {patterns[agreement.NOT_TOLD]} are not told. "
             "Every row is judged by itself, without correction over rows."
         )
+    if missing := verdicts[MISSING]:
+        texts.append(f"{_count(missing, 'row')} could not be read.")
     return " ".join(texts)
 
 

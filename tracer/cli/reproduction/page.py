@@ -89,6 +89,8 @@ def _part(part: Part, page: Path) -> Iterator[str]:
     if part.rows:
         yield from ("", beside.sentence(part.rows))
     for picture in part.pictures:
+        if not Path(picture.file).is_file():  # its row says what is missing
+            continue
         yield from ("", f"![{picture.says}]({_beside_page(Path(picture.file), part, page)})")
     if recipe.changed:
         yield from ("", f"**Changed after the plan.** {recipe.changed}")
@@ -99,7 +101,7 @@ def _embedded(line: Beside) -> dict[str, str]:
         "embedded model": line.row.what,
         "value": beside.written(line.ours),
         "claimed": line.row.claim,
-        "seen": line.pattern,
+        "seen": line.pattern or line.verdict,
     }
 
 

@@ -130,10 +130,13 @@ def shown(lines: Sequence[Beside]) -> pd.DataFrame:
 
 
 def written(estimate: Estimate) -> str:
-    """`0.295 [0.265, 0.323]`, to three digits; without brackets where no interval is known, "" where no value is."""
+    """`0.295 [0.265, 0.323]`, to three digits; "" where there is no value.
+
+    Without brackets where no interval is known, or none of any width: a count is no estimate.
+    """
     if not math.isfinite(estimate.value):
         return ""
-    interval = f" [{estimate.low:.3g}, {estimate.high:.3g}]" if estimate.known else ""
+    interval = f" [{estimate.low:.3g}, {estimate.high:.3g}]" if estimate.low < estimate.high else ""
     return f"{estimate.value:.3g}{interval}"
 
 

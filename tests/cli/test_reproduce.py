@@ -280,6 +280,7 @@ def test_a_papers_recipe_ends_with_its_table_and_the_page_holds_it(recipe, done,
     result = CliRunner().invoke(main, ["reproduce", "papers", "--out", str(done / "all"), "--page", str(done / "p.md")])
     assert result.exit_code == 0, result.output
     page = (done / "p.md").read_text()
+    assert "| [x](#x) | x | 1 | 0 | 0 |" in page
     assert "| lpips of R1S0 | 0.3 [0.2, 0.4] |" in page
     assert "| pixels of R1S0 | 0.3 [0.25, 0.35] | above 0 | same pattern |" in page
     assert "![of R1S0](p/x-run-quality.png)" in page

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from analysis.common import agreement
 from analysis.common.agreement import Estimate
 from tracer.cli.reproduction import beside
 from tracer.cli.reproduction.beside import Beside
@@ -66,6 +68,16 @@ def _head(parts: Sequence[Part], small: bool) -> Iterator[str]:
     if planned := _planned(parts):
         yield ""
         yield planned
+    if any(part.rows for part in parts):
+        yield from ("", *_table([_counted(part) for part in parts if part.rows]))
+
+
+def _counted(part: Part) -> dict[str, str]:
+    """A recipe in one line: of the patterns that a paper claims, how many show."""
+    seen = Counter(line.pattern for line in part.rows if line.row.claim)
+    words = (agreement.SAME, agreement.OTHER, agreement.NOT_TOLD)
+    name = part.recipe.name
+    return {"recipe": f"[{name}](#{name})", "about": part.recipe.about, **{word: str(seen[word]) for word in words}}
 
 
 def _part(part: Part, page: Path) -> Iterator[str]:

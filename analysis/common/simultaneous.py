@@ -45,5 +45,7 @@ def band(values: np.ndarray, *, confidence: float = 0.95, seed: int = 0) -> np.n
     if len(values) < FEWEST_SAMPLES:
         return np.stack([np.full_like(mean, np.nan), mean, np.full_like(mean, np.nan)], axis=-1)
     error = np.where(np.ptp(values, axis=0) > 0, values.std(0, ddof=1), 0.0) / math.sqrt(len(values))
-    reach = error * np.nan_to_num(critical_value(values, confidence=confidence, seed=seed))
+    reach = error * np.nan_to_num(  # NaN: no series varies, and none has a width
+        critical_value(values, confidence=confidence, seed=seed)
+    )
     return np.stack([mean - reach, mean, mean + reach], axis=-1)

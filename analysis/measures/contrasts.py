@@ -36,7 +36,7 @@ def unrelated(data: xr.Dataset) -> float:
     if "unrelated_fvu" in data:
         clean = data["unrelated_fvu"].values[data["family"].values == "clean"].astype(float)
         if np.isfinite(clean).any():
-            return float(np.sqrt(np.nanmean(clean)))
+            return float(np.sqrt(np.nanmean(clean)))  # NaN: pictures alone in their class
     return float(np.sqrt(2))
 
 

@@ -76,7 +76,8 @@ def _of_sink(
     if share < 0.5:
         logs = np.full(logs.shape, np.nan)
     gain, exponent = (statistics.bca(values, confidence=confidence, seed=seed) for values in (logs, slope))
-    misfit = np.nan if len(random) < 3 else np.exp(np.sqrt(np.nanmean(left**2) * len(random) / (len(random) - 2)))
+    square = np.nanmean(left**2)  # NaN: samples without a slope
+    misfit = np.nan if len(random) < 3 else np.exp(np.sqrt(square * len(random) / (len(random) - 2)))
     return xr.Dataset(
         {
             "excess": ("bound", np.exp(np.array([gain.low, gain.estimate, gain.high], dtype=float))),

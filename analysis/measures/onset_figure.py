@@ -60,7 +60,7 @@ def _changes(axes: Axes, at: xr.Dataset, masked: list[str], arms: list[str]) -> 
     axes.axhline(0, color=figures.NULL, linewidth=0.7)
     axes.set_title("Change from clean", loc="left")
     axes.set_xlabel("log signal-to-noise ratio (noise → image)")
-    axes.set_xlim(np.nanmin(noise), np.nanmax(noise))
+    axes.set_xlim(np.nanmin(noise), np.nanmax(noise))  # NaN: noise alone has no place on the axis
     if str(at["answer"].sel(arm=masked[0]).values) == "set" if masked else True:
         axes.text(0.5, 0.5, "distance of sets: see left", transform=axes.transAxes, ha="center", fontsize=7.5)
         axes.set_yticks([])
@@ -94,4 +94,5 @@ def _at_noise(at: xr.Dataset, step: float) -> float:
     if not np.isfinite(step):
         return np.nan
     noise = _noise(at)
-    return float(np.nan_to_num(noise[at["frame_step"].values == int(step)], nan=np.nanmin(noise))[0])
+    edge = np.nanmin(noise)  # NaN: noise alone
+    return float(np.nan_to_num(noise[at["frame_step"].values == int(step)], nan=edge)[0])  # NaN: at the edge

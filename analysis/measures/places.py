@@ -218,7 +218,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
             cells = _cells(at["persistence"].sel(over=over)) | {"expected": expected}
             rows.append({"measure": f"top keys that two {over} share", "where": "", "among": str(keys), **cells})
         rows.append({"measure": "different top keys", "where": "", "among": str(keys), "mean": float(at["distinct"])})
-        strongest = float(at["strength"].mean("step").max())
+        strongest = float(at["strength"].mean("step", skipna=False).max(skipna=True))
         name = "heaviest key / mean of the others, in its strongest layer"
         rows.append({"measure": name, "where": "", "among": str(keys), "mean": strongest, "expected": 1.0})
     for when in dataset["when"].values if "follows" in dataset else []:

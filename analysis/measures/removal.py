@@ -25,8 +25,6 @@ SINK, CONTROL = "sink-keys", "random-keys"  # families
 MATCHINGS = {"kinds": "equal count", "mass": "equal attention", "any": "equal count, any keys"}
 """What a random control shares with the sinks, and how that is called."""
 
-_KINDS = {"score": "score", "to clean": "distance"}  # of a metric of single pictures
-
 
 class Pair(NamedTuple):
     """Names of a sink arm and of one of its random controls, and what they share, one of `MATCHINGS`."""
@@ -103,7 +101,7 @@ def scores(run: xr.DataTree, metrics: Sequence[str] | None = None) -> dict[str, 
                 "`trace analyze quality` has it"
             )
     return {
-        name: group["score"].reset_coords(drop=True).assign_attrs(kind=_KINDS[group.attrs["kind"]]).compute()
+        name: group["score"].reset_coords(drop=True).assign_attrs(kind=group.attrs["kind"]).compute()
         for name, group in groups.items()
     }
 

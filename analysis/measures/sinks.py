@@ -129,7 +129,8 @@ def _dose(
         dose.excess(gone["removed_mass_of"], value, lines, confidence=confidence, seed=seed)
         for value in distances.values()
     ]
-    mean = [value.sel(arm=gone["removal"].values).mean("sample").rename(arm="removal") for value in distances.values()]
+    own = {"arm": gone["removal"].values}
+    mean = [value.sel(own).mean("sample", skipna=True).rename(arm="removal") for value in distances.values()]
     dim = xr.Variable("dosable", list(distances))
     line = xr.concat(found, dim=dim)
     line["distance"] = xr.concat(mean, dim=dim, coords="minimal", compat="override")

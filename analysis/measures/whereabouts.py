@@ -34,7 +34,7 @@ def among_of(attention: xr.Dataset, mass: xr.DataArray) -> dict[str, np.ndarray]
     one = np.asarray(mass.isel(layer=0, sample=0, step=0).values, np.float64)
     there, kind = np.isfinite(one), attention["token_kind"].values
     image, text = (there & (kind == KIND[name]) for name in ("image", "text"))
-    apart = np.nansum(one) > 1.5 or not image.any()  # each call's mass sums to 1
+    apart = one[there].sum() > 1.5 or not image.any()  # each call's mass sums to 1
     found = {IMAGE: image, TEXT: text} if apart else {ALL: there, IMAGE: image}
     if not apart and image.all():
         del found[ALL]

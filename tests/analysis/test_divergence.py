@@ -10,6 +10,8 @@ import xarray as xr
 import analysis
 from analysis.common import divergence, runs
 from tests.analysis.test_figures import RUNS
+from tests.analysis.test_onset import framed_run
+from tests.builders.attended import attended
 from tests.builders.blown_up import blown_up, with_status
 from tests.builders.replayed import answered, replayed_run
 from tests.builders.synthetic import gaussian_run
@@ -43,12 +45,12 @@ def without(run: xr.DataTree) -> xr.DataTree:
 def test_every_measure_is_that_of_the_other_samples_and_counts_these(name, value, flagged):
     run = a_run(name)
     measure, arm = analysis.MEASURES[name], masked(run)
-    wild = measure(blown_up(run, {arm: LOST}, step=3, value=value, flagged=flagged))
+    of, first = run["metrics"].sizes["sample"], min(3, run["metrics"].sizes["step"] - 1)
+    wild = measure(blown_up(run, {arm: LOST}, step=first, value=value, flagged=flagged))
     calm = measure(without(run))
     assert wild.attrs["diverged"] == 2
     for key, expected in values_of(calm).items():
         np.testing.assert_array_equal(values_of(wild)[key], expected, err_msg=key)
-    of, first = run["metrics"].sizes["sample"], 3
     assert f"2 of {of} samples diverged ({arm} from step {first})" in measure.sentence(wild)
     assert measure.sentence(wild).startswith(measure.sentence(calm))
     for table in (measure.table(wild), measure.records(wild)):
@@ -59,7 +61,22 @@ def test_every_measure_is_that_of_the_other_samples_and_counts_these(name, value
 
 def test_every_measure_of_runs_is_in_these_tests():
     asked = {name for name, measure in analysis.MEASURES.items() if measure.reads in ("run", "runs")}
-    assert asked - set(ONE_RUN) == {"compare", "steps", "paths", "renoise", "calibrate"}  # tested by themselves below
+    below = {"compare", "steps", "paths", "renoise", "calibrate", "places", "onset"}
+    assert asked - set(ONE_RUN) == below  # tested by themselves
+
+
+def test_places_and_onset_are_of_the_samples_that_are_whole():
+    """The clean arm takes a sample along; of frames the masked one does."""
+    mass = np.random.default_rng(0).uniform(size=(8, 4, 2, 12))
+    run = attended(mass, (1, 3, 3))
+    wild = analysis.places(blown_up(run, {"clean": LOST}, step=3))
+    np.testing.assert_array_equal(wild["ratio"], analysis.places(without(run))["ratio"])
+    assert "2 of 8 samples diverged (clean from step 3)" in analysis.places.sentence(wild)
+    curves = np.random.default_rng(0).normal(size=(2, 8, 10)).cumsum(-1)
+    run = framed_run(curves)
+    wild = analysis.onset(blown_up(run, {"R4S0": LOST}, step=3))
+    np.testing.assert_array_equal(wild["change"], analysis.onset(without(run))["change"])
+    assert "2 of 8 samples diverged (R4S0 from step 3)" in analysis.onset.sentence(wild)
 
 
 def two_counts() -> list[xr.DataTree]:

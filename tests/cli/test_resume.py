@@ -17,13 +17,13 @@ from tracer.price import Price
 
 SMALL = ["--samples", "1", "--steps", "2", "--no-floor"]
 RECIPE = Recipe(
+    "two",
     "two runs and what is said of them",
     (
         "run --mask R4S32 --samples 20 --steps 20 --no-floor --record latents --out $out/one",
         "run --mask R4S32 --samples 20 --steps 20 --no-floor --record norms --out $out/two",
         "show $out/one",
     ),
-    {},
 )
 COMMANDS = {
     "run": (["run", "--mask", "R4S32", *SMALL], 1, {"runs/dit-R4S32"}),

@@ -99,7 +99,9 @@ def reproduce(
             name, known[theirs.name] = theirs.name, theirs
     if name != ALL and name not in known:
         what = f"no study {name!r}" if name else "name a study"
-        raise click.UsageError(f"{what}; there are\n{_table(known)}")
+        raise click.UsageError(
+            f"{what}; there are {', '.join([*known, ALL])}. `trace reproduce --list` says what each is"
+        )
     if page is not None and name != ALL:
         raise click.UsageError(f"--page belongs to `trace reproduce {ALL}`, which writes one")
     asked = Asked(given=_pairs("--with", given), weights=_pairs("--weights", weights), **typed)
@@ -187,6 +189,8 @@ def _tell_cost(study: Study, lines: list[list[str]], call: Any, asked: Asked) ->
     if asked.dry_run:
         click.echo("\n".join(f"$ trace {shlex.join(line)}" for line in lines))
     click.echo(f"{study.recipe.name} would take  {found}", err=not asked.dry_run)
+    if asked.dry_run:
+        click.echo("nothing was written (--dry-run)")
 
 
 def _keep(study: Study, folder: Path, small: bool, ended: bool = False) -> None:

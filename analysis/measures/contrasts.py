@@ -142,7 +142,7 @@ def _told(line: dict[str, Any]) -> str:
     if ends == {"chance"}:
         return "both at chance"
     if ends == {"clean"}:
-        return "neither loses"
+        return "no loss seen"
     if line["p_holm"] < LEVEL:
         return f"{line['second'] if line['difference'] > 0 else line['first']} better"
     return "same" if max(-line["low90"], line["high90"]) <= MARGIN else "not told"

@@ -23,7 +23,8 @@ FAMILIES = ("local", "small-world", "random")
 NEAR = 0.9
 """A shift is read while its upper 95% limit is below this share of the distance of unrelated pictures (arbitrary)."""
 MARGIN = 0.10
-"""Shares of right answers this near are called the same (arbitrary)."""
+"""Shares of right answers are called within this of each other by their 90% interval (arbitrary)."""
+WITHIN = f"within {100 * MARGIN:.0f} points"
 LEVEL = 0.05
 
 
@@ -64,8 +65,8 @@ def contrasts(*sweeps: xr.Dataset, density: float = 0.25, families: Sequence[str
     """A line per model and pair of families at one density: `difference` is the share right under `second` minus first.
 
     Limits are 95% BCa over samples (`low90` and `high90`: 90%). `p`: exact McNemar between the two, the largest over
-    mask seeds; `p_holm` over all pairs of a task, whatever the model. `told`: which is better, `same` (the 90% interval
-    within `MARGIN`), `not told`, or why the two are not compared. `shift_difference` is NaN where a shift is saturated.
+    mask seeds; `p_holm` over all pairs of a task, whatever the model. `told`: which is better, `WITHIN` (the 90%
+    interval), `not told`, or why the two are not compared. `shift_difference` is NaN where a shift is saturated.
     """
     lines = [line for data in sweeps for line in _of_sweep(data, density, families)]
     frame = pd.DataFrame(lines)
@@ -142,10 +143,10 @@ def _told(line: dict[str, Any]) -> str:
     if ends == {"chance"}:
         return "both at chance"
     if ends == {"clean"}:
-        return "neither loses"
+        return "no loss seen"
     if line["p_holm"] < LEVEL:
         return f"{line['second'] if line['difference'] > 0 else line['first']} better"
-    return "same" if max(-line["low90"], line["high90"]) <= MARGIN else "not told"
+    return WITHIN if max(-line["low90"], line["high90"]) <= MARGIN else "not told"
 
 
 def in_words(frame: pd.DataFrame) -> str:
@@ -156,8 +157,8 @@ def in_words(frame: pd.DataFrame) -> str:
     for model, lines in frame.groupby("model", sort=False):
         clauses.append(f"{model}: " + ", ".join(_said(line) for line in lines.to_dict("records")))
     return (
-        "; ".join(clauses) + ". McNemar's exact test after Holm over a task; `same` is within "
-        f"{100 * MARGIN:.0f} points by the 90% interval. Every trained seed is an answer of its own."
+        "; ".join(clauses) + f". McNemar's exact test after Holm over a task; `{WITHIN}`: by the 90% "
+        "interval. Every trained seed is an answer of its own."
     )
 
 

@@ -44,6 +44,8 @@ def test_a_rehearsal_has_few_samples_paths_and_steps_and_folders_named_by_them()
     line = shlex.split("run --samples 80 --paths 8 --forks 8 --counts 50,100,1000 --steps 20 --out r/T0250")
     small = shlex.split("run --samples 3 --paths 2 --forks 2 --counts 5,7,22 --steps 5 --out r/T0011")
     assert rehearsal(line) == small
+    pictures = rehearsal(shlex.split("sweep figure1 --samples 24 --contrast 192 --out r"))
+    assert pictures[len(pictures) - 1 - pictures[::-1].index("--contrast") + 1] == "3"  # the last of an option counts
 
 
 def test_what_exists_is_resumed_and_not_repeated(tmp_path):

@@ -61,7 +61,7 @@ def models(words: tuple[str, ...], all_names: bool, as_json: bool) -> None:
             click.echo("Others were not tried: `trace models --all` names them")
         if not words:
             click.echo(
-                "\n`trace sweep classify --model` takes vit, vit-cls (embedded) or a timm name; "
+                "\n`trace sweep classify --model` takes vit, vit-cls, vit-seed1 (embedded) or a timm name; "
                 "`trace sweep retrieve --model` clip (embedded) or an open_clip name"
             )
 

@@ -15,7 +15,8 @@ REHEARSED, FEWEST_STEPS = {"--samples": 3, "--paths": 2, "--forks": 2, "--mask-s
 _TINY = {
     "sweep classify": "--limit 24",
     "sweep retrieve": "--limit 16",
-    "sweep figure1": "--images 24 --pairs 16 --one-pass 3 --samples 3 --steps 5 --mask-seeds 1 --run-seeds 1",
+    "sweep figure1": "--images 24 --pairs 16 --one-pass 3 --samples 3 --contrast 3 --steps 5"
+    " --mask-seeds 1 --run-seeds 1",
 }
 """What makes small what has no samples; the last of an option that is given twice counts."""
 

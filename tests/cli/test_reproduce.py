@@ -1,8 +1,11 @@
 """The recipes behind the pages: read, filled in, rehearsed, resumed; every command they hold is one that exists."""
 
 import json
+import os
 import shlex
+import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import click
 import pytest
@@ -14,6 +17,7 @@ from tracer.cli.reproduction.beside import APART, beside, measured, sentence, sh
 from tracer.cli.reproduction.cost import cost
 from tracer.cli.reproduction.lines import commands, matches, rehearsal
 from tracer.cli.reproduction.recipe import RECIPES, SCALES, RecipeError, Row, braces, read, recipes
+from tracer.store.provenance import change_before
 
 ALL = recipes()
 
@@ -287,6 +291,33 @@ def test_a_papers_recipe_ends_with_its_table_and_the_page_holds_it(recipe, done,
     assert "| pixels of R1S0 | 0.3 [0.25, 0.35] | above 0 | same pattern |" in page
     assert "![of R1S0](p/x-run-quality.png)" in page
     assert (done / "p" / "x-run-quality.png").read_bytes() == b"figure"
+
+
+def test_the_plan_is_the_last_commit_before_the_first_sample(tmp_path):
+    """Three commits a day apart; the runs begin between the second and the third."""
+
+    def git(*words, day="01"):
+        moment = f"2026-01-{day}T12:00:00+00:00"
+        who = {f"GIT_{role}_{what}": "x" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        who |= {"GIT_COMMITTER_DATE": moment, "GIT_AUTHOR_DATE": moment}
+        ran = subprocess.run(
+            ["git", "-C", str(tmp_path), *words], env=os.environ | who, capture_output=True, check=True
+        )
+        return ran.stdout.decode().strip()
+
+    git("init", "-q")
+    files = [tmp_path / "one.toml", tmp_path / "two.toml"]
+    for day, texts in (("01", "aa"), ("02", "ab"), ("03", "cb")):
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text)
+        git("add", ".")
+        git("commit", "-qm", "x", day=day)
+    second = git("rev-parse", "HEAD~1")
+    commit, changed = change_before(files, datetime(2026, 1, 2, 18, tzinfo=UTC))
+    assert second.startswith(commit)
+    assert changed == files[:1]
+    assert change_before(files, datetime(2025, 1, 1, tzinfo=UTC)) is None
+    assert change_before([RECIPES.parent.parent / "nowhere" / "x.toml"], datetime(2026, 1, 1, tzinfo=UTC)) is None
 
 
 def test_a_users_own_file_is_run(tmp_path):

@@ -35,15 +35,16 @@ def _version(name: str) -> str | None:
         return None
 
 
-def last_change(files: Sequence[Path]) -> tuple[str, datetime] | None:
-    """Short name and time of the last commit of any of these files; None unless all are committed as they are."""
-    if _asked(files[0].parent, "status", "--porcelain", "--", *map(str, files)) != "":
+def change_before(files: Sequence[Path], moment: datetime) -> tuple[str, list[Path]] | None:
+    """Short name of the last commit of these files before a moment, and those that have changed since.
+
+    None where git does not know it, as in an installed package.
+    """
+    folder, names = files[0].parent, [str(file) for file in files]
+    commit = _asked(folder, "log", "-1", f"--before={moment.isoformat()}", "--format=%h", "--", *names)
+    if not commit:
         return None
-    answer = _asked(files[0].parent, "log", "-1", "--format=%h %cI", "--", *map(str, files))
-    if not answer:
-        return None
-    commit, moment = answer.split()
-    return commit, datetime.fromisoformat(moment)
+    return commit, [file for file in files if _asked(folder, "diff", "--quiet", commit, "--", str(file)) is None]
 
 
 def _git() -> dict[str, Any] | None:

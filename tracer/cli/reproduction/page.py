@@ -65,6 +65,7 @@ def _head(parts: Sequence[Part], small: bool) -> Iterator[str]:
     yield '- *same pattern*: the interval lies on the claimed side; for "within X" the 90% interval lies inside.'
     yield "- *other pattern*: it lies on the other side. *not told*: neither; that is no evidence of either."
     yield "- Every row is judged by itself; over many rows some are seen by chance."
+    yield "- A row is what a paper says, or, where the text above it says so, what its reading needs."
     if planned := _planned(parts):
         yield ""
         yield planned
@@ -135,16 +136,17 @@ def _beside_page(figure: Path, part: Part, page: Path) -> str:
 
 
 def _planned(parts: Sequence[Part]) -> str:
-    """Which commit the recipes are of, and whether it is older than the first sample."""
-    from tracer.store.provenance import last_change
+    """The commit whose plan the runs follow, and which recipes have changed since."""
+    from tracer.store.provenance import change_before
 
-    change = last_change([RECIPES / f"{part.recipe.name}.toml" for part in parts])
     begun = [began for part in parts if (began := _began(part.folder)) is not None]
-    if change is None or not begun:
+    files = [RECIPES / f"{part.recipe.name}.toml" for part in parts]
+    found = change_before([file for file in files if file.is_file()] or files, min(begun)) if begun else None
+    if found is None:
         return ""
-    commit, changed = change
-    order = "before" if changed <= min(begun) else "after"
-    return f"The recipes were last changed in commit {commit}, {order} the first sample of these runs."
+    commit, changed = found
+    since = f"Changed since, and why is said there: {', '.join(file.stem for file in changed)}." if changed else ""
+    return f"The plan is commit {commit}, the last of the recipes before the first sample. {since}".strip()
 
 
 def _began(folder: Path) -> datetime | None:

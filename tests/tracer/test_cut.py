@@ -21,10 +21,13 @@ MORE = [
 ]
 
 
+FRAMES = {"frame_step": 10, "frame_y": 256, "frame_x": 256}
+
+
 def sizes_of(numbers):
     sizes = dict(zip(DIMS, numbers, strict=True))
     tokens = sizes["token"]
-    return {**sizes, "rank": 5, "removed": 3, "query": tokens, "key": tokens, "image_y": 256, "image_x": 256}
+    return {**sizes, "rank": 5, "removed": 3, "query": tokens, "key": tokens, "image_y": 256, "image_x": 256} | FRAMES
 
 
 @pytest.mark.parametrize(("numbers", "unit"), [*[run[:2] for run in RUNS], *MORE])

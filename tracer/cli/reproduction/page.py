@@ -39,7 +39,7 @@ def write(parts: Sequence[Part], page: Path, *, small: bool) -> None:
     lines = [*_head(parts, small)]
     for paper, title in PAPERS.items():
         if own := [part for part in parts if part.recipe.paper == paper]:
-            lines += ["", f"# {title}", "", SOURCES[paper]]
+            lines += ["", f"## {title}", "", SOURCES[paper]]
             for part in own:
                 lines += ["", *_part(part, page)]
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -83,9 +83,9 @@ def _counted(part: Part) -> dict[str, str]:
 
 def _part(part: Part, page: Path) -> Iterator[str]:
     recipe = part.recipe
-    yield f"## {recipe.name}"
+    yield f"### {recipe.name}"
     yield ""
-    yield f"{recipe.about[0].upper()}{recipe.about[1:]}."
+    yield f"{recipe.about[0].upper()}{recipe.about[1:]}{'' if recipe.about.endswith('?') else '.'}"
     yield from ("", recipe.how) if recipe.how else ()
     if recipe.as_published:
         yield from ("", f"`--as-published` follows the paper's code: {recipe.as_published.get('why', '')}")

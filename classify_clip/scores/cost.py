@@ -58,12 +58,17 @@ def cost_of_expected(
     reference: str | Path | None = None,
     device: str | None = None,
 ) -> Cost:
-    """The same of a run that is not there yet: so many arms, clean among them, of prompted pictures (y, x)."""
+    """The same of a run that is not there yet: so many arms, clean among them, of pictures (y, x).
+
+    Which metrics fit is for the run itself to say: here every sample has a prompt and a class that the judge knows.
+    """
+    from classify_clip.scores.judge import class_names
+
     shape = {"arm": arms, "sample": samples, "image_y": size[0], "image_x": size[1], "rgb": 3}
     coords = {"arm": [CLEAN, *(f"arm {k}" for k in range(1, arms))], "sample": np.arange(samples)}
     black = np.broadcast_to(np.uint8(0), tuple(shape.values()))
     pictures = Pictures(
-        xr.DataArray(black, dims=list(shape), coords=coords), None, frames=None, classes=None,
+        xr.DataArray(black, dims=list(shape), coords=coords), None, frames=None, classes=class_names()[:1] * samples,
         prompts=("a photo of a thing beside another",) * samples, asked=np.ones((arms, samples), bool), embedded=False,
         device=device,
     )  # fmt: skip

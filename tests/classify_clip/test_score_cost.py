@@ -61,6 +61,8 @@ def test_a_run_that_is_not_there_yet_costs_what_it_costs_when_it_is(run, tmp_pat
     assert found["pictures"] == {"pixels": 3 * arms, "alignment": 3 * arms}
     assert found["disk_bytes"] > 0
     assert not (tmp_path / "later").exists()
+    judged = trace("score", tmp_path / "later", "--metric", "judge", "--dry-run", "--json", "--expect", "2x3x32x32")
+    assert json.loads(judged.stdout.splitlines()[-1])["pictures"] == {"judge": 6}
     for wrong in ("6x553x1024", "axbxcxd", "0x1x1x1"):
         assert f"--expect {wrong}: give arms x samples" in trace("score", run, *words, "--expect", wrong).output
     assert "belongs to --dry-run" in trace("score", run, "--expect", "1x1x8x8").output

@@ -335,6 +335,7 @@ def test_a_users_own_file_is_run(tmp_path):
         (["growth", "--with", "device"], "NAME=VALUE"),
         (["growth", "--with", "device=cpu"], "no such word"),
         (["growth", "--as-published"], "nothing that is known"),
+        (["papers", "--with", "devise=cpu"], "no recipe has such a word"),
         (["growth", "--scale", "paper"], "study of the embedded models"),
     ],
 )

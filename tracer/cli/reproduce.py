@@ -21,7 +21,7 @@ import click
 from tracer.cli.errors import answered, going_on_by
 from tracer.cli.options import OUT, as_json, dry_run
 from tracer.cli.reproduction.lines import commands, matches
-from tracer.cli.reproduction.recipe import PAPERS, SCALES, SOURCES, Recipe, Study, read, recipes
+from tracer.cli.reproduction.recipe import PAPERS, SCALES, SOURCES, Recipe, RecipeError, Study, read, recipes
 from tracer.cli.terminal import frame_as_data, print_json, print_table, progress_bar
 from tracer.store.places import check_folder, expanded
 
@@ -123,7 +123,13 @@ def reproduce(
 
 
 def _studies(chosen: list[Recipe], asked: Asked, *, every: bool) -> Iterator[Study]:
-    """The recipes at the scale asked for; of `every` those that there are, each with the words that it knows."""
+    """The recipes at the scale asked for; of `every` those that there are, each with the words that it knows.
+
+    Raises RecipeError for a word that none knows.
+    """
+    words = set().union(*(recipe.known_words(asked.scale) for recipe in chosen))
+    if every and (unknown := [word for word in asked.given if word not in words]):
+        raise RecipeError(f"--with {unknown[0]}=...: no recipe has such a word; there are {', '.join(sorted(words))}")
     for recipe in chosen:
         if every and recipe.none_at(asked.scale):
             continue

@@ -9,7 +9,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from tracer.cli.main import main
-from tracer.cli.reproduction.beside import measured
+from tracer.cli.reproduction.beside import beside
 from tracer.cli.reproduction.recipe import SCALES, recipes
 
 
@@ -24,8 +24,8 @@ def rehearsed(
 ) -> dict[str, float]:
     """What the table of published values says of every row, by its `what`, after all commands have run in small.
 
-    Raises AssertionError with the output of a command that failed, and for a figure that is not there; RecipeError for
-    a row whose line is not there or not alone. Values may be NaN: three samples and five steps do not give every one.
+    Raises AssertionError with the output of a command that failed, and for a figure that is not there. Values may be
+    NaN: three samples and five steps do not give every one.
     """
     typed = ["reproduce", name, "--small", "--scale", scale, "--out", str(out), *["--as-published"] * as_published]
     for option, pairs in (("--with", given or {}), ("--weights", weights or {})):
@@ -36,7 +36,7 @@ def rehearsed(
     study = recipes()[name].at(scale, given, as_published)
     missing = [picture.file for picture in study.pictures(out) if not Path(picture.file).is_file()]
     assert not missing, f"{name} draws no {missing[0]}"
-    return {row.what: measured(row).value for row in study.rows(out)}
+    return {line.row.what: line.ours.value for line in beside(study.rows(out), comparable=False)}
 
 
 def unread(found: Mapping[str, float]) -> list[str]:

@@ -35,4 +35,4 @@ def test_a_recipe_runs_at_paper_scale_from_its_start_to_its_table(name, there, t
     found = rehearsed(name, tmp_path / name, scale="paper", **given)
     # A random ViT is never right, and of few samples the masses of random keys may not reach those of sinks.
     assert all("change of clean" in what or "at their mass" in what for what in unread(found))
-    assert any("change of clean" not in what for what in found)
+    assert any("change of clean" not in what for what in found) or not recipe.paper  # rows of our own are embedded

@@ -23,6 +23,7 @@ from timm.data import ImageNetInfo
 
 from tests.builders.models import trained_looking
 from tests.builders.tiny_pipelines import TEXT_WIDTH, clip_encoder, clip_tokenizer, t5, vae
+from tests.zoo import ZOO
 
 CLIP_TOKENS = 77
 SD3_BLOCKS, DIT_BLOCKS = 24, 28
@@ -89,6 +90,13 @@ def dit_xl2(folder: Path, *, blocks: int = DIT_BLOCKS) -> Path:
     index = {"_class_name": "DiTPipeline", "_diffusers_version": "0.12.0.dev0", "id2label": names}
     index |= {name: ["diffusers", kind] for name, kind in parts.items()}
     (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def of_the_zoo(name: str, folder: Path) -> Path:
+    """One of the tiny pipelines that stand for families of diffusers (`tests.zoo`), as a folder."""
+    pipe, _ = ZOO[name].make()
+    pipe.save_pretrained(folder)
     return folder
 
 

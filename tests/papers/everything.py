@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from classify_clip.scores import METRICS
@@ -14,6 +15,10 @@ PLACES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "sd3": ("checkpoints/stable-diffusion-3-medium-diffusers", checkpoints.sd3_medium),
     "sdxl": ("checkpoints/stable-diffusion-xl-base-1.0", checkpoints.sdxl_base),
     "dit": ("checkpoints/DiT-XL-2-256", checkpoints.dit_xl2),
+    **{
+        name: (f"checkpoints/{name}", partial(checkpoints.of_the_zoo, name))
+        for name in ("pixart-alpha", "pixart-sigma", "flux1", "qwen-image", "z-image", "wan21", "ltx")
+    },
     "vit": ("checkpoints/vit_large_patch16_224.augreg_in21k_ft_in1k", networks.vit_l16),
     "clip": ("checkpoints/vit_base_patch32_clip_224.openai", networks.clip_folder),
     "imagenet": ("imagenet/val", data.imagenet),

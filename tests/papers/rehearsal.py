@@ -16,18 +16,35 @@ STANDS_IN = {
     "stabilityai/stable-diffusion-3-medium-diffusers": "sd3",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
     "facebook/DiT-XL-2-256": "dit",
+    "PixArt-alpha/PixArt-XL-2-1024-MS": "pixart-alpha",
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": "pixart-sigma",
+    "black-forest-labs/FLUX.1-dev": "flux1",
+    "Qwen/Qwen-Image": "qwen-image",
+    "Tongyi-MAI/Z-Image-Turbo": "z-image",
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": "wan21",
+    "Lightricks/LTX-Video": "ltx",
 }
 """Hub id in a recipe -> what stands in for it."""
 CHECKPOINTS = {PAPER_CLASSIFIER: "vit", networks.CLIPS[0]: "clip"}
 """Name in timm or open_clip -> its local checkpoint."""
-ELSEWHERE = ("rope2sink",)
-"""Recipes of pipelines of many families, which the zoo has and `checkpoints` has not."""
-ON_CPU = {"device": "cpu", "dtype": "float32"}
+PIXART = "--size 16x24 --call use_resolution_binning=false --call clean_caption=false --call max_sequence_length=16"
+TINY = {
+    "device": "cpu",
+    "dtype": "float32",
+    "pixart_call": PIXART,
+    "sigma_call": PIXART,
+    "flux_call": "--size 16x24 --call max_sequence_length=64",
+    "qwen_call": "--size 16x24",
+    "z_image_call": "--size 16x24 --call max_sequence_length=24",
+    "wan_call": "--size 32x48 --call num_frames=9 --call max_sequence_length=16",
+    "ltx_call": "--size 64x96 --call num_frames=9 --call max_sequence_length=16",
+}
+"""What tiny models on a CPU are asked for in place of a recipe's words."""
 
 
 def at_paper_scale() -> list[str]:
     """The recipes that can be run at paper scale on what is made here."""
-    return [name for name, recipe in recipes().items() if not recipe.none_at("paper") and name not in ELSEWHERE]
+    return [name for name, recipe in recipes().items() if not recipe.none_at("paper")]
 
 
 def command(name: str, there: Everything, out: Path) -> Sequence[str]:
@@ -39,7 +56,7 @@ def command(name: str, there: Everything, out: Path) -> Sequence[str]:
 
 
 def words(recipe: Recipe, there: Everything) -> dict[str, str]:
-    """What `--with` says: what the recipe needs, our folders for checkpoints of the hub, and a CPU."""
+    """What `--with` says: what the recipe needs, our folders for checkpoints of the hub, and what is tiny."""
     own = {**recipe.words, **recipe.scales.get("paper", {})}
     said = {need: str(there.path(need)) for need in recipe.needs}
     for hub_id, name in STANDS_IN.items():
@@ -50,7 +67,7 @@ def words(recipe: Recipe, there: Everything) -> dict[str, str]:
         if value in CHECKPOINTS
     }
     said |= {"reference": str(there.path("reference"))} if "reference" in own else {}  # fewer than ImageNet's 1000
-    return said | {word: value for word, value in ON_CPU.items() if word in own}
+    return said | {word: value for word, value in TINY.items() if word in own}
 
 
 def weights(recipe: Recipe, there: Everything) -> dict[str, str]:

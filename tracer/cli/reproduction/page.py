@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tracer.cli.reproduction import beside
 from tracer.cli.reproduction.beside import Beside
 from tracer.cli.reproduction.recipe import PAPERS, RECIPES, SOURCES, Picture, Recipe
 
+LINE = 140
 RECORD = "reproduced.json"
 """What a finished study says of itself, in its folder."""
 
@@ -52,11 +54,8 @@ def _head(parts: Sequence[Part], small: bool) -> Iterator[str]:
     if small:
         yield "> A rehearsal with 3 samples and 5 steps: its numbers mean nothing."
         yield ""
-    yield (
-        "> The embedded models are small, know one world of 32 x 32 drawings, and are measured by other metrics than "
-        "the papers' models. No number of theirs can be compared with a published one; what can be looked at is "
-        "whether the same pattern shows."
-    )
+    yield "> The embedded models are small, know one world of 32 x 32 drawings, and are measured by other metrics."
+    yield "> No number of theirs can be compared with a published one; what can be looked at is whether patterns show."
     yield ""
     yield "This page is written by `trace reproduce papers`, from recipes that anybody can read and change."
     yield "`trace reproduce NAME` runs one, `--scale paper` with the paper's checkpoint, prompts, seeds and metrics."
@@ -86,11 +85,11 @@ def _part(part: Part, page: Path) -> Iterator[str]:
     yield f"### {recipe.name}"
     yield ""
     yield f"{recipe.about[0].upper()}{recipe.about[1:]}{'' if recipe.about.endswith('?') else '.'}"
-    yield from ("", recipe.how) if recipe.how else ()
+    yield from _paragraph(recipe.how)
     if recipe.as_published:
-        yield from ("", f"`--as-published` follows the paper's code: {recipe.as_published.get('why', '')}")
+        yield from _paragraph(f"`--as-published` follows the paper's code: {recipe.as_published.get('why', '')}")
     if part.none:
-        yield from ("", f"Not run at embedded scale: {part.none}")
+        yield from _paragraph(f"Not run at embedded scale: {part.none}.")
     if part.rows and part.rows[0].comparable:
         yield from ("", *_table(beside.shown(part.rows).to_dict("records")))
     else:
@@ -100,13 +99,19 @@ def _part(part: Part, page: Path) -> Iterator[str]:
         if part.rows:
             yield from ("", *_table([_embedded(line) for line in part.rows]))
     if part.rows:
-        yield from ("", beside.sentence(part.rows))
+        yield from _paragraph(beside.sentence(part.rows))
     for picture in part.pictures:
         if not Path(picture.file).is_file():  # its row says what is missing
             continue
         yield from ("", f"![{picture.says}]({_beside_page(Path(picture.file), part, page)})")
     if recipe.changed:
-        yield from ("", f"**Changed after the plan.** {recipe.changed}")
+        yield from _paragraph(f"**Changed after the plan.** {recipe.changed}")
+
+
+def _paragraph(text: str) -> Iterator[str]:
+    """An empty line and the text, in lines that a diff can show; nothing for no text."""
+    if text:
+        yield from ("", *textwrap.wrap(text, LINE, break_long_words=False, break_on_hyphens=False))
 
 
 def _embedded(line: Beside) -> dict[str, str]:

@@ -3,22 +3,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
-from tests.zoo import ZOO, families
+from tests.zoo import families
+from tests.zoo.every import of_every
 from tests.zoo.measure import measured
 from tests.zoo.table import PAGE, written
-from tracer.quiet import quiet
 
 
 def main() -> None:
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in sorted(ZOO):
-            with quiet():
-                rows.append(measured(ZOO[name], Path(folder)))
-            print(f"{name}: {'refused' if rows[-1].state is None else 'traced'}", flush=True)
+    rows = of_every(measured, lambda name, row: f"{name}: {'refused' if row.state is None else 'traced'}")
     PAGE.write_text(written(PAGE.read_text(), rows))
     families.main()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,10 @@ import xarray as xr
 import analysis
 import tracer
 from interventions.errors import InputError
-from tests.zoo import ZOO
 from tests.zoo.entry import Entry
+from tests.zoo.every import of_every
 from tests.zoo.plain import DENOISERS, plain
 from tests.zoo.table import filled, line
-from tracer.quiet import quiet
 
 PAGE = Path(__file__).parents[2] / "docs" / "places.md"
 SAMPLES = 8
@@ -193,12 +191,7 @@ def tensors(output: Any) -> Iterator[torch.Tensor]:
 
 def main() -> None:
     """Measure every pipeline and write the table."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in sorted(ZOO):
-            with quiet():
-                rows.append(measured(ZOO[name], Path(folder)))
-            print(rows[-1].line(), flush=True)
+    rows = of_every(measured, lambda name, row: row.line())
     lines = [line(*HEAD), line(*["---"] * len(HEAD)), *(row.line() for row in rows)]
     PAGE.write_text(filled(PAGE.read_text(), {"places": lines}))
 

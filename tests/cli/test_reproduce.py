@@ -331,6 +331,7 @@ def test_a_users_own_file_is_run(tmp_path):
     [
         (["nothing.toml"], "No such file"),
         (["nothing"], "no study 'nothing'"),
+        (["sinks-perceptuel"], "did you mean sinks-perceptual?"),
         (["growth", "--page", "x.md"], "--page belongs to"),
         (["growth", "--with", "device"], "NAME=VALUE"),
         (["growth", "--with", "device=cpu"], "no such word"),

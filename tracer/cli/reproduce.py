@@ -7,6 +7,7 @@ it stopped. What a recipe is, is `tracer.cli.reproduction`.
 
 from __future__ import annotations
 
+import difflib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
@@ -99,6 +100,7 @@ def reproduce(
             name, known[theirs.name] = theirs.name, theirs
     if name != ALL and name not in known:
         what = f"no study {name!r}" if name else "name a study"
+        what += "".join(f", did you mean {near}?" for near in difflib.get_close_matches(name or "", [*known, ALL], 1))
         raise click.UsageError(
             f"{what}; there are {', '.join([*known, ALL])}. `trace reproduce --list` says what each is"
         )

@@ -1,4 +1,4 @@
-"""Which runs `trace view` serves: those that the listing finds, opened when they are asked for and again when they grow.
+"""Which runs `trace view` serves: those that the listing finds, opened when asked for and again when they grow.
 
 Nothing else can be opened: a name is looked up among those found, and is never made into a path.
 """
@@ -45,7 +45,7 @@ class Opened:
 
 
 class Catalogue:
-    """Runs and sweeps of some places, each a folder of them or a run itself, as absolute paths; safe to ask from many threads."""
+    """Runs and sweeps of places, each a folder of them or a run itself, all absolute; for many threads at once."""
 
     def __init__(self, places: Sequence[Path]) -> None:
         self.places = tuple(places)
@@ -68,7 +68,7 @@ class Catalogue:
         return self._lines[name]
 
     def open(self, name: str) -> Opened:
-        """The run of this name as it is now, with its command. Raises NotFoundError, and RunError where it is damaged."""
+        """The run of this name as it is now, with its command. Raises NotFoundError, and RunError for a damaged one."""
         line = self.line(name)
         if line.problem:
             raise RunError(f"{name} cannot be read: {line.problem}")

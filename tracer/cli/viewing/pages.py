@@ -7,9 +7,9 @@ anybody, so that every text goes through `_text`.
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from types import MappingProxyType
 from urllib.parse import urlencode
 
 from tracer.cli.listing import Line
@@ -37,23 +37,36 @@ def page(title: str, body: str, *, head: str = "") -> str:
     )
 
 
-def index(lines: Sequence[Line], where: str, link: Callable[[Line], str | None], *, compare: bool = True) -> str:
+def index(
+    lines: Sequence[Line],
+    where: str,
+    link: Callable[[Line], str | None],
+    *,
+    compare: bool = True,
+    reasons: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The body of the list, newest first as given.
 
     where: what is listed. link: the address of a run's page, None for what has none. compare: whether several can be
-    ticked and looked at together.
+    ticked and looked at together. reasons: why a run that can be read has no page.
     """
     if not lines:
         make = "make one with <code>trace run --model dit --mask R4S32</code> and load this page again"
         return f"<main><h1>Runs</h1><p>There is no run under {_text(where)}: {make}.</p></main>"
-    rows = "\n".join(_row(line, link(line), compare) for line in lines)
+    rows = "\n".join(_row(line, link(line), compare, reasons.get(line.name, "")) for line in lines)
     head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
     tick = '<th scope="col"><span class="away">compare</span></th>' if compare else ""
     table = f'<table class="runs"><thead><tr>{tick}{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>'
-    count = f"{len(lines)} under {_text(where)}, newest first."
+    count = f"{counted(lines)} under {_text(where)}, newest first."
     search = '<p class="filter" hidden><label>Filter <input type="search" id="filter"></label> <output></output></p>'
     form = f'<form action="/view">{table}<p><button>View the ticked runs side by side</button></p></form>'
     return f"<main><h1>Runs</h1><p>{count}</p>\n{search}\n{form if compare else table}</main>"
+
+
+def counted(lines: Sequence[Line]) -> str:
+    """`1 run`, `3 runs and 2 sweeps`."""
+    numbers = {kind: sum(line.kind == kind for line in lines) for kind in ("run", "sweep")}
+    return " and ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in numbers.items() if n) or "no runs"
 
 
 def view(names: Sequence[str], samples: int, first: int, notes: Sequence[str]) -> str:
@@ -86,14 +99,14 @@ def address(path: str, query: Sequence[tuple[str, str]] | Mapping[str, str]) -> 
     return f"{path}?{urlencode(query, errors='surrogateescape')}"
 
 
-def _row(line: Line, link: str | None, compare: bool) -> str:
+def _row(line: Line, link: str | None, compare: bool, reason: str) -> str:
     name = f'<a href="{_text(link)}">{_text(line.name)}</a>' if link else _text(line.name)
     tick = ""
     if compare:
         can = f'<input type="checkbox" name="run" value="{_raw(line.name)}" aria-label="compare {_text(line.name)}">'
         tick = f'<td class="tick">{can if link else ""}</td>'
-    if line.problem:
-        why = f"cannot be read: {line.problem}"
+    if line.problem or reason:
+        why = f"cannot be read: {line.problem}" if line.problem else reason
         return f'<tr class="broken">{tick}<td>{name}</td><td colspan="{len(COLUMNS) - 1}">{_text(why)}</td></tr>'
     masks = ", ".join(line.masks[:MOST_MASKS])
     masks += f" … ({len(line.masks)})" if len(line.masks) > MOST_MASKS else ""
@@ -135,8 +148,3 @@ def _raw(text: str) -> str:
 
 def _encodable(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def script_json(value: object) -> str:
-    """A value as JSON, for a data block of a page."""
-    return json.dumps(value, ensure_ascii=True).replace("<", "\\u003c")

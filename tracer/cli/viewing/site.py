@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -100,7 +99,7 @@ class Site:
         (opened,), asked = self._runs(query), dict(query)
         arm, sample = asked.get("arm", ""), _number("sample", asked.get("sample", ""), opened.tree.sizes["sample"])
         headers = KEPT if asked.get("version") == opened.version else FRESH
-        return Reply(self._held.strip(opened, asked.get("map", ""), arm, sample), WEBP, headers=headers)
+        return Reply(self._held.strip(opened, asked.get("kind", ""), arm, sample), WEBP, headers=headers)
 
     def report(self, query: Query) -> Reply:
         """The page about the runs that needs no server, as `trace report` writes it."""

@@ -136,7 +136,7 @@ export function mount(root, payload, { address = false } = {}) {
       : all.flatMap((track, place) => curve(state.arms[0], track.name, track.title, PALETTE[place % 8], DASHES[place % 4]));
     const title = one ? chosen.title : group.title + (lanes.length > 1 && state.arms.length ? ` of ${state.arms[0].key}` : "");
     const pairs = all.map((track) => [track.name, track.title]), pick = (name) => choose({ tracks: { ...state.tracks, [group.name]: name } });
-    const head = make("div", { class: "tv-head" }, make("h3", {}, one && chosen.unit !== "1" ? `${title} (${chosen.unit})` : title),
+    const head = make("div", { class: "tv-head" }, make("h3", {}, one && all.length > 1 ? group.title : title, one && chosen.unit !== "1" ? make("small", {}, ` (${chosen.unit})`) : ""),
       one && all.length > 1 ? chooser("", group.name, pairs, chosen.name, pick, group.title) : "");
     if (!curves.length) return make("section", { class: "tv-panel" }, head, note("Not recorded for this arm."));
     const holder = make("div", { class: "tv-plot" });
@@ -339,9 +339,12 @@ function swatch(colour, dash = "") {
   return make("svg", { class: "tv-swatch", width: 22, height: 10, "aria-hidden": "true" }, line);
 }
 
+/** A text with what is between backticks as code. */
+function spoken(text) { return text.split("`").map((part, place) => (place % 2 ? make("code", {}, part) : part)); }
+
 /** What stands on top: one sentence for each thing, and the command. */
 function told(run, several, open) {
-  const lines = run.sentences.map(({ label, text }) => make("div", {}, make("dt", {}, label), make("dd", {}, text)));
+  const lines = run.sentences.map(({ label, text }) => make("div", {}, make("dt", {}, label), make("dd", {}, spoken(text))));
   const command = run.command && make("pre", { tabindex: "0", role: "region", "aria-label": `The command that made ${run.name}` }, make("code", {}, run.command));
   const title = several && make("summary", {}, `${run.name}: ${run.title}`);
   return make(several ? "details" : "div", { open }, title || "", make("dl", {}, lines), command);
@@ -369,7 +372,6 @@ function floats(line, name) {
   return (line.decoded[name] ??= new Float32Array(Uint8Array.from(atob(line[name]), (letter) => letter.charCodeAt(0)).buffer));
 }
 
-/** The pixels of a strip, four bytes each. */
 function greys(picture) {
   const pen = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
   pen.drawImage(picture, 0, 0);
@@ -385,15 +387,14 @@ function limits(lists, log) {
   return [low >= 0 && low < 8 * edge ? 0 : low - edge, high + edge];
 }
 
-/** Round numbers between the limits, about `count`. */
 function ticks(low, high, log, count = 4) {
-  if (log && high / low > 4) {
+  if (log && high / low > 5) {
     const decades = Array.from({ length: 40 }, (_, place) => 10 ** (place - 20)), parts = high / low > 60 ? [1] : [1, 2, 5];
     const all = decades.flatMap((decade) => parts.map((part) => +(part * decade).toPrecision(3)));
     const within = all.filter((value) => value >= low && value <= high);
     return within.filter((_, place) => place % Math.ceil(within.length / count) === 0);
   }
-  const rough = (high - low) / count || 1, unit = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / (count + 1) || 1, unit = 10 ** Math.floor(Math.log10(rough));
   const by = unit * [1, 2, 5, 10].find((each) => each * unit >= 0.999 * rough), from = Math.ceil(low / by), length = Math.floor(high / by) - from + 1;
   return Array.from({ length: Math.max(1, length) }, (_, place) => +((from + place) * by).toPrecision(12));
 }

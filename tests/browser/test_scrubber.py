@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from tests.browser.pages import Shown
-from tests.browser.viewer import Viewer, eventually, scaled
+from tests.browser.viewer import Viewer, eventually, same
 from tests.builders import payloads
-
-
-def same(shown: np.ndarray, frame: np.ndarray) -> bool:
-    return np.array_equal(shown, scaled(frame, shown))
 
 
 def difference(clean: np.ndarray, arm: np.ndarray, gain: int = 1) -> np.ndarray:

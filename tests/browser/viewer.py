@@ -102,10 +102,10 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return True
 
 
-def scaled(picture: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """A picture of a few pixels, each as large as it is on the other."""
-    by = to.shape[0] // picture.shape[0]
-    return picture.repeat(by, axis=0).repeat(by, axis=1)
+def same(shown: np.ndarray, frame: np.ndarray) -> bool:
+    """Whether a picture of a few pixels is what is shown, each pixel a square."""
+    by = shown.shape[0] // frame.shape[0]
+    return np.array_equal(shown, frame.repeat(by, axis=0).repeat(by, axis=1))
 
 
 def _decoded(address: str) -> np.ndarray:

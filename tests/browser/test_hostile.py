@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.browser.pages import Shown
-from tests.browser.viewer import Viewer
+from tests.browser.viewer import Viewer, eventually
 from tests.builders import payloads
 
 
@@ -34,6 +34,7 @@ def test_an_address_made_of_hostile_names_opens_the_same_again(show: Shown, text
     viewer = Viewer(show(payloads.payload(payloads.hostile(text))))
     viewer.page.get_by_role("checkbox").nth(1).click()
     viewer.page.get_by_role("checkbox").nth(0).click()
+    assert eventually(lambda: viewer.address().get("arm") == [f"{text} 2"])
     viewer.page.reload()
     boxes = viewer.page.get_by_role("checkbox")
     assert [boxes.nth(n).is_checked() for n in range(2)] == [False, True]

@@ -54,6 +54,7 @@ def test_playing_ends_at_the_last_step_and_begins_anew(show: Shown) -> None:
     viewer.page.clock.install()
     button = viewer.page.get_by_role("button", name="Play")
     button.click()
+    viewer.page.clock.run_for(100)
     assert viewer.step == 0
     viewer.page.clock.run_for(20_000)
     assert viewer.step == 2

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 
 import numpy as np
 from PIL import Image
@@ -39,6 +40,10 @@ class Viewer:
     def drawn(self) -> None:
         """Wait for the frame after the next one."""
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def address(self) -> dict[str, list[str]]:
+        """What stands behind the #."""
+        return parse_qs(self.page.evaluate("location.hash.slice(1)"))
 
     def choose(self, label: str, option: str | int) -> None:
         """Choose by what stands before the chooser; an option by its value."""
@@ -88,7 +93,7 @@ class Viewer:
 
     def numbers(self, panel: int) -> list[list[float]]:
         """What is written of each curve of a panel: the sample's own, middle, low and high of all samples."""
-        texts = self.page.locator(".tv-numbers").nth(panel).locator("output").all_inner_texts()
+        texts = self.page.locator(".tv-numbers").nth(panel).locator("li span").all_inner_texts()
         return [[float(number) for number in re.findall(r"-?\d+\.?\d*(?:e[-+]\d+)?", text)] for text in texts]
 
 

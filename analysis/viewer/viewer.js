@@ -16,7 +16,7 @@ const GAINS = [1, 2, 4, 8];
 const PLOT = { height: 132, left: 46, right: 10, top: 8, bottom: 20 };
 const RUN_SECONDS = 8; // a whole run, played
 const KEPT = 200; // strips of pictures held decoded
-const DRAWN = new Set(["svg", "path", "line", "circle", "text", "g"]);
+const DRAWN = new Set(["svg", "path", "line", "circle", "text", "g"]), decoded = new WeakMap();
 
 export function mount(root, payload, { address = false } = {}) {
   const { runs } = payload;
@@ -80,7 +80,7 @@ export function mount(root, payload, { address = false } = {}) {
     if (place < 0) return [note(`${lane.key}: this sample is not among those kept of ${run.name}.`)];
     const { width, height, strips, steps, what } = run.pictures;
     const scale = Math.ceil(256 / Math.max(width, height));
-    const titles = ["clean", lane.key, `difference${state.gain > 1 ? ` × ${state.gain}` : ""}`];
+    const titles = ["clean", lane.key, `difference${state.gain > 1 ? ` × ${state.gain}` : ""}`].slice(0, arm.name === "clean" ? 1 : 3);
     const canvases = titles.map(() => make("canvas", { width: width * scale, height: height * scale, role: "img" }));
     moving.push(() => {
       const step = stepOf(run), at = lastUpTo(steps, step), [clean, masked] = ["clean", arm.name].map((name) => image(strips[name]?.[place]));
@@ -140,7 +140,7 @@ export function mount(root, payload, { address = false } = {}) {
       one && all.length > 1 ? chooser("", group.name, pairs, chosen.name, pick, group.title) : "");
     if (!curves.length) return make("section", { class: "tv-panel" }, head, note("Not recorded for this arm."));
     const holder = make("div", { class: "tv-plot" });
-    const numbers = curves.map((each) => make("li", {}, swatch(each.colour, each.dash), `${each.label} `, make("span")));
+    const numbers = curves.map((each) => make("li", {}, swatch(each.colour, each.dash), make("bdi", {}, each.label), " ", make("span")));
     holder.fit = () => holder.replaceChildren(plot(curves, { ...chosen, title }, holder.clientWidth || 600));
     moving.push(() => {
       curves.forEach((each, place) => setText(numbers[place].lastChild, atCursor(each, stepOf(each.run))));
@@ -350,9 +350,9 @@ function told(run, several, open) {
   return make(several ? "details" : "div", { open }, title || "", make("dl", {}, lines), command);
 }
 
-/** Every arm but clean of every run; of several runs in colours of its own. */
+/** Every arm but clean of every run, clean where it is alone; of several runs in colours of its own. */
 function everyLane(runs) {
-  const every = runs.flatMap((run) => run.arms.slice(1).map((arm) => ({ run, arm, key: arm.name, colour: arm.colour })));
+  const every = runs.flatMap((run) => run.arms.slice(run.arms.length > 1 ? 1 : 0).map((arm) => ({ run, arm, key: arm.name, colour: arm.colour })));
   return runs.length < 2 ? every : every.map((lane, place) => ({ ...lane, key: `${lane.run.name}:${lane.key}`, colour: PALETTE[place % 8] }));
 }
 
@@ -368,8 +368,8 @@ function atCursor({ own, low, middle, high }, step) {
 
 /** Base64 of little-endian float32, decoded once. */
 function floats(line, name) {
-  line.decoded ??= {};
-  return (line.decoded[name] ??= new Float32Array(Uint8Array.from(atob(line[name]), (letter) => letter.charCodeAt(0)).buffer));
+  const held = decoded.get(line) ?? decoded.set(line, {}).get(line);
+  return (held[name] ??= new Float32Array(Uint8Array.from(atob(line[name]), (letter) => letter.charCodeAt(0)).buffer));
 }
 
 function greys(picture) {

@@ -1,4 +1,4 @@
-"""A mkdocs hook: the reference of the command line is click's own help, read when the site is built."""
+"""A mkdocs hook: what the command line and `tracer.trace` take is read off the program when the site is built."""
 
 from __future__ import annotations
 
@@ -11,13 +11,27 @@ import click
 from mkdocs.structure.pages import Page
 
 from tracer.cli.main import main
+from tracer.request import parameters
 
-MARK = "<!-- every command, as click describes it -->"
+COMMANDS = "<!-- every command, as click describes it -->"
+PARAMETERS = "<!-- every parameter of a run -->"
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Put the commands where the page has the mark."""
-    return markdown.replace(MARK, "\n".join(described(main, click.Context(main, info_name="trace"), 2)))
+    """Put the commands, or the parameters of a run, where the page has the mark."""
+    if COMMANDS in markdown:
+        lines = described(main, click.Context(main, info_name="trace"), 2)
+        return markdown.replace(COMMANDS, "\n".join(lines))
+    return markdown.replace(PARAMETERS, "\n".join(tabulated())) if PARAMETERS in markdown else markdown
+
+
+def tabulated() -> Iterator[str]:
+    """The parameters that `tracer.trace` and `trace run` share: name, option, default, meaning."""
+    yield "| parameter | option | default | meaning |\n|---|---|---|---|"
+    for name, parameter in parameters().items():
+        flag = f"<code>{_cell(parameter.flag)}</code>" if parameter.flag else ""
+        default = f"<code>{_cell(repr(parameter.default))}</code>"
+        yield f"| <code>{_cell(name)}</code> | {flag} | {default} | {_cell(parameter.help)} |"
 
 
 def described(command: click.Command, context: click.Context, level: int) -> Iterator[str]:
@@ -43,7 +57,7 @@ def _printed(context: click.Context, *formats: Callable[[click.Context, click.He
     formatter = click.HelpFormatter(width=88)
     for each in formats:
         each(context, formatter)
-    return f"```text\n{formatter.getvalue().strip()}\n```\n"
+    return f"``` {{ .text .help }}\n{formatter.getvalue().strip()}\n```\n"
 
 
 def _cell(text: str) -> str:

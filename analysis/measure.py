@@ -6,10 +6,12 @@ by one file, from inside or by an entry point of another distribution. Nothing i
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import WRAPPER_ASSIGNMENTS
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
 from analysis.about import SHIPPED, About, Beyond, Reads
@@ -139,3 +141,16 @@ MEASURES: Registry[Measure[...]] = Registry("measure", {name: about.home for nam
 def about(name: str) -> About | Measure[...]:
     """What a measure says of itself; of one that ships, nothing is imported. Raises KeyError."""
     return SHIPPED.get(name) or MEASURES[name]
+
+
+def summary(name: str) -> str:
+    """The first paragraph of a measure's docstring; of one that ships read from its file, which is not run."""
+    if name not in SHIPPED:
+        doc = inspect.getdoc(MEASURES[name].compute) or ""
+    else:
+        module, _, function = SHIPPED[name].home.partition(":")
+        file = files(module.rpartition(".")[0]) / f"{module.rpartition('.')[2]}.py"
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        found = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
+        doc = ast.get_docstring(found) or ""
+    return doc.partition("\n\n")[0]

@@ -1,0 +1,8 @@
+"""`trace completion SHELL`."""
+
+import click
+
+
+@click.command()
+def completion() -> None:
+    """To come."""

@@ -14,6 +14,7 @@ import click
 
 from tracer.cli.errors import answered
 from tracer.cli.files import save_figure
+from tracer.cli.help import Command
 from tracer.cli.options import OUT, STORE, as_json
 from tracer.cli.terminal import frame_as_data, print_json, print_table, with_index
 
@@ -132,12 +133,18 @@ def open_depth(folder: Path) -> xr.Dataset:
     return xr.open_dataset(readable(file), engine="scipy")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("trace report", "trace report runs/dit-R4S32 --out report.html"),
+)
 @click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
 @click.option("--out", type=OUT, metavar="FILE", help="Default: report.html in the run.")
 @as_json
 def report(run_path: Path | None, out: Path | None, as_json: bool) -> None:
-    """Write one self-contained HTML page about a run."""
+    """Write one self-contained HTML page about a run.
+
+    RUN defaults to the latest under ./runs.
+    """
     with answered():
         import matplotlib
 

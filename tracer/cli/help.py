@@ -69,6 +69,10 @@ class Group(click.Group):
         super().format_help_text(ctx, formatter)
         write_examples(self.examples, formatter)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order in which they were added."""
+        return list(self.commands)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As in click; without any word the help is what was asked for, and no error."""
         if not args and not ctx.resilient_parsing:
@@ -90,7 +94,7 @@ class Group(click.Group):
 
 
 def write_examples(examples: Sequence[str], formatter: click.HelpFormatter) -> None:
-    """A section of examples, none of its lines wider than the terminal; comments under each other where they fit."""
+    """A section of examples, none of its lines wider than the terminal; comments beside them where all fit, else above."""
     if not examples:
         return
     width = formatter.width - 2
@@ -99,29 +103,25 @@ def write_examples(examples: Sequence[str], formatter: click.HelpFormatter) -> N
         f"{command:{max(map(len, commands))}}{COMMENT}{comment}" if comment else command
         for command, (_, _, comment) in zip(commands, (example.partition(COMMENT) for example in examples), strict=True)
     ]
-    shown = aligned if max(map(len, aligned)) <= width else examples
+    beside = max(map(len, aligned)) <= width
     with formatter.section("Examples"):
-        for line in (line for example in shown for line in laid_out(example, width)):
+        for line in aligned if beside else [line for example in examples for line in laid_out(example, width)]:
             formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
 def laid_out(example: str, width: int) -> list[str]:
-    """An example as lines that a shell takes: its comment goes above it, and it is broken behind options, if need be.
+    """An example as lines that a shell takes: its comment above it, and broken before options where it is too wide.
 
     A word is never broken, so that a line is wider than asked for where a word is.
     """
-    if len(example) <= width:
-        return [example]
-    command, _, comment = (part.strip() for part in example.partition(COMMENT))
-    if comment and len(command) <= width:
-        return [*_commented(comment, width), command]
-    lines = [""]
-    for part in _parts(command):
+    command, _, comment = example.partition(COMMENT)
+    lines = [f"# {line}" for line in textwrap.wrap(comment, width - 2)] + [""]
+    for part in [command] if len(command) <= width else _parts(command):
         if lines[-1].strip() and len(lines[-1]) + len(part) + len("  \\") > width:
             lines[-1] += " \\"
             lines.append("   ")
         lines[-1] += f" {part}" if lines[-1] else part
-    return [*_commented(comment, width), *lines]
+    return lines
 
 
 def _parts(command: str) -> list[str]:
@@ -133,10 +133,6 @@ def _parts(command: str) -> list[str]:
         else:
             parts.append(word)
     return parts
-
-
-def _commented(comment: str, width: int) -> list[str]:
-    return [f"# {line}" for line in textwrap.wrap(comment, width - 2)]
 
 
 def _is_shown(parameter: click.Parameter) -> bool:

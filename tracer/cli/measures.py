@@ -14,15 +14,11 @@ import click
 from tracer.cli.analyze import FORMATS, SCORED, analyze_runs, takes_several
 from tracer.cli.errors import answered
 from tracer.cli.help import Command, Group
-from tracer.cli.options import OUT, STORE, as_json
+from tracer.cli.options import OUT, STORE, as_json, weights
 
 if TYPE_CHECKING:
     from analysis.about import About, Option
     from analysis.measure import Measure
-
-WEIGHTS = click.Option(
-    ["--weights"], multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable."
-)
 
 
 class Measures(Group):
@@ -47,7 +43,7 @@ class Measures(Group):
     examples=(
         "trace analyze growth",
         "trace analyze verdict runs/dit-steps/T*",
-        "trace analyze decompose --format svg",
+        "trace analyze growth --format svg",
     ),
 )
 def analyze() -> None:
@@ -109,7 +105,7 @@ def command(name: str) -> click.Command:
 
     params: list[click.Parameter] = [
         click.Argument(["runs"], nargs=-1, type=STORE, metavar="[RUN]..." if takes_several(said) else "[RUN]"),
-        *map(_option, said.options), *([WEIGHTS] if name in SCORED else []),
+        *map(_option, said.options),
         click.Option(["--out"], type=OUT, metavar="DIR", help="Where figure and table go; default: the run; of "
                      "several, the folder they are all in."),
         click.Option(["--format", "formats"], multiple=True, type=click.Choice(FORMATS), default=("png",),
@@ -124,7 +120,7 @@ def command(name: str) -> click.Command:
         needs=said.needs,
         examples=lambda: examples_of(name, said),
     )
-    return as_json(made)
+    return as_json(weights(made) if name in SCORED else made)
 
 
 def _option(option: Option) -> click.Option:

@@ -18,6 +18,13 @@ dry_run = click.option(
     help="Check, say what it would cost (evaluations, time, disk, memory), write nothing.",
 )
 
+weights = click.option(
+    "--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable."
+)
+mask_seed = click.option(
+    "--mask-seed", type=int, default=0, show_default=True, metavar="SEED", help=parameters()["mask_seed"].help
+)
+
 
 class StorePath(click.ParamType):
     """What is read: a path, or an address such as s3://bucket/run. `~` is expanded, which no shell does behind `=`."""
@@ -47,6 +54,18 @@ class OutPath(click.ParamType):
 
 
 STORE, OUT = StorePath(), OutPath()
+
+
+HEADINGS: dict[str, tuple[str, ...]] = {
+    "What is run": ("denoiser", "checkpoint", "variant", "parts", "lora", "sites", "t5"),
+    "Arms": ("arms", "mask_seed", "floor"),
+    "Samples": ("samples", "classes", "prompts", "negative", "seed", "paths", "size", "moved"),
+    "Sampling": ("steps", "sampler", "guidance", "noise", "call"),
+    "What is kept": ("record", "frames"),
+    "Where it goes": ("out", "resume", "dry_run", "as_json"),
+    "Machine": ("device", "dtype", "batch_size", "vae_tiling", "offload", "workers", "scheduler"),
+}
+"""Under which heading the options of a run stand, by the fields of a `Request`."""
 
 
 def request_options(*leave_out: str) -> Callable[[Callable], Callable]:

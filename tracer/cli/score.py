@@ -8,16 +8,25 @@ from pathlib import Path
 import click
 
 from tracer.cli.errors import answered
-from tracer.cli.options import STORE, as_json, dry_run
+from tracer.cli.help import Command
+from tracer.cli.options import STORE, as_json, dry_run, weights
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 from tracer.store.places import expanded
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "trace score  # by all metrics that need only what is shipped",
+        "trace score --list",
+        "trace score --metric lpips --metric clip-t --weights clip-t=open_clip_model.safetensors",
+        "trace score --metric cmmd --reference val2014 --dry-run",
+    ),
+)
 @click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
 @click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="E.g. clip-t or lpips; default: all that "
               "need only what is shipped. Repeatable.")  # fmt: skip
-@click.option("--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable.")
+@weights
 @click.option("--reference", metavar="FOLDER", help="Pictures (at any depth) that sets such as cmmd are "
               "compared with; `held-out`: the shipped drawings.")  # fmt: skip
 @click.option("--device", metavar="DEVICE", help="Of large networks. Default: cuda where there is one, else cpu.")
@@ -33,10 +42,6 @@ def score(
     """Measure the decoded pictures of a run by metrics, and keep the scores beside it.
 
     What is already measured is not measured again. RUN defaults to the latest under ./runs.
-
-    \b
-    trace score --metric lpips --metric clip-t --weights clip-t=open_clip_model.safetensors
-    trace score --metric cmmd --reference val2014
     """
     with answered():
         from tracer import store

@@ -94,7 +94,7 @@ class Group(click.Group):
 
 
 def write_examples(examples: Sequence[str], formatter: click.HelpFormatter) -> None:
-    """A section of examples, none of its lines wider than the terminal; comments beside them where all fit, else above."""
+    """A section of examples, no line wider than the terminal; comments beside commands where all fit, else above."""
     if not examples:
         return
     width = formatter.width - 2

@@ -5,6 +5,7 @@ Nothing is imported before a command is used. Exit codes are given in one place,
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -14,6 +15,9 @@ from tracer.allocator import keep_freed_memory
 from tracer.cli.help import Group
 from tracer.quiet import silence
 from tracer.visible import visible_output
+
+VARIABLE = "_TRACE_COMPLETE"
+"""Set by a shell that asks what a half-typed word may become."""
 
 
 class Commands(Group):
@@ -38,6 +42,10 @@ class Commands(Group):
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """As in click; control characters in what is printed are made visible."""
+        if VARIABLE in os.environ:
+            import tracer.cli.completion  # noqa: F401  (it makes click know how bash takes words apart)
+
+            return super().main(*arguments, **named)  # to a shell, which takes bytes
         with visible_output():
             return super().main(*arguments, **named)
 

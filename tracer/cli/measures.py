@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracer.cli import completing
 from tracer.cli.analyze import FORMATS, SCORED, analyze_runs, takes_several
 from tracer.cli.errors import answered
 from tracer.cli.help import Command, Group
@@ -123,8 +124,13 @@ def command(name: str) -> click.Command:
     return as_json(weights(made) if name in SCORED else made)
 
 
+COMPLETERS = {"SPEC": completing.arms, "METRIC": completing.names(completing.metrics)}
+"""What is offered for the value of an option, by its metavar."""
+
+
 def _option(option: Option) -> click.Option:
     how: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "multiple": option.several}
+    how["shell_complete"] = COMPLETERS.get(option.metavar or "")
     if option.type is bool:
         return click.Option([option.flag, option.parameter], is_flag=True, help=option.help)
     how["type"] = click.Choice(option.choices) if option.choices else option.type

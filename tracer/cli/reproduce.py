@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from tracer.cli import completing
 from tracer.cli.errors import answered, going_on_by
 from tracer.cli.help import Command
 from tracer.cli.options import OUT, as_json, dry_run
@@ -55,7 +56,7 @@ class Asked:
         "trace reproduce my-study.toml",
     ),
 )
-@click.argument("name", metavar="[NAME|FILE]", required=False)
+@click.argument("name", metavar="[NAME|FILE]", required=False, shell_complete=completing.names(completing.recipes))
 @click.option(
     "--scale",
     type=click.Choice(SCALES),
@@ -68,6 +69,7 @@ class Asked:
     "given",
     multiple=True,
     metavar="WORD=VALUE",
+    shell_complete=completing.recipe_words,
     help="A word of the recipe, such as checkpoint=DIR or device=cpu. Repeatable.",
 )
 @with_weights

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracer.cli import completing
 from tracer.cli.diverged import tell_of_diverged
 from tracer.cli.errors import answered, fail
 from tracer.cli.help import Command
@@ -95,7 +96,7 @@ class StudyCommand(Command):
         "trace counterfactual windows --mask R4S32 --dry-run  # what it would take",
     ),
 )
-@click.argument("study", metavar="STUDY")
+@click.argument("study", metavar="STUDY", shell_complete=completing.names(completing.studies))
 @request_options("record")
 @click.option(
     "--every", type=int, default=1, show_default=True, metavar="N", help="impulse: one impulse every this many steps."

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tracer.cli import completing
 from tracer.cli.errors import answered
 from tracer.cli.help import Command
 from tracer.cli.options import STORE, as_json, dry_run, weights
@@ -24,12 +25,19 @@ from tracer.store.places import expanded
     ),
 )
 @click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
-@click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="E.g. clip-t or lpips; default: all that "
+@click.option("--metric", "metrics", multiple=True, metavar="METRIC",
+              shell_complete=completing.names(completing.metrics), help="E.g. clip-t or lpips; default: all that "
               "need only what is shipped. Repeatable.")  # fmt: skip
 @weights
-@click.option("--reference", metavar="FOLDER", help="Pictures (at any depth) that sets such as cmmd are "
+@click.option("--reference", metavar="FOLDER", shell_complete=completing.paths,
+              help="Pictures (at any depth) that sets such as cmmd are "
               "compared with; `held-out`: the shipped drawings.")  # fmt: skip
-@click.option("--device", metavar="DEVICE", help="Of large networks. Default: cuda where there is one, else cpu.")
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    shell_complete=completing.names(completing.devices),
+    help="Of large networks. Default: cuda where there is one, else cpu.",
+)
 @click.option("--list", "listed", is_flag=True, help="List the metrics, what weights they need and which are here.")
 @click.option("--expect", metavar="SIZES", help="With --dry-run, of a run that is not there yet: arms x samples x "
               "height x width of its pictures, such as 6x553x1024x1024.")  # fmt: skip

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tracer.cli import completing
 from tracer.cli.errors import answered
 from tracer.cli.files import check_picture, save_figure
 from tracer.cli.help import Command
 from tracer.cli.options import OUT, STORE, as_json, mask_seed
 from tracer.cli.terminal import print_json, print_table
+from tracer.parameters import models
 
 if TYPE_CHECKING:
     from interventions import TokenLayout
@@ -29,7 +31,7 @@ MOST_TOKENS = 128 * 128
         "trace mask R4S32 --grid 5x8x8  # 5 frames of 8 x 8 tokens",
     ),
 )
-@click.argument("spec")
+@click.argument("spec", shell_complete=completing.specs)
 @click.option("--grid", default="16x16", show_default=True, metavar="HxW", help="The token grid; FxHxW of a video.")
 @mask_seed
 @click.option("--out", type=OUT, metavar="FILE", help="The picture; default: mask-SPEC.png.")
@@ -93,8 +95,13 @@ def _grid_layout(grid: str) -> TokenLayout:
 )
 @click.argument("words", nargs=-1, metavar="[TEXT]...")
 @click.option("--root", type=STORE, default=Path("runs"), show_default=True, metavar="DIR", help="Where to look.")
-@click.option("--model", metavar="NAME", help="Only of this model.")
-@click.option("--mask", metavar="SPEC", help="Only those with this in the name of an arm, such as R4S32 or sink.")
+@click.option("--model", metavar="NAME", shell_complete=completing.names(models), help="Only of this model.")
+@click.option(
+    "--mask",
+    metavar="SPEC",
+    shell_complete=completing.specs,
+    help="Only those with this in the name of an arm, such as R4S32 or sink.",
+)
 @as_json
 def list_runs(words: tuple[str, ...], root: Path, model: str | None, mask: str | None, as_json: bool) -> None:
     """List the runs and sweeps under a folder, those of studies too, oldest first.

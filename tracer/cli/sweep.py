@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from interventions.families import density_families
+from tracer.cli import completing
 from tracer.cli.errors import answered
 from tracer.cli.help import Group
 from tracer.cli.options import OUT, STORE, as_json, dry_run, mask_seed
@@ -28,6 +29,10 @@ class Families(click.ParamType):
     """A family of graphs by the name it is swept under; the names are asked for when one is typed."""
 
     name = "family"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> completing.Items:
+        """The names."""
+        return completing.names(density_families)(ctx, param, incomplete)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself, or an error that lists the names."""
@@ -55,7 +60,9 @@ HEADINGS = {
     "Where it goes": ("out", "resume", "published", "dry_run", "as_json"),
     "Machine": ("device", "batch_size"),
 }
-MASKS = click.option("--mask", "masks", multiple=True, metavar="SPEC", help=parameters()["arms"].help)
+MASKS = click.option(
+    "--mask", "masks", multiple=True, metavar="SPEC", shell_complete=completing.specs, help=parameters()["arms"].help
+)
 
 
 def shared_options(command: Callable) -> Callable:
@@ -68,7 +75,8 @@ def shared_options(command: Callable) -> Callable:
                      "for --density; default: all that ship. Repeatable."),
         click.option("--mask-seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Seeds "
                      "0 to N-1 of every random graph."),
-        click.option("--checkpoint", metavar="FILE|DIR", help="Local weights instead of the library's."),
+        click.option("--checkpoint", metavar="FILE|DIR", shell_complete=completing.paths,
+                     help="Local weights instead of the library's."),
         click.option("--data", type=STORE, metavar="FOLDER", help="Pictures; default: the shipped "
                      "held-out emoji."),
         click.option("--split", type=click.Choice(["all", "held-out-images", "held-out-concepts"]), default="all",
@@ -76,7 +84,8 @@ def shared_options(command: Callable) -> Callable:
         click.option("--limit", type=int, metavar="N", help="At most N images (retrieval: N pairs)."),
         click.option("--batch-size", type=int, default=64, show_default=True, metavar="N",
                      help="Pictures run together."),
-        click.option("--device", metavar="DEVICE", help=parameters()["device"].help),
+        click.option("--device", metavar="DEVICE", shell_complete=completing.names(completing.devices),
+                     help=parameters()["device"].help),
         click.option("--out", type=OUT, metavar="DIR", help="Default: runs/<task>-<model>."),
         click.option("--resume", is_flag=True, help="Go on with an unfinished sweep."),
         click.option("--published", is_flag=True, help="Draw the masking paper's values beside ours."),
@@ -96,7 +105,8 @@ def shared_options(command: Callable) -> Callable:
     ),
 )
 @shared_options
-@click.option("--model", default="vit", show_default=True, metavar="NAME", help="vit, vit-cls, vit-seed1 (embedded) "
+@click.option("--model", shell_complete=completing.names(completing.classifiers), default="vit", show_default=True,
+              metavar="NAME", help="vit, vit-cls, vit-seed1 (embedded) "
               "or a timm name; the masking paper's is vit_large_patch16_224.augreg_in21k_ft_in1k.")  # fmt: skip
 def classify(mask_seeds: int, **options: Any) -> None:
     """Top-1 and top-5 of a timm model, agreement with clean, and distances.
@@ -116,7 +126,8 @@ def classify(mask_seeds: int, **options: Any) -> None:
     ),
 )
 @shared_options
-@click.option("--model", default="clip", show_default=True, metavar="NAME", help="clip (embedded) or an open_clip "
+@click.option("--model", shell_complete=completing.names(completing.retrievers), default="clip", show_default=True,
+              metavar="NAME", help="clip (embedded) or an open_clip "
               "name; the masking paper's is ViT-B-32-quickgelu.")  # fmt: skip
 @click.option("--pretrained", metavar="TAG", help="open_clip's tag of the weights; default: openai where there is one.")
 @click.option("--captions", type=STORE, metavar="JSON", help="COCO's captions_val2017.json or a "
@@ -143,7 +154,15 @@ def retrieve(mask_seeds: int, **options: Any) -> None:
     short_help="Damage per block inside one forward pass.",
     examples=("trace sweep depth --mask R4S32", "trace sweep depth --mask R4S32 --mask K64N8 --samples 16"),
 )
-@click.option("--mask", "masks", multiple=True, required=True, metavar="SPEC", help=parameters()["arms"].help)
+@click.option(
+    "--mask",
+    "masks",
+    multiple=True,
+    required=True,
+    metavar="SPEC",
+    shell_complete=completing.specs,
+    help=parameters()["arms"].help,
+)
 @mask_seed
 @click.option(
     "--samples", type=click.IntRange(3), default=64, show_default=True, metavar="N", help="Held-out pictures."

@@ -90,9 +90,10 @@ def _checkpoint(value: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
 
 def _records(names: Sequence[str]) -> list[str]:
     """Nothing for the default; else what was named, without what that brings along."""
+    from tracer.recording import DEFAULT
     from tracer.store import RECORDS, with_brought
 
-    if set(names) == with_brought(("latents", "images", "replay", "mass", "sinks")):
+    if set(names) == with_brought(DEFAULT):
         return []
     brought = {each for name in names for each in RECORDS[name].brings} | {"norms"}
     return ["--record", ",".join(name for name in RECORDS if name in set(names) - brought) or "norms"]

@@ -16,7 +16,7 @@ const GAINS = [1, 2, 4, 8];
 const PLOT = { height: 132, left: 46, right: 10, top: 8, bottom: 20 };
 const RUN_SECONDS = 8; // a whole run, played
 const KEPT = 200; // strips of pictures held decoded
-const DRAWN = new Set(["svg", "path", "line", "circle", "text", "g"]);
+const DRAWN = new Set(["svg", "path", "line", "circle", "text", "g"]), decoded = new WeakMap();
 
 export function mount(root, payload, { address = false } = {}) {
   const { runs } = payload;
@@ -80,7 +80,7 @@ export function mount(root, payload, { address = false } = {}) {
     if (place < 0) return [note(`${lane.key}: this sample is not among those kept of ${run.name}.`)];
     const { width, height, strips, steps, what } = run.pictures;
     const scale = Math.ceil(256 / Math.max(width, height));
-    const titles = ["clean", lane.key, `difference${state.gain > 1 ? ` × ${state.gain}` : ""}`];
+    const titles = ["clean", lane.key, `difference${state.gain > 1 ? ` × ${state.gain}` : ""}`].slice(0, arm.name === "clean" ? 1 : 3);
     const canvases = titles.map(() => make("canvas", { width: width * scale, height: height * scale, role: "img" }));
     moving.push(() => {
       const step = stepOf(run), at = lastUpTo(steps, step), [clean, masked] = ["clean", arm.name].map((name) => image(strips[name]?.[place]));
@@ -136,11 +136,11 @@ export function mount(root, payload, { address = false } = {}) {
       : all.flatMap((track, place) => curve(state.arms[0], track.name, track.title, PALETTE[place % 8], DASHES[place % 4]));
     const title = one ? chosen.title : group.title + (lanes.length > 1 && state.arms.length ? ` of ${state.arms[0].key}` : "");
     const pairs = all.map((track) => [track.name, track.title]), pick = (name) => choose({ tracks: { ...state.tracks, [group.name]: name } });
-    const head = make("div", { class: "tv-head" }, make("h3", {}, one && chosen.unit !== "1" ? `${title} (${chosen.unit})` : title),
+    const head = make("div", { class: "tv-head" }, make("h3", {}, one && all.length > 1 ? group.title : title, one && chosen.unit !== "1" ? make("small", {}, ` (${chosen.unit})`) : ""),
       one && all.length > 1 ? chooser("", group.name, pairs, chosen.name, pick, group.title) : "");
     if (!curves.length) return make("section", { class: "tv-panel" }, head, note("Not recorded for this arm."));
     const holder = make("div", { class: "tv-plot" });
-    const numbers = curves.map((each) => make("li", {}, swatch(each.colour, each.dash), `${each.label} `, make("span")));
+    const numbers = curves.map((each) => make("li", {}, swatch(each.colour, each.dash), make("bdi", {}, each.label), " ", make("span")));
     holder.fit = () => holder.replaceChildren(plot(curves, { ...chosen, title }, holder.clientWidth || 600));
     moving.push(() => {
       curves.forEach((each, place) => setText(numbers[place].lastChild, atCursor(each, stepOf(each.run))));
@@ -339,17 +339,20 @@ function swatch(colour, dash = "") {
   return make("svg", { class: "tv-swatch", width: 22, height: 10, "aria-hidden": "true" }, line);
 }
 
+/** A text with what is between backticks as code. */
+function spoken(text) { return text.split("`").map((part, place) => (place % 2 ? make("code", {}, part) : part)); }
+
 /** What stands on top: one sentence for each thing, and the command. */
 function told(run, several, open) {
-  const lines = run.sentences.map(({ label, text }) => make("div", {}, make("dt", {}, label), make("dd", {}, text)));
+  const lines = run.sentences.map(({ label, text }) => make("div", {}, make("dt", {}, label), make("dd", {}, spoken(text))));
   const command = run.command && make("pre", { tabindex: "0", role: "region", "aria-label": `The command that made ${run.name}` }, make("code", {}, run.command));
   const title = several && make("summary", {}, `${run.name}: ${run.title}`);
   return make(several ? "details" : "div", { open }, title || "", make("dl", {}, lines), command);
 }
 
-/** Every arm but clean of every run; of several runs in colours of its own. */
+/** Every arm but clean of every run, clean where it is alone; of several runs in colours of its own. */
 function everyLane(runs) {
-  const every = runs.flatMap((run) => run.arms.slice(1).map((arm) => ({ run, arm, key: arm.name, colour: arm.colour })));
+  const every = runs.flatMap((run) => run.arms.slice(run.arms.length > 1 ? 1 : 0).map((arm) => ({ run, arm, key: arm.name, colour: arm.colour })));
   return runs.length < 2 ? every : every.map((lane, place) => ({ ...lane, key: `${lane.run.name}:${lane.key}`, colour: PALETTE[place % 8] }));
 }
 
@@ -365,11 +368,10 @@ function atCursor({ own, low, middle, high }, step) {
 
 /** Base64 of little-endian float32, decoded once. */
 function floats(line, name) {
-  line.decoded ??= {};
-  return (line.decoded[name] ??= new Float32Array(Uint8Array.from(atob(line[name]), (letter) => letter.charCodeAt(0)).buffer));
+  const held = decoded.get(line) ?? decoded.set(line, {}).get(line);
+  return (held[name] ??= new Float32Array(Uint8Array.from(atob(line[name]), (letter) => letter.charCodeAt(0)).buffer));
 }
 
-/** The pixels of a strip, four bytes each. */
 function greys(picture) {
   const pen = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
   pen.drawImage(picture, 0, 0);
@@ -385,15 +387,14 @@ function limits(lists, log) {
   return [low >= 0 && low < 8 * edge ? 0 : low - edge, high + edge];
 }
 
-/** Round numbers between the limits, about `count`. */
 function ticks(low, high, log, count = 4) {
-  if (log && high / low > 4) {
+  if (log && high / low > 5) {
     const decades = Array.from({ length: 40 }, (_, place) => 10 ** (place - 20)), parts = high / low > 60 ? [1] : [1, 2, 5];
     const all = decades.flatMap((decade) => parts.map((part) => +(part * decade).toPrecision(3)));
     const within = all.filter((value) => value >= low && value <= high);
     return within.filter((_, place) => place % Math.ceil(within.length / count) === 0);
   }
-  const rough = (high - low) / count || 1, unit = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / (count + 1) || 1, unit = 10 ** Math.floor(Math.log10(rough));
   const by = unit * [1, 2, 5, 10].find((each) => each * unit >= 0.999 * rough), from = Math.ceil(low / by), length = Math.floor(high / by) - from + 1;
   return Array.from({ length: Math.max(1, length) }, (_, place) => +((from + place) * by).toPrecision(12));
 }

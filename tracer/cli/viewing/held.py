@@ -10,14 +10,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from interventions.errors import InputError
 from tracer.cli.viewing.catalogue import NotFoundError, Opened
 from tracer.cli.viewing.pages import address
-
-if TYPE_CHECKING:
-    from analysis.viewer.strips import Strips
 
 T = TypeVar("T")
 
@@ -53,7 +50,7 @@ class Held:
 
     def __init__(self) -> None:
         self._payloads, self._reports = Kept[bytes](8), Kept[str](8)
-        self._strips, self._makers = Kept[bytes](512), Kept["Strips"](8)
+        self._strips, self._makers = Kept[bytes](512), Kept[Any](8)
 
     def payload(self, opened: Sequence[Opened], samples: range) -> bytes:
         """The data of a view of these samples as JSON, pictures as addresses."""

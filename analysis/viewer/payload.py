@@ -11,8 +11,9 @@ map means low (high / low)^(g / 255) where `log`, else low + (high - low) g / 25
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,30 +30,45 @@ BUDGET = 1_400_000
 """Bytes of a payload that lies in a page."""
 LABEL = 80
 """Characters of a sample's label at most."""
-Source = Callable[[str, str, int], str]
-"""(kind, arm, sample) -> the address of a strip; kind is "pictures" or the name of a map."""
+Source = Callable[[int, str, str, int], str]
+"""(place of the run, kind, arm, sample) -> the address of a strip; kind is "pictures" or the name of a map."""
+
+Given = Callable[[str, str, int], str]
+"""The same for one run."""
 
 
 def payload(
-    several: pairing.Runs, *, budget: int | None = BUDGET, samples: int | None = None, source: Source | None = None
+    several: pairing.Runs,
+    *,
+    budget: int | None = BUDGET,
+    samples: int | Collection[int] | None = None,
+    source: Source | None = None,
+    answers: bool = True,
 ) -> dict[str, Any]:
     """The document of a run, or of several; see above.
 
     budget: bytes of it as JSON, shared alike by the runs; what does not fit is left out, and `note` says what. None
-    leaves out nothing but samples beyond `samples`. samples: at most so many, one of every start first; None is 16 with
-    a budget and all without. source: gives the address of a strip, so that none is packed; one function for each run is
-    made by `source_of` of a server. Raises runs.RunError for a run without a complete sample.
+    leaves out nothing but samples beyond `samples`. samples: at most so many, one of every start first, or those of
+    these indices in the run; None is 16 with a budget and all without. source: gives the address of a strip, so that
+    none is packed. answers: whether the sentences hold those to the three questions, which take longest. Raises
+    runs.RunError for a run without a complete sample.
     """
     trees = pairing.as_list(several)
     alike = trees if sentences.same_experiment(trees) else []
     share = None if budget is None else budget // len(trees)
     names = _distinct([str(run.name or "run") for run in trees])
-    limit = SAMPLES if samples is None and budget is not None else samples
+    wanted = None if samples is None or isinstance(samples, int) else frozenset(samples)
+    limit = samples if isinstance(samples, int) else SAMPLES if wanted is None and budget is not None else None
     return {
         "version": VERSION,
         "runs": [
-            _fitted(_Content(run, name, alike if any(run is one for one in alike) else []), share, limit, source)
-            for run, name in zip(trees, names, strict=True)
+            _fitted(
+                _Content(run, name, alike if any(run is one for one in alike) else [], wanted, answers),
+                share,
+                limit,
+                source and partial(source, place),
+            )
+            for place, (run, name) in enumerate(zip(trees, names, strict=True))
         ],
     }
 
@@ -64,6 +80,8 @@ class _Content:
     run: xr.DataTree
     name: str
     alike: Sequence[xr.DataTree]
+    wanted: frozenset[int] | None
+    answers: bool
 
     def __post_init__(self) -> None:
         self.complete = runs.complete(self.run)
@@ -75,10 +93,12 @@ class _Content:
         self.tracks = tracks.of_run(of_these) if self.arms else []
         self.palette = style.palette(self.complete["metrics"].to_dataset())
         self.order = [arm.name for arm in every if arm.name in self.arms]
-        self.sentences = sentences.told(self.run, self.alike)
+        self.sentences = sentences.told(self.run, self.alike, answers=self.answers)
 
     def shown(self, most: int | None) -> list[int]:
         """Places among the complete samples of those that are shown: one of every start first, in the run's order."""
+        if self.wanted is not None:
+            return [place for place, sample in enumerate(self.positions) if int(sample) in self.wanted][:most]
         start = pairing.identities(self.complete, paths=False)
         seen: dict[str, int] = {}
         rounds = []
@@ -92,7 +112,7 @@ class _Content:
         return [runs.CLEAN, *(name for name in self.order if name in self.arms[:most])]
 
 
-def _fitted(content: _Content, budget: int | None, samples: int | None, source: Source | None) -> dict[str, Any]:
+def _fitted(content: _Content, budget: int | None, samples: int | None, source: Given | None) -> dict[str, Any]:
     choice = Choice(samples=samples)
     if budget is None:
         return _run(content, choice, source)
@@ -107,7 +127,7 @@ def _fitted(content: _Content, budget: int | None, samples: int | None, source: 
         choice, room = smaller, room * budget / size
 
 
-def _chosen(content: _Content, choice: Choice, room: float, source: Source | None) -> Choice:
+def _chosen(content: _Content, choice: Choice, room: float, source: Given | None) -> Choice:
     """The largest choice that seems to fit."""
     while True:
         pictures, numbers = _sizes(content, choice, source)
@@ -120,7 +140,7 @@ def _chosen(content: _Content, choice: Choice, room: float, source: Source | Non
         choice = smaller
 
 
-def _sizes(content: _Content, choice: Choice, source: Source | None) -> tuple[float, float]:
+def _sizes(content: _Content, choice: Choice, source: Given | None) -> tuple[float, float]:
     """Bytes of the strips, as far as a few frames tell, and of the numbers of a payload."""
     arms, shown = content.kept_arms(choice.arms), content.shown(choice.samples)
     numbers = tracks.size(content.tracks, len(shown), len(arms) - 1)
@@ -138,7 +158,7 @@ def _sizes(content: _Content, choice: Choice, source: Source | None) -> tuple[fl
     return pictures * 4 / 3 * len(shown) * len(arms), numbers
 
 
-def _run(content: _Content, choice: Choice, source: Source | None, full: Choice | None = None) -> dict[str, Any]:
+def _run(content: _Content, choice: Choice, source: Given | None, full: Choice | None = None) -> dict[str, Any]:
     run, arms, shown = content.run, content.kept_arms(choice.arms), content.shown(choice.samples)
     ids = [int(content.positions[place]) for place in shown]
     strips = Strips(run, choice.frames, choice.longest, choice.quality)

@@ -22,11 +22,13 @@ from analysis.common import divergence, pairing, runs
 from analysis.figures import style
 from analysis.viewer import frames, sentences, tracks
 from analysis.viewer.budget import OF_NUMBERS, OF_PICTURES, PROBED, SAMPLES, Choice, cuts
-from analysis.viewer.strips import PICTURES, Strips
+from analysis.viewer.strips import PICTURES, Recorded, Strips
 
 VERSION = 1
 BUDGET = 1_400_000
 """Bytes of a payload that lies in a page."""
+HELD = 500_000_000
+"""Bytes of a group that are read into memory at most."""
 LABEL = 80
 """Characters of a sample's label at most."""
 Source = Callable[[str, str, int], str]
@@ -66,6 +68,7 @@ class _Content:
     alike: Sequence[xr.DataTree]
 
     def __post_init__(self) -> None:
+        self.run = held(self.run)
         self.complete = runs.complete(self.run)
         self.positions = np.flatnonzero(divergence.outcome(self.run).kept_samples)
         self.arms = runs.to_draw(self.complete["metrics"].to_dataset().sel(arm=runs.names(self.complete)), Choice.arms)
@@ -76,6 +79,11 @@ class _Content:
         self.palette = style.palette(self.complete["metrics"].to_dataset())
         self.order = [arm.name for arm in every if arm.name in self.arms]
         self.sentences = sentences.told(self.run, self.alike)
+        self.recorded = Recorded(self.run)
+
+    def strips(self, choice: Choice) -> Strips:
+        """The strips of a choice."""
+        return Strips(self.recorded, choice.frames, choice.longest, choice.quality)
 
     def shown(self, most: int | None) -> list[int]:
         """Places among the complete samples of those that are shown: one of every start first, in the run's order."""
@@ -92,14 +100,25 @@ class _Content:
         return [runs.CLEAN, *(name for name in self.order if name in self.arms[:most])]
 
 
+def held(run: xr.DataTree) -> xr.DataTree:
+    """The run with what several measures read in memory: numbers and energies per step, where they are not too many."""
+    small = {}
+    for name, group in run.children.items():
+        dataset = group.to_dataset()
+        names = [str(each) for each in dataset if name == "metrics" or str(each).endswith("_energy")]
+        if names and dataset[names].nbytes <= HELD:
+            small[name] = dataset.assign(dataset[names].compute())
+    return run.assign({name: xr.DataTree(dataset) for name, dataset in small.items()})
+
+
 def _fitted(content: _Content, budget: int | None, samples: int | None, source: Source | None) -> dict[str, Any]:
     choice = Choice(samples=samples)
     if budget is None:
         return _run(content, choice, source)
-    first, room = choice, float(budget)
+    room = float(budget)
     while True:
         choice = _chosen(content, choice, room, source)
-        made = _run(content, choice, source, first)
+        made = _run(content, choice, source)
         size = len(json.dumps(made))
         smaller = next(cuts(choice, OF_PICTURES + OF_NUMBERS), None)
         if size <= budget or smaller is None:
@@ -127,25 +146,24 @@ def _sizes(content: _Content, choice: Choice, source: Source | None) -> tuple[fl
     numbers += 2 * tracks.row(content.run["metrics"].sizes["step"], len(shown)) * len(arms)
     if source is not None:
         return 0.0, numbers
-    strips = Strips(content.run, min(PROBED, choice.frames or PROBED), choice.longest, choice.quality)
-    whole = Strips(content.run, choice.frames, choice.longest, choice.quality)
-    sample, probed = int(content.positions[shown[0]]), arms[:2]
-    one = sum(len(strips.webp(PICTURES, arm, sample)) for arm in probed) if strips.recorded is not None else 0
-    pictures = one / len(probed) * len(whole.kept) / max(len(strips.kept), 1)
-    for map_, all_ in zip(strips.maps, whole.maps, strict=True):
-        packed = sum(len(strips.webp(map_.name, arm, sample)) for arm in probed) / len(probed)
-        pictures += packed * len(all_.steps) / len(map_.steps)
+    strips = content.strips(choice)
+    probe, arm = strips.smaller(PROBED), arms[-1]
+    first = [int(content.positions[shown[0]])]
+    kinds = {one.name: len(one.steps) for one in strips.maps} | ({PICTURES: len(strips.kept)} if strips.kept else {})
+    few = {one.name: len(one.steps) for one in probe.maps} | {PICTURES: len(probe.kept)}
+    pictures = sum(len(probe.webp(kind, arm, first)[0]) * count / few[kind] for kind, count in kinds.items())
     return pictures * 4 / 3 * len(shown) * len(arms), numbers
 
 
-def _run(content: _Content, choice: Choice, source: Source | None, full: Choice | None = None) -> dict[str, Any]:
+def _run(content: _Content, choice: Choice, source: Source | None) -> dict[str, Any]:
     run, arms, shown = content.run, content.kept_arms(choice.arms), content.shown(choice.samples)
     ids = [int(content.positions[place]) for place in shown]
-    strips = Strips(run, choice.frames, choice.longest, choice.quality)
+    strips = content.strips(choice)
 
     def packed(kind: str) -> dict[str, list[str]]:
-        give = source or (lambda kind, arm, sample: frames.data_uri(strips.webp(kind, arm, sample)))
-        return {arm: [give(kind, arm, sample) for sample in ids] for arm in arms}
+        if source is not None:
+            return {arm: [source(kind, arm, sample) for sample in ids] for arm in arms}
+        return {arm: [frames.data_uri(one) for one in strips.webp(kind, arm, ids)] for arm in arms}
 
     found = [track.data(arms, shown) for track in content.tracks]
     own = tracks.of_attention(run, ids)
@@ -162,26 +180,20 @@ def _run(content: _Content, choice: Choice, source: Source | None, full: Choice 
         "pictures": _pictures(strips, packed),
         "tracks": found,
         "groups": tracks.groups([*content.tracks, *own]),
-        "maps": [
-            {
-                "name": one.name, "title": one.title, "kind": one.kind, "width": one.size[1], "height": one.size[0],
-                "steps": list(one.steps), "low": one.low, "high": one.high, "log": one.log,
-                "strips": packed(one.name), "words": one.words and [one.words(sample) for sample in ids],
-            }
-            for one in strips.maps
-        ],
-    }  # fmt: skip
+        "maps": [one.data(ids) | {"strips": packed(one.name)} for one in strips.maps],
+    }
 
 
 def _pictures(strips: Strips, packed: Callable[[str], dict[str, list[str]]]) -> dict[str, Any] | None:
-    if strips.recorded is None:
+    pictures = strips.recorded.pictures
+    if pictures is None:
         return None
     height, width = strips.size
     note = "lossless" if strips.quality is None else f"WebP quality {strips.quality}"
-    if strips.size != strips.recorded.size:
-        note += f", {strips.recorded.size[1]} x {strips.recorded.size[0]} pixels made smaller"
+    if strips.size != pictures.size:
+        note += f", made smaller from {pictures.size[1]} x {pictures.size[0]} pixels"
     return {
-        "what": strips.recorded.what, "steps": list(strips.steps), "width": width, "height": height, "note": note,
+        "what": pictures.what, "steps": strips.steps, "width": width, "height": height, "note": note,
         "strips": packed(PICTURES),
     }  # fmt: skip
 
@@ -193,14 +205,15 @@ def _note(content: _Content, strips: Strips, choice: Choice, shown: int) -> str:
         texts.append(f"{shown} of {count} samples")
     if (arms := min(choice.arms, len(content.arms))) < (count := len(runs.names(content.complete))):
         texts.append(f"{arms} of {count} arms")
-    if strips.recorded is not None and len(strips.kept) < (count := len(strips.recorded.steps)):
+    pictures = strips.recorded.pictures
+    if pictures is not None and len(strips.kept) < (count := len(pictures.steps)):
         texts.append(f"{len(strips.kept)} of {count} frames")
     return f"Shown here: {', '.join(texts)}; the run holds all of them." if texts else ""
 
 
 def _label(run: xr.DataTree, sample: int) -> str:
     coords = run["metrics"].to_dataset().isel(sample=sample).coords
-    name = next((str(coords[each].item()) for each in ("prompt", "class_name") if each in coords), "")
+    name = next((str(np.asarray(coords[each]).item()) for each in ("prompt", "class_name") if each in coords), "")
     path = int(coords["path"]) if "path" in coords else 0
     text = f"sample {sample}" + (f": {name}" if name else "")
     text = text if len(text) <= LABEL else f"{text[: LABEL - 1]}…"

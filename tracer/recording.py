@@ -17,8 +17,12 @@ ATTENTION = frozenset(records.RECORDS)
 Preset = Callable[[Denoiser, Sampler], Iterable[str]]
 
 
+DEFAULT = ("latents", "images", "replay", "mass", "sinks")
+"""What `default` stands for where there is attention to record."""
+
+
 def _default(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
-    return "latents", "images", "replay", *_if(denoiser.layout is not None, "mass", "sinks")
+    return DEFAULT if denoiser.layout is not None else DEFAULT[:3]
 
 
 def _growth(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:

@@ -11,107 +11,69 @@ map means low (high / low)^(g / 255) where `log`, else low + (high - low) g / 25
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from analysis.common import divergence, pairing, runs
+from analysis.common import pairing, runs
 from analysis.figures import style
 from analysis.viewer import frames, sentences, tracks
 from analysis.viewer.budget import OF_NUMBERS, OF_PICTURES, PROBED, SAMPLES, Choice, cuts
-from analysis.viewer.strips import PICTURES, Recorded, Strips
+from analysis.viewer.content import Content
+from analysis.viewer.strips import PICTURES, Strips
 
 VERSION = 1
 BUDGET = 1_400_000
 """Bytes of a payload that lies in a page."""
-HELD = 500_000_000
-"""Bytes of a group that are read into memory at most."""
 LABEL = 80
 """Characters of a sample's label at most."""
-Source = Callable[[str, str, int], str]
-"""(kind, arm, sample) -> the address of a strip; kind is "pictures" or the name of a map."""
+Source = Callable[[int, str, str, int], str]
+"""(place of the run, kind, arm, sample) -> the address of a strip; kind is "pictures" or the name of a map."""
+
+Given = Callable[[str, str, int], str]
+"""The same for one run."""
 
 
 def payload(
-    several: pairing.Runs, *, budget: int | None = BUDGET, samples: int | None = None, source: Source | None = None
+    several: pairing.Runs,
+    *,
+    budget: int | None = BUDGET,
+    samples: int | Collection[int] | None = None,
+    source: Source | None = None,
+    answers: bool = True,
 ) -> dict[str, Any]:
     """The document of a run, or of several; see above.
 
     budget: bytes of it as JSON, shared alike by the runs; what does not fit is left out, and `note` says what. None
-    leaves out nothing but samples beyond `samples`. samples: at most so many, one of every start first; None is 16 with
-    a budget and all without. source: gives the address of a strip, so that none is packed; one function for each run is
-    made by `source_of` of a server. Raises runs.RunError for a run without a complete sample.
+    leaves out nothing but samples beyond `samples`. samples: at most so many, one of every start first, or those of
+    these indices in the run; None is 16 with a budget and all without. source: gives the address of a strip, so that
+    none is packed. answers: whether the sentences hold those to the three questions, which take longest. Raises
+    runs.RunError for a run without a complete sample.
     """
     trees = pairing.as_list(several)
     alike = trees if sentences.same_experiment(trees) else []
     share = None if budget is None else budget // len(trees)
     names = _distinct([str(run.name or "run") for run in trees])
-    limit = SAMPLES if samples is None and budget is not None else samples
+    wanted = None if samples is None or isinstance(samples, int) else frozenset(samples)
+    limit = samples if isinstance(samples, int) else SAMPLES if wanted is None and budget is not None else None
     return {
         "version": VERSION,
         "runs": [
-            _fitted(_Content(run, name, alike if any(run is one for one in alike) else []), share, limit, source)
-            for run, name in zip(trees, names, strict=True)
+            _fitted(
+                Content(run, name, alike if any(run is one for one in alike) else [], wanted, answers),
+                share,
+                limit,
+                source and partial(source, place),
+            )
+            for place, (run, name) in enumerate(zip(trees, names, strict=True))
         ],
     }
 
 
-@dataclass(eq=False)
-class _Content:
-    """A run with all that does not depend on how much of it is shown."""
-
-    run: xr.DataTree
-    name: str
-    alike: Sequence[xr.DataTree]
-
-    def __post_init__(self) -> None:
-        self.run = held(self.run)
-        self.complete = runs.complete(self.run)
-        self.positions = np.flatnonzero(divergence.outcome(self.run).kept_samples)
-        self.arms = runs.to_draw(self.complete["metrics"].to_dataset().sel(arm=runs.names(self.complete)), Choice.arms)
-        every = runs.every_arm(self.complete)
-        measured = [arm.name in self.arms or arm.role in ("clean", "floor") for arm in every]
-        of_these = runs.only(self.complete, np.arange(len(self.positions)), np.flatnonzero(measured))
-        self.tracks = tracks.of_run(of_these) if self.arms else []
-        self.palette = style.palette(self.complete["metrics"].to_dataset())
-        self.order = [arm.name for arm in every if arm.name in self.arms]
-        self.sentences = sentences.told(self.run, self.alike)
-        self.recorded = Recorded(self.run)
-
-    def strips(self, choice: Choice) -> Strips:
-        """The strips of a choice."""
-        return Strips(self.recorded, choice.frames, choice.longest, choice.quality)
-
-    def shown(self, most: int | None) -> list[int]:
-        """Places among the complete samples of those that are shown: one of every start first, in the run's order."""
-        start = pairing.identities(self.complete, paths=False)
-        seen: dict[str, int] = {}
-        rounds = []
-        for name in start:
-            rounds.append(seen.get(name, 0))
-            seen[name] = rounds[-1] + 1
-        return sorted(sorted(range(len(start)), key=lambda place: rounds[place])[:most])
-
-    def kept_arms(self, most: int) -> list[str]:
-        """The arms shown, clean first, in the order of the run."""
-        return [runs.CLEAN, *(name for name in self.order if name in self.arms[:most])]
-
-
-def held(run: xr.DataTree) -> xr.DataTree:
-    """The run with what several measures read in memory: numbers and energies per step, where they are not too many."""
-    small = {}
-    for name, group in run.children.items():
-        dataset = group.to_dataset()
-        names = [str(each) for each in dataset if name == "metrics" or str(each).endswith("_energy")]
-        if names and dataset[names].nbytes <= HELD:
-            small[name] = dataset.assign(dataset[names].compute())
-    return run.assign({name: xr.DataTree(dataset) for name, dataset in small.items()})
-
-
-def _fitted(content: _Content, budget: int | None, samples: int | None, source: Source | None) -> dict[str, Any]:
+def _fitted(content: Content, budget: int | None, samples: int | None, source: Given | None) -> dict[str, Any]:
     choice = Choice(samples=samples)
     if budget is None:
         return _run(content, choice, source)
@@ -120,13 +82,12 @@ def _fitted(content: _Content, budget: int | None, samples: int | None, source: 
         choice = _chosen(content, choice, room, source)
         made = _run(content, choice, source)
         size = len(json.dumps(made))
-        smaller = next(cuts(choice, OF_PICTURES + OF_NUMBERS), None)
-        if size <= budget or smaller is None:
+        if size <= budget or next(cuts(choice, OF_PICTURES + OF_NUMBERS), None) is None:
             return made
-        choice, room = smaller, room * budget / size
+        room *= 0.95 * budget / size
 
 
-def _chosen(content: _Content, choice: Choice, room: float, source: Source | None) -> Choice:
+def _chosen(content: Content, choice: Choice, room: float, source: Given | None) -> Choice:
     """The largest choice that seems to fit."""
     while True:
         pictures, numbers = _sizes(content, choice, source)
@@ -139,12 +100,12 @@ def _chosen(content: _Content, choice: Choice, room: float, source: Source | Non
         choice = smaller
 
 
-def _sizes(content: _Content, choice: Choice, source: Source | None) -> tuple[float, float]:
+def _sizes(content: Content, choice: Choice, source: Given | None) -> tuple[float, float]:
     """Bytes of the strips, as far as a few frames tell, and of the numbers of a payload."""
     arms, shown = content.kept_arms(choice.arms), content.shown(choice.samples)
     numbers = tracks.size(content.tracks, len(shown), len(arms) - 1)
     numbers += 2 * tracks.row(content.run["metrics"].sizes["step"], len(shown)) * len(arms)
-    if source is not None:
+    if source is not None or not shown:
         return 0.0, numbers
     strips = content.strips(choice)
     probe, arm = strips.smaller(PROBED), arms[-1]
@@ -155,7 +116,7 @@ def _sizes(content: _Content, choice: Choice, source: Source | None) -> tuple[fl
     return pictures * 4 / 3 * len(shown) * len(arms), numbers
 
 
-def _run(content: _Content, choice: Choice, source: Source | None) -> dict[str, Any]:
+def _run(content: Content, choice: Choice, source: Given | None) -> dict[str, Any]:
     run, arms, shown = content.run, content.kept_arms(choice.arms), content.shown(choice.samples)
     ids = [int(content.positions[place]) for place in shown]
     strips = content.strips(choice)
@@ -166,7 +127,7 @@ def _run(content: _Content, choice: Choice, source: Source | None) -> dict[str, 
         return {arm: [frames.data_uri(one) for one in strips.webp(kind, arm, ids)] for arm in arms}
 
     found = [track.data(arms, shown) for track in content.tracks]
-    own = tracks.of_attention(run, ids)
+    own = tracks.of_attention(run, ids) if ids else []
     found += [track.data(arms, range(len(ids))) for track in own]
     return {
         "name": content.name,
@@ -198,12 +159,12 @@ def _pictures(strips: Strips, packed: Callable[[str], dict[str, list[str]]]) -> 
     }  # fmt: skip
 
 
-def _note(content: _Content, strips: Strips, choice: Choice, shown: int) -> str:
+def _note(content: Content, strips: Strips, choice: Choice, shown: int) -> str:
     """What was left out, in a sentence; "" where nothing was."""
     texts = []
     if shown < (count := len(content.positions)):
         texts.append(f"{shown} of {count} samples")
-    if (arms := min(choice.arms, len(content.arms))) < (count := len(runs.names(content.complete))):
+    if (arms := min(choice.arms, len(content.arms))) < (count := len(content.names)):
         texts.append(f"{arms} of {count} arms")
     pictures = strips.recorded.pictures
     if pictures is not None and len(strips.kept) < (count := len(pictures.steps)):

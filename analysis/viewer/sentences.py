@@ -27,10 +27,13 @@ NEEDS = (
 """What the viewer shows: the array that it takes, the record that keeps it, and what it is in words."""
 
 
-def told(run: xr.DataTree, alike: Sequence[xr.DataTree] = ()) -> list[dict[str, str]]:
-    """The sentences of a run as the payload has them. alike: runs that differ from it in steps at most, with it."""
-    answers = _answers(run) if len(alike) < 2 else _answers(run) | _steps(alike)
-    sentences = {"What was run": was_run(run)} | {QUESTIONS[name]: text for name, text in answers.items()}
+def told(run: xr.DataTree, alike: Sequence[xr.DataTree] = (), *, answers: bool = True) -> list[dict[str, str]]:
+    """The sentences of a run as the payload has them.
+
+    alike: runs that differ from it in steps at most, with it. answers: whether the three questions are asked.
+    """
+    found = {} if not answers else _answers(run) if len(alike) < 2 else _answers(run) | _steps(alike)
+    sentences = {"What was run": was_run(run)} | {QUESTIONS[name]: text for name, text in found.items()}
     sentences["What this run cannot show"] = cannot_show(run)
     return [{"label": label, "text": text} for label, text in sentences.items()]
 

@@ -73,13 +73,13 @@ class Held:
 
     def strip(self, opened: Opened, kind: str, arm: str, sample: int) -> bytes:
         """A strip as WebP. Raises NotFoundError for a kind or an arm that the run has not."""
-        from analysis.viewer.strips import Strips
+        from analysis.viewer.strips import Recorded, Strips
 
-        strips = self._makers.get(_key([opened]), lambda: Strips(opened.tree))
+        strips = self._makers.get(_key([opened]), lambda: Strips(Recorded(opened.tree)))
 
         def make() -> bytes:
             try:
-                return strips.webp(kind, arm, sample)
+                return strips.webp(kind, arm, [sample])[0]
             except InputError as error:
                 raise NotFoundError(str(error)) from error
 

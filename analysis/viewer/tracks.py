@@ -122,7 +122,7 @@ def of_run(run: xr.DataTree) -> list[Track]:
 
 
 def _error(run: xr.DataTree) -> list[Track]:
-    if not runs.has(run, "trajectory/latent"):
+    if not (runs.has(run, "trajectory/latent") and runs.has(run, "metrics/x0_l2")):
         return [_relative(run)]
     measured = growth.growth(run)
     found = []

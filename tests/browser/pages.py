@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route
 FOLDER = Path(__file__).parents[2] / "analysis" / "viewer"
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>viewer</title><style>{css}</style></head><body><main><div id="viewer"></div></main>
+<title>viewer</title><style>{css}</style></head><body><main><h1>A run</h1><div id="viewer"></div></main>
 <script type="application/json" id="payload">{payload}</script>
 <script type="module">{script}
 mount(document.getElementById("viewer"), JSON.parse(document.getElementById("payload").textContent), {{address: true}});

@@ -1,7 +1,7 @@
 """Payloads of the viewer written by hand: any size, any text, with the pictures and numbers that went into them.
 
 Nothing here is taken from `analysis.viewer`, so that a test of the viewer has its truth from elsewhere. What a payload
-holds is written in `docs/viewer.md`.
+holds is written in `analysis/viewer/payload.py`.
 """
 
 from __future__ import annotations

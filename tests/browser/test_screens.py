@@ -15,7 +15,7 @@ from playwright.sync_api import Browser
 from tests.browser import screens
 
 ALIKE = 14.0
-"""Mean difference of a tile at most, of 255: a line of text moved by two pixels, or a plot without its curves, is just beyond."""
+"""Mean difference of a tile at most, of 255: a plot without its curves is just beyond."""
 TILE = 64
 
 

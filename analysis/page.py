@@ -21,7 +21,7 @@ from analysis.measure import MEASURES
 from analysis.viewer import drawing, static
 from analysis.viewer.content import held
 from analysis.viewer.payload import BUDGET, payload
-from analysis.viewer.static import text
+from analysis.viewer.static import prose, text
 
 PAGE = 2_000_000
 """Bytes of a page."""
@@ -112,7 +112,7 @@ class _Measured:
         """A section with a heading of this level."""
         return (
             f'<section><h{level} id="{self.name}">{text(self.title)}</h{level}>\n'
-            f'<p class="sentence">{text(self.sentence)}</p>\n'
+            f'<p class="sentence">{prose(self.sentence)}</p>\n'
             f'<figure class="card scroll" role="group" aria-label="Figure: {text(self.title)}" tabindex="0">'
             f"{self.figure.html}</figure>\n{self.table}</section>"
         )
@@ -154,7 +154,7 @@ class _Page:
         parts = [f'<h{level} id="{self.prefix}results">Results</h{level}>\n{self.gallery}'] if self.gallery else []
         parts += [each.html(level) for each in self.measured]
         if self.missing:
-            items = "".join(f"<li><b>{text(name)}:</b> {text(reason)}</li>" for name, reason in self.missing)
+            items = "".join(f"<li><b>{text(name)}:</b> {prose(reason)}</li>" for name, reason in self.missing)
             heading = f'<h{level} id="{self.prefix}missing">What this run cannot show</h{level}>'
             parts.append(f"<section>{heading}\n<ul>{items}</ul></section>")
         parts.append(f'<section><h{level} id="{self.prefix}made">How it was made</h{level}>\n{self.made}</section>')
@@ -167,7 +167,7 @@ def _several(pages: Sequence[_Page], together: Sequence[_Measured], names: Seque
     parts = [each.html(2) for each in together]
     for page, name in zip(pages, names, strict=True):
         entries.append((f"{page.prefix}run", name))
-        inner = f"{_lead(page.run)}{page.told}\n{static.contents(page.entries())}\n{page.sections(3)}"
+        inner = f"{_lead(page.run)}{page.told}\n{static.contents(page.entries(), name, 3)}\n{page.sections(3)}"
         parts.append(
             f'<details open class="run"><summary><h2 id="{page.prefix}run">{text(name)}</h2></summary>{inner}</details>'
         )

@@ -39,7 +39,7 @@ def svg(figure: Figure, name: str, label: str) -> str:
     width = root.get("width", "").removesuffix("pt")
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)
-    root.attrib |= {"role": "img", "aria-label": label, "style": f"width: {float(width):.0f}pt"}
+    root.attrib |= {"role": "img", "aria-label": label, "style": _size(float(width))}
     text = ElementTree.tostring(root, encoding="unicode")
     return re.sub(r">\s+<", "><", text)
 
@@ -53,8 +53,12 @@ def picture(figure: Figure, label: str) -> str:
     image = Image.open(buffer).convert("RGB")
     image.save(packed, format="WEBP", lossless=True, method=4)
     source = "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode("ascii")
-    width = round(image.width / DPI * 72)
-    return f'<img alt="{html.escape(label)}" style="width: {width}pt" src="{source}">'
+    return f'<img alt="{html.escape(label)}" style="{_size(image.width / DPI * 72)}" src="{source}">'
+
+
+def _size(points: float) -> str:
+    """Its own width where there is room; on a narrow screen four fifths of it, and the reader scrolls."""
+    return f"width: {points:.0f}pt; min-width: {0.8 * points:.0f}pt"
 
 
 def _without(root: ElementTree.Element, tags: tuple[str, ...]) -> None:

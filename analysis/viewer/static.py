@@ -28,16 +28,25 @@ def text(value: object) -> str:
     return html.escape(str(value))
 
 
+def prose(value: object) -> str:
+    """A text as HTML, in which what stands in backticks is code."""
+    parts = text(value).split("`")
+    if len(parts) % 2 == 0:  # one without its fellow
+        return text(value)
+    return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
+
+
 def told(sentences: Sequence[Mapping[str, str]], command: str) -> str:
     """Labelled sentences and the command that made the run."""
-    rows = "".join(f"<div><dt>{text(one['label'])}</dt><dd>{text(one['text'])}</dd></div>" for one in sentences)
+    rows = "".join(f"<div><dt>{text(one['label'])}</dt><dd>{prose(one['text'])}</dd></div>" for one in sentences)
     return f'<dl class="told">{rows}</dl>' + (f'<pre class="command">{text(command)}</pre>' if command else "")
 
 
-def contents(entries: Iterable[tuple[str, str]]) -> str:
-    """Links to the sections with these ids and titles."""
+def contents(entries: Iterable[tuple[str, str]], of: str = "", level: int = 2) -> str:
+    """Links to the sections with these ids and titles; `of` names what it is of where there are several."""
     items = "".join(f'<li><a href="#{text(name)}">{text(title)}</a></li>' for name, title in entries)
-    return f'<nav aria-label="Contents"><h2>Contents</h2><ul>{items}</ul></nav>'
+    name = f"Contents: {text(of)}" if of else "Contents"
+    return f'<nav aria-label="{name}"><h{level}>Contents</h{level}><ul>{items}</ul></nav>'
 
 
 def table(frame: pd.DataFrame, caption: str, more: str = "") -> str:

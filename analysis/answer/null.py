@@ -14,23 +14,16 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from analysis.about import KINDS
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 
 TRANSPORTS = ("sampler", "continuous")
-KINDS = ("model-free", "gaussian")
-KIND_OPTION = Option(
-    "--null", "kind", "The additive null; default: model-free for stochastic samplers, else gaussian.", choices=KINDS
-)
 MOST_ARMS = 8  # drawn
 
 
-@measure(
-    question="What addition alone would make of the error",
-    needs=("norms", "latents", "decomposition", "null"),
-    options=(KIND_OPTION,),
-)
+@shipped
 def null(run: xr.DataTree, kind: str | None = None, *, transport: str = "sampler") -> xr.Dataset:
     """The additive null of every intervened arm and sample, and what each step contributes to it.
 

@@ -17,12 +17,11 @@ from analysis.answer import calibration, margins, rule, words
 from analysis.answer.margins import LABELS, LEVEL, UNDECIDED
 from analysis.answer.martingale import in_words
 from analysis.answer.measured import measured
-from analysis.answer.null import KIND_OPTION
 from analysis.answer.primary import primary_cell
 from analysis.answer.telling import scatter_may_amplify, slope_taken_as_one, told
 from analysis.answer.verdict_figure import figure
 from analysis.common import pairing, runs, statistics
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 from analysis.measures.steps import title
 
 REFERENCE_STEPS = 250
@@ -33,17 +32,7 @@ PLAIN = ("feedback_rms", "systematic", "calibration", "error_slope")
 """Quantities whose intervals stand beside those of the answers."""
 
 
-@measure(
-    question="Do masked steps feed on the error, does the path amplify it, and do more steps make it worse?",
-    reads="runs",
-    needs=("norms", "replay"),
-    options=(
-        Option("--primary", "primary", "The one mask fixed beforehand; default: R4S32 or its like.", metavar="SPEC"),
-        Option("--at", "at", "Judge at this number of steps; default: 250, else the most.", type=int, metavar="T"),
-        KIND_OPTION,
-    ),
-    on_page=True,
-)
+@shipped
 def verdict(
     several: pairing.Runs,
     *,

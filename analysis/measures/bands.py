@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from analysis.answer import null
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 MOST_ARMS = 4  # drawn
 
 
-@measure(question="Which scales carry the error", needs=("norms", "latents"), on_page=True)
+@shipped
 def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Error per step and octave band of every intervened arm: (arm, sample, step, band), coordinate `band`.
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis.answer import amplification as amp
 from analysis.common import pairing, runs, spectrum
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 SETTINGS = ("model", "checkpoint", "sampler", "steps", "guidance", "mask_seed", "dtype")
 MOST_ARMS = 4  # drawn
@@ -33,12 +33,7 @@ MEANINGS = {
 }
 
 
-@measure(
-    question="Runs that differ in one setting, such as the sampler, side by side",
-    reads="runs",
-    needs=("latents",),
-    beyond="runs",
-)
+@shipped
 def compare(
     several: Iterable[xr.DataTree] | Mapping[object, xr.DataTree], *, confidence: float = 0.95, seed: int = 0
 ) -> xr.Dataset:

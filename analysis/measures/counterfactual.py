@@ -18,13 +18,13 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 FINAL = "final error (sd of clean images)"
 KINDS = ("whole", "prefix", "suffix", "window", "all but", "dose")
 
 
-@measure(question="Which part of the run matters", needs=("norms", "latents"), on_page=True, beyond="parts")
+@shipped
 def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Final error of every intervened arm beside that of its whole mask: (arm, sample).
 

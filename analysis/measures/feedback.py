@@ -16,7 +16,7 @@ from analysis.answer import words
 from analysis.answer.margins import MARGIN
 from analysis.common import pairing, runs, statistics
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 PICTURES = 5  # samples shown
 MOST_ARMS = 6  # drawn
@@ -28,9 +28,7 @@ RATIOS = {
 """Ratio -> the norms (top, bottom) that it is made of."""
 
 
-@measure(
-    question="Do masked steps inject more because of the error that they find?", needs=("norms", "replay"), on_page=True
-)
+@shipped
 def feedback(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """S = |y - x| / |w - x| after every step and at the end, for every intervened arm and sample.
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from analysis.answer import null
 from analysis.common import floor, runs, spectrum, statistics
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 COORDINATES = ("raw", "x0", "whitened")
 LABELS = {
@@ -48,7 +48,7 @@ MEANING = (
 )
 
 
-@measure(question="How far the masked trajectory drifts", needs=("norms", "latents"), on_page=True)
+@shipped
 def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Error per step of every intervened arm, with BCa bands over samples, the numerical floor and an additive
     Gaussian null.

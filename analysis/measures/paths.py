@@ -19,14 +19,13 @@ from analysis.answer.margins import CALIBRATION
 from analysis.answer.measured import measured
 from analysis.common import runs
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 OWN = "finals,own"
 MOST_ARMS = 8  # drawn
 
 
-@measure(question="How much of the error is systematic, and does the clean network carry it as a posterior mean?",
-         needs=("norms", "own"))  # fmt: skip
+@shipped
 def paths(run: xr.DataTree, *, seed: int = 0) -> xr.Dataset:
     """Systematic and scatter part of the final error of every whole arm, and the slope of the error on N*.
 

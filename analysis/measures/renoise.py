@@ -19,7 +19,7 @@ from analysis.answer.measured import off_diagonal
 from analysis.common import pairing, runs, spectrum, statistics
 from analysis.common.resampling import resample
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 ENERGIES = ("systematic", "total", "departure")
 QUANTITIES = {
@@ -31,10 +31,7 @@ QUANTITIES = {
 }
 
 
-@measure(
-    question="Does an injection end, on average over fresh noise, where its null says?", reads="runs",
-    needs=("finals", "null"), beyond="forks",
-)  # fmt: skip
+@shipped
 def renoise(several: pairing.Runs, *, seed: int = 0) -> xr.Dataset:
     """Mean and scatter of single injections under fresh noise, per mask, step of the injection and start.
 

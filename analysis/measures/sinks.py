@@ -14,20 +14,12 @@ import pandas as pd
 import xarray as xr
 
 from analysis.common import floor, runs
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 from analysis.measures import concentration, dose, removal, sinks_figure, taken
 from analysis.measures.sinks_figure import present
 
 
-@measure(
-    question="Attention sinks",
-    needs=("norms", "mass", "sinks"),
-    options=(
-        Option("--metric", "metrics", "A scored metric of single pictures, such as lpips; default: all scored.",
-               metavar="METRIC", several=True),
-    ),
-    on_page=True,
-)  # fmt: skip
+@shipped
 def sinks(
     run: xr.DataTree,
     *,

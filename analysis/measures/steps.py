@@ -16,12 +16,11 @@ from matplotlib.lines import Line2D
 from analysis.answer import words
 from analysis.answer.margins import MARGIN, SATURATED, SLOPE_MARGIN
 from analysis.answer.measured import measured
-from analysis.answer.null import KIND_OPTION
 from analysis.answer.rule import step_slope
 from analysis.common import pairing, runs, statistics
 from analysis.common.pairing import Runs
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 SUGGESTED = (50, 100, 250, 500, 1000)
 FOLLOWED = {
@@ -34,13 +33,7 @@ LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 """Of the doses, the largest first."""
 
 
-@measure(
-    question="Do feedback and error grow with the number of steps?",
-    reads="runs",
-    needs=("norms", "replay"),
-    beyond="runs",
-    options=(KIND_OPTION,),
-)
+@shipped
 def steps(several: Runs, *, kind: str | None = None) -> xr.Dataset:
     """Log S, log final error and log A over runs with different numbers of steps, and their slopes, per mask and dose.
 

@@ -12,13 +12,15 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from classify_clip.scores.pictures import Pictures
 from classify_clip.scores.weights import ScoreError, Source
 from interventions.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from classify_clip.scores.pictures import Pictures
 
 Weights = Mapping[str, str | Path]
 Kind = Literal["score", "to clean", "set"]

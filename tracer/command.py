@@ -51,6 +51,16 @@ def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
     return shlex.join(words) + (f"  ({'; '.join(beyond)})" if beyond else "")
 
 
+def with_command(tree: xr.DataTree) -> xr.DataTree:
+    """The same tree; its attribute `command` is now the command that makes it again, "" where none can be read off."""
+    try:
+        command = command_of(tree, json.loads(tree.attrs["config"]))
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):  # a configuration of another origin
+        command = ""
+    tree.attrs["command"] = command
+    return tree
+
+
 def _option(parameter: Parameter, value: Any) -> list[str]:
     """One option as it is typed: a switch, a flag that is repeated, or a flag and its value."""
     flag = str(parameter.flag)

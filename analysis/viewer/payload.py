@@ -1,0 +1,237 @@
+"""The document that the viewer shows: of one run or several their sentences, samples, arms, pictures, tracks and maps.
+
+Its form, as JSON: `version`, and `runs` with `name`, `title`, `command`, `note` (what was left out to fit), `sentences`
+(`label`, `text`), `steps`, `samples` (`id`: index in the run, `label`), `arms` (`name`, `colour`; clean first),
+`pictures`, `tracks`, `groups` and `maps`. Numbers of a track are base64 of little-endian float32, NaN where undefined:
+`values` [sample, step] of the samples here, `low`, `middle`, `high` [step] over samples. A strip is one picture of all
+frames from left to right, in the order of `steps`: an address, or the picture itself as a data URI. A grey value g of a
+map means low (high / low)^(g / 255) where `log`, else low + (high - low) g / 255. Texts are texts, never markup.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from analysis.common import divergence, pairing, runs
+from analysis.figures import style
+from analysis.viewer import frames, sentences, tracks
+from analysis.viewer.budget import OF_NUMBERS, OF_PICTURES, PROBED, SAMPLES, Choice, cuts
+from analysis.viewer.strips import PICTURES, Strips
+
+VERSION = 1
+BUDGET = 1_400_000
+"""Bytes of a payload that lies in a page."""
+LABEL = 80
+"""Characters of a sample's label at most."""
+Source = Callable[[int, str, str, int], str]
+"""(place of the run, kind, arm, sample) -> the address of a strip; kind is "pictures" or the name of a map."""
+
+Given = Callable[[str, str, int], str]
+"""The same for one run."""
+
+
+def payload(
+    several: pairing.Runs,
+    *,
+    budget: int | None = BUDGET,
+    samples: int | Collection[int] | None = None,
+    source: Source | None = None,
+    answers: bool = True,
+) -> dict[str, Any]:
+    """The document of a run, or of several; see above.
+
+    budget: bytes of it as JSON, shared alike by the runs; what does not fit is left out, and `note` says what. None
+    leaves out nothing but samples beyond `samples`. samples: at most so many, one of every start first, or those of
+    these indices in the run; None is 16 with a budget and all without. source: gives the address of a strip, so that
+    none is packed. answers: whether the sentences hold those to the three questions, which take longest. Raises
+    runs.RunError for a run without a complete sample.
+    """
+    trees = pairing.as_list(several)
+    alike = trees if sentences.same_experiment(trees) else []
+    share = None if budget is None else budget // len(trees)
+    names = _distinct([str(run.name or "run") for run in trees])
+    wanted = None if samples is None or isinstance(samples, int) else frozenset(samples)
+    limit = samples if isinstance(samples, int) else SAMPLES if wanted is None and budget is not None else None
+    return {
+        "version": VERSION,
+        "runs": [
+            _fitted(
+                _Content(run, name, alike if any(run is one for one in alike) else [], wanted, answers),
+                share,
+                limit,
+                source and partial(source, place),
+            )
+            for place, (run, name) in enumerate(zip(trees, names, strict=True))
+        ],
+    }
+
+
+@dataclass(eq=False)
+class _Content:
+    """A run with all that does not depend on how much of it is shown."""
+
+    run: xr.DataTree
+    name: str
+    alike: Sequence[xr.DataTree]
+    wanted: frozenset[int] | None
+    answers: bool
+
+    def __post_init__(self) -> None:
+        self.complete = runs.complete(self.run)
+        self.positions = np.flatnonzero(divergence.outcome(self.run).kept_samples)
+        self.arms = runs.to_draw(self.complete["metrics"].to_dataset().sel(arm=runs.names(self.complete)), Choice.arms)
+        every = runs.every_arm(self.complete)
+        measured = [arm.name in self.arms or arm.role in ("clean", "floor") for arm in every]
+        of_these = runs.only(self.complete, np.arange(len(self.positions)), np.flatnonzero(measured))
+        self.tracks = tracks.of_run(of_these) if self.arms else []
+        self.palette = style.palette(self.complete["metrics"].to_dataset())
+        self.order = [arm.name for arm in every if arm.name in self.arms]
+        self.sentences = sentences.told(self.run, self.alike, answers=self.answers)
+
+    def shown(self, most: int | None) -> list[int]:
+        """Places among the complete samples of those that are shown: one of every start first, in the run's order."""
+        if self.wanted is not None:
+            return [place for place, sample in enumerate(self.positions) if int(sample) in self.wanted][:most]
+        start = pairing.identities(self.complete, paths=False)
+        seen: dict[str, int] = {}
+        rounds = []
+        for name in start:
+            rounds.append(seen.get(name, 0))
+            seen[name] = rounds[-1] + 1
+        return sorted(sorted(range(len(start)), key=lambda place: rounds[place])[:most])
+
+    def kept_arms(self, most: int) -> list[str]:
+        """The arms shown, clean first, in the order of the run."""
+        return [runs.CLEAN, *(name for name in self.order if name in self.arms[:most])]
+
+
+def _fitted(content: _Content, budget: int | None, samples: int | None, source: Given | None) -> dict[str, Any]:
+    choice = Choice(samples=samples)
+    if budget is None:
+        return _run(content, choice, source)
+    first, room = choice, float(budget)
+    while True:
+        choice = _chosen(content, choice, room, source)
+        made = _run(content, choice, source, first)
+        size = len(json.dumps(made))
+        smaller = next(cuts(choice, OF_PICTURES + OF_NUMBERS), None)
+        if size <= budget or smaller is None:
+            return made
+        choice, room = smaller, room * budget / size
+
+
+def _chosen(content: _Content, choice: Choice, room: float, source: Given | None) -> Choice:
+    """The largest choice that seems to fit."""
+    while True:
+        pictures, numbers = _sizes(content, choice, source)
+        if pictures + numbers <= room:
+            return choice
+        first, second = (OF_PICTURES, OF_NUMBERS) if pictures > numbers else (OF_NUMBERS, OF_PICTURES)
+        smaller = next(cuts(choice, first), None) or next(cuts(choice, second), None)
+        if smaller is None:
+            return choice
+        choice = smaller
+
+
+def _sizes(content: _Content, choice: Choice, source: Given | None) -> tuple[float, float]:
+    """Bytes of the strips, as far as a few frames tell, and of the numbers of a payload."""
+    arms, shown = content.kept_arms(choice.arms), content.shown(choice.samples)
+    numbers = tracks.size(content.tracks, len(shown), len(arms) - 1)
+    numbers += 2 * tracks.row(content.run["metrics"].sizes["step"], len(shown)) * len(arms)
+    if source is not None:
+        return 0.0, numbers
+    strips = Strips(content.run, min(PROBED, choice.frames or PROBED), choice.longest, choice.quality)
+    whole = Strips(content.run, choice.frames, choice.longest, choice.quality)
+    sample, probed = int(content.positions[shown[0]]), arms[:2]
+    one = sum(len(strips.webp(PICTURES, arm, sample)) for arm in probed) if strips.recorded is not None else 0
+    pictures = one / len(probed) * len(whole.kept) / max(len(strips.kept), 1)
+    for map_, all_ in zip(strips.maps, whole.maps, strict=True):
+        packed = sum(len(strips.webp(map_.name, arm, sample)) for arm in probed) / len(probed)
+        pictures += packed * len(all_.steps) / len(map_.steps)
+    return pictures * 4 / 3 * len(shown) * len(arms), numbers
+
+
+def _run(content: _Content, choice: Choice, source: Given | None, full: Choice | None = None) -> dict[str, Any]:
+    run, arms, shown = content.run, content.kept_arms(choice.arms), content.shown(choice.samples)
+    ids = [int(content.positions[place]) for place in shown]
+    strips = Strips(run, choice.frames, choice.longest, choice.quality)
+
+    def packed(kind: str) -> dict[str, list[str]]:
+        give = source or (lambda kind, arm, sample: frames.data_uri(strips.webp(kind, arm, sample)))
+        return {arm: [give(kind, arm, sample) for sample in ids] for arm in arms}
+
+    found = [track.data(arms, shown) for track in content.tracks]
+    own = tracks.of_attention(run, ids)
+    found += [track.data(arms, range(len(ids))) for track in own]
+    return {
+        "name": content.name,
+        "title": runs.title(run),
+        "command": str(run.attrs.get("command", "")),
+        "note": _note(content, strips, choice, len(shown)),
+        "sentences": content.sentences,
+        "steps": run["metrics"].sizes["step"],
+        "samples": [{"id": sample, "label": _label(run, sample)} for sample in ids],
+        "arms": [{"name": arm, "colour": style.colour(arm, content.palette)} for arm in arms],
+        "pictures": _pictures(strips, packed),
+        "tracks": found,
+        "groups": tracks.groups([*content.tracks, *own]),
+        "maps": [
+            {
+                "name": one.name, "title": one.title, "kind": one.kind, "width": one.size[1], "height": one.size[0],
+                "steps": list(one.steps), "low": one.low, "high": one.high, "log": one.log,
+                "strips": packed(one.name), "words": one.words and [one.words(sample) for sample in ids],
+            }
+            for one in strips.maps
+        ],
+    }  # fmt: skip
+
+
+def _pictures(strips: Strips, packed: Callable[[str], dict[str, list[str]]]) -> dict[str, Any] | None:
+    if strips.recorded is None:
+        return None
+    height, width = strips.size
+    note = "lossless" if strips.quality is None else f"WebP quality {strips.quality}"
+    if strips.size != strips.recorded.size:
+        note += f", {strips.recorded.size[1]} x {strips.recorded.size[0]} pixels made smaller"
+    return {
+        "what": strips.recorded.what, "steps": list(strips.steps), "width": width, "height": height, "note": note,
+        "strips": packed(PICTURES),
+    }  # fmt: skip
+
+
+def _note(content: _Content, strips: Strips, choice: Choice, shown: int) -> str:
+    """What was left out, in a sentence; "" where nothing was."""
+    texts = []
+    if shown < (count := len(content.positions)):
+        texts.append(f"{shown} of {count} samples")
+    if (arms := min(choice.arms, len(content.arms))) < (count := len(runs.names(content.complete))):
+        texts.append(f"{arms} of {count} arms")
+    if strips.recorded is not None and len(strips.kept) < (count := len(strips.recorded.steps)):
+        texts.append(f"{len(strips.kept)} of {count} frames")
+    return f"Shown here: {', '.join(texts)}; the run holds all of them." if texts else ""
+
+
+def _label(run: xr.DataTree, sample: int) -> str:
+    coords = run["metrics"].to_dataset().isel(sample=sample).coords
+    name = next((str(coords[each].item()) for each in ("prompt", "class_name") if each in coords), "")
+    path = int(coords["path"]) if "path" in coords else 0
+    text = f"sample {sample}" + (f": {name}" if name else "")
+    text = text if len(text) <= LABEL else f"{text[: LABEL - 1]}…"
+    return text + (f", path {path}" if path else "")
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names of which no two are alike: the second "T50" becomes "T50 (2)"."""
+    seen: dict[str, int] = {}
+    made = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return made

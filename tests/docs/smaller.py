@@ -25,8 +25,12 @@ WHERE_NAMED = {
     "--size": ("--size", "32"),
     "--counts": ("--counts", "2,3"),
     "--mask-seeds": ("--mask-seeds", "1"),
+    "float16": ("--dtype", "bfloat16"),  # float16 overflows in random weights on a CPU
+    "paper": ("--with", "device=cpu"),
 }
-"""Option -> what is put behind the command where it has that option."""
+"""Word -> what is put behind the command where it has that word."""
+TAKES_A_SIZE = ("black-forest-labs/FLUX.1-dev", "Qwen/Qwen-Image", "~/models/my-finetune", "mine")
+"""Checkpoints whose own size would be 1024 pixels."""
 OUTSIDE = re.compile(r"(?<![\w.])/shared/")
 """A folder of another machine, which lies in the working folder here."""
 
@@ -41,8 +45,10 @@ def small_command(words: Sequence[str]) -> list[str]:
         more = _without(more, "--steps")
     if words[:2] == ["counterfactual", "steps"]:
         more += WHERE_NAMED["--counts"]
-    for option, pair in WHERE_NAMED.items():
-        more += pair if option in words else ()
+    for word, pair in WHERE_NAMED.items():
+        more += pair if word in words else ()
+    if set(TAKES_A_SIZE) & set(words) and "--size" not in words:
+        more += WHERE_NAMED["--size"]
     if {"--help", "-h", "--list", "--version"} & set(words):
         more = []
     return [each for word in [*words, *more] for each in _as_a_shell_reads(word)]
@@ -69,6 +75,7 @@ PROGRAMS = (
     (r"\b(height|width)=\d+", r"\1=32"),
     (r"""(["'])cuda\1""", '"cpu"'),
     (r"""(["'])/shared/""", r"\1shared/"),
+    (r"\[\[0, 9, 24, 49\]\]", "[[0, 1, 2, 3]]"),  # steps of a run of 50
 )
 """Pattern -> what stands there when the program is run here."""
 

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
+from analysis import MEASURES
+from classify_clip.models import PAPER_CLASSIFIER
+from classify_clip.scores import METRICS
+from interventions.families import FAMILIES
 from tests.builders import hub, small
 from tests.papers import checkpoints, data, networks
+from tracer import MODELS, SAMPLERS
+from tracer.cli.viewing.server import Server
 from tracer.quiet import quiet
 
 Maker = Callable[[Path], object]
@@ -77,20 +86,30 @@ def _prompts(file: Path) -> None:
     file.write_text("a red fox\na glass of water\n")
 
 
-def _karpathy(folder: Path) -> None:
-    small.karpathy(folder)
+def _coco_by_splits(file: Path) -> None:
+    """Karpathy's file beside the folders of COCO that it names."""
+    small.karpathy(file.parent / "coco")
+    shutil.move(file.parent / "coco" / file.name, file)
+
+
+def _clip_weights(file: Path) -> None:
+    made = networks.clip_folder(file.parent / "clip") / "open_clip_model.safetensors"
+    shutil.move(made, file)
 
 
 FILES: dict[str, Maker] = {
     "prompts.txt": _prompts,
     "geneval.jsonl": data.geneval,
     "evaluation_metadata.jsonl": data.geneval,
-    "val2014": lambda folder: data.reference(folder),
+    "val2014": data.reference,
     "imagenet/val": data.imagenet,
     "captions_val2017.json": lambda file: data.coco_val2017(file.parent),
-    "dataset_coco.json": lambda file: small.karpathy(file.parent),
+    "dataset_coco.json": _coco_by_splits,
+    "clip.safetensors": _clip_weights,
 }
 """File or folder of the reader's own that the pages name -> what makes it there; captions come with their pictures."""
+LOCAL = {PAPER_CLASSIFIER: networks.vit_l16}
+"""Model of a library that has no small one -> what makes the folder that `--checkpoint` is given."""
 
 
 class Shelf(Mapping[tuple[str, str], Path]):
@@ -129,6 +148,17 @@ def readers_files(folder: Path, home: Path, text: str) -> None:
     for name, make in HOME.items():
         if f"~/{name}" in text:
             made(home / name, make)
+
+
+def users_pipeline() -> Any:
+    """A pipeline of FLUX's class, as a reader may have built it; small without being told so."""
+    from diffusers import FluxPipeline
+
+    from tests.zoo.packed import flux1_parts
+
+    pipe = FluxPipeline(**flux1_parts())
+    pipe.default_sample_size = 16  # latents on a side, instead of 128
+    return pipe
 
 
 class SLURMCluster:
@@ -179,3 +209,27 @@ def copied_to_a_bucket(folder: Path, address: str) -> None:
 def in_memory(word: str) -> str:
     """An address of S3 as one in memory."""
     return "memory://" + word.removeprefix("s3://") if word.startswith("s3://") else word
+
+
+def a_look_at(server: Server) -> None:
+    """In place of serving until Ctrl-C: one visitor, then Ctrl-C."""
+    answers: list[int] = []
+    visitor = threading.Thread(target=lambda: answers.append(urlopen(server.address).status))
+    visitor.start()
+    server.handle_request()
+    visitor.join()
+    assert answers == [200]
+    raise KeyboardInterrupt
+
+
+REGISTRIES = {registry.group: registry for registry in (FAMILIES, MODELS, SAMPLERS, MEASURES, METRICS)}
+
+
+def install(packaging: str, scope: Mapping[str, object], patch: pytest.MonkeyPatch) -> None:
+    """Register what a `pyproject.toml` of a page names and a program of the page has defined, until the test ends."""
+    points = tomllib.loads(packaging).get("project", {}).get("entry-points", {})
+    for group, entries in points.items():
+        for name, place in entries.items():
+            defined = scope.get(place.partition(":")[2])
+            if defined is not None:
+                patch.setitem(REGISTRIES[group]._registered, name, defined)

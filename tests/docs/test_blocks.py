@@ -22,16 +22,24 @@ from tests.docs.smaller import small_command, small_program
 from tests.papers import networks
 from tracer.cli.main import main
 from tracer.cli.reproduction.recipe import recipes
+from tracer.cli.viewing.server import Server
 
-SHOWN = ("toml", "ini", "text", "json", "yaml")
+SHOWN = ("toml", "ini", "text")
 """Languages of blocks that are looked at: files, and what a terminal shows."""
 BEFORE: dict[str, tuple[str, ...]] = {
-    "docs/schema.md": ("run --mask R4S32", "sweep classify --mask R4S32"),
-    "docs/scale.md": ("run --mask R4S32",),
-    "docs/metrics.md": ("run --mask R4S32",),
-    "docs/sinks.md": ("run --model sd3 --mask sink-k1 --mask random-k1 --record norms,mass,sinks,images",),
+    "docs/api/analysis.md": ("run --model dit --mask R4S32",),
+    "docs/howto/pages.md": ("run --model dit --mask R4S32",),
+    "docs/howto/xarray.md": ("run --model dit --mask R4S32",),
+    "docs/metrics.md": ("run --model dit --mask R4S32",),
+    "docs/scale.md": ("run --model dit --mask R4S32",),
+    "docs/schema.md": ("run --model dit --mask R4S32", "sweep classify --mask R4S32"),
+    "docs/sinks.md": ("run --model sd3 --mask sink-k1 --record images",),
 }
-"""Page -> commands that its reader has typed before: what its own speak of."""
+"""Page -> commands that its reader has typed before: they make what its own speak of."""
+HAS_A_PIPELINE = ("README.md", "docs/howto/pipeline.md")
+"""Pages whose programs begin with the reader's own `pipe`."""
+SAVED = {"docs/howto/pipeline.md": "mine"}
+"""Page -> the folder in which he has saved it."""
 RUN = [page for page in PAGES if any(block.language in (*SHELL, *PYTHON) for block in blocks(page))]
 
 
@@ -53,27 +61,39 @@ def there(shelf, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(Server, "serve_forever", stand_ins.a_look_at)
+    monkeypatch.setattr("webbrowser.open", lambda address: None)
     served = hub.serving(shelf, tmp_path / "cache")
     with networks.tiny_architectures(), served, stand_ins.job_queue(monkeypatch):
         yield folder
 
 
 @pytest.mark.parametrize("page", RUN, ids=name)
-def test_the_commands_and_programs_of_a_page_run(page, there):
+def test_the_commands_and_programs_of_a_page_run(page, there, monkeypatch):
     stand_ins.readers_files(there, there.parent / "home", page.read_text())
     for line in BEFORE.get(name(page), ()):
         typed(shlex.split(line))
     scope: dict[str, object] = {"__name__": "__main__"}
+    if name(page) in HAS_A_PIPELINE:
+        scope["pipe"] = pipe = stand_ins.users_pipeline()
+        if folder := SAVED.get(name(page)):
+            pipe.save_pretrained(folder)
     for block in blocks(page):
         if block.language in SHELL:
             for command in commands(shell_lines(block)):
                 run_command(command, block)
         elif block.language in PYTHON and not block.mark.startswith("file:"):
             exec(compile(small_program(block.text), str(block), "exec"), scope)
+        elif block.language == "toml":
+            stand_ins.install(block.text, scope, monkeypatch)
 
 
 def run_command(command: list[str], block: Block) -> None:
     """Type what calls `trace`, but for what `unrun` says; stand in for the rest or find it listed."""
+    if command[0] == "sbatch":  # its job is text
+        for inner in commands(command[command.index("--wrap") + 1]):
+            run_command(inner, block)
+        return None
     start, words = shlex.join(launcher(command)), traced(command)
     if not words:
         if command[:4] == ["aws", "s3", "cp", "--recursive"]:
@@ -98,6 +118,8 @@ def run_elsewhere(words: list[str]) -> bool:
 
 def typed(words: list[str], where: str = "") -> None:
     words = [stand_ins.in_memory(word) for word in small_command(words)]
+    for model, make in stand_ins.LOCAL.items():
+        words += ["--checkpoint", str(stand_ins.made(Path("local"), make))] if model in words else []
     before = time.process_time()
     outcome = CliRunner().invoke(main, words)
     print(f"TIME {time.process_time() - before:6.1f} {where} {shlex.join(words)}")

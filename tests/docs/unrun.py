@@ -1,4 +1,4 @@
-"""What the pages show and no test of the pages runs: each with the reason, and the place where it is run if there is one.
+"""What the pages show and their test does not run: each with the reason, and with the place where else it is run.
 
 Every entry must still stand in a page. Commands of `trace` that are listed here are parsed, at least.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 STARTERS = {
     "exec": "the shell's own word; what it starts is run",
     "srun --kill-on-bad-exit=0": "needs Slurm; what it starts is run as one process",
+    "ssh -L 8321:127.0.0.1:8321 MACHINE": "another machine; what it starts there is run here",
     "torchrun --standalone --nproc-per-node gpu --no-python": "many processes: tests/tracer/test_many_processes.py",
     "python -m cProfile -s tottime -m": "the profiler; what it starts is run",
 }

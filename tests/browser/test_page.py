@@ -92,9 +92,7 @@ def test_axe_finds_nothing(show: Shown, scheme: str, which: str, request: pytest
 
 @pytest.mark.parametrize("which", ["page", "several"])
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
-def test_a_phone_scrolls_downwards_only(
-    show: Shown, which: str, scripts: bool, request: pytest.FixtureRequest
-) -> None:
+def test_a_phone_scrolls_downwards_only(show: Shown, which: str, scripts: bool, request: pytest.FixtureRequest) -> None:
     options = {"java_script_enabled": scripts, "width": 390, "height": 844, "has_touch": True}
     shown = show(request.getfixturevalue(which), is_mobile=True, **options)
     assert shown.evaluate("document.documentElement.scrollWidth") == 390

@@ -53,7 +53,7 @@ class Section:
 def report(run: xr.DataTree, sections: Sequence[str] | None = None) -> str:
     """The HTML page of a run, with every measure of `sections` that the run's records allow.
 
-    sections: names of measures; None takes those of `MEASURES` that say they belong on the page. Raises runs.RunError
+    sections: names of measures; None takes those of `MEASURES` that say they belong on the page. Raises RunError
     for a run without a complete sample; a measure that cannot be made is listed with its reason.
     """
     runs.complete(run)

@@ -189,11 +189,13 @@ def _check_numbers(request: Request) -> None:
 
 
 def _check_kept(request: Request, recorded: frozenset[str]) -> None:
-    if request.frames != parameters()["frames"].default and "frames" not in recorded:
-        raise PlanError(
-            f"--frames {request.frames}: no pictures of predictions are recorded; add them with --record "
-            f"{','.join([*request.record, 'frames'])}, or leave --frames out"
-        )
+    for name, how in parameters().items():
+        value = getattr(request, name)
+        if how.beside and value != how.default and how.beside not in recorded:
+            raise PlanError(
+                f"{how.flag} {value}: {how.beside} are not recorded; add them with --record "
+                f"{','.join([*request.record, how.beside])}, or leave {how.flag} out"
+            )
 
 
 def _check_frames(denoiser: Denoiser) -> None:

@@ -9,7 +9,7 @@ from tracer.denoisers.base import Denoiser, optional_parts
 from tracer.request import PlanError
 from tracer.samplers.base import Sampler
 from tracer.samplers.registry import SAMPLERS, fitting
-from tracer.store.records import RECORDS, with_brought
+from tracer.store.records import DEFAULT, RECORDS, with_brought
 
 ATTENTION = frozenset(records.RECORDS)
 """Records that the seam measures."""
@@ -18,7 +18,7 @@ Preset = Callable[[Denoiser, Sampler], Iterable[str]]
 
 
 def _default(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
-    return "latents", "images", "replay", *_if(denoiser.layout is not None, "mass", "sinks")
+    return DEFAULT if denoiser.layout is not None else set(DEFAULT) - ATTENTION
 
 
 def _growth(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
@@ -45,7 +45,7 @@ PRESETS: dict[str, Preset] = {
     "default": _default, "growth": _growth, "verdict": _verdict, "sinks": _sinks, "all": _all
 }  # fmt: skip
 """Name -> the records that it stands for. `default` is what `trace analyze verdict`, `growth` and `sinks` need (of the
-verdict, its feedback). `all` leaves out `worst`, which costs more than everything else together."""
+verdict, its feedback), and pictures on the way. `all` leaves out `worst`, which costs more than all else together."""
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -339,6 +339,10 @@ _CATALOGUE = (
 RECORDS: dict[str, Record] = {record.name: record for record in _CATALOGUE}
 """Name -> record, in the order in which help lists them."""
 
+DEFAULT = ("latents", "images", "frames", "replay", "mass", "sinks")
+"""What a run records that names no records: what the first questions need, and the pictures along the way. A model
+without attention leaves out what is measured of it."""
+
 
 def with_brought(record: Iterable[str]) -> frozenset[str]:
     """These records, `norms`, and all that they bring; RunError for one that does not exist."""

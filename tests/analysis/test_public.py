@@ -51,6 +51,7 @@ PARAMETERS = {
     "sinks": ["run", "metrics", "distance", "scores", "confidence", "seed"],
     "steps": ["several", "kind"],
     "verdict": ["several", "primary", "at", "kind", "seed"],
+    "view": ["several", "samples", "budget"],
 }
 VALUES = ["Answers", "MEASURES", "Measure", "Option"]
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip", "tracer", "classify_clip"}

@@ -61,5 +61,6 @@ def _printed(context: click.Context, *formats: Callable[[click.Context, click.He
 
 
 def _cell(text: str) -> str:
-    """Plain text for a cell of a table: no mark-up, no bar."""
-    return re.sub(r"[|*_`\[\]\\]", lambda mark: f"&#{ord(mark[0])};", html.escape(text, quote=False))
+    """Plain text for a cell of a table: backticks make code, and there is no other mark-up and no bar."""
+    marks = re.sub(r"[|*_\[\]\\]", lambda mark: f"&#{ord(mark[0])};", html.escape(text, quote=False))
+    return re.sub("`([^`]+)`", r"<code>\1</code>", marks)

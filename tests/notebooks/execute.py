@@ -62,7 +62,8 @@ def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
             continue
         if "data" in output:
             output.metadata = {}
-            output.data.pop(WIDGET, None)
+            if output.data.pop(WIDGET, None):
+                del output.data["text/plain"]  # of the whole tree, with its times and ids
             if "image/png" in output.data:
                 output.data["image/png"] = small(output.data["image/png"])
         result.append(output)

@@ -48,7 +48,8 @@ def said(notebook) -> list[str]:
     for output in outputs(notebook):
         data = output.get("data", {})
         if not any(kind.startswith("image/") for kind in data):
-            texts.append(output.get("text") or data.get("text/plain", ""))
+            page = re.sub(r"<style>.*?</style>|<[^>]*>", " ", data.get("text/html", ""), flags=re.DOTALL)
+            texts.append(output.get("text") or data.get("text/plain") or page)
     return texts
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.docs.stand_ins import a_look_at
 from tests.ground_truth import gaussian
 from tracer.cli.main import main
 
@@ -186,6 +187,8 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
     """All but those that need a hub checkpoint or a GPU, at the size of a test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr("tracer.cli.viewing.server.Server.serve_forever", a_look_at)
+    monkeypatch.setattr("webbrowser.open", lambda address: None)
     shell = "\n".join(block.text for block in blocks(README) if block.language == "bash")
     for line in commands(shell):
         if {"--checkpoint", "--device", "--scale"} & set(line):

@@ -10,12 +10,14 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from interventions.errors import RunError
+from tests.browser.viewer import eventually
 from tracer.cli.viewing.catalogue import Catalogue
 from tracer.cli.viewing.server import listening
 from tracer.cli.viewing.site import Site
 
 OLD = Path(__file__).parents[1] / "data" / "run-v1"
 """A run of 2 samples x 4 steps with pictures, made by version 1."""
+DRAWN = "each => each.getContext('2d').getImageData(0, 0, each.width, each.height).data.some(value => value > 0)"
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,7 @@ def test_a_run_is_reached_from_the_list_and_viewed(page: Page, address: str) -> 
     page.goto(address)
     page.get_by_role("link", name="one", exact=True).click()
     page.locator(".tv canvas").first.wait_for()
-    drawn = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(each => each)"
-    page.wait_for_function(f"({drawn})(document.querySelector('.tv canvas'))")  # a strip has come
+    assert eventually(lambda: page.locator(".tv canvas").first.evaluate(DRAWN))  # a strip has come
     assert "R2S8" in page.locator(".tv").inner_text()
 
 
@@ -64,6 +65,12 @@ def test_ticked_runs_are_viewed_side_by_side(page: Page, address: str) -> None:
     page.get_by_role("button", name="side by side").click()
     page.locator(".tv canvas").first.wait_for()
     assert sorted(page.url.partition("#")[0].removeprefix(f"{address}view?").split("&")) == ["run=one", "run=two"]
+
+
+def test_a_report_runs_its_own_script_under_its_policy(page: Page, address: str, monkeypatch) -> None:
+    monkeypatch.setattr("analysis.page.on_page", list)  # the viewer alone, without measures below it
+    page.goto(f"{address}report?run=one")
+    page.locator(".tv canvas").first.wait_for()
 
 
 def test_the_filter_keeps_what_holds_every_word(page: Page, address: str) -> None:

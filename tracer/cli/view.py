@@ -49,6 +49,7 @@ def view(places: tuple[Path, ...], port: int | None, browser: bool, bundle: Path
         if bundle is not None:
             from tracer.cli.viewing.bundle import write
 
+            where = ", ".join(place.name for place in catalogue.places)
             written = write(catalogue, bundle, where, lambda text: click.echo(text, err=True))
             return print_json({"bundle": bundle, "pages": written}) if as_json else click.echo(f"bundle: {written[0]}")
         serve(catalogue, where, port, browser=browser, as_json=as_json)

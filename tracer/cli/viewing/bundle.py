@@ -33,7 +33,7 @@ def write(catalogue: Catalogue, folder: Path, where: str, tell: Callable[[str], 
         try:
             _put(folder / files[line.name], report(catalogue.open(line.name).tree))
         except RunError as error:
-            reasons[line.name] = str(error)
+            reasons[line.name] = str(error).replace(str(line.path), line.name)
     made = {name: file for name, file in files.items() if name not in reasons}
     _put(folder / "index.html", index(lines, where, made, reasons))
     return [folder / "index.html", *(folder / file for file in made.values())]

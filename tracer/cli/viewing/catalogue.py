@@ -71,7 +71,7 @@ class Catalogue:
         """The run of this name as it is now, with its command. Raises NotFoundError, and RunError for a damaged one."""
         line = self.line(name)
         if line.problem:
-            raise RunError(f"{name} cannot be read: {line.problem}")
+            raise RunError(line.problem)
         if line.kind != "run":
             raise NotFoundError(f"{name} is a {line.kind}, and only runs have trajectories to view")
         with self._lock:
@@ -96,7 +96,7 @@ class Catalogue:
         folders = [place for place in self.places if place not in runs]
         lines += [_inside(line, folder) for folder in folders for line in found(folder)]
         root = common_folder([*beside, *folders])
-        return [replace(line, name=str(line.path.relative_to(root) if root else line.path)) for line in lines]
+        return [_named(line, str(line.path.relative_to(root) if root else line.path)) for line in lines]
 
 
 def common_folder(folders: Sequence[Path]) -> Path | None:
@@ -106,11 +106,19 @@ def common_folder(folders: Sequence[Path]) -> Path | None:
     return None if any(map(is_remote, folders)) else Path(os.path.commonpath(folders))
 
 
+def _named(line: Line, name: str) -> Line:
+    """The line under this name, also in what is wrong with it: pages may be published, and say nothing of the disk."""
+    problem = line.problem.replace(str(line.path), name)
+    if problem and not problem.startswith(name):
+        problem = f"{name} cannot be read: {problem}"
+    return replace(line, name=name, problem=problem)
+
+
 def _inside(line: Line, root: Path) -> Line:
     """The line; with a problem where the run lies outside the folder and a link leads to it."""
     if line.path.resolve().is_relative_to(root.resolve()):
         return line
-    return replace(line, problem=f"a link leads out of {root}: name the run itself, trace view {line.path.resolve()}")
+    return replace(line, problem=f"{line.path} cannot be read: a link leads out of the folder; name what it leads to")
 
 
 def version(path: Path) -> str:

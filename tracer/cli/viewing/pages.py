@@ -77,6 +77,7 @@ def view(names: Sequence[str], samples: int, first: int, notes: Sequence[str]) -
     several = [("run", name) for name in names]
     data = _text(address("/payload", [*several, ("from", str(first))]))
     links = " · ".join(f'<a href="{_text(address("/report", [("run", name)]))}">{_text(name)}</a>' for name in names)
+    links += f' · <a href="{_text(address("/report", several))}">of all together</a>' if len(names) > 1 else ""
     said = "".join(f'<p class="note">{_text(note)}</p>' for note in notes)
     return (
         f'<main class="wide"><p class="path"><a href="/">All runs</a> · report: {links}</p>'
@@ -101,18 +102,18 @@ def address(path: str, query: Sequence[tuple[str, str]] | Mapping[str, str]) -> 
 
 def _row(line: Line, link: str | None, compare: bool, reason: str) -> str:
     name = f'<a href="{_text(link)}">{_text(line.name)}</a>' if link else _text(line.name)
+    name = f'<td class="name">{name}</td>'
     tick = ""
     if compare:
         can = f'<input type="checkbox" name="run" value="{_raw(line.name)}" aria-label="compare {_text(line.name)}">'
         tick = f'<td class="tick">{can if link else ""}</td>'
-    if line.problem or reason:
-        why = f"cannot be read: {line.problem}" if line.problem else reason
-        return f'<tr class="broken">{tick}<td>{name}</td><td colspan="{len(COLUMNS) - 1}">{_text(why)}</td></tr>'
+    if why := line.problem or reason:
+        return f'<tr class="broken">{tick}{name}<td colspan="{len(COLUMNS) - 1}">{_text(why)}</td></tr>'
     masks = ", ".join(line.masks[:MOST_MASKS])
     masks += f" … ({len(line.masks)})" if len(line.masks) > MOST_MASKS else ""
     cells = seconds_only(line.created), line.model, masks, line.how, f"{line.complete}/{line.all}"
     shown = zip(COLUMNS[1:], (*cells, human_bytes(line.bytes)), strict=True)
-    return f"<tr>{tick}<td>{name}</td>" + "".join(
+    return f"<tr>{tick}{name}" + "".join(
         f'<td data-label="{column}">{_text(text)}</td>' for column, text in shown
     ) + "</tr>"  # fmt: skip
 

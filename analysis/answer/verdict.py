@@ -17,12 +17,11 @@ from analysis.answer import calibration, margins, rule, words
 from analysis.answer.margins import LABELS, LEVEL, UNDECIDED
 from analysis.answer.martingale import in_words
 from analysis.answer.measured import measured
-from analysis.answer.null import KIND_OPTION
 from analysis.answer.primary import primary_cell
 from analysis.answer.telling import scatter_may_amplify, slope_taken_as_one, told
 from analysis.answer.verdict_figure import figure
 from analysis.common import pairing, runs, statistics
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 from analysis.measures.steps import title
 
 REFERENCE_STEPS = 250
@@ -33,17 +32,7 @@ PLAIN = ("feedback_rms", "systematic", "calibration", "error_slope")
 """Quantities whose intervals stand beside those of the answers."""
 
 
-@measure(
-    question="Do masked steps feed on the error, does the path amplify it, and do more steps make it worse?",
-    reads="runs",
-    needs=("norms", "replay"),
-    options=(
-        Option("--primary", "primary", "The one mask fixed beforehand; default: R4S32 or its like.", metavar="SPEC"),
-        Option("--at", "at", "Judge at this number of steps; default: 250, else the most.", type=int, metavar="T"),
-        KIND_OPTION,
-    ),
-    on_page=True,
-)
+@shipped
 def verdict(
     several: pairing.Runs,
     *,
@@ -66,7 +55,7 @@ def verdict(
     A cell is judged at `at` steps (250 if there, else the most; a cell without that number at the most it has), p_S and
     p_e on the starts that have every number of steps of their cell. A run of one number of steps answers what it can.
     `primary` names the mask fixed beforehand; left out, it is the small-world mask nearest to 25% density (20 to 30%).
-    `kind` chooses the null of A. Raises runs.RunError where no arm acts over the whole run, runs differ in
+    `kind` chooses the null of A. Raises RunError where no arm acts over the whole run, runs differ in
     more than steps and doses, or nothing fits. Source: docs/science.md, "The rule and its margins".
     """
     trees = pairing.as_list(several)

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from tracer.cli.errors import answered
+from tracer.cli.help import Command
 from tracer.cli.options import as_json
 from tracer.cli.terminal import print_json, print_table
 
@@ -24,7 +25,10 @@ ROOM = 120
 """Columns of a terminal below which a table would break the names in it."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("trace models", "trace models flux  # what has this in its name", "trace models --all"),
+)
 @click.argument("words", nargs=-1, metavar="[TEXT]...")
 @click.option("--all", "all_names", is_flag=True, help="Name the pipelines too that were not tried.")
 @as_json
@@ -32,10 +36,6 @@ def models(words: tuple[str, ...], all_names: bool, as_json: bool) -> None:
     """List the models, their embedded weights, and what --checkpoint may name.
 
     TEXT keeps what holds it, and looks among the pipelines too that were not tried.
-
-    \b
-    trace models flux
-    trace models --all
     """
     with answered():
         presets = [row for row in presets_listed() if _fits(row, words)]

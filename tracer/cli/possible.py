@@ -18,11 +18,12 @@ def analyses(recorded: Collection[str], arms: Sequence[Mapping[str, Any]]) -> li
     `interventions.arm_coordinates` gives them.
     """
     from analysis import MEASURES
+    from analysis.measure import about
 
     shaped = _shapes(arms)
     return [
         name
-        for name, measure in MEASURES.items()
+        for name, measure in ((name, about(name)) for name in MEASURES)
         if measure.reads in ("run", "runs") and measure.beyond in shaped and set(measure.needs) <= set(recorded)
     ]
 

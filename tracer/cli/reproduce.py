@@ -19,8 +19,11 @@ from typing import Any
 
 import click
 
+from tracer.cli import completing
 from tracer.cli.errors import answered, going_on_by
+from tracer.cli.help import Command
 from tracer.cli.options import OUT, as_json, dry_run
+from tracer.cli.options import weights as with_weights
 from tracer.cli.reproduction.lines import commands, matches
 from tracer.cli.reproduction.recipe import PAPERS, SCALES, SOURCES, Recipe, RecipeError, Study, read, recipes
 from tracer.cli.terminal import frame_as_data, print_json, print_table, progress_bar
@@ -43,8 +46,17 @@ class Asked:
     as_json: bool = False
 
 
-@click.command()
-@click.argument("name", metavar="[NAME|FILE]", required=False)
+@click.command(
+    cls=Command,
+    examples=(
+        "trace reproduce --list",
+        "trace reproduce sinks-perceptual",
+        "trace reproduce sinks-perceptual --scale paper --with prompts=evaluation_metadata.jsonl --dry-run",
+        "trace reproduce papers --small  # a rehearsal of all recipes of the papers",
+        "trace reproduce my-study.toml",
+    ),
+)
+@click.argument("name", metavar="[NAME|FILE]", required=False, shell_complete=completing.names(completing.recipes))
 @click.option(
     "--scale",
     type=click.Choice(SCALES),
@@ -57,9 +69,10 @@ class Asked:
     "given",
     multiple=True,
     metavar="WORD=VALUE",
+    shell_complete=completing.recipe_words,
     help="A word of the recipe, such as checkpoint=DIR or device=cpu. Repeatable.",
 )
-@click.option("--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable.")
+@with_weights
 @click.option("--as-published", is_flag=True, help="As the paper's code does it, where that differs.")
 @click.option("--out", type=OUT, metavar="DIR", help="Default: runs/NAME.")
 @click.option("--page", type=OUT, metavar="FILE", help=f"Of {ALL}: the page; default: {ALL}.md in the folder.")
@@ -83,14 +96,7 @@ def reproduce(
     Every command it runs is printed, so that any of them can be typed alone with other settings. A study that was
     interrupted goes on where it stopped. A paper's recipe ends with the published values beside ours. With --json, one
     object for every command.
-
-    \b
-    trace reproduce --list
-    trace reproduce sinks-perceptual
-    trace reproduce sinks-perceptual --scale paper --with prompts=evaluation_metadata.jsonl --dry-run
-    trace reproduce papers
-    trace reproduce my-study.toml
-    """  # fmt: skip
+    """
     known, typed_name = recipes(), name
     if listed:
         return _list(known, typed["as_json"])

@@ -138,9 +138,14 @@ def is_embedded(checkpoint: str | None) -> bool:
     return checkpoint is None or checkpoint.startswith(PREFIX)
 
 
+def embedded_names() -> list[str]:
+    """The checkpoints that ship, as they are named behind embedded:."""
+    return sorted(path.name for path in EMBEDDED.iterdir() if any(path.rglob("*.safetensors")))
+
+
 def _embedded(name: str, family: str, classes: tuple[str, ...]) -> tuple[Path, str]:
     folder = EMBEDDED / name
-    shipped = sorted(path.name for path in EMBEDDED.iterdir() if any(path.rglob("*.safetensors")))
+    shipped = embedded_names()
     if name not in shipped:
         if name == family:
             raise CheckpointError(f"the embedded {family} weights are not installed at {folder}: reinstall the package")

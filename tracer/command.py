@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,16 @@ def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
         else:
             words += words_of(name, parameter, value)
     return shlex.join(words) + (f"  ({'; '.join(beyond)})" if beyond else "")
+
+
+def with_command(tree: xr.DataTree) -> xr.DataTree:
+    """The same tree; its attribute `command` is now the command that makes it again, "" where none can be read off."""
+    try:
+        command = command_of(tree, json.loads(tree.attrs["config"]))
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration):  # a configuration of another origin
+        command = ""
+    tree.attrs["command"] = command
+    return tree
 
 
 def _said(parameter: Parameter, config: Mapping[str, Any]) -> bool:

@@ -35,9 +35,11 @@ def still(document: Mapping[str, Any], more: str = "") -> str:
 
 def _run(run: Mapping[str, Any]) -> str:
     arms = {"label": "Arms", "text": ", ".join(arm["name"] for arm in run["arms"])}
-    told = "".join(f"<p><b>{_text(each['label'])}:</b> {_text(each['text'])}</p>" for each in [*run["sentences"], arms])
+    told = "".join(
+        f"<p><b>{_text(each['label'])}:</b> <bdi>{_text(each['text'])}</bdi></p>" for each in [*run["sentences"], arms]
+    )
     command = f"<pre>{_text(run['command'])}</pre>" if run["command"] else ""
-    return f"<h3>{_text(run['name'])}</h3>{told}{_pictures(run)}{command}"
+    return f"<h3><bdi>{_text(run['name'])}</bdi></h3>{told}{_pictures(run)}{command}"
 
 
 def _pictures(run: Mapping[str, Any]) -> str:
@@ -46,9 +48,9 @@ def _pictures(run: Mapping[str, Any]) -> str:
     if pictures is None:
         return ""
     arms = [arm["name"] for arm in run["arms"][:MOST_ARMS]]
-    head = "".join(f'<th scope="col">{_text(arm)}</th>' for arm in arms)
+    head = "".join(f'<th scope="col"><bdi>{_text(arm)}</bdi></th>' for arm in arms)
     body = "".join(
-        f'<tr><th scope="row">{_text(sample["label"])}</th>'
+        f'<tr><th scope="row"><bdi>{_text(sample["label"])}</bdi></th>'
         + "".join(_picture(pictures, arm, place, sample["label"]) for arm in arms)
         + "</tr>"
         for place, sample in enumerate(run["samples"][:MOST_SAMPLES])

@@ -27,9 +27,7 @@ OTHER_PROGRAMS = {
     "python -m benchmarks --out table.json --markdown table.md": "half an hour; in small in tests/test_benchmarks.py",
 }
 """Commands of other programs."""
-COMMANDS: dict[str, str] = {}
-"""Commands of `trace`."""
-REHEARSED = ("findings", "papers")
-"""Names after `trace reproduce` whose recipes .ci/run rehearses with --small."""
-BLOCKS: dict[str, str] = {}
-"""Python blocks by their first line."""
+COMMANDS = {
+    "reproduce figure1": "minutes even with --small; what it calls, in small: tests/classify_clip/test_figure1.py",
+}
+"""Commands of `trace`, the words after it."""

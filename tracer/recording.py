@@ -35,6 +35,7 @@ def _sinks(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
 
 def _all(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
     missing = {"worst"} | (ATTENTION if denoiser.layout is None else frozenset())
+    missing |= set() if denoiser.layout is not None and denoiser.layout.text else {"words"}
     missing |= set() if sampler.has_null else {"null"}
     missing |= set() if _martingale(sampler) else {"own"}
     missing |= {"transport"} if sampler.stochastic else set()
@@ -71,6 +72,8 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
 def _check(denoiser: Denoiser, sampler: Sampler, recorded: frozenset[str]) -> None:
     if denoiser.layout is None and (attention := sorted(recorded & ATTENTION)):
         raise PlanError(f"--record {', '.join(attention)}: {denoiser.name} has no attention to record")
+    if "words" in recorded and denoiser.layout is not None and not denoiser.layout.text:
+        raise PlanError(f"--record words: the attention of {denoiser.name} sees no text; leave it out")
     for name, why in _refused(denoiser).items():
         if name in recorded:
             raise PlanError(f"--record {name}: {why}")

@@ -68,7 +68,7 @@ def grey(values: np.ndarray, low: float, high: float, *, log: bool) -> np.ndarra
     """Values as grey: low (high / low)^(g / 255), or low + (high - low) g / 255; what lies beyond is cut, NaN is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.log(values / low) / np.log(high / low) if log else (values - low) / (high - low)
-    return np.rint(255 * np.nan_to_num(np.clip(share, 0, 1), nan=0.0)).astype(np.uint8)
+    return np.rint(255 * np.where(np.isnan(share), 0.0, np.clip(share, 0, 1))).astype(np.uint8)
 
 
 def found(run: xr.DataTree) -> list[Map]:
@@ -114,7 +114,8 @@ def rings(run: xr.DataTree) -> Map | None:
 
     def read(arm: str, samples: Sequence[int], steps: Sequence[int]) -> np.ndarray:
         recorded = _of(run, "sink_token", arm, samples, steps).isel(rank=0).transpose("sample", "step", "layer", "head")
-        top = np.nan_to_num(np.asarray(recorded.values, np.float64), nan=-1).astype(int)
+        known = np.asarray(recorded.values, np.float64)
+        top = np.where(np.isnan(known), -1, known).astype(int)
         rows = top.reshape(len(samples) * len(steps), -1)
         share = [np.bincount(row[row >= 0], minlength=tokens) / max((row >= 0).sum(), 1) for row in rows]
         return _laid_out(run, np.reshape(share, (len(samples), len(steps), tokens)))

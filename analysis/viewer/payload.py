@@ -15,21 +15,17 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-import xarray as xr
-
 from analysis.common import pairing, runs
 from analysis.figures import style
 from analysis.viewer import frames, sentences, tracks
 from analysis.viewer.budget import OF_NUMBERS, OF_PICTURES, PROBED, SAMPLES, Choice, cuts
 from analysis.viewer.content import Content
+from analysis.viewer.labels import label
 from analysis.viewer.strips import PICTURES, Strips
 
 VERSION = 1
 BUDGET = 1_400_000
 """Bytes of a payload that lies in a page."""
-LABEL = 80
-"""Characters of a sample's label at most."""
 Source = Callable[[int, str, str, int], str]
 """(place of the run, kind, arm, sample) -> the address of a strip; kind is "pictures" or the name of a map."""
 
@@ -120,6 +116,7 @@ def _run(content: Content, choice: Choice, source: Given | None) -> dict[str, An
     run, arms, shown = content.run, content.kept_arms(choice.arms), content.shown(choice.samples)
     ids = [int(content.positions[place]) for place in shown]
     strips = content.strips(choice)
+    note = _note(content, strips, choice, len(shown))
 
     def packed(kind: str) -> dict[str, list[str]]:
         if source is not None:
@@ -133,10 +130,10 @@ def _run(content: Content, choice: Choice, source: Given | None) -> dict[str, An
         "name": content.name,
         "title": runs.title(run),
         "command": str(run.attrs.get("command", "")),
-        "note": _note(content, strips, choice, len(shown)),
-        "sentences": content.sentences,
+        "note": note,
+        "sentences": [*content.sentences, *([{"label": "Shown here", "text": note}] if note else [])],
         "steps": run["metrics"].sizes["step"],
-        "samples": [{"id": sample, "label": _label(run, sample)} for sample in ids],
+        "samples": [{"id": sample, "label": label(run, sample)} for sample in ids],
         "arms": [{"name": arm, "colour": style.colour(arm, content.palette)} for arm in arms],
         "pictures": _pictures(strips, packed),
         "tracks": found,
@@ -169,16 +166,7 @@ def _note(content: Content, strips: Strips, choice: Choice, shown: int) -> str:
     pictures = strips.recorded.pictures
     if pictures is not None and len(strips.kept) < (count := len(pictures.steps)):
         texts.append(f"{len(strips.kept)} of {count} frames")
-    return f"Shown here: {', '.join(texts)}; the run holds all of them." if texts else ""
-
-
-def _label(run: xr.DataTree, sample: int) -> str:
-    coords = run["metrics"].to_dataset().isel(sample=sample).coords
-    name = next((str(np.asarray(coords[each]).item()) for each in ("prompt", "class_name") if each in coords), "")
-    path = int(coords["path"]) if "path" in coords else 0
-    text = f"sample {sample}" + (f": {name}" if name else "")
-    text = text if len(text) <= LABEL else f"{text[: LABEL - 1]}…"
-    return text + (f", path {path}" if path else "")
+    return f"{', '.join(texts)}; the run holds all of them." if texts else ""
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -47,7 +47,7 @@ PARAMETERS = {
     "places": ["several", "top", "confidence", "seed"],
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
-    "report": ["run", "sections"],
+    "report": ["several", "sections"],
     "sinks": ["run", "metrics", "distance", "scores", "confidence", "seed"],
     "steps": ["several", "kind"],
     "verdict": ["several", "primary", "at", "kind", "seed"],

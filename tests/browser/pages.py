@@ -6,10 +6,13 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, Page, Route
 
+OWN = """body { margin: 12px; font-family: "DejaVu Sans", sans-serif; }
+@media (prefers-color-scheme: dark) { body { background: #14181d; color: #e6edf3; } }
+"""
 FOLDER = Path(__file__).parents[2] / "analysis" / "viewer"
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>viewer</title><style>{css}</style></head><body><main><h1>A run</h1><div id="viewer"></div></main>
+<title>viewer</title><style>{own}{css}</style></head><body><main><h1>A run</h1><div id="viewer"></div></main>
 <script type="application/json" id="payload">{payload}</script>
 <script type="module">{script}
 mount(document.getElementById("viewer"), JSON.parse(document.getElementById("payload").textContent), {{address: true}});
@@ -28,7 +31,7 @@ def write_page(file: Path, shown: dict | str) -> Path:
 def page_of(payload: dict) -> str:
     """The viewer alone, with this payload."""
     css, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("viewer.css", "viewer.js"))
-    return PAGE.format(css=css, script=script, payload=json.dumps(payload).replace("<", "\\u003c"))
+    return PAGE.format(own=OWN, css=css, script=script, payload=json.dumps(payload).replace("<", "\\u003c"))
 
 
 HERE = ("file:", "data:", "blob:", "about:")

@@ -17,6 +17,7 @@ from tracer.cli.files import save_figure
 from tracer.cli.help import Command
 from tracer.cli.options import OUT, STORE, as_json
 from tracer.cli.terminal import frame_as_data, print_json, print_table, with_index
+from tracer.store.places import nearest_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,6 +59,8 @@ def analyze_runs(
     folder = store.local(out or common_folder(paths))
     check_folder(folder)
     if measure.reads != "depth":
+        for metric in options.get("metrics", ()):
+            check_metric(metric, paths)
         if measure.name in SCORED:
             weights = options.pop("weights", ())
             for path in paths:
@@ -66,6 +69,15 @@ def analyze_runs(
     click.echo(f"run: {', '.join(map(str, paths))}", err=True)
     result = measure(opened if len(opened) > 1 else opened[0], **options)
     show(measure, result, folder, paths, formats, as_json=as_json)
+
+
+def check_metric(name: str, paths: Sequence[Path]) -> None:
+    """Raise UsageError for a metric that is none of ours, and by which none of these runs is scored."""
+    from classify_clip.scores.metric import METRICS, unknown_metric
+    from tracer import store
+
+    if name not in METRICS and not any(name in store.read_scores(path) for path in paths):
+        raise click.UsageError(unknown_metric("--metric", name))
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
@@ -129,7 +141,8 @@ def open_depth(folder: Path) -> xr.Dataset:
 
     file = folder / "depth.nc"
     if not file.is_file():
-        raise click.UsageError(f"no depth measurement at {file}: make one with `trace sweep depth --mask R4S32`")
+        meant = f"did you mean {near}? " if (near := nearest_path(folder)) else ""
+        raise click.UsageError(f"no depth measurement at {file}: {meant}make one with `trace sweep depth --mask R4S32`")
     return xr.open_dataset(readable(file), engine="scipy")
 
 

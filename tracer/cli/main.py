@@ -67,6 +67,7 @@ class Commands(Group):
 
 
 @click.group(
+    name="trace",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     examples=(

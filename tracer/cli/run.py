@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from interventions.naming import unknown
 from tracer.cli import completing
 from tracer.cli.diverged import tell_of_diverged
 from tracer.cli.errors import answered, fail
@@ -167,7 +168,7 @@ def _study(
     from tracer.studies import STEP_COUNTS, STUDIES, Setting
 
     if study not in STUDIES:
-        raise click.UsageError(f"no study {study!r}: choose one of {', '.join(STUDIES)}")
+        raise click.UsageError(unknown(f"no study {study!r}", study, STUDIES))
     if not request.arms:
         raise click.UsageError(f"name at least one --mask, for example: trace counterfactual {study} --mask R4S32")
     for flag, number in (("--every", every), ("--forks", forks)):

@@ -15,9 +15,10 @@ from typing import Any
 import click
 
 from interventions.families import density_families
+from interventions.naming import unknown
 from tracer.cli import completing
 from tracer.cli.errors import answered
-from tracer.cli.help import Group
+from tracer.cli.help import Choice, Group
 from tracer.cli.options import OUT, STORE, as_json, dry_run, mask_seed
 from tracer.cli.run import resume_command
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
@@ -37,7 +38,7 @@ class Families(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself, or an error that lists the names."""
         if value not in (names := density_families()):
-            self.fail(f"no family {value!r}: choose among {', '.join(names)}", param, ctx)
+            self.fail(unknown(f"no family {value!r}", value, names), param, ctx)
         return value
 
 
@@ -79,7 +80,7 @@ def shared_options(command: Callable) -> Callable:
                      help="Local weights instead of the library's."),
         click.option("--data", type=STORE, metavar="FOLDER", help="Pictures; default: the shipped "
                      "held-out emoji."),
-        click.option("--split", type=click.Choice(["all", "held-out-images", "held-out-concepts"]), default="all",
+        click.option("--split", type=Choice(["all", "held-out-images", "held-out-concepts"]), default="all",
                      show_default=True, help="Which of the shipped emoji."),
         click.option("--limit", type=int, metavar="N", help="At most N images (retrieval: N pairs)."),
         click.option("--batch-size", type=int, default=64, show_default=True, metavar="N",
@@ -143,7 +144,7 @@ def classify(mask_seeds: int, **options: Any) -> None:
 @click.option("--gallery", "galleries", multiple=True, type=int, metavar="N", help="Gallery sizes of the R@1 curve; "
               "default: powers of two. The full gallery is always reported. Repeatable.")  # fmt: skip
 @click.option(
-    "--tower", type=click.Choice(["image", "text"]), default="image", show_default=True, help="The one that is masked."
+    "--tower", type=Choice(["image", "text"]), default="image", show_default=True, help="The one that is masked."
 )
 def retrieve(mask_seeds: int, **options: Any) -> None:
     """R@1, R@5 and R@10 both ways of an open_clip model, and R@1 against the size of the gallery."""

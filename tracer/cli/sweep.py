@@ -168,7 +168,9 @@ def retrieve(mask_seeds: int, **options: Any) -> None:
 @click.option(
     "--samples", type=click.IntRange(3), default=64, show_default=True, metavar="N", help="Held-out pictures."
 )
-@click.option("--out", type=OUT, default=Path("runs/depth"), show_default=True, metavar="DIR")
+@click.option(
+    "--out", type=OUT, default=Path("runs/depth"), show_default=True, metavar="DIR", help="Where it all goes."
+)
 @as_json
 def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_json: bool) -> None:
     """Damage per block inside one forward pass: embedded ViTs, CLIP, and the DiT at several noise levels."""
@@ -190,7 +192,9 @@ def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_js
     short_help="Figure 1 and Table 1 of the masking paper.",
     examples=("trace sweep figure1", "trace sweep figure1 --images 48 --density 0.25 --model-seeds 1"),
 )
-@click.option("--out", type=OUT, default=Path("runs/figure1"), show_default=True, metavar="DIR")
+@click.option(
+    "--out", type=OUT, default=Path("runs/figure1"), show_default=True, metavar="DIR", help="Where it all goes."
+)
 @click.option("--images", type=click.IntRange(24), metavar="N", help="Held-out pictures to classify.")
 @click.option("--pairs", type=click.IntRange(16), metavar="N", help="Names to retrieve, with all their pictures.")
 @click.option("--one-pass", type=click.IntRange(3), metavar="N", help="Pictures for one denoising pass.")

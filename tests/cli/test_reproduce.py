@@ -160,7 +160,7 @@ def test_words_hold_words_and_a_scale_has_its_own(recipe, tmp_path):
 def test_what_does_not_ship_is_asked_for_by_name_and_a_word_that_is_none_is_refused(recipe):
     with pytest.raises(RecipeError, match="--with prompts=PATH   a file of prompts"):
         recipe.at("paper")
-    with pytest.raises(RecipeError, match="no such word: choose one of checkpoint, "):
+    with pytest.raises(RecipeError, match=r"no such word: did you mean checkpoint\? choose one of checkpoint, "):
         recipe.at(given={"chekpoint": "x"})
     with pytest.raises(RecipeError, match="study of the embedded models"):
         ALL["growth"].at("paper")

@@ -12,6 +12,7 @@ import click
 from tracer.progress import human_bytes as human_bytes
 from tracer.progress import human_seconds as human_seconds
 from tracer.progress import progress_bar as progress_bar
+from tracer.progress import working as working
 from tracer.visible import drawing_on, visible
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from .measures.renoise import renoise as renoise
 from .measures.sinks import sinks as sinks
 from .measures.steps import steps as steps
 from .page import report as report
+from .viewer.widget import view as view
 
 __all__ = [
     "MEASURES",
@@ -58,4 +59,5 @@ __all__ = [
     "sinks",
     "steps",
     "verdict",
+    "view",
 ]

@@ -45,7 +45,10 @@ class ModelError(InputError):
 
 @dataclass(frozen=True)
 class Classifier:
-    """A timm model: `features` maps images to what the head reads, `head` maps that to logits [n, classes]."""
+    """A timm model, as `load_classifier` gives it: `features` maps images to what the head reads, `logits` reads that.
+
+    layout: what its tokens are. transform: picture -> [3, y, x].
+    """
 
     name: str
     source: str
@@ -71,7 +74,11 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Retriever:
-    """An open_clip model. `image_tower` and `text_tower` are the modules that `attend` may act on."""
+    """An open_clip model, as `load_retriever` gives it. `attend` may act on its `image_tower` and its `text_tower`.
+
+    layout, text_layout: what the tokens of the two towers are. transform: picture -> [3, y, x]; tokenize: texts -> [n,
+    tokens].
+    """
 
     name: str
     source: str

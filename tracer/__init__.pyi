@@ -10,6 +10,7 @@ from .denoisers.pipeline.face import from_pipeline as from_pipeline
 from .denoisers.pipeline.trying import ProbeError as ProbeError
 from .denoisers.registry import MODELS as MODELS
 from .denoisers.registry import load as load
+from .opened import open_run as open_run
 from .prompts import PromptError as PromptError
 from .request import PlanError as PlanError
 from .request import Request as Request
@@ -24,7 +25,6 @@ from .samplers.base import SamplerError as SamplerError
 from .samplers.base import Schedule as Schedule
 from .samplers.registry import SAMPLERS as SAMPLERS
 from .store import RunError as RunError
-from .store import open_run as open_run
 from .store import open_sweep as open_sweep
 
 __all__ = [

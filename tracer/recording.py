@@ -10,7 +10,7 @@ from tracer.denoisers.base import Denoiser, optional_parts
 from tracer.request import PlanError
 from tracer.samplers.base import Sampler
 from tracer.samplers.registry import SAMPLERS, fitting
-from tracer.store.records import RECORDS, with_brought
+from tracer.store.records import DEFAULT, RECORDS, with_brought
 
 ATTENTION = frozenset(records.RECORDS)
 """Records that the seam measures."""
@@ -18,12 +18,8 @@ ATTENTION = frozenset(records.RECORDS)
 Preset = Callable[[Denoiser, Sampler], Iterable[str]]
 
 
-DEFAULT = ("latents", "images", "replay", "mass", "sinks")
-"""What `default` stands for where there is attention to record."""
-
-
 def _default(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
-    return DEFAULT if denoiser.layout is not None else DEFAULT[:3]
+    return DEFAULT if denoiser.layout is not None else set(DEFAULT) - ATTENTION
 
 
 def _growth(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
@@ -40,6 +36,7 @@ def _sinks(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
 
 def _all(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
     missing = {"worst"} | (ATTENTION if denoiser.layout is None else frozenset())
+    missing |= set() if denoiser.layout is not None and denoiser.layout.text else {"words"}
     missing |= set() if sampler.has_null else {"null"}
     missing |= set() if _martingale(sampler) else {"own"}
     missing |= {"transport"} if sampler.stochastic else set()
@@ -50,7 +47,7 @@ PRESETS: dict[str, Preset] = {
     "default": _default, "growth": _growth, "verdict": _verdict, "sinks": _sinks, "all": _all
 }  # fmt: skip
 """Name -> the records that it stands for. `default` is what `trace analyze verdict`, `growth` and `sinks` need (of the
-verdict, its feedback). `all` leaves out `worst`, which costs more than everything else together."""
+verdict, its feedback), and pictures on the way. `all` leaves out `worst`, which costs more than all else together."""
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -77,6 +74,8 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
 def _check(denoiser: Denoiser, sampler: Sampler, recorded: frozenset[str]) -> None:
     if denoiser.layout is None and (attention := sorted(recorded & ATTENTION)):
         raise PlanError(f"--record {', '.join(attention)}: {denoiser.name} has no attention to record")
+    if "words" in recorded and denoiser.layout is not None and not denoiser.layout.text:
+        raise PlanError(f"--record words: the attention of {denoiser.name} sees no text; leave it out")
     for name, why in _refused(denoiser).items():
         if name in recorded:
             raise PlanError(f"--record {name}: {why}")

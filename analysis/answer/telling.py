@@ -6,6 +6,7 @@ One line a question under one line a mask and dose, then the claim, then notes; 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 import numpy as np
 import xarray as xr
@@ -16,6 +17,9 @@ from analysis.common.runs import FLOOR_FACTOR
 
 FEWEST_STEPS, MOST_STEPS = 50, 1000
 INTERVALS = {"feedback": "feedback_interval", "along": "along_interval", "steps_answer": "steps_interval"}
+SUBJECTS = {
+    "feedback": "Feedback", "along": "Amplification along the trajectory", "steps_answer": "The question of steps"
+}  # fmt: skip
 
 
 def told(dataset: xr.Dataset) -> str:
@@ -59,14 +63,14 @@ def _row(view: xr.Dataset, mask: str, dataset: xr.Dataset, shared: list[str]) ->
         return f"{head}: {_capital(_diverged(view))}, and no other has a measurable error."
     if not int(view["samples"]):
         return f"{head}: no sample has a measurable error above {FLOOR_FACTOR:g} x the numerical floor."
-    texts = [_capital(text) for question in LABELS if (text := _answer(view, question, shared))]
+    texts = [_capital(text) for question in LABELS if (text := answered(view, question, shared))]
     texts += [_capital(text) for text in (_scatter(view), _excluded(view), _diverged(view)) if text]
     saturation = words.saturation(float(view["saturation"]))
     return "\n".join([f"{head}{f': {saturation}' if saturation else ''}.", *(f"- {text}." for text in texts)])
 
 
-def _answer(view: xr.Dataset, question: str, shared: list[str]) -> str:
-    """One answer with its reasons less the shared ones; "" for what was not measured."""
+def answered(view: xr.Dataset, question: str, shared: Collection[str] = ()) -> str:
+    """One answer of a cell with its reasons less the shared ones; "" for what was not measured."""
     interval = view[INTERVALS[question]]
     if not np.isfinite(words.limits(interval)[1]):
         return ""
@@ -188,22 +192,24 @@ def _hidden(views: list[xr.Dataset]) -> str:
     )
 
 
+def needed(dataset: xr.Dataset) -> dict[str, str]:
+    """Question -> what it needs and what to type for it, of the questions that no cell of a verdict was asked."""
+    stochastic = bool(dataset.attrs["stochastic"])
+    counts = " ".join(str(count) for count in (50, 100, 250, 500, 1000) if count not in dataset.attrs["steps"])
+    texts = {
+        "feedback": "needs the replay: `--record replay`",
+        "along": f"needs {'the own-path sum' if stochastic else 'the transport of the injections'}: `--record verdict`",
+        "steps_answer": (
+            "needs runs of several numbers of steps: `trace counterfactual steps`, or this run again with `--steps N` "
+            f"for N in {counts}, then `trace analyze verdict RUN RUN ...`"
+        ),
+    }
+    return {name: text for name, text in texts.items() if not np.isfinite(dataset[INTERVALS[name]]).any()}
+
+
 def _missing(dataset: xr.Dataset) -> list[str]:
     """What was not measured at all, and what to type for it."""
-    known = {name: bool(np.isfinite(dataset[name]).any()) for name in INTERVALS.values()}
-    stochastic = bool(dataset.attrs["stochastic"])
-    texts = []
-    if not known["feedback_interval"]:
-        texts.append("Feedback needs the replay: `--record replay`")
-    if not known["along_interval"]:
-        what = "the own-path sum" if stochastic else "the transport of the injections"
-        texts.append(f"Amplification along the trajectory needs {what}: `--record verdict`")
-    if not known["steps_interval"]:
-        counts = " ".join(str(count) for count in (50, 100, 250, 500, 1000) if count not in dataset.attrs["steps"])
-        texts.append(
-            "The question of steps needs runs of several numbers of steps: `trace counterfactual steps`, or this run "
-            f"again with `--steps N` for N in {counts}, then `trace analyze verdict RUN RUN ...`"
-        )
+    texts = [f"{SUBJECTS[question]} {text}" for question, text in needed(dataset).items()]
     masks = dict.fromkeys(str(mask) for mask in dataset["mask"].values)
     for mask in masks:
         measured = dataset["dose"].values[dataset["mask"].values == mask]

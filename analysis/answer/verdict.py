@@ -56,7 +56,7 @@ def verdict(
     A cell is judged at `at` steps (250 if there, else the most; a cell without that number at the most it has), p_S and
     p_e on the starts that have every number of steps of their cell. A run of one number of steps answers what it can.
     `primary` names the mask fixed beforehand; left out, it is the small-world mask nearest to 25% density (20 to 30%).
-    `kind` chooses the null of A. Raises runs.RunError where no arm acts over the whole run, runs differ in
+    `kind` chooses the null of A. Raises RunError where no arm acts over the whole run, runs differ in
     more than steps and doses, or nothing fits. Source: docs/science.md, "The rule and its margins".
     """
     trees = pairing.as_list(several)

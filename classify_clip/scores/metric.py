@@ -29,7 +29,12 @@ Default = Literal["any run", "shipped models", "when named"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: what it is called, and how its measuring function is opened."""
+    """One metric of pictures: what it is called, and how its measuring function is opened; immutable.
+
+    kind: "score" is a number for each picture, "to clean" one for each pair of an arm's picture and the clean one of
+    the same sample, "set" a feature vector for each picture, whose distributions are compared by `analysis`. One of
+    your own is found by the entry point group `denoise_trace.metrics`.
+    """
 
     name: str
     title: str
@@ -71,6 +76,7 @@ METRICS: Registry[Metric] = Registry(
         "fid": "classify_clip.scores.fid:FID",
     },
 )
+"""Every metric by name, as `trace score` takes it; a distribution adds its own in group denoise_trace.metrics."""
 
 
 def without_prompts(pictures: Pictures) -> str | None:

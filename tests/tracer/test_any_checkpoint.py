@@ -12,8 +12,8 @@ from tests.builders import tiny_pipelines as tiny
 from tests.tracer.test_trajectory import system
 from tests.zoo import ZOO
 from tracer import store
-from tracer.cli.command import command_of
 from tracer.cli.main import main
+from tracer.command import command_of
 from tracer.denoisers import CheckpointError, load
 from tracer.denoisers.pipeline.arguments import call_arguments
 from tracer.request import Request, parameters

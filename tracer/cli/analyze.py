@@ -160,13 +160,13 @@ def open_depth(folder: Path) -> xr.Dataset:
 
 @click.command(
     cls=Command,
-    examples=("trace report", "trace report runs/dit-R4S32 --out report.html"),
+    examples=("trace report", "trace report runs/dit-R4S32 runs/dit-R0S63 --out both.html"),
 )
-@click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
-@click.option("--out", type=OUT, metavar="FILE", help="Default: report.html in the run.")
+@click.argument("runs", nargs=-1, type=STORE, metavar="[RUN]...")
+@click.option("--out", type=OUT, metavar="FILE", help="Default: report.html in the run; of several, in their folder.")
 @as_json
-def report(run_path: Path | None, out: Path | None, as_json: bool) -> None:
-    """Write one self-contained HTML page about a run.
+def report(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+    """Write one self-contained HTML page about a run, or about several side by side.
 
     RUN defaults to the latest under ./runs.
     """
@@ -176,15 +176,17 @@ def report(run_path: Path | None, out: Path | None, as_json: bool) -> None:
         matplotlib.use("agg")
         from analysis import report as page
         from tracer import store
+        from tracer.command import with_command
         from tracer.store.durable import replacing
         from tracer.store.places import check_file
 
-        path = store.locate(run_path)
-        target = store.local(out or path / "report.html")
+        paths = [store.locate(path) for path in runs] or [store.latest_run()]
+        target = store.local(out or common_folder(paths) / "report.html")
         check_file(target)
-        text = page(store.open_run(path))
+        opened = [with_command(store.open_run(path)) for path in paths]
+        text = page(opened if len(opened) > 1 else opened[0])
         with replacing(target) as aside:
             aside.write_text(text, encoding="utf-8")
         if as_json:
-            return print_json({"run": path, "report": target})
+            return print_json({"runs": paths, "report": target})
         click.echo(f"report: {target}")

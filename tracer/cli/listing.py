@@ -53,9 +53,9 @@ class Line:
         )
 
 
-def found(root: Path) -> list[Line]:
-    """Everything under a folder, oldest first."""
-    lines = [line for folder in _folders(root, DEPTH) for line in _lines(folder, root)]
+def found(root: Path, depth: int = DEPTH) -> list[Line]:
+    """Everything under a folder, so deep, oldest first."""
+    lines = [line for folder in _folders(root, depth) for line in _lines(folder, root)]
     return sorted(lines, key=lambda line: line.created)
 
 

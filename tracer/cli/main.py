@@ -36,6 +36,7 @@ class Commands(Group):
         "analyze": ("tracer.cli.measures:analyze", "Table, sentence, figure and CSV of a run."),
         "score": ("tracer.cli.score:score", "Measure a run's pictures by networks and keep the scores."),
         "report": ("tracer.cli.analyze:report", "One self-contained HTML page about a run."),
+        "view": ("tracer.cli.view:view", "Look at the runs of a folder in a browser."),
         "sweep": ("tracer.cli.sweep:sweep", "Classification and retrieval under the same masks."),
         "reproduce": ("tracer.cli.reproduce:reproduce", "Run a study behind a page of docs/ again."),
         "mask": ("tracer.cli.show:mask", "Picture, density and graph statistics of a mask."),

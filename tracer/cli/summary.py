@@ -20,8 +20,8 @@ MOST_ARMS = 12
 def summary(path: Path) -> dict[str, Any]:
     """The run as plain data, as `trace show` prints it and `--json` gives it. Raises RunError for what is no run."""
     from tracer import store
-    from tracer.cli.command import command_of
     from tracer.cli.possible import analyses
+    from tracer.command import command_of
 
     tree = store.open_run(path)
     config = json.loads(tree.attrs["config"])

@@ -83,7 +83,7 @@ def as_data(report: Verification) -> dict[str, Any]:
 def command_that_completes(path: Path) -> str:
     """What to type so that the missing samples of a run, or cells of a sweep, are computed."""
     from tracer import store
-    from tracer.cli.command import command_of
+    from tracer.command import command_of
 
     place = shlex.join(["--out", str(path), "--resume"])
     try:

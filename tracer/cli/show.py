@@ -143,7 +143,7 @@ def show(run_path: Path | None, as_json: bool) -> None:
     """
     with answered():
         from tracer import store
-        from tracer.cli.possible import next_commands
+        from tracer.cli.possible import look_command, next_commands
         from tracer.cli.summary import described, summary
 
         path = store.locate(run_path)
@@ -151,4 +151,4 @@ def show(run_path: Path | None, as_json: bool) -> None:
         then = next_commands(path, about["analyses"])
         if as_json:
             return print_json({**about, "next": then})
-        click.echo("\n".join([*described(about), f"next: {then}"]))
+        click.echo("\n".join([*described(about), f"look: {look_command(path)}", f"next: {then}"]))

@@ -1,30 +1,32 @@
-"""What `trace view` serves, in a browser: the viewer starts under its policy; the list works without scripts, too."""
+"""`trace view` in a browser: the list of runs, a run, several side by side; nothing is asked of another address."""
 
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
 
 from interventions.errors import RunError
+from tests.browser.pages import Shown
+from tests.browser.viewer import Viewer, eventually
 from tracer.cli.viewing.catalogue import Catalogue
 from tracer.cli.viewing.server import listening
 from tracer.cli.viewing.site import Site
 
-OLD = Path(__file__).parents[1] / "data" / "run-v1"
+RUN = Path(__file__).parents[1] / "data" / "run-v1"
 """A run of 2 samples x 4 steps with pictures, made by version 1."""
+HOSTILE = "a <img src=x onerror=alert(1)> & b"
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where two runs and a damaged one are served."""
-    folder = tmp_path_factory.mktemp("runs")
-    for name in ("one", "two", "broken"):
-        shutil.copytree(OLD, folder / name)
-    (folder / "broken" / "trace.zarr" / "zarr.json").write_text("{")
+    """Of a server of three runs, one of a hostile name."""
+    folder = tmp_path_factory.mktemp("served")
+    for name in ("one", "two", HOSTILE):
+        shutil.copytree(RUN, folder / name)
     server = listening(Site(Catalogue([folder]), "runs"), 0)
     thread = threading.Thread(target=server.serve_forever, args=[0.02])
     thread.start()
@@ -35,83 +37,96 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page; at the end nothing may have been said on its console, which is where a policy complains, or thrown."""
-    wrong: list[str] = []
-    opened = browser.new_context(viewport={"width": 1400, "height": 900})
-    opened.on("console", lambda said: wrong.append(f"console {said.type}: {said.text}"))
-    opened.on("weberror", lambda thrown: wrong.append(f"error: {thrown.error}"))
-    page = opened.new_page()
-    page.set_default_timeout(20_000)
-    yield page
-    opened.close()
-    assert not wrong, "\n".join(wrong)
+def show(show: Shown, address: str) -> Shown:
+    show.allowed += (address,)
+    return show
 
 
-def test_a_run_is_reached_from_the_list_and_viewed(page: Page, address: str) -> None:
-    page.goto(address)
-    with page.expect_response(lambda answer: "/strip?" in answer.url) as strip:
-        page.get_by_role("link", name="one", exact=True).click()
-    assert strip.value.ok
-    page.locator(".tv canvas").first.wait_for()
-    assert "R2S8" in page.locator(".tv").inner_text()
+def opened(show: Shown, address: str, *names: str) -> Viewer:
+    """The runs of these names, ticked or clicked in the list."""
+    page = show.visit(address)
+    page.set_default_timeout(20_000)  # the first time, a run is read and analysed
+    if len(names) == 1:
+        page.get_by_role("link", name=names[0], exact=True).click()
+    else:
+        for name in names:
+            page.get_by_label(f"compare {name}", exact=True).check()
+        page.get_by_role("button").click()
+    page.locator(".tv").wait_for()
+    return Viewer(page)
 
 
-def test_ticked_runs_are_viewed_side_by_side(page: Page, address: str) -> None:
-    page.goto(address)
-    for name in ("one", "two"):
-        page.get_by_role("checkbox", name=f"compare {name}").check()
-    page.get_by_role("button", name="side by side").click()
-    page.locator(".tv canvas").first.wait_for()
-    assert sorted(page.url.partition("#")[0].removeprefix(f"{address}view?").split("&")) == ["run=one", "run=two"]
+def test_from_the_list_to_a_run_and_back(show: Shown, address: str) -> None:
+    viewer = opened(show, address, "one")
+    assert viewer.page.locator("canvas").count() == 3
+    viewer.all_drawn()
+    viewer.to(1)
+    assert eventually(lambda: viewer.address().get("step") == ["1"])
+    viewer.page.reload()
+    viewer.page.locator(".tv").wait_for()
+    assert viewer.step == 1
+    viewer.page.get_by_role("link", name="All runs").click()
+    assert viewer.page.get_by_role("link", name="two", exact=True).is_visible()
 
 
-def test_a_report_runs_its_own_script_under_its_policy(page: Page, address: str, monkeypatch) -> None:
-    monkeypatch.setattr("analysis.page.on_page", list)  # the viewer alone, without measures below it
-    page.goto(f"{address}report?run=one")
-    page.locator(".tv canvas").first.wait_for()
+def test_two_runs_side_by_side(show: Shown, address: str) -> None:
+    viewer = opened(show, address, "one", "two")
+    viewer.tick(*viewer.arms()[:1], *[arm for arm in viewer.arms() if arm.startswith("two:")][:1])
+    assert viewer.page.locator("canvas").count() == 6
+    viewer.all_drawn()
 
 
-def test_the_filter_keeps_what_holds_every_word(page: Page, address: str) -> None:
-    page.goto(address)
-    for typed, names in (("two dit", ["two"]), ("damaged", ["broken"]), ("", ["one", "two", "broken"])):
-        page.get_by_label("Filter").fill(typed)
-        rows = page.locator("tbody tr:visible")
-        assert sorted(rows.locator("td:nth-child(2)").all_inner_texts()) == sorted(names)
-
-
-def test_the_list_works_without_scripts(browser: Browser, address: str) -> None:
-    opened = browser.new_context(java_script_enabled=False)
-    page = opened.new_page()
-    page.goto(address)
-    assert not page.get_by_label("Filter").is_visible()  # it could do nothing
-    page.get_by_role("link", name="one", exact=True).click()
-    assert page.get_by_role("link", name="one", exact=True).get_attribute("href") == "/report?run=one"
-    opened.close()
+def test_a_run_of_a_hostile_name(show: Shown, address: str) -> None:
+    viewer = opened(show, address, HOSTILE)
+    assert viewer.page.locator("h1").text_content() == HOSTILE
+    assert viewer.page.locator("[onerror]").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
-def test_the_list_is_readable_by_all_and_fits_its_window(
-    browser: Browser, address: str, scheme: str, width: int
-) -> None:
-    opened = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = opened.new_page()
-    page.goto(address)
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    opened.close()
+def test_axe_finds_nothing(show: Shown, address: str, scheme: str) -> None:
+    """Of the list, and of a run."""
+    tags = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
+    for names in ([], ["one"]):
+        viewer = opened(show, address, *names) if names else Viewer(show.visit(address, color_scheme=scheme))
+        viewer.page.emulate_media(color_scheme=scheme)
+        viewer.drawn()
+        found = Axe().run(viewer.page, options=tags).response["violations"]
+        assert [(each["id"], each["help"], each["nodes"][0]["html"][:200]) for each in found] == []
 
 
-def test_a_run_without_a_view_says_why_where_it_would_be(browser: Browser, address: str, monkeypatch) -> None:
+@pytest.mark.parametrize("names", [[], ["one"], ["one", "two"]], ids=["list", "one", "several"])
+def test_a_phone_scrolls_downwards_only(show: Shown, address: str, names: list[str]) -> None:
+    page = opened(show, address, *names).page if names else show.visit(address)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_filter_keeps_what_holds_every_word(show: Shown, address: str) -> None:
+    page = show.visit(address)
+    for typed, names in (("two dit", ["two"]), ("onerror", [HOSTILE]), ("", ["one", "two", HOSTILE])):
+        page.get_by_label("Filter").fill(typed)
+        assert sorted(page.locator("tbody tr:visible .name").all_inner_texts()) == sorted(names)
+
+
+def test_the_list_works_without_scripts(show: Shown, address: str) -> None:
+    page = show.visit(address, java_script_enabled=False)
+    assert not page.get_by_label("Filter").is_visible()  # it could do nothing
+    page.get_by_role("link", name="one", exact=True).click()
+    assert page.get_by_role("link", name="one", exact=True).get_attribute("href") == "/report?run=one"
+
+
+def test_a_report_runs_its_own_script_under_its_policy(show: Shown, address: str, monkeypatch) -> None:
+    monkeypatch.setattr("analysis.page.on_page", list)  # the viewer alone, without measures below it
+    urlopen(f"{address}report?run=one").read()  # it is made once and kept
+    show.visit(f"{address}report?run=one").locator(".tv canvas").first.wait_for()
+
+
+def test_a_run_without_a_view_says_why_where_it_would_be(show: Shown, address: str, monkeypatch) -> None:
     def fail(*words: object, **options: object) -> None:
         raise RunError("no sample of this run is complete")
 
     monkeypatch.setattr("analysis.viewer.payload.payload", fail)
-    opened = browser.new_context()
-    page = opened.new_page()
-    page.goto(f"{address}view?run=two&from=1")
+    page = show.visit(f"{address}view?run=two&from=1")
     page.get_by_role("alert").wait_for()
     assert page.get_by_role("alert").inner_text() == "no sample of this run is complete"
-    opened.close()
+    show.wrong = [said for said in show.wrong if "status of 500" not in said]  # the browser says that, too

@@ -61,7 +61,7 @@ def with_command(tree: xr.DataTree) -> xr.DataTree:
 
 def _said(parameter: Parameter, config: Mapping[str, Any]) -> bool:
     """Whether the configuration has its value: under its key, or by leaving it out beside the record it is about."""
-    return parameter.stored in config or (bool(parameter.beside) and parameter.beside in config.get("record", ()))
+    return parameter.stored in config or (bool(parameter.beside) and parameter.fits(config.get("record", ())))
 
 
 def _is_shipped(name: str) -> bool:

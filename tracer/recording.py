@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from interventions import records
+from interventions.naming import unknown
 from tracer.denoisers.base import Denoiser, optional_parts
 from tracer.request import PlanError
 from tracer.samplers.base import Sampler
@@ -35,6 +36,7 @@ def _sinks(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
 
 def _all(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
     missing = {"worst"} | (ATTENTION if denoiser.layout is None else frozenset())
+    missing |= set() if denoiser.layout is not None and denoiser.layout.text else {"words"}
     missing |= set() if sampler.has_null else {"null"}
     missing |= set() if _martingale(sampler) else {"own"}
     missing |= {"transport"} if sampler.stochastic else set()
@@ -50,8 +52,9 @@ verdict, its feedback), and pictures on the way. `all` leaves out `worst`, which
 
 def check_names(names: Iterable[str]) -> None:
     """Raise PlanError for a name that is neither a record nor a preset."""
-    if unknown := sorted(set(names) - set(RECORDS) - PRESETS.keys()):
-        raise PlanError(f"--record {', '.join(unknown)}: unknown; choose among {', '.join([*RECORDS, *PRESETS])}")
+    known = [*RECORDS, *PRESETS]
+    for name in sorted(set(names) - set(known)):
+        raise PlanError(unknown(f"--record {name}: no such record", name, known))
 
 
 def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> frozenset[str]:
@@ -71,6 +74,8 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
 def _check(denoiser: Denoiser, sampler: Sampler, recorded: frozenset[str]) -> None:
     if denoiser.layout is None and (attention := sorted(recorded & ATTENTION)):
         raise PlanError(f"--record {', '.join(attention)}: {denoiser.name} has no attention to record")
+    if "words" in recorded and denoiser.layout is not None and not denoiser.layout.text:
+        raise PlanError(f"--record words: the attention of {denoiser.name} sees no text; leave it out")
     for name, why in _refused(denoiser).items():
         if name in recorded:
             raise PlanError(f"--record {name}: {why}")

@@ -151,14 +151,25 @@ class Request:
     frames: int = field(
         default=20,
         metadata=typed(
-            "Steps of which --record frames keeps a picture: evenly spread, the last one always.",
+            "Steps of which --record frames and words keep something: evenly spread, the last one always.",
             "--frames",
             metavar="N",
             type=int,
             stored="frames",
             later=True,
             once=10,
-            beside="frames",
+            beside=("frames", "words"),
+        ),
+    )
+    word_layers: str | None = field(
+        default=None,
+        metadata=typed(
+            "Layers whose attention --record words averages, such as 2-4; default: all.",
+            "--word-layers",
+            metavar="LAYERS",
+            stored="word_layers",
+            later=True,
+            beside=("words",),
         ),
     )
     classes: str | int | Iterable[str | int] | None = field(
@@ -349,9 +360,7 @@ class Request:
         own = {
             how.stored: without_paths(name, getattr(self, name))
             for name, how in parameters().items()
-            if how.stored
-            and not (how.later and getattr(self, name) == how.unsaid)
-            and (not how.beside or how.beside in recorded)
+            if how.stored and not (how.later and getattr(self, name) == how.unsaid) and how.fits(recorded)
         }
         return own | dict(resolved)
 

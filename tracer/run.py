@@ -108,7 +108,7 @@ def _options_of(plan: Plan, made: Mapping[str, Any]) -> str:
     """The options that were typed otherwise, or not, when the run was made; "" where one of them cannot be told."""
     words: list[str] = []
     for name, how in parameters().items():
-        if how.stored is None or how.flag is None or (how.beside and how.beside not in made["record"]):
+        if how.stored is None or how.flag is None or not how.fits(made["record"]):
             continue
         old, new = made.get(how.stored, how.unsaid), plan.config.get(how.stored, how.unsaid)
         if name in NOT_TYPED and old != new:
@@ -262,6 +262,9 @@ def dimensions(plan: Plan) -> dict[str, int]:
             sizes |= {"query": tokens, "key": tokens}
         sizes |= {"layer": len(denoiser.sites), "head": denoiser.heads}
         sizes["removed"] = most_removed(plan)
+        if plan.words:
+            sizes["word"] = max(map(len, plan.words))
+            sizes["map_y"], sizes["map_x"] = denoiser.layout.grid
         if by_mass(plan):
             sizes["kind"] = len(KINDS)
     sizes["image_y"], sizes["image_x"] = denoiser.image_size
@@ -282,7 +285,7 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         "step": (("step",), np.arange(levels.steps), {"long_name": "sampling step"}),
     }
     coords |= _arm_coordinates(plan)
-    if "frames" in plan.record:
+    if plan.record & {"frames", "words"}:
         shown = np.array(frame_steps(levels.steps, plan.request.frames))
         coords["frame_step"] = (("frame_step",), shown, {"long_name": "step whose x0 prediction is shown"})
     state_factor, prediction_factor = plan.sampler.factors(levels)
@@ -302,6 +305,11 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         if any(value is not None for value in given):
             filled = [("" if value is None else value) for value in given]
             coords[name] = (("sample",), np.array(filled), {"long_name": text})
+    if plan.words:
+        longest = max(map(len, plan.words))
+        named = [[text for text, _ in words] + [""] * (longest - len(words)) for words in plan.words]
+        coords["word"] = (("word",), np.arange(longest), {"long_name": "word of the prompt"})
+        coords["word_text"] = (("sample", "word"), np.array(named), {"long_name": "the word, empty beyond the prompt"})
     layout = plan.denoiser.layout
     if layout is not None:
         token_frame, token_y, token_x = layout.coordinates()

@@ -41,7 +41,7 @@ def anatomy(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
     explains, norms as logarithms; all with chance taken off and jackknife limits over prompts.
     `slot` (kind, token): mean mass at each text token in units of uniform attention.
 
-    Raises runs.RunError where mass or keys were not recorded.
+    Raises RunError where mass or keys were not recorded.
     """
     run = runs.complete(run)
     clean = _Clean(run)

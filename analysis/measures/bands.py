@@ -30,7 +30,7 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
     as large as the clean states' own spread; `share` is the band's part of |delta|^2 after the last step. With the
     record `decomposition`: `injected` (like `error`), `null` (final error under the Gaussian transport of the
     injections) and `ratio` = final error / `null`. `final_interval`, `null_interval` and `ratio_interval` are geometric
-    means over samples with BCa limits along `bound`. Raises runs.RunError without latents.
+    means over samples with BCa limits along `bound`. Raises RunError without latents.
     """
     run = runs.complete(run)
     delta = runs.need(run, "trajectory/delta", "norms,latents")

@@ -45,7 +45,7 @@ def compare(
     model-free where every sampler is stochastic, else gaussian. `*_interval` are geometric means with BCa limits along
     `bound`, `*_ratio_interval` those of each run over the first, sample by sample (pairs are equal in seed and class or
     prompt).
-    Raises runs.RunError for one run, runs that differ in nothing, or no shared arm or sample.
+    Raises RunError for one run, runs that differ in nothing, or no shared arm or sample.
     """
     trees = pairing.as_list(several)
     if len(trees) < 2:

@@ -37,7 +37,7 @@ def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0)
     log final / d log strength between this dose and the next larger, 1 where small doses act linearly, below where
     they saturate. NaN where the mask was not run as a whole. `final_interval`, `of_whole_interval` and `along_interval`
     are medians with BCa limits along `bound`. attrs["telescoping"]: the largest relative difference between the longest
-    prefix, where it covers the whole run, and the whole mask; rounding alone. Raises runs.RunError for a run of whole
+    prefix, where it covers the whole run, and the whole mask; rounding alone. Raises RunError for a run of whole
     masks only. Source: docs/science.md, "Counterfactual runs".
     """
     run = runs.complete(run)

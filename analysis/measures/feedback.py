@@ -38,7 +38,7 @@ def feedback(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr
     the prediction more; where only the second rises, the response is steeper. NaN where the lower norm is 0.
     `*_interval` are geometric means with BCa limits over starts along `bound`, `final_rms` the RMS at the end.
     `image` (shown, picture, image_y, image_x, rgb) holds clean, replayed and masked pictures of the first samples of
-    the first arm, where recorded. Raises runs.RunError where no replay was recorded.
+    the first arm, where recorded. Raises RunError where no replay was recorded.
     Source: docs/science.md, "Feedback: the replay".
     """
     run = runs.complete(run)

@@ -59,7 +59,7 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
     the clean states' variance per radial DCT ring (`spectrum.ring_variance`). `error_interval` summarises it over
     samples along `bound` (low, estimate, high); `null_interval` is the null, whose kind is in attrs["null"]; `floor` is
     the `full` arm's error (NaN without one). `one_pass_interval` (with the decomposition): the x0 error that masking
-    makes in a single pass at the clean state, which is what a classifier would suffer. Raises runs.RunError where the
+    makes in a single pass at the clean state, which is what a classifier would suffer. Raises RunError where the
     clean latents were not recorded. Source: docs/science.md, "Coordinates and closed forms".
     """
     run = runs.complete(run)

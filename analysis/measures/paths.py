@@ -35,7 +35,7 @@ def paths(run: xr.DataTree, *, seed: int = 0) -> xr.Dataset:
     energy, `systematic_interval` the geometric mean of |N*| / |N|, `calibration_interval` the slope, NaN with one path
     a start or where x_T predicts no part of the error; `calibration_state` says which, `gram_low` (arm, sum) holds the
     jackknife's lower limits of both Gram sums over their means. Coordinates of `arm`: `mask` and `dose`.
-    Raises runs.RunError where the own-path sums were not recorded. Source: docs/science.md, "Propagation: the own-path
+    Raises RunError where the own-path sums were not recorded. Source: docs/science.md, "Propagation: the own-path
     sum".
     """
     runs.need(run, "decomposition/own_sum", OWN)

@@ -45,7 +45,7 @@ def places(several: Runs, *, top: int = 1, confidence: float = 0.95, seed: int =
     among the image keys: of the top keys, and as correlation of mass; `follows_difference` (follow, when, bound),
     position minus content; `follows_expected` (follow). Intervals are BCa over samples.
 
-    Raises runs.RunError without recorded mass or kinds of tokens, and for runs that are not a plain and a moved one.
+    Raises RunError without recorded mass or kinds of tokens, and for runs that are not a plain and a moved one.
     """
     trees = pairing.as_list(several)
     plain, moved = _plain_and_moved(trees)

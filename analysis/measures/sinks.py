@@ -50,7 +50,7 @@ def sinks(
     for the measures that are distances (`dosable`), where a sink arm has two random arms or more. `floor`, the mean
     distance of the arm `full`.
 
-    Raises runs.RunError when the run has neither recorded mass nor a pair of removal arms.
+    Raises RunError when the run has neither recorded mass nor a pair of removal arms.
     """
     run = runs.complete(run)
     pairs = removal.pairs(runs.arms(run))

@@ -42,7 +42,7 @@ def steps(several: Runs, *, kind: str | None = None) -> xr.Dataset:
     a number is missing; `*_interval` their means with 95% BCa limits over starts: (arm, steps, bound) and (arm,
     bound). Only samples that all runs share are used, so that a spread is of the same samples in each. What was not
     recorded is NaN. Coordinates of `arm`: `mask` and `dose`; `pair` and `start` say which sample it is; `kind` chooses
-    the null of A. Raises runs.RunError for fewer than two numbers of steps, runs that differ in more than steps and
+    the null of A. Raises RunError for fewer than two numbers of steps, runs that differ in more than steps and
     doses, or no shared arm or sample. Source: docs/science.md, "The rule and its margins".
     """
     trees = pairing.as_list(several)

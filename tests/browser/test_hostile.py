@@ -1,7 +1,5 @@
 """Texts that come from prompts, names and commands are shown as they are and do nothing."""
 
-import re
-
 import pytest
 
 from tests.browser.pages import Shown
@@ -9,7 +7,7 @@ from tests.browser.viewer import Viewer, eventually
 from tests.builders import payloads
 
 
-@pytest.mark.parametrize("text", payloads.HOSTILE, ids=lambda text: re.sub(r"\W+", "-", text)[:20])
+@pytest.mark.parametrize("text", payloads.HOSTILE, ids=payloads.shorten)
 def test_a_hostile_text_is_shown_and_does_nothing(show: Shown, text: str) -> None:
     viewer = Viewer(show(payloads.payload(payloads.hostile(text))))
     viewer.choose("On the picture", "words")
@@ -29,7 +27,7 @@ def test_a_hostile_text_is_shown_and_does_nothing(show: Shown, text: str) -> Non
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-@pytest.mark.parametrize("text", payloads.HOSTILE, ids=lambda text: re.sub(r"\W+", "-", text)[:20])
+@pytest.mark.parametrize("text", payloads.HOSTILE, ids=payloads.shorten)
 def test_an_address_made_of_hostile_names_opens_the_same_again(show: Shown, text: str) -> None:
     viewer = Viewer(show(payloads.payload(payloads.hostile(text))))
     viewer.page.get_by_role("checkbox").nth(1).click()

@@ -41,6 +41,20 @@ class Viewer:
         """Wait for the frame after the next one."""
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
+    def all_drawn(self) -> None:
+        """Wait until every canvas holds a picture."""
+        self.page.wait_for_function(
+            """() => {
+              const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+              return [...document.querySelectorAll("canvas")].every(each => {
+                pen.clearRect(0, 0, 1, 1);
+                pen.drawImage(each, 0, 0);
+                return pen.getImageData(0, 0, 1, 1).data[3];
+              });
+            }"""
+        )
+        self.drawn()
+
     def address(self) -> dict[str, list[str]]:
         """What stands behind the #."""
         return parse_qs(self.page.evaluate("location.hash.slice(1)"))

@@ -34,8 +34,8 @@ class Hub:
 
     def folder(self, name: str, commit: str) -> Path:
         return next(
-            folder
-            for (known, revision), folder in self.repositories.items()
+            self.repositories[known, revision]
+            for known, revision in self.repositories
             if known == name and self.commit(name, revision) == commit
         )
 

@@ -1,7 +1,7 @@
 """Payloads of the viewer written by hand: any size, any text, with the pictures and numbers that went into them.
 
 Nothing here is taken from `analysis.viewer`, so that a test of the viewer has its truth from elsewhere. What a payload
-holds is written in `docs/viewer.md`.
+holds is written in `analysis/viewer/payload.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -195,3 +196,8 @@ def hostile(text: str) -> Made:
     arms = [text, text + " 2"]
     return run(text, samples=2, steps=4, arms=arms, frames=2, labels=[text, text], command=text, words=[text, "fox"],
                sentences={label: text for label in SENTENCES})  # fmt: skip
+
+
+def shorten(text: str) -> str:
+    """What a test with this text is called."""
+    return re.sub(r"\W+", "-", text)[:20]

@@ -13,7 +13,7 @@ from tests.builders.analytic import Analytic
 from tests.builders.pictures import picture_run
 from tests.zoo import ZOO
 from tracer import store
-from tracer.cli.command import command_of
+from tracer.command import command_of
 from tracer.denoisers import to_uint8
 from tracer.frames import LONGEST, frame_size, frame_steps, shrunk
 from tracer.plan import plan

@@ -178,12 +178,16 @@ def needed(files: Iterable[str], parts: Sequence[str], variant: str | None = Non
     return sorted(str(path) for folder in taken for path in _one_format(folder, variant))
 
 
+class VariantError(CheckpointError):
+    """No weights are of the variant that was asked for."""
+
+
 def check_variant(variant: str | None, names: Iterable[str]) -> None:
-    """Raise CheckpointError where no file of these names has weights of the variant that is asked for."""
+    """Raise VariantError where no file of these names has weights of the variant that is asked for."""
     there = {match["variant"] for name in names if (match := WEIGHTS.fullmatch(name))}
     if variant is not None and there and variant not in there:
         known = ", ".join(sorted(each for each in there if each))
-        raise CheckpointError(
+        raise VariantError(
             f"variant {variant!r}: no weights are called so; " + (f"there are {known}" if known else "leave it out")
         )
 

@@ -205,6 +205,18 @@ _CATALOGUE = (
         ),
     ),
     Record(
+        "words",
+        "how much every image token attends to each word of the prompt, at the steps of frames",
+        (
+            Variable(
+                "attention/word_map",
+                ("arm", "sample", "frame_step", "word", "map_y", "map_x"),
+                long_name="attention an image token pays to the tokens of a word, mean over heads and layers",
+                keep_bits=MASS_BITS,
+            ),
+        ),
+    ),
+    Record(
         "injected",
         "what masking adds at the clean state in every step",
         (

@@ -15,7 +15,7 @@ import torch
 from tracer.denoisers.base import CheckpointError
 from tracer.denoisers.checkpoints import class_name, folder_of, read_json, recorded
 from tracer.denoisers.fingerprint import fingerprint, fingerprinted
-from tracer.denoisers.hub import INDEX, check_variant
+from tracer.denoisers.hub import INDEX, VariantError, check_variant
 from tracer.denoisers.pipeline.index import INSTALL, Index, read_index
 from tracer.denoisers.pipeline.lora import add_loras, found_loras
 from tracer.denoisers.pipeline.placing import check_offload, decode_in_tiles, place
@@ -82,8 +82,11 @@ def _check_folders(folder: Path, names: Sequence[str], variant: str | None, chec
 
 
 def _other(name: str, where: str, index: Index, variant: str | None) -> Path:
-    """The folder of a component that comes from elsewhere: alone, or out of another pipeline."""
-    folder, _ = folder_of(where, (name,), variant)
+    """The folder of a component that comes from elsewhere, alone or out of a pipeline; plain without the variant."""
+    try:
+        folder, _ = folder_of(where, (name,), variant)
+    except VariantError:
+        folder, _ = folder_of(where, (name,))
     folder = folder / name if (folder / INDEX[0]).is_file() else folder
     wanted = index.components[name]
     assert wanted is not None

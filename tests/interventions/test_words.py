@@ -203,7 +203,7 @@ def test_words_beyond_those_of_the_layout_are_left_out():
     layout = TokenLayout((6, 6), text=7)
     inputs = models.sd3_inputs()
     short = TokenLayout.of(*TokenLayout((6, 6), text=5).segments, elastic=True)
-    paid, calls = seen(model, inputs, short)
+    paid, _ = seen(model, inputs, short)
     whole, _ = seen(model, inputs, layout)
     assert paid.shape[-1] == 5
     assert torch.equal(paid, whole[..., :5])

@@ -33,7 +33,7 @@ def shown(monkeypatch):
     def at(width, screen=None):
         screen = Screen() if screen is None else screen
         monkeypatch.setenv("COLUMNS", str(width))
-        monkeypatch.setenv("TERM", "dumb")
+        monkeypatch.setenv("TERM", "xterm")  # of a dumb one rich takes 80 columns
         monkeypatch.setattr("sys.stdout", screen)
         print_table(FRAME)
         return re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())

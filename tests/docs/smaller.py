@@ -21,6 +21,7 @@ LAST = {
 """Verb, or verb and what follows it -> options that make it small."""
 WHERE_NAMED = {
     "--paths": ("--paths", "2"),
+    "--port": ("--port", "0"),  # whichever is free
     "--device": ("--device", "cpu"),
     "--size": ("--size", "32"),
     "--counts": ("--counts", "2,3"),

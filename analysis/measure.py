@@ -6,12 +6,16 @@ by one file, from inside or by an entry point of another distribution. Nothing i
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import WRAPPER_ASSIGNMENTS
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
+from analysis.about import SHIPPED, About, Beyond, Reads
+from analysis.about import Option as Option
 from interventions.errors import InputError
 from interventions.registry import Registry
 
@@ -22,37 +26,14 @@ if TYPE_CHECKING:
 
 Parameters = ParamSpec("Parameters")
 Presenter = TypeVar("Presenter", bound=Callable[..., Any])
-Reads = Literal["run", "runs", "sweeps", "depth"]
-Beyond = Literal["", "windows", "parts", "runs", "forks"]
 Form = Literal["table", "sentence", "figure", "records"]
-
-
-@dataclass(frozen=True)
-class Option:
-    """A command line option of one measure, as data: the command line makes a click option of it.
-
-    flag: "--null". parameter: the keyword of the measure that gets the value. type: what the text is read as. choices:
-    the values allowed, none for any. several: whether it may be repeated; the measure then gets a tuple.
-    """
-
-    flag: str
-    parameter: str
-    help: str
-    type: type = str
-    choices: tuple[str, ...] = ()
-    metavar: str | None = None
-    several: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Measure(Generic[Parameters]):
     """A function from stored data to an `xarray.Dataset`, and its presentation; call it as the function it wraps.
 
-    question: what it answers, in one line. reads: what it is called with: one open "run"; "runs", one or a list of
-    them; "sweeps", datasets as positional arguments; "depth", one depth measurement. needs: the records that it cannot
-    do without (`--record`). options: its own on the command line. on_page: whether it is a section of the report.
-    beyond: what else it needs: "windows" of one mask, "parts" (windows or doses), several "runs" that differ, paths
-    that "forks" made.
+    What the fields mean is said at `analysis.about.About`.
     """
 
     compute: Callable[Parameters, xr.Dataset]
@@ -146,30 +127,30 @@ def measure(
     return wrap
 
 
-MEASURES: Registry[Measure[...]] = Registry(
-    "measure",
-    {
-        "verdict": "analysis.answer.verdict:verdict",
-        "feedback": "analysis.measures.feedback:feedback",
-        "growth": "analysis.measures.growth:growth",
-        "decompose": "analysis.measures.decompose:decompose",
-        "impulse": "analysis.measures.impulse:impulse",
-        "counterfactual": "analysis.measures.counterfactual:counterfactual",
-        "bands": "analysis.measures.bands:bands",
-        "sinks": "analysis.measures.sinks:sinks",
-        "anatomy": "analysis.measures.anatomy:anatomy",
-        "places": "analysis.measures.places:places",
-        "steps": "analysis.measures.steps:steps",
-        "paths": "analysis.measures.paths:paths",
-        "renoise": "analysis.measures.renoise:renoise",
-        "compare": "analysis.measures.compare:compare",
-        "null": "analysis.answer.null:null",
-        "quality": "analysis.measures.quality:quality",
-        "onset": "analysis.measures.onset:onset",
-        "calibrate": "analysis.measures.calibrate:calibrate",
-        "depth": "analysis.measures.depth:depth",
-        "curves": "analysis.measures.curves:curves",
-        "matched": "analysis.measures.matched:matched",
-    },
-)
+def shipped(compute: Callable[Parameters, xr.Dataset]) -> Measure[Parameters]:
+    """Decorator of a measure that ships; what it says of itself stands in `analysis.about`."""
+    about = dict(vars(SHIPPED[compute.__name__]))
+    del about["home"]
+    return Measure(compute, **about)
+
+
+MEASURES: Registry[Measure[...]] = Registry("measure", {name: about.home for name, about in SHIPPED.items()})
 """Every measure by name, in the order of the report; a distribution adds its own in group denoise_trace.measures."""
+
+
+def about(name: str) -> About | Measure[...]:
+    """What a measure says of itself; of one that ships, nothing is imported. Raises KeyError."""
+    return SHIPPED.get(name) or MEASURES[name]
+
+
+def summary(name: str) -> str:
+    """The first paragraph of a measure's docstring; of one that ships read from its file, which is not run."""
+    if name not in SHIPPED:
+        doc = inspect.getdoc(MEASURES[name].compute) or ""
+    else:
+        module, _, function = SHIPPED[name].home.partition(":")
+        file = files(module.rpartition(".")[0]) / f"{module.rpartition('.')[2]}.py"
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        found = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
+        doc = ast.get_docstring(found) or ""
+    return doc.partition("\n\n")[0]

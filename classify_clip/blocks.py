@@ -199,7 +199,9 @@ def depth(
 ) -> xr.Dataset:
     """Damage per block of the embedded models on held-out drawings; dims (spec, pass, block, sample).
 
-    A pass is a model, for the DiT at one timestep. Rows are spread over the held-out set, the same for every pass.
+    masks: specs of graphs. A pass is a model, for the DiT at one of the timesteps (0 to 999). Rows are spread over the
+    held-out set, the same for every pass. Variables as in `trace_blocks`; `analysis.depth` takes their means. tick is
+    told after every pass. Raises SpecError for a mask that does not fit.
     """
     parts, masks = [], listed(masks)
     stacks = list(embedded_stacks(timesteps, models))

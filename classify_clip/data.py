@@ -122,7 +122,11 @@ class HeldOut:
 
 
 def held_out(split: str = "all", path: Path = HELD_OUT) -> HeldOut:
-    """The shipped images of one split, or of both (`all`). Raises DataError for an unknown split."""
+    """The shipped drawings that no embedded model was trained on: of one split, or of both (`all`).
+
+    Gives pixels uint8 [n, 32, 32, 3] with label, caption, concept and style of each [n]; its `images()` are for
+    classification, its `pairs()` for retrieval. Raises DataError for an unknown split.
+    """
     if split not in ("all", *SPLITS):
         raise DataError(f"no held-out split {split!r}: choose all, {' or '.join(SPLITS)}")
     data = np.load(path)

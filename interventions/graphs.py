@@ -38,7 +38,11 @@ def check_mask(mask: np.ndarray) -> None:
 
 
 def density(mask: np.ndarray, layout: TokenLayout | None = None) -> float:
-    """Return the share of True among the image-image pairs of the layout, self included; without one, of all pairs."""
+    """Return the share of True among the image-image pairs of the layout, self included; without one, of all pairs.
+
+    mask: bool [query, key], of all tokens of the layout. Raises `SpecError` for a mask of another shape, and for one
+    in which a query may attend to nothing.
+    """
     mask = np.asarray(mask, dtype=bool)
     if layout is not None:
         if mask.shape != (layout.size, layout.size):

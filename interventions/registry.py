@@ -7,13 +7,13 @@ Listing names imports nothing, so `trace --help` stays quick.
     heun = "my_package.heun:HEUN"
 """
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from interventions.errors import InputError
+from interventions.naming import unknown
 
 Item = TypeVar("Item")
 
@@ -69,9 +69,7 @@ class Registry(Mapping[str, Item], Generic[Item]):
         """The item of that name, or an error that lists the names and what was probably meant."""
         if name in self:
             return self[name]
-        near = difflib.get_close_matches(str(name), list(self), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise error(f"unknown {self.kind} {name!r}: {hint}choose one of {', '.join(self)}")
+        raise error(unknown(f"unknown {self.kind} {name!r}", name, self))
 
     @property
     def built_in(self) -> tuple[str, ...]:

@@ -4,17 +4,16 @@ Frozen values that are canonical as soon as they are made and refuse what makes 
 model or a run is checked elsewhere (`Intervention.check`).
 """
 
-import difflib
 import math
 import operator
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from fractions import Fraction
 
 import numpy as np
 
 from interventions.errors import SpecError, spec_error
+from interventions.naming import closest
 
 CHOICES = {
     "queries": ("all", "image", "text", "prefix"),
@@ -43,12 +42,6 @@ def as_text(value: float) -> str:
     """Write a number so that reading it back gives the same number, whole numbers without a point."""
     value = float(value)
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-
-
-def closest(word: str, words: Iterable[str]) -> str:
-    """Return the word that was probably meant, or an empty string."""
-    near = difflib.get_close_matches(word.lower(), list(words), n=1, cutoff=0.5)
-    return near[0] if near else ""
 
 
 def whole(name: str, value: object, least: int, example: str) -> int:
@@ -96,8 +89,10 @@ class Scope:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                likely = closest(str(value), allowed) or allowed[1]
-                raise spec_error(f"{name}={value}", f"it is one of {', '.join(allowed)}", f"{name}={likely}")
+                near = closest(value, allowed)
+                hint = f"did you mean {near}? " if near else ""
+                why = f"{hint}it is one of {', '.join(allowed)}"
+                raise spec_error(f"{name}={value}", why, f"{name}={near or allowed[1]}")
         try:
             strength = float(self.strength)
         except (TypeError, ValueError):

@@ -9,7 +9,7 @@ from interventions.families import density_families, every_family
 from interventions.families.base import Candidate, Intervention, check_frames
 from interventions.graphs import Grid
 from interventions.layout import TokenLayout
-from interventions.scope import closest
+from interventions.naming import closest
 from interventions.segments import shown
 
 TOLERANCE = 0.25  # relative: R3S0 (10.8%) still answers 13% on a 14x14 grid, and a sweep reports the density it got

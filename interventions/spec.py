@@ -19,7 +19,8 @@ from interventions.families import (
     SmallWorld,
     every_family,
 )
-from interventions.scope import NUMBER, OPTIONS, Scope, closest, option_example, read_number, unknown_option
+from interventions.naming import closest
+from interventions.scope import NUMBER, OPTIONS, Scope, option_example, read_number, unknown_option
 
 __all__ = [
     "Clean",

@@ -23,7 +23,7 @@ from tests.ground_truth import gaussian
 from tracer.cli.main import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 PACKAGES = ("analysis", "classify_clip", "interventions", "tracer")
 
 
@@ -96,7 +96,7 @@ def parse_like_click(words: list[str]) -> None:
         command.make_context(command.name, list(words), parent=context.parent)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_and_option_exists(page):
     for words in (complete := typed(page)) + mentioned(page):
         try:
@@ -114,7 +114,7 @@ def test_the_check_of_commands_notices_what_does_not_exist():
             parse_like_click(wrong.split())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracer.parameters import Parameter
+from tracer.parameters import Parameter, words_of
 from tracer.request import FLOOR_SAMPLES, parameters
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
     words, beyond = ["trace", "run"], []
     itself = config.get("pipeline_call")  # what a pipeline that runs itself was called with
     for name, parameter in parameters().items():
-        if parameter.stored is None or parameter.stored not in config:
+        if parameter.stored is None or not _said(parameter, config):
             continue
-        value = config[parameter.stored]
+        value = config.get(parameter.stored, parameter.unsaid)
         if itself is not None and (name == "sampler" or (name == "guidance" and "guidance_scale" not in itself)):
             continue
         if name == "denoiser" and itself is not None and "sha256" in config["checkpoint"]:
@@ -44,10 +44,8 @@ def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
             words += _arms(value, tree)
         elif parameter.flag is None:
             beyond += [f"{name} {value}"] if value != parameter.default else []
-        elif name == "record":
-            words += _records(value)
-        elif value != parameter.default and value is not None:
-            words += _option(parameter, value)
+        else:
+            words += words_of(name, parameter, value)
     return shlex.join(words) + (f"  ({'; '.join(beyond)})" if beyond else "")
 
 
@@ -61,17 +59,9 @@ def with_command(tree: xr.DataTree) -> xr.DataTree:
     return tree
 
 
-def _option(parameter: Parameter, value: Any) -> list[str]:
-    """One option as it is typed: a switch, a flag that is repeated, or a flag and its value."""
-    flag = str(parameter.flag)
-    if parameter.type is bool:
-        return [flag.split("/")[0 if value else -1]]
-    if isinstance(value, Mapping):
-        written = str if parameter.stored == "parts" else json.dumps
-        texts = [f"{name}={written(each)}" for name, each in value.items()]
-    else:
-        texts = list(value) if parameter.multiple else [f"{value:g}" if parameter.type is float else str(value)]
-    return [word for text in texts for word in (flag, text)]
+def _said(parameter: Parameter, config: Mapping[str, Any]) -> bool:
+    """Whether the configuration has its value: under its key, or by leaving it out beside the record it is about."""
+    return parameter.stored in config or (bool(parameter.beside) and parameter.fits(config.get("record", ())))
 
 
 def _is_shipped(name: str) -> bool:
@@ -86,16 +76,6 @@ def _checkpoint(value: Mapping[str, Any], config: Mapping[str, Any]) -> list[str
     if shown == f"embedded {config.get('model')}":
         return []
     return ["--checkpoint", shown.replace("embedded ", "embedded:", 1)]
-
-
-def _records(names: Sequence[str]) -> list[str]:
-    """Nothing for the default; else what was named, without what that brings along."""
-    from tracer.store import RECORDS, with_brought
-
-    if set(names) == with_brought(("latents", "images", "replay", "mass", "sinks")):
-        return []
-    brought = {each for name in names for each in RECORDS[name].brings} | {"norms"}
-    return ["--record", ",".join(name for name in RECORDS if name in set(names) - brought) or "norms"]
 
 
 def _arms(names: Sequence[str], tree: xr.DataTree) -> list[str]:

@@ -6,6 +6,7 @@ What it shows is made by `analysis`, which is named here as text and imported wh
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -39,13 +40,19 @@ class Run(xr.DataTree):
 
     def _shown(self, how: str) -> Any:
         """What the function `how` of the viewer makes of this run; None where it can make nothing."""
-        a_run = self.parent is None and self.attrs.get("schema") == RUN.name
-        if not a_run or xr.get_options()["display_style"] == "text":
-            return None
         try:
+            a_run = self.parent is None and self.attrs.get("schema") == RUN.name
+            if not a_run or xr.get_options()["display_style"] == "text" or _in_a_terminal():
+                return None
             return getattr(import_module("analysis.viewer.notebook"), how)(self)
         except Exception:  # a look at a run never stops a notebook
             return None
+
+
+def _in_a_terminal() -> bool:
+    """Whether this is IPython in a terminal, which asks for everything and prints the text."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and shell.display_formatter.active_types == ["text/plain"]
 
 
 def open_run(path: str | Path | None = None) -> Run:

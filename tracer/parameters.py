@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,7 +26,9 @@ class Parameter:
     error explained, since it may import. multiple: the flag may be repeated. many: one string holds several, by comma.
     stored: key of the stored configuration, which `--resume` compares; None: it does not change a number. default: that
     of the field. later: left out of the stored configuration at its default, so that runs older than it can go on.
-    option: handed to the model's loader, under the field's name, where it is not the default.
+    once: the default that such older runs had, where it has changed since; it is left out at this one. beside: the
+    records that it is about; without any of them the field is not stored, and refused. option: handed to the model's
+    loader, under the field's name, where it is not the default.
     """
 
     help: str
@@ -38,7 +41,18 @@ class Parameter:
     stored: str | None = None
     default: Any = None
     later: bool = False
+    once: Any = None
+    beside: tuple[str, ...] = ()
     option: bool = False
+
+    def fits(self, recorded: Collection[str]) -> bool:
+        """Whether it says anything about a run that records these."""
+        return not self.beside or any(name in recorded for name in self.beside)
+
+    @property
+    def unsaid(self) -> Any:
+        """The value of a run whose stored configuration does not have the key."""
+        return self.default if self.once is None else self.once
 
 
 def typed(help: str, flag: str | None = None, **how: Any) -> dict[str, Parameter]:
@@ -78,6 +92,34 @@ def records() -> Iterable[str]:
     from tracer.store.records import RECORDS
 
     return [*RECORDS, *PRESETS]
+
+
+def words_of(name: str, parameter: Parameter, value: Any) -> list[str]:
+    """How a field's value is typed: a switch, a flag that is repeated, or a flag and its value; nothing for the
+    default."""
+    if name == "record":
+        return _records(value)
+    if value == parameter.default or value is None:
+        return []
+    flag = str(parameter.flag)
+    if parameter.type is bool:
+        return [flag.split("/")[0 if value else -1]]
+    if isinstance(value, Mapping):
+        written = str if parameter.stored == "parts" else json.dumps
+        texts = [f"{each}={written(argument)}" for each, argument in value.items()]
+    else:
+        texts = list(value) if parameter.multiple else [f"{value:g}" if parameter.type is float else str(value)]
+    return [word for text in texts for word in (flag, text)]
+
+
+def _records(names: Collection[str]) -> list[str]:
+    """Nothing for the default; else what was named, without what that brings along."""
+    from tracer.store.records import DEFAULT, RECORDS, with_brought
+
+    if set(names) == with_brought(DEFAULT):
+        return []
+    brought = {each for name in names for each in RECORDS[name].brings} | {"norms"}
+    return ["--record", ",".join(name for name in RECORDS if name in set(names) - brought) or "norms"]
 
 
 def with_parameters_of(request: Callable[P, Value]) -> Callable[[Callable[[Value], Result]], Callable[P, Result]]:

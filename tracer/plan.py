@@ -6,19 +6,21 @@ ClusterError) before anything runs or is written. Nothing is evaluated here.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from interventions import Intervention
+from interventions import Intervention, parse
+from interventions.naming import unknown
 from interventions.spec import Clean, Full
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
 from tracer.denoisers.moved import moved
+from tracer.denoisers.word_tokens import Word, by_position
 from tracer.noise import check_coupled
 from tracer.prompts import Prompt
 from tracer.prompts import load as load_prompts
@@ -73,6 +75,17 @@ class Plan:
     def mask_seed(self) -> int:
         """Seed of the random graphs."""
         return self.request.mask_seed
+
+    @cached_property
+    def words(self) -> tuple[Sequence[Word], ...]:
+        """The words of every sample's prompt and their text tokens, where maps of words are recorded."""
+        if "words" not in self.record:
+            return ()
+        told = optional_parts(self.denoiser).words
+        if told is not None:
+            return tuple(told(self.samples))
+        assert self.denoiser.layout is not None
+        return (by_position(np.zeros(self.denoiser.layout.text, bool)),) * len(self.samples)
 
     @property
     def unit(self) -> int:
@@ -139,7 +152,7 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
-    _check_kept(request, recorded)
+    _check_kept(request, denoiser, recorded)
     _check_noise(denoiser, request, sampler, levels)
     resolved = {
         "model": denoiser.name,
@@ -188,12 +201,16 @@ def _check_numbers(request: Request) -> None:
         raise PlanError(f"--guidance {request.guidance}: a finite number is needed; 1 means no guidance")
 
 
-def _check_kept(request: Request, recorded: frozenset[str]) -> None:
-    if request.frames != parameters()["frames"].default and "frames" not in recorded:
-        raise PlanError(
-            f"--frames {request.frames}: no pictures of predictions are recorded; add them with --record "
-            f"{','.join([*request.record, 'frames'])}, or leave --frames out"
-        )
+def _check_kept(request: Request, denoiser: Denoiser, recorded: frozenset[str]) -> None:
+    for name, how in parameters().items():
+        value = getattr(request, name)
+        if value != how.default and not how.fits(recorded):
+            raise PlanError(
+                f"{how.flag} {value}: {' and '.join(how.beside)} are not recorded; add them with --record "
+                f"{','.join([*request.record, how.beside[0]])}, or leave {how.flag} out"
+            )
+    if request.word_layers is not None and denoiser.layout is not None:
+        parse(f"full@layers={request.word_layers}").check(denoiser.layout, layers=denoiser.layers)
 
 
 def _check_frames(denoiser: Denoiser) -> None:
@@ -304,7 +321,7 @@ def _check_noise(denoiser: Denoiser, request: Request, sampler: Sampler, levels:
             f"same; leave it out, or {instead}"
         )
     if request.noise not in NOISES:
-        raise PlanError(f"--noise {request.noise}: it is one of {', '.join(NOISES)}")
+        raise PlanError(unknown(f"--noise {request.noise}: no such noise", request.noise, NOISES))
     if request.noise == "coupled" and sampler.stochastic:
         check_coupled(levels, denoiser.scheduler)
     if not 0 <= request.fork <= levels.steps:
@@ -324,8 +341,8 @@ def _class_index(asked: str | int, names: Sequence[str]) -> int:
         if 0 <= int(text) < len(names):
             return int(text)
         raise PlanError(f"--classes {text}: class numbers run from 0 to {len(names) - 1}")
-    close = difflib.get_close_matches(text, names, 3) or list(names[:5])
-    raise PlanError(f"--classes {text}: no such class; did you mean {', '.join(close)}? (a number works too)")
+    how = f"a number from 0 to {len(names) - 1} works too"
+    raise PlanError(unknown(f"--classes {text}: no such class", text, names, how))
 
 
 def _digest(samples: Sequence[Sample]) -> str:

@@ -13,9 +13,11 @@ from itertools import count
 
 import torch
 
+from interventions.records import Words
 from interventions.spec import Full
 from tracer import store
 from tracer.denoisers.base import Sample, optional_parts
+from tracer.frames import frame_steps
 from tracer.lanes import CLEAN, Lane, evaluations, lanes_of_step, measured_lanes
 from tracer.noise import sample_noise
 from tracer.passed import passed
@@ -25,11 +27,12 @@ from tracer.recording import ATTENTION
 from tracer.run import arrays, dimensions
 from tracer.store.records import RECORDS, with_brought
 from tracer.unit import Sampled, batches
+from tracer.words import layers
 
 SLOW, WARM = 1.0, 4.0
 """Seconds of one evaluation from which on a single sample is timed and not a whole batch, and from which on the first
 evaluation is good enough: what else it does is little beside it."""
-TIMED = 4
+TIMED = 5
 """Evaluations, or batches of them, that are timed at most."""
 
 
@@ -59,19 +62,21 @@ def price(plan: Plan, tell: Progress = lambda done, total: None) -> Price:
 
     Memory is what the process has at most taken so far, these evaluations included, and two units of samples to write.
     """
-    recorded, plain = seconds_of_evaluation(plan, tell)
+    recorded, plain, worded = seconds_of_evaluation(plan, tell)
     whole = _evaluations_a_step(plan)
-    steps = plan.schedule.steps * plan.units
+    steps, kept = plan.schedule.steps * plan.units, 0.0
+    if "words" in plan.record:
+        kept = len(frame_steps(plan.schedule.steps, plan.request.frames)) * plan.units * worded
     parts = []
     for records in _groups(plan.record):
         without = replace(plan, record=_without(plan.record, records))
         fewer = _evaluations_a_step(without)
-        looks = (recorded - plain) * fewer if set(records) <= ATTENTION else 0.0
-        seconds = ((whole - fewer) * recorded + looks) * steps
+        looks = (recorded - plain) * fewer if set(records) <= ATTENTION - {"words"} else 0.0
+        seconds = ((whole - fewer) * recorded + looks) * steps + (kept * whole if records == ("words",) else 0.0)
         parts.append(Part(records, whole - fewer, seconds, disk(plan) - disk(without)))
     unit = disk(plan, min(plan.unit, len(plan.samples)))
     memory = peak_memory(plan.denoiser.device) + 2 * unit
-    return Price(plan.evaluations(), whole * recorded * steps, disk(plan), memory, tuple(parts))
+    return Price(plan.evaluations(), whole * (recorded * steps + kept), disk(plan), memory, tuple(parts))
 
 
 def disk(plan: Plan, samples: int | None = None) -> int:
@@ -80,8 +85,9 @@ def disk(plan: Plan, samples: int | None = None) -> int:
     return store.estimate_bytes(arrays(plan), sizes)
 
 
-def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None) -> tuple[float, float]:
-    """Seconds of one evaluation of one lane for a whole unit of samples: as it is recorded, and with nothing recorded.
+def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None) -> tuple[float, float, float]:
+    """Seconds of one evaluation of one lane for a whole unit of samples: as it is recorded in most steps, with nothing
+    recorded, and what maps of words take longer in their steps.
 
     A large model is timed on one sample, a CPU on a quarter of the unit; a GPU is warmed up with a whole batch.
     """
@@ -89,7 +95,7 @@ def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None)
     if optional_parts(plan.denoiser).runs_itself:
         return _seconds_of_pass(plan, samples, tell)
     tried = samples[: -(-len(samples) // 4)] if plan.denoiser.device.type == "cpu" else samples
-    attention, counted = plan.record & ATTENTION, count(1)
+    attention, words, counted = plan.record & ATTENTION - {"words"}, _words_everywhere(plan), count(1)
     lanes = len(lanes_of_step(plan, plan.schedule.steps // 2))
 
     def timed(samples: tuple, lanes: int, record: Iterable[str]) -> float:
@@ -101,24 +107,33 @@ def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None)
     slow = slow if slow > WARM else timed(samples[:1], 1, attention)
     if slow > SLOW:
         plain = timed(samples[:1], 1, ()) if attention else slow
-        return slow * len(samples), min(slow, plain) * len(samples)
+        worded = max(0.0, timed(samples[:1], 1, words) - plain) if words else 0.0
+        return slow * len(samples), min(slow, plain) * len(samples), worded * len(samples)
     if plan.denoiser.device.type != "cpu":
         _timed(plan, samples, lanes, attention)
     recorded = timed(tried, lanes, attention)
     plain = min(recorded, timed(tried, lanes, ())) if attention else recorded
-    return recorded * len(samples) / len(tried), plain * len(samples) / len(tried)
+    worded = max(0.0, timed(tried, lanes, words) - plain) if words else 0.0
+    return recorded * len(samples) / len(tried), plain * len(samples) / len(tried), worded * len(samples) / len(tried)
 
 
-def _seconds_of_pass(plan: Plan, samples: Sequence[Sample], tell: Progress) -> tuple[float, float]:
-    """Seconds of one step of a pipeline for these samples, recorded or not: of the second, which is warm."""
+def _words_everywhere(plan: Plan) -> tuple[str, ...]:
+    """What the seam is asked for where maps of words are recorded, in every step."""
+    return (str(Words(layers=layers(plan))),) if "words" in plan.record else ()
+
+
+def _seconds_of_pass(plan: Plan, samples: Sequence[Sample], tell: Progress) -> tuple[float, float, float]:
+    """Seconds of one step of a pipeline for these samples, recorded or not, and how much longer with maps of words: of
+    the second lane, which is warm."""
     seconds = []
-    for done, record in enumerate((plan.record & ATTENTION, ())):
+    for done, record in enumerate((plan.record & ATTENTION - {"words"}, (), _words_everywhere(plan))):
         with torch.no_grad(), passed(plan, samples, record) as unit:
             start = time.perf_counter()
             float(unit.step(0, [CLEAN, Lane("clean", Full())], 2).landed.sum())  # the clean lane is known already
             seconds.append(time.perf_counter() - start)
         tell(done + 1, 2)
-    return seconds[0], min(seconds)
+    recorded, plain, words = seconds
+    return recorded, min(seconds), max(0.0, words - plain)
 
 
 def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> float:
@@ -141,11 +156,13 @@ def _evaluations_a_step(plan: Plan) -> float:
 
 
 def _groups(recorded: frozenset[str]) -> list[tuple[str, ...]]:
-    """What can be left out by itself: the records that no other brought along, those of attention as one."""
+    """What can be left out by itself: the records that no other brought along, those of attention in every step as
+    one."""
     brought = {each for name in recorded for each in RECORDS[name].brings}
     own = [name for name in RECORDS if name in recorded - brought - {"norms"}]
-    looked = tuple(name for name in own if name in ATTENTION)
-    return [*((name,) for name in own if name not in ATTENTION), *([looked] if looked else [])]
+    together = ATTENTION - {"words"}
+    looked = tuple(name for name in own if name in together)
+    return [*((name,) for name in own if name not in together), *([looked] if looked else [])]
 
 
 def _without(recorded: frozenset[str], left_out: tuple[str, ...]) -> frozenset[str]:

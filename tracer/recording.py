@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from interventions import records
+from interventions.naming import unknown
 from tracer.denoisers.base import Denoiser, optional_parts
 from tracer.request import PlanError
 from tracer.samplers.base import Sampler
 from tracer.samplers.registry import SAMPLERS, fitting
-from tracer.store.records import RECORDS, with_brought
+from tracer.store.records import DEFAULT, RECORDS, with_brought
 
 ATTENTION = frozenset(records.RECORDS)
 """Records that the seam measures."""
@@ -18,7 +19,7 @@ Preset = Callable[[Denoiser, Sampler], Iterable[str]]
 
 
 def _default(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
-    return "latents", "images", "replay", *_if(denoiser.layout is not None, "mass", "sinks")
+    return DEFAULT if denoiser.layout is not None else set(DEFAULT) - ATTENTION
 
 
 def _growth(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
@@ -35,6 +36,7 @@ def _sinks(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
 
 def _all(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
     missing = {"worst"} | (ATTENTION if denoiser.layout is None else frozenset())
+    missing |= set() if denoiser.layout is not None and denoiser.layout.text else {"words"}
     missing |= set() if sampler.has_null else {"null"}
     missing |= set() if _martingale(sampler) else {"own"}
     missing |= {"transport"} if sampler.stochastic else set()
@@ -45,13 +47,14 @@ PRESETS: dict[str, Preset] = {
     "default": _default, "growth": _growth, "verdict": _verdict, "sinks": _sinks, "all": _all
 }  # fmt: skip
 """Name -> the records that it stands for. `default` is what `trace analyze verdict`, `growth` and `sinks` need (of the
-verdict, its feedback). `all` leaves out `worst`, which costs more than everything else together."""
+verdict, its feedback), and pictures on the way. `all` leaves out `worst`, which costs more than all else together."""
 
 
 def check_names(names: Iterable[str]) -> None:
     """Raise PlanError for a name that is neither a record nor a preset."""
-    if unknown := sorted(set(names) - set(RECORDS) - PRESETS.keys()):
-        raise PlanError(f"--record {', '.join(unknown)}: unknown; choose among {', '.join([*RECORDS, *PRESETS])}")
+    known = [*RECORDS, *PRESETS]
+    for name in sorted(set(names) - set(known)):
+        raise PlanError(unknown(f"--record {name}: no such record", name, known))
 
 
 def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> frozenset[str]:
@@ -71,6 +74,8 @@ def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> froze
 def _check(denoiser: Denoiser, sampler: Sampler, recorded: frozenset[str]) -> None:
     if denoiser.layout is None and (attention := sorted(recorded & ATTENTION)):
         raise PlanError(f"--record {', '.join(attention)}: {denoiser.name} has no attention to record")
+    if "words" in recorded and denoiser.layout is not None and not denoiser.layout.text:
+        raise PlanError(f"--record words: the attention of {denoiser.name} sees no text; leave it out")
     for name, why in _refused(denoiser).items():
         if name in recorded:
             raise PlanError(f"--record {name}: {why}")

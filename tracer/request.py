@@ -140,7 +140,7 @@ class Request:
     record: str | Iterable[str] = field(
         default=("default",),
         metadata=typed(
-            "What to keep of every step; `default` is what verdict, growth and sinks need.",
+            "What to keep of every step; `default` is what verdict, growth and sinks need, and frames.",
             "--record",
             metavar="LIST",
             choices=records,
@@ -149,14 +149,27 @@ class Request:
         ),
     )
     frames: int = field(
-        default=10,
+        default=20,
         metadata=typed(
-            "Steps of which --record frames keeps a picture: evenly spread, the last one always.",
+            "Steps of which --record frames and words keep something: evenly spread, the last one always.",
             "--frames",
             metavar="N",
             type=int,
             stored="frames",
             later=True,
+            once=10,
+            beside=("frames", "words"),
+        ),
+    )
+    word_layers: str | None = field(
+        default=None,
+        metadata=typed(
+            "Layers whose attention --record words averages, such as 2-4; default: all.",
+            "--word-layers",
+            metavar="LAYERS",
+            stored="word_layers",
+            later=True,
+            beside=("words",),
         ),
     )
     classes: str | int | Iterable[str | int] | None = field(
@@ -343,10 +356,11 @@ class Request:
 
     def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """The stored configuration: the stored keys, from `resolved` where the plan had to fill them in."""
+        recorded = resolved.get("record", ())
         own = {
             how.stored: without_paths(name, getattr(self, name))
             for name, how in parameters().items()
-            if how.stored and not (how.later and getattr(self, name) == how.default)
+            if how.stored and not (how.later and getattr(self, name) == how.unsaid) and how.fits(recorded)
         }
         return own | dict(resolved)
 

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,10 @@ from tracer import store
 from tracer.batches import Limits
 from tracer.denoisers.base import optional_parts
 from tracer.frames import frame_size, frame_steps
-from tracer.parameters import with_parameters_of
+from tracer.parameters import with_parameters_of, words_of
 from tracer.plan import Plan, PlanError, plan
 from tracer.progress import reading, shown
-from tracer.request import Progress, Request
+from tracer.request import Progress, Request, parameters
 from tracer.store.places import check_folder, check_new_folder, occupied
 from tracer.trajectory import run_unit
 from tracer.unit import by_mass, most_removed
@@ -72,7 +73,7 @@ def destination(plan: Plan, out: str | Path | None = None) -> tuple[Path, bool]:
     else:
         path = _latest(plan) if request.resume else store.free_folder(default_path(plan))
     if request.resume and occupied(path):
-        store.check_resume(path, dict(plan.config))
+        store.check_resume(path, dict(plan.config), options=partial(_options_of, plan))
         return path, True
     (check_folder if request.resume else check_new_folder)(path)
     store.check_space(path.parent, store.estimate_bytes(arrays(plan), dimensions(plan)))
@@ -95,8 +96,26 @@ def prepare(plan: Plan, out: str | Path | None = None) -> Path:
         except store.TakenError:
             if not request.resume:
                 raise
-            store.check_resume(path, dict(plan.config))
+            store.check_resume(path, dict(plan.config), options=partial(_options_of, plan))
     return path
+
+
+NOT_TYPED = ("denoiser", "arms", "checkpoint", "classes", "prompts")
+"""Fields whose stored value is more than what was typed, or less."""
+
+
+def _options_of(plan: Plan, made: Mapping[str, Any]) -> str:
+    """The options that were typed otherwise, or not, when the run was made; "" where one of them cannot be told."""
+    words: list[str] = []
+    for name, how in parameters().items():
+        if how.stored is None or how.flag is None or not how.fits(made["record"]):
+            continue
+        old, new = made.get(how.stored, how.unsaid), plan.config.get(how.stored, how.unsaid)
+        if name in NOT_TYPED and old != new:
+            return ""
+        if old != new:
+            words += [shlex.join(words_of(name, how, old)) or f"no {how.flag}"]
+    return " ".join(words)
 
 
 def _create(plan: Plan, path: Path) -> None:
@@ -243,6 +262,9 @@ def dimensions(plan: Plan) -> dict[str, int]:
             sizes |= {"query": tokens, "key": tokens}
         sizes |= {"layer": len(denoiser.sites), "head": denoiser.heads}
         sizes["removed"] = most_removed(plan)
+        if plan.words:
+            sizes["word"] = max(map(len, plan.words))
+            sizes["map_y"], sizes["map_x"] = denoiser.layout.grid
         if by_mass(plan):
             sizes["kind"] = len(KINDS)
     sizes["image_y"], sizes["image_x"] = denoiser.image_size
@@ -263,7 +285,7 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         "step": (("step",), np.arange(levels.steps), {"long_name": "sampling step"}),
     }
     coords |= _arm_coordinates(plan)
-    if "frames" in plan.record:
+    if plan.record & {"frames", "words"}:
         shown = np.array(frame_steps(levels.steps, plan.request.frames))
         coords["frame_step"] = (("frame_step",), shown, {"long_name": "step whose x0 prediction is shown"})
     state_factor, prediction_factor = plan.sampler.factors(levels)
@@ -283,6 +305,11 @@ def coordinates(plan: Plan) -> dict[str, Coordinate]:
         if any(value is not None for value in given):
             filled = [("" if value is None else value) for value in given]
             coords[name] = (("sample",), np.array(filled), {"long_name": text})
+    if plan.words:
+        longest = max(map(len, plan.words))
+        named = [[text for text, _ in words] + [""] * (longest - len(words)) for words in plan.words]
+        coords["word"] = (("word",), np.arange(longest), {"long_name": "word of the prompt"})
+        coords["word_text"] = (("sample", "word"), np.array(named), {"long_name": "the word, empty beyond the prompt"})
     layout = plan.denoiser.layout
     if layout is not None:
         token_frame, token_y, token_x = layout.coordinates()

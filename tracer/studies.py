@@ -83,7 +83,7 @@ class Study:
 
 
 def impulse(setting: Setting) -> Iterator[Variant]:
-    """Each mask at one step alone, for every `every`-th step, and over the whole run."""
+    """Each mask at one step alone, for every so many steps, and over the whole run."""
     steps, every = setting.steps, setting.every
     single = (mask.at(steps=(j, min(j + every, steps))) for mask in setting.masks for j in range(0, steps, every))
     yield Variant("impulse", (*setting.masks, *single), ("latents", "decomposition", *_null(setting.sampler)))

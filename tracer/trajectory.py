@@ -31,9 +31,9 @@ from tracer.lanes import CLEAN, Roles, lanes_of_step, measured_lanes, replay_is_
 from tracer.noise import sample_noise
 from tracer.passed import passed
 from tracer.plan import Plan
-from tracer.recording import ATTENTION
 from tracer.spectra import ring_energy
 from tracer.unit import Shown, Unit, sampled
+from tracer.words import looked, maps
 
 SUMS = {"null": "null", "own": "own", "replay_own": "own"}
 """Sum over steps -> the record it belongs to."""
@@ -55,7 +55,7 @@ def run_unit(
         buffer.ask(asked)
         plan = plan.of(samples)
     opened = passed if optional_parts(plan.denoiser).runs_itself else partial(sampled, limits=limits)
-    with torch.no_grad(), opened(plan, samples, plan.record & ATTENTION) as unit:
+    with torch.no_grad(), opened(plan, samples, looked(plan)) as unit:
         if "latents" in plan.record:
             buffer.final({"trajectory/noise": _numpy(unit.x)})
         for i in range(plan.schedule.steps):
@@ -69,6 +69,8 @@ def run_unit(
             buffer.final(_images(unit))
         if "frames" in plan.record:
             buffer.final({"images/frame": np.stack(unit.frames, axis=2)})
+        if "words" in plan.record:
+            buffer.final({"attention/word_map": np.stack(unit.words, axis=2)})
 
 
 def _step(unit: Unit, i: int, buffer: Any) -> None:
@@ -96,8 +98,11 @@ def _step(unit: Unit, i: int, buffer: Any) -> None:
     own = [at[roles[m].own] if m in roles else 0 for m in range(len(plan.arms))]
     if "frames" in plan.record and i in frame_steps(plan.schedule.steps, plan.request.frames):
         unit.frames.append(frames_of(unit, x0, own))
-    if shown.recorded:
-        buffer.step(i, {f"attention/{key}": _numpy(value[own]) for key, value in shown.recorded.items()})
+    recorded = dict(shown.recorded)
+    if (paid := recorded.pop("word_map", None)) is not None:
+        unit.words.append(maps(plan, unit.samples, paid, own))
+    if recorded:
+        buffer.step(i, {f"attention/{key}": _numpy(value[own]) for key, value in recorded.items()})
 
 
 def _advance(unit: Unit, i: int, roles: Mapping[int, Roles], shown: Shown) -> None:

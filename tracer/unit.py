@@ -63,8 +63,8 @@ class Unit:
     injections carried by the clean step's linear map; `reaches`: how many of them the lanes "ahead" and "behind" are
     away from the clean state. `past`: for every path what its earlier steps predicted, the latest first, as far back
     as the sampler reads (`Earlier`, or what else a later step takes that has its arithmetic). `finite`: per step, which
-    lanes [lane, sample] led to a finite state; it stays on the device. `frames`: pictures of the predictions so far, of
-    every arm in each step that is kept, on the CPU.
+    lanes [lane, sample] led to a finite state; it stays on the device. `frames` and `words`: pictures of
+    predictions and maps of words so far, of every arm in each step that is kept, on the CPU.
     """
 
     plan: Plan
@@ -80,6 +80,7 @@ class Unit:
         self.past: dict[Any, list[Any]] = {"clean": []}
         self.finite: list[Tensor] = []
         self.frames: list[np.ndarray] = []
+        self.words: list[np.ndarray] = []
 
     def state(self, name: Any) -> Tensor:
         """The state of this name, "clean" or (kind, arm)."""

@@ -26,7 +26,7 @@ def amplification(run: xr.DataTree, kind: str | None = None) -> xr.Dataset:
     either norm is 0. `null_path` and `injected_path` are sums over steps of |null| and |injected|; `coherence` is
     null_sum / null_path. `kind` of null: "model-free" (default of a stochastic sampler) or "gaussian" transport of the
     injections (default of the ODE samplers).
-    Raises runs.RunError where the decomposition was not recorded. Source: docs/science.md, "The additive null".
+    Raises RunError where the decomposition was not recorded. Source: docs/science.md, "The additive null".
     """
     run = runs.complete(run)
     names = runs.names(run)

@@ -14,23 +14,16 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from analysis.about import KINDS
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 
 TRANSPORTS = ("sampler", "continuous")
-KINDS = ("model-free", "gaussian")
-KIND_OPTION = Option(
-    "--null", "kind", "The additive null; default: model-free for stochastic samplers, else gaussian.", choices=KINDS
-)
 MOST_ARMS = 8  # drawn
 
 
-@measure(
-    question="What addition alone would make of the error",
-    needs=("norms", "latents", "decomposition", "null"),
-    options=(KIND_OPTION,),
-)
+@shipped
 def null(run: xr.DataTree, kind: str | None = None, *, transport: str = "sampler") -> xr.Dataset:
     """The additive null of every intervened arm and sample, and what each step contributes to it.
 
@@ -38,7 +31,7 @@ def null(run: xr.DataTree, kind: str | None = None, *, transport: str = "sampler
     only adds up would have. `step_size` (arm, sample, step): norm of each step's contribution, where it was recorded;
     `path`: their sum over steps; `coherence` = size / path, 1 where all contributions point the same way. `*_interval`
     are geometric means over samples with BCa limits. `kind` and `transport` as in `null_sum`; attrs["kind"] says which
-    null it is. Raises runs.RunError where neither a null nor injections were recorded.
+    null it is. Raises RunError where neither a null nor injections were recorded.
     """
     run = runs.complete(run)
     names = runs.names(run)
@@ -90,7 +83,7 @@ def null_sum(run: xr.DataTree, kind: str | None = None, transport: str = "sample
     `kind` "model-free": the recorded sum of d_k = D_{k+1}(x' + injected_k) - D_{k+1}(x') (stochastic samplers only).
     "gaussian": every recorded injection carried to the end by the sampler's Gaussian map, per DCT mode; see
     `final_gain` for `transport`. None takes the model-free one where it is recorded and the sampler is stochastic.
-    attrs["kind"] says which. Raises runs.RunError where nothing fitting was recorded.
+    attrs["kind"] says which. Raises RunError where nothing fitting was recorded.
     """
     if _kind(run, kind, "decomposition/null_sum") == "model-free":
         if not runs.stochastic(run):
@@ -183,7 +176,7 @@ def transported(run: xr.DataTree, lam: xr.DataArray | None = None) -> xr.Dataset
 
 
 def _known_gain(run: xr.DataTree, transport: str) -> xr.DataArray:
-    """`final_gain` of the rings, (step, ring). Raises runs.RunError where the sampler states no such gain."""
+    """`final_gain` of the rings, (step, ring). Raises RunError where the sampler states no such gain."""
     gain = final_gain(run, spectrum.data_variance(run), transport)
     if gain.isnull().any():
         raise runs.RunError(

@@ -132,7 +132,8 @@ def decide(
         "steps_answer": _slope(_values("feedback_slope", feedback_slope), how),
     }
     if system is not None and not known and not posterior_mean:
-        reason = f"the slope on N* is needed, for this prediction is no posterior mean, and it has {calibration}"
+        known_of_it = "was not measured" if calibration == NO_PATHS else f"has {calibration}"
+        reason = f"the slope on N* is needed, for this prediction is no posterior mean, and it {known_of_it}"
         judged["along"] = replace(judged["along"], label=UNDECIDED, p=math.nan, reasons=(reason,))
     lost = {"feedback": diverged, "along": diverged, "steps_answer": diverged_slopes}
     judged = {question: _of_survivors(question, one, lost[question]) for question, one in judged.items()}

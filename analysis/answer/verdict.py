@@ -17,13 +17,13 @@ from analysis.answer import calibration, margins, rule, words
 from analysis.answer.margins import LABELS, LEVEL, UNDECIDED
 from analysis.answer.martingale import in_words
 from analysis.answer.measured import measured
-from analysis.answer.null import KIND_OPTION
 from analysis.answer.primary import primary_cell
 from analysis.answer.telling import scatter_may_amplify, slope_taken_as_one, told
 from analysis.answer.verdict_figure import figure
 from analysis.common import pairing, runs, statistics
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 from analysis.measures.steps import title
+from interventions.naming import unknown
 
 REFERENCE_STEPS = 250
 SHARES = {"scatter": ("scatter_energy", "error_energy"), "replay_scatter": ("replay_scatter_energy", "replay_energy")}
@@ -33,17 +33,7 @@ PLAIN = ("feedback_rms", "systematic", "calibration", "error_slope")
 """Quantities whose intervals stand beside those of the answers."""
 
 
-@measure(
-    question="Do masked steps feed on the error, does the path amplify it, and do more steps make it worse?",
-    reads="runs",
-    needs=("norms", "replay"),
-    options=(
-        Option("--primary", "primary", "The one mask fixed beforehand; default: R4S32 or its like.", metavar="SPEC"),
-        Option("--at", "at", "Judge at this number of steps; default: 250, else the most.", type=int, metavar="T"),
-        KIND_OPTION,
-    ),
-    on_page=True,
-)
+@shipped
 def verdict(
     several: pairing.Runs,
     *,
@@ -66,7 +56,7 @@ def verdict(
     A cell is judged at `at` steps (250 if there, else the most; a cell without that number at the most it has), p_S and
     p_e on the starts that have every number of steps of their cell. A run of one number of steps answers what it can.
     `primary` names the mask fixed beforehand; left out, it is the small-world mask nearest to 25% density (20 to 30%).
-    `kind` chooses the null of A. Raises runs.RunError where no arm acts over the whole run, runs differ in
+    `kind` chooses the null of A. Raises RunError where no arm acts over the whole run, runs differ in
     more than steps and doses, or nothing fits. Source: docs/science.md, "The rule and its margins".
     """
     trees = pairing.as_list(several)
@@ -75,14 +65,14 @@ def verdict(
     counts = sorted(int(count) for count in table.index.unique("steps"))
     at = at or (REFERENCE_STEPS if REFERENCE_STEPS in counts else max(counts))
     if at not in counts:
-        raise runs.RunError(f"no run with {at} steps; there are {counts}")
+        raise runs.RunError(f"no run with {at} steps; there are {', '.join(map(str, counts))}")
     arms = {arm.name: arm for run in trees for arm in runs.arms(run) if arm.whole}
     measured_arms = [str(name) for name in table.index.unique("arm")]
     masks = list(dict.fromkeys(arms[name].mask for name in measured_arms))
     cells = sorted(measured_arms, key=lambda name: (masks.index(arms[name].mask), -arms[name].strength))
     fixed = primary if primary is not None else primary_cell(trees, masks)
     if fixed and fixed not in masks:
-        raise runs.RunError(f"the primary mask {fixed!r} is not among the arms: {', '.join(masks)}")
+        raise runs.RunError(unknown(f"the primary mask {fixed!r} is not among the arms", fixed, masks))
     stochastic = runs.stochastic(trees[0])
     guided = runs.configuration(trees[0]).get("guidance", 1) not in (1, None)
     parts = [_judge(table.loc[cell], at, seed, posterior_mean=not (stochastic and guided)) for cell in cells]

@@ -18,7 +18,7 @@ FIXED = ("model", "checkpoint", "sampler", "guidance", "mask_seed", "dtype")
 
 
 def as_list(several: Runs) -> list[xr.DataTree]:
-    """One run, a sequence or a mapping of runs, as a list. Raises runs.RunError for anything else."""
+    """One run, a sequence or a mapping of runs, as a list. Raises RunError for anything else."""
     if isinstance(several, xr.DataTree):
         return [several]
     trees = list(several.values() if isinstance(several, Mapping) else several)
@@ -45,7 +45,7 @@ def shared(trees: list[xr.DataTree]) -> list[xr.DataTree]:
     """The runs restricted to the complete samples that all of them have, in the order of the first.
 
     What is estimated over samples (the images' spread, the spectrum of the Gaussian null) then comes from the same ones
-    in every run. Raises runs.RunError if there are none.
+    in every run. Raises RunError if there are none.
     """
     whole = [runs.complete(run) for run in trees]
     names = [identities(run) for run in whole]

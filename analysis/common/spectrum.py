@@ -145,7 +145,7 @@ def clean_variance(run: xr.DataTree) -> xr.DataArray:
 
     The energy of the mean over samples is taken from the sum of the states' energies, which are transformed only where
     the run did not record them. Where that leaves so little of some ring (1e-4) that rounding would show, as of samples
-    that begin alike, the states are read again and their differences from the mean transformed. Raises runs.RunError
+    that begin alike, the states are read again and their differences from the mean transformed. Raises RunError
     where the clean states were not recorded.
     """
     states = need(run, "trajectory/latent", "norms,latents")

@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.common import runs, statistics
-from analysis.measure import measure
+from analysis.measure import shipped
 from analysis.measures import anatomy_figure
 from analysis.measures.anatomy_squares import LEVELS, Design, Squares, explained, limits, shares, squares
 from analysis.measures.concentration import token_kinds
@@ -26,7 +26,7 @@ HALF = 0.5
 """A share of variance that lies above it with its whole interval is what mass is set by."""
 
 
-@measure("What makes a key an attention sink?", needs=("mass", "keys"))
+@shipped
 def anatomy(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Keys of most mass against the others of their kind, and the variance of log mass, of the clean arm.
 
@@ -41,7 +41,7 @@ def anatomy(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
     explains, norms as logarithms; all with chance taken off and jackknife limits over prompts.
     `slot` (kind, token): mean mass at each text token in units of uniform attention.
 
-    Raises runs.RunError where mass or keys were not recorded.
+    Raises RunError where mass or keys were not recorded.
     """
     run = runs.complete(run)
     clean = _Clean(run)

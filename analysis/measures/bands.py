@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from analysis.answer import null
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 MOST_ARMS = 4  # drawn
 
 
-@measure(question="Which scales carry the error", needs=("norms", "latents"), on_page=True)
+@shipped
 def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Error per step and octave band of every intervened arm: (arm, sample, step, band), coordinate `band`.
 
@@ -30,7 +30,7 @@ def bands(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Da
     as large as the clean states' own spread; `share` is the band's part of |delta|^2 after the last step. With the
     record `decomposition`: `injected` (like `error`), `null` (final error under the Gaussian transport of the
     injections) and `ratio` = final error / `null`. `final_interval`, `null_interval` and `ratio_interval` are geometric
-    means over samples with BCa limits along `bound`. Raises runs.RunError without latents.
+    means over samples with BCa limits along `bound`. Raises RunError without latents.
     """
     run = runs.complete(run)
     delta = runs.need(run, "trajectory/delta", "norms,latents")

@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.common import pairing, resampling, runs, set_distances, statistics
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 from analysis.measures import calibrate_words, quality
 from analysis.measures.compare import word
 from interventions.errors import RunError
@@ -26,16 +26,7 @@ NO_TWIN = "it compares a masked picture with its clean twin, which another run d
 _Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-@measure(
-    "How large is each mask's shift of the pictures beside that of another seed, guidance or number of steps?",
-    reads="runs",
-    needs=("images",),
-    beyond="runs",
-    options=(
-        Option("--metric", "metrics", "A metric of sets or of single pictures; default: all scored.", metavar="METRIC",
-               several=True),
-    ),
-)  # fmt: skip
+@shipped
 def calibrate(
     several: Iterable[xr.DataTree] | Mapping[object, xr.DataTree],
     metrics: str | Sequence[str] | None = None,

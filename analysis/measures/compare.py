@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis.answer import amplification as amp
 from analysis.common import pairing, runs, spectrum
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 SETTINGS = ("model", "checkpoint", "sampler", "steps", "guidance", "mask_seed", "dtype")
 MOST_ARMS = 4  # drawn
@@ -33,12 +33,7 @@ MEANINGS = {
 }
 
 
-@measure(
-    question="Runs that differ in one setting, such as the sampler, side by side",
-    reads="runs",
-    needs=("latents",),
-    beyond="runs",
-)
+@shipped
 def compare(
     several: Iterable[xr.DataTree] | Mapping[object, xr.DataTree], *, confidence: float = 0.95, seed: int = 0
 ) -> xr.Dataset:
@@ -50,7 +45,7 @@ def compare(
     model-free where every sampler is stochastic, else gaussian. `*_interval` are geometric means with BCa limits along
     `bound`, `*_ratio_interval` those of each run over the first, sample by sample (pairs are equal in seed and class or
     prompt).
-    Raises runs.RunError for one run, runs that differ in nothing, or no shared arm or sample.
+    Raises RunError for one run, runs that differ in nothing, or no shared arm or sample.
     """
     trees = pairing.as_list(several)
     if len(trees) < 2:

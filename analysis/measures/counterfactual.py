@@ -18,13 +18,13 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 FINAL = "final error (sd of clean images)"
 KINDS = ("whole", "prefix", "suffix", "window", "all but", "dose")
 
 
-@measure(question="Which part of the run matters", needs=("norms", "latents"), on_page=True, beyond="parts")
+@shipped
 def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Final error of every intervened arm beside that of its whole mask: (arm, sample).
 
@@ -37,7 +37,7 @@ def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0)
     log final / d log strength between this dose and the next larger, 1 where small doses act linearly, below where
     they saturate. NaN where the mask was not run as a whole. `final_interval`, `of_whole_interval` and `along_interval`
     are medians with BCa limits along `bound`. attrs["telescoping"]: the largest relative difference between the longest
-    prefix, where it covers the whole run, and the whole mask; rounding alone. Raises runs.RunError for a run of whole
+    prefix, where it covers the whole run, and the whole mask; rounding alone. Raises RunError for a run of whole
     masks only. Source: docs/science.md, "Counterfactual runs".
     """
     run = runs.complete(run)

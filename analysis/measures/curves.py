@@ -23,7 +23,7 @@ from scipy import stats
 from analysis.common.statistics import BOUNDS, holm
 from analysis.figures import style as figures
 from analysis.figures.style import FAMILIES
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 
 RESAMPLES = 2000
 DODGE = 0.012
@@ -62,16 +62,9 @@ NOTHING_RIGHT = (
     "so no mask can lose anything: see that the folders of --data are the model's classes, and take more pictures "
     "(--limit)"
 )
-PUBLISHED_OPTION = Option(
-    "--published", "published", "Draw the masking paper's values beside ours: its models, its pictures.", type=bool
-)
 
 
-@measure(
-    question="Metric against density, one curve per mask family",
-    reads="sweeps",
-    options=(PUBLISHED_OPTION,),
-)
+@shipped
 def curves(*sweeps: xr.Dataset, published: bool = False, resamples: int = RESAMPLES, seed: int = 0) -> xr.Dataset:
     """One row per model and spec, mask seeds averaged: metric, change, shift, MMD; dims (row, bound).
 

@@ -19,7 +19,7 @@ from analysis.answer import null
 from analysis.common import floor, runs, spectrum
 from analysis.common.runs import FLOOR_FACTOR
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 PARTS = ("injected", "propagated", "interaction")
 TOTAL_EXCESS = 1.5  # a stretch of steps is called critical if its excess gains multiply to more than this
@@ -27,11 +27,7 @@ MOST_ARMS = 4  # drawn
 LINEAR = {"tangent_excess": "tangent", "worst_direction": "direction"}
 
 
-@measure(
-    question="What each step does to the error",
-    needs=("norms", "latents", "decomposition"),
-    on_page=True,
-)
+@shipped
 def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Energy of the parts, their cosine, the excess gain and the closure of every step, (arm, sample, step).
 
@@ -40,7 +36,7 @@ def decompose(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> x
     propagated, `mean_cosine` its mean. `excess`: gain over the null gain on the same delta (`null.null_gain`), with
     `median`, `rms` and `worst` over samples; NaN where the error is below 100 times the floor of the `full` arm.
     `critical` marks the stretch of steps where the lower limits of the RMS excess have their largest product, if it
-    exceeds 1.5. `closure` is |delta' - sum of parts| / |delta'|. Raises runs.RunError without the record
+    exceeds 1.5. `closure` is |delta' - sum of parts| / |delta'|. Raises RunError without the record
     `decomposition`. Source: docs/science.md, "Decomposition".
     With the records `tangent` and `worst` also `tangent_excess` (arm, sample, step), the gain of an infinitesimal
     error in the same direction over the same null, and `worst_direction` (sample, step), the Jacobian's largest

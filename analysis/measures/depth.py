@@ -16,12 +16,12 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.common.statistics import BOUNDS, bca
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 COLOURS = {"vit": "#0072b2", "vit-cls": "#56b4e9", "clip": "#009e73"}
 
 
-@measure(question="Damage block by block inside one forward pass", reads="depth")
+@shipped
 def depth(measured: xr.Dataset) -> xr.Dataset:
     """Mean over samples with 95% BCa limits of FVU, its parts and the gain; dims (spec, pass, block, bound).
 

@@ -16,7 +16,7 @@ from analysis.answer import words
 from analysis.answer.margins import MARGIN
 from analysis.common import pairing, runs, statistics
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 PICTURES = 5  # samples shown
 MOST_ARMS = 6  # drawn
@@ -28,9 +28,7 @@ RATIOS = {
 """Ratio -> the norms (top, bottom) that it is made of."""
 
 
-@measure(
-    question="Do masked steps inject more because of the error that they find?", needs=("norms", "replay"), on_page=True
-)
+@shipped
 def feedback(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """S = |y - x| / |w - x| after every step and at the end, for every intervened arm and sample.
 
@@ -40,7 +38,7 @@ def feedback(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr
     the prediction more; where only the second rises, the response is steeper. NaN where the lower norm is 0.
     `*_interval` are geometric means with BCa limits over starts along `bound`, `final_rms` the RMS at the end.
     `image` (shown, picture, image_y, image_x, rgb) holds clean, replayed and masked pictures of the first samples of
-    the first arm, where recorded. Raises runs.RunError where no replay was recorded.
+    the first arm, where recorded. Raises RunError where no replay was recorded.
     Source: docs/science.md, "Feedback: the replay".
     """
     run = runs.complete(run)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from analysis.answer import null
 from analysis.common import floor, runs, spectrum, statistics
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 COORDINATES = ("raw", "x0", "whitened")
 LABELS = {
@@ -48,7 +48,7 @@ MEANING = (
 )
 
 
-@measure(question="How far the masked trajectory drifts", needs=("norms", "latents"), on_page=True)
+@shipped
 def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Error per step of every intervened arm, with BCa bands over samples, the numerical floor and an additive
     Gaussian null.
@@ -59,7 +59,7 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
     the clean states' variance per radial DCT ring (`spectrum.ring_variance`). `error_interval` summarises it over
     samples along `bound` (low, estimate, high); `null_interval` is the null, whose kind is in attrs["null"]; `floor` is
     the `full` arm's error (NaN without one). `one_pass_interval` (with the decomposition): the x0 error that masking
-    makes in a single pass at the clean state, which is what a classifier would suffer. Raises runs.RunError where the
+    makes in a single pass at the clean state, which is what a classifier would suffer. Raises RunError where the
     clean latents were not recorded. Source: docs/science.md, "Coordinates and closed forms".
     """
     run = runs.complete(run)

@@ -17,14 +17,14 @@ from matplotlib.figure import Figure
 from analysis.answer import null
 from analysis.common import runs, spectrum
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 from analysis.measures.bands import to_bands
 
 MOST_MASKS = 4  # drawn
 RMS = "RMS over samples"
 
 
-@measure(question="What one masked step does", needs=("norms", "latents"), on_page=True, beyond="windows")
+@shipped
 def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Cumulative gain of every single-step (or tiling window) arm of each mask, its map over bands, and S and R.
 

@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 
 from analysis.figures import style as figures
 from analysis.figures.style import FAMILIES
-from analysis.measure import measure
+from analysis.measure import shipped
 from analysis.measures.contrasts import bound, chance, saturated, unrelated
 from analysis.measures.curves import RESAMPLES, curves, frame_of, resampled, task_of
 
 ONE_PASS = "one pass"
 
 
-@measure(question="Every model under the same masks, on one axis of feature shift", reads="sweeps")
+@shipped
 def matched(*sweeps: xr.Dataset, timesteps: Sequence[int] | None = None) -> xr.Dataset:
     """Rows of `curves`, and for one-pass denoising a row per spec and timestep; dims (row).
 

@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.common import resampling, runs, set_distances, simultaneous, statistics
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 from analysis.measures import onset_figure
 from analysis.measures.quality import paired_p
 from interventions.errors import RunError
@@ -34,15 +34,7 @@ SAID = {
 """The same in sentences."""
 
 
-@measure(
-    "When does the picture break?",
-    needs=("frames",),
-    options=(
-        Option("--metric", "metrics", "A metric such as clip-t or lpips; default: all scored.", metavar="METRIC",
-               several=True),
-        Option("--share", "share", "What the change keeps from the onset on, of the final change (0.5).", type=float),
-    ),
-)  # fmt: skip
+@shipped
 def onset(
     run: xr.DataTree, metrics: str | Sequence[str] | None = None, share: float = SHARE, *, seed: int = 0
 ) -> xr.Dataset:

@@ -19,14 +19,13 @@ from analysis.answer.margins import CALIBRATION
 from analysis.answer.measured import measured
 from analysis.common import runs
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 OWN = "finals,own"
 MOST_ARMS = 8  # drawn
 
 
-@measure(question="How much of the error is systematic, and does the clean network carry it as a posterior mean?",
-         needs=("norms", "own"))  # fmt: skip
+@shipped
 def paths(run: xr.DataTree, *, seed: int = 0) -> xr.Dataset:
     """Systematic and scatter part of the final error of every whole arm, and the slope of the error on N*.
 
@@ -36,7 +35,7 @@ def paths(run: xr.DataTree, *, seed: int = 0) -> xr.Dataset:
     energy, `systematic_interval` the geometric mean of |N*| / |N|, `calibration_interval` the slope, NaN with one path
     a start or where x_T predicts no part of the error; `calibration_state` says which, `gram_low` (arm, sum) holds the
     jackknife's lower limits of both Gram sums over their means. Coordinates of `arm`: `mask` and `dose`.
-    Raises runs.RunError where the own-path sums were not recorded. Source: docs/science.md, "Propagation: the own-path
+    Raises RunError where the own-path sums were not recorded. Source: docs/science.md, "Propagation: the own-path
     sum".
     """
     runs.need(run, "decomposition/own_sum", OWN)

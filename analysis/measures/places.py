@@ -15,7 +15,7 @@ import xarray as xr
 
 from analysis.common import pairing, runs, statistics
 from analysis.common.pairing import Runs
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 from analysis.measures import places_figure
 from analysis.measures import whereabouts as where
 from analysis.measures.places_follow import followed
@@ -25,15 +25,9 @@ OVER = ("samples", "steps", "layers")
 ALPHA = 0.05
 ROUNDING = 1e-9
 """Shares closer to what is expected are equal to it."""
-TOP_OPTION = Option("--top", "top", "Keys in a set of top keys; default 1.", type=int, metavar="N")
 
 
-@measure(
-    question="Where do the heaviest keys sit, and is it their position?",
-    reads="runs",
-    needs=("norms", "mass"),
-    options=(TOP_OPTION,),
-)
+@shipped
 def places(several: Runs, *, top: int = 1, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """Places of the heaviest keys of the clean arm of a run; with a second run, made with `--moved`, what they follow.
 
@@ -51,7 +45,7 @@ def places(several: Runs, *, top: int = 1, confidence: float = 0.95, seed: int =
     among the image keys: of the top keys, and as correlation of mass; `follows_difference` (follow, when, bound),
     position minus content; `follows_expected` (follow). Intervals are BCa over samples.
 
-    Raises runs.RunError without recorded mass or kinds of tokens, and for runs that are not a plain and a moved one.
+    Raises RunError without recorded mass or kinds of tokens, and for runs that are not a plain and a moved one.
     """
     trees = pairing.as_list(several)
     plain, moved = _plain_and_moved(trees)

@@ -22,7 +22,7 @@ def followed(plain: xr.DataTree, moved: xr.DataTree, *, top: int, confidence: fl
     """`follows`, `follows_difference` and `follows_expected` as `places` lists them.
 
     In the first step both networks see the same states; later the paths differ, because the networks answered
-    differently. Raises runs.RunError for runs that differ in more than the move, without a grid, or without shared
+    differently. Raises RunError for runs that differ in more than the move, without a grid, or without shared
     samples.
     """
     _check_alike(plain, moved)

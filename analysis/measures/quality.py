@@ -15,20 +15,13 @@ import xarray as xr
 from scipy import stats
 
 from analysis.common import divergence, runs, set_distances, statistics
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 from analysis.measures import quality_figure, quality_words
 from analysis.measures.quality_words import BOUNDS, TO_REFERENCE
 from interventions.errors import RunError
 
 
-@measure(
-    "What do metrics of the decoded pictures say of each arm?",
-    needs=("images",),
-    options=(
-        Option("--metric", "metrics", "A metric such as clip-t or lpips; default: all scored.", metavar="METRIC",
-               several=True),
-    ),
-)  # fmt: skip
+@shipped
 def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, seed: int = 0) -> xr.Dataset:
     """Every scored metric of every arm, with 95% BCa intervals over samples.
 

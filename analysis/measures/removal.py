@@ -60,7 +60,7 @@ def _after_kind(arm: runs.Arm) -> str:
 
 
 def shifts(run: xr.DataTree, distance: str = "state") -> xr.DataArray:
-    """How far every arm ends from the clean one, (arm, sample), by one of `DISTANCES`. Raises runs.RunError."""
+    """How far every arm ends from the clean one, (arm, sample), by one of `DISTANCES`. Raises RunError."""
     if distance == "state":
         final = runs.need(run, "metrics/delta_rel", "norms").isel(step=-1)
         return final.astype(np.float64).reset_coords(drop=True).compute()
@@ -81,7 +81,7 @@ def shifts(run: xr.DataTree, distance: str = "state") -> xr.DataArray:
 def scores(run: xr.DataTree, metrics: Sequence[str] | None = None) -> dict[str, xr.DataArray]:
     """The scores of single pictures that lie beside the run, (arm, sample) each: those named, or all there are.
 
-    `attrs["kind"]` is "score", or "to clean" for a distance to the clean picture. Raises runs.RunError for a metric
+    `attrs["kind"]` is "score", or "to clean" for a distance to the clean picture. Raises RunError for a metric
     that the run is not scored by, or that looks at whole sets.
     """
     if "scores" not in run.children:

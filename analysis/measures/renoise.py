@@ -19,7 +19,7 @@ from analysis.answer.measured import off_diagonal
 from analysis.common import pairing, runs, spectrum, statistics
 from analysis.common.resampling import resample
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 ENERGIES = ("systematic", "total", "departure")
 QUANTITIES = {
@@ -31,10 +31,7 @@ QUANTITIES = {
 }
 
 
-@measure(
-    question="Does an injection end, on average over fresh noise, where its null says?", reads="runs",
-    needs=("finals", "null"), beyond="forks",
-)  # fmt: skip
+@shipped
 def renoise(several: pairing.Runs, *, seed: int = 0) -> xr.Dataset:
     """Mean and scatter of single injections under fresh noise, per mask, step of the injection and start.
 
@@ -44,7 +41,7 @@ def renoise(several: pairing.Runs, *, seed: int = 0) -> xr.Dataset:
     bias, `total` the mean of |delta|^2, and `departure` the off-diagonal mean of delta - d, 0 where the clean network
     is a posterior mean; `paths` how many. `*_interval` (mask, step, bound) pool starts by |d|^2, with 95% BCa limits
     over them; `share_interval` is that of systematic over total, and `all_*_interval` (mask, bound) pool the steps too,
-    a start with all its steps being one unit. A mask at a dose is a mask of its own. Raises runs.RunError where no arm
+    a start with all its steps being one unit. A mask at a dose is a mask of its own. Raises RunError where no arm
     masks one step alone, there is one path a start, or errors and null were not recorded.
     Source: docs/science.md, "Propagation: the own-path sum".
     """

@@ -14,20 +14,12 @@ import pandas as pd
 import xarray as xr
 
 from analysis.common import floor, runs
-from analysis.measure import Option, measure
+from analysis.measure import shipped
 from analysis.measures import concentration, dose, removal, sinks_figure, taken
 from analysis.measures.sinks_figure import present
 
 
-@measure(
-    question="Attention sinks",
-    needs=("norms", "mass", "sinks"),
-    options=(
-        Option("--metric", "metrics", "A scored metric of single pictures, such as lpips; default: all scored.",
-               metavar="METRIC", several=True),
-    ),
-    on_page=True,
-)  # fmt: skip
+@shipped
 def sinks(
     run: xr.DataTree,
     *,
@@ -58,7 +50,7 @@ def sinks(
     for the measures that are distances (`dosable`), where a sink arm has two random arms or more. `floor`, the mean
     distance of the arm `full`.
 
-    Raises runs.RunError when the run has neither recorded mass nor a pair of removal arms.
+    Raises RunError when the run has neither recorded mass nor a pair of removal arms.
     """
     run = runs.complete(run)
     pairs = removal.pairs(runs.arms(run))

@@ -16,12 +16,11 @@ from matplotlib.lines import Line2D
 from analysis.answer import words
 from analysis.answer.margins import MARGIN, SATURATED, SLOPE_MARGIN
 from analysis.answer.measured import measured
-from analysis.answer.null import KIND_OPTION
 from analysis.answer.rule import step_slope
 from analysis.common import pairing, runs, statistics
 from analysis.common.pairing import Runs
 from analysis.figures import style as figures
-from analysis.measure import measure
+from analysis.measure import shipped
 
 SUGGESTED = (50, 100, 250, 500, 1000)
 FOLLOWED = {
@@ -34,13 +33,7 @@ LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 """Of the doses, the largest first."""
 
 
-@measure(
-    question="Do feedback and error grow with the number of steps?",
-    reads="runs",
-    needs=("norms", "replay"),
-    beyond="runs",
-    options=(KIND_OPTION,),
-)
+@shipped
 def steps(several: Runs, *, kind: str | None = None) -> xr.Dataset:
     """Log S, log final error and log A over runs with different numbers of steps, and their slopes, per mask and dose.
 
@@ -49,7 +42,7 @@ def steps(several: Runs, *, kind: str | None = None) -> xr.Dataset:
     a number is missing; `*_interval` their means with 95% BCa limits over starts: (arm, steps, bound) and (arm,
     bound). Only samples that all runs share are used, so that a spread is of the same samples in each. What was not
     recorded is NaN. Coordinates of `arm`: `mask` and `dose`; `pair` and `start` say which sample it is; `kind` chooses
-    the null of A. Raises runs.RunError for fewer than two numbers of steps, runs that differ in more than steps and
+    the null of A. Raises RunError for fewer than two numbers of steps, runs that differ in more than steps and
     doses, or no shared arm or sample. Source: docs/science.md, "The rule and its margins".
     """
     trees = pairing.as_list(several)

@@ -27,7 +27,7 @@ def among_of(attention: xr.Dataset, mass: xr.DataArray) -> dict[str, np.ndarray]
     attends to image and text in calls of their own (PixArt, Wan, UNets), the image's and the text's.
 
     mass: as `recorded` gives it. Sets of one key, and keys of which no mass was recorded (SANA's image), are left out.
-    Raises runs.RunError without kinds of tokens.
+    Raises RunError without kinds of tokens.
     """
     if "token_kind" not in attention.coords:
         raise runs.RunError("this run does not say what its tokens are (token_kind): run it again")

@@ -19,6 +19,8 @@ LOSSY = 90
 WIDEST = 16383
 """Pixels of a side of a WebP picture at most."""
 
+DIMENSIONS = ("arm", "sample", "frame", "y", "x", "rgb")
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -39,16 +41,20 @@ class Pictures:
 
 def pictures(run: xr.DataTree) -> Pictures | None:
     """The predicted picture of every kept step; the results alone without the record `frames`; None without either."""
-    dims = ("arm", "sample", "frame", "y", "x", "rgb")
     if runs.has(run, "images/frame"):
         frames = run["images"].to_dataset()["frame"]
         steps = tuple(int(step) for step in frames["frame_step"].values)
         names = {"frame_step": "frame", "frame_y": "y", "frame_x": "x"}
-        return Pictures("x0 prediction", steps, frames.reset_coords(drop=True).rename(names).transpose(*dims))
+        return Pictures("x0 prediction", steps, frames.reset_coords(drop=True).rename(names).transpose(*DIMENSIONS))
+    return results(run)
+
+
+def results(run: xr.DataTree) -> Pictures | None:
+    """The results alone, one frame each; None where none were recorded."""
     if runs.has(run, "images/image"):
         image = run["images"].to_dataset()["image"].reset_coords(drop=True).expand_dims("frame")
         last = run["metrics"].sizes["step"] - 1
-        return Pictures("result", (last,), image.rename(image_y="y", image_x="x").transpose(*dims))
+        return Pictures("result", (last,), image.rename(image_y="y", image_x="x").transpose(*DIMENSIONS))
     return None
 
 

@@ -6,8 +6,9 @@ of the image are shown; of a video those of its first frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,7 +16,7 @@ import xarray as xr
 from analysis.common import divergence, runs
 from analysis.figures.style import map_limits
 from analysis.measures import whereabouts
-from analysis.viewer.frames import side_by_side, spread
+from analysis.viewer.frames import spread
 
 IMAGE = 0
 """The number of `token_kind` that stands for tokens of the image."""
@@ -23,47 +24,59 @@ MOST_STEPS = 25
 """Steps of a map where the run has no frames."""
 SCALED = 4
 """The first so many complete samples and arms fix the scale of a map, so that it is the same whichever are shown."""
+Read = Callable[[str, Sequence[int], Sequence[int]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Map:
-    """A quantity on the grid of tokens: `read(arm, sample)` gives it as float [step, y, x], the sample by its index.
+    """A quantity on the grid of tokens.
 
-    kind: "heat" or "rings". low, high, log: what grey values 0 and 255 mean, and what lies between. words: for maps of
-    words, those of each sample; `read` then gives [step, word * y, x].
+    read: (arm, samples by their index, steps) -> float [sample, step, y, x], NaN where not known. kind: "heat" or
+    "rings". steps: those shown. size: (height, width). low, high, log: what grey values 0 and 255 mean, and what lies
+    between. words: of maps of words, those of a sample; they lie below each other, word * height + y.
     """
 
     name: str
     title: str
     kind: str
-    steps: tuple[int, ...]
     size: tuple[int, int]
-    low: float
-    high: float
-    log: bool
-    read: Callable[[str, int], np.ndarray]
+    read: Read
+    steps: tuple[int, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
     words: Callable[[int], list[str]] | None = None
 
-    def grey(self, arm: str, sample: int) -> np.ndarray:
-        """The strip of an arm and sample: uint8 [y, step * x]; what is not known is 0."""
-        return side_by_side(grey(self.read(arm, sample), self.low, self.high, log=self.log))
+    def at(self, steps: Sequence[int]) -> Map:
+        """The same map at other steps."""
+        return replace(self, steps=tuple(steps))
+
+    def grey(self, arm: str, samples: Sequence[int]) -> np.ndarray:
+        """The frames of an arm: uint8 [sample, step, y, x]; what is not known is 0."""
+        return grey(self.read(arm, samples, self.steps), self.low, self.high, log=self.log)
+
+    def data(self, samples: Sequence[int]) -> dict[str, Any]:
+        """It as the payload has it, but for its strips."""
+        return {
+            "name": self.name, "title": self.title, "kind": self.kind, "width": self.size[1], "height": self.size[0],
+            "steps": list(self.steps), "low": self.low, "high": self.high, "log": self.log,
+            "words": None if self.words is None else [self.words(sample) for sample in samples],
+        }  # fmt: skip
 
 
 def grey(values: np.ndarray, low: float, high: float, *, log: bool) -> np.ndarray:
-    """Values as grey: low (high / low)^(g / 255), or low + (high - low) g / 255; what lies beyond is cut."""
+    """Values as grey: low (high / low)^(g / 255), or low + (high - low) g / 255; what lies beyond is cut, NaN is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.log(values / low) / np.log(high / low) if log else (values - low) / (high - low)
-    return np.rint(255 * np.nan_to_num(np.clip(share, 0, 1), nan=0.0)).astype(np.uint8)
+    return np.rint(255 * np.where(np.isnan(share), 0.0, np.clip(share, 0, 1))).astype(np.uint8)
 
 
-def found(run: xr.DataTree, steps: tuple[int, ...] = (), most: int | None = None) -> list[Map]:
-    """The maps that the run's records allow, at the steps of the pictures or at up to `most` of its own (25)."""
+def found(run: xr.DataTree) -> list[Map]:
+    """The maps that the run's records allow, at up to 25 steps."""
     if "attention" not in run.children or not on_grid(run).any():
         return []
-    count = run["metrics"].sizes["step"]
-    chosen = steps if len(steps) > 1 else tuple(spread(count, min(most or MOST_STEPS, MOST_STEPS)))
-    made = (make(run, chosen) for make in (mass, rings))
-    return [one for one in made if one is not None]
+    steps = spread(run["metrics"].sizes["step"], MOST_STEPS)
+    return [one.at(steps) for make in (mass, rings) if (one := make(run)) is not None]
 
 
 def on_grid(run: xr.DataTree) -> np.ndarray:
@@ -71,48 +84,48 @@ def on_grid(run: xr.DataTree) -> np.ndarray:
     attention = run["attention"].to_dataset()
     if "token_kind" not in attention.coords or "token_y" not in attention.coords:
         return np.zeros(attention.sizes.get("token", 0), bool)
-    frame = whereabouts.cells_of(attention)[0]
-    return (attention["token_kind"].values == IMAGE) & (attention["token_y"].values >= 0) & (frame <= 0)
+    frame, y, _ = whereabouts.cells_of(attention)
+    return (np.asarray(attention["token_kind"]) == IMAGE) & (y >= 0) & (frame <= 0)
 
 
-def mass(run: xr.DataTree, steps: tuple[int, ...]) -> Map | None:
+def mass(run: xr.DataTree) -> Map | None:
     """The attention that a token receives, mean over layers and heads; logarithmic."""
     if not runs.has(run, "attention/mass_layer"):
         return None
-    where, size = on_grid(run), _size(run)
 
-    def read(arm: str, sample: int) -> np.ndarray:
-        recorded = _of(run, "mass_layer", arm, sample, steps)
-        values = whereabouts.recorded(recorded.expand_dims("sample")).isel(sample=0)
-        mean = np.asarray(values.values, np.float64).mean(0)  # [step, token]
-        return _laid_out(run, mean[:, where], size)
+    def read(arm: str, samples: Sequence[int], steps: Sequence[int]) -> np.ndarray:
+        recorded = whereabouts.recorded(_of(run, "mass_layer", arm, samples, steps))
+        mean = np.asarray(recorded.values, np.float64).mean(0)  # [sample, step, token]
+        return _laid_out(run, mean)
 
-    shown = [read(arm, sample) for arm in _arms(run) for sample in _first(run)]
-    low, high = map_limits(shown)
-    return Map("mass", f"Attention a token receives{_frame(run)}", "heat", steps, size, low, high, True, read)
+    steps = spread(run["metrics"].sizes["step"], MOST_STEPS)
+    arms = [arm.name for arm in runs.every_arm(run) if not arm.is_floor][:SCALED]
+    first = np.flatnonzero(divergence.outcome(run).kept_samples)[:SCALED].tolist()
+    low, high = map_limits([read(arm, first, steps) for arm in arms])
+    title = f"Attention a token receives{_frame(run)}"
+    return Map("mass", title, "heat", _size(run), read, low=low, high=high, log=True)
 
 
-def rings(run: xr.DataTree, steps: tuple[int, ...]) -> Map | None:
+def rings(run: xr.DataTree) -> Map | None:
     """How often a token is the top key: its share of all heads of all layers."""
     if not runs.has(run, "attention/sink_token"):
         return None
-    where, size = on_grid(run), _size(run)
-    count = len(where)
+    tokens = run["attention"].sizes["token"]
 
-    def read(arm: str, sample: int) -> np.ndarray:
-        recorded = _of(run, "sink_token", arm, sample, steps).isel(rank=0).transpose("step", "layer", "head")
-        top = np.nan_to_num(np.asarray(recorded.values, np.float64), nan=-1).astype(int).reshape(len(steps), -1)
-        counts = np.stack([np.bincount(row[row >= 0], minlength=count)[where] for row in top])
-        return _laid_out(run, counts / np.maximum((top >= 0).sum(1), 1)[:, None], size)
+    def read(arm: str, samples: Sequence[int], steps: Sequence[int]) -> np.ndarray:
+        recorded = _of(run, "sink_token", arm, samples, steps).isel(rank=0).transpose("sample", "step", "layer", "head")
+        known = np.asarray(recorded.values, np.float64)
+        top = np.where(np.isnan(known), -1, known).astype(int)
+        rows = top.reshape(len(samples) * len(steps), -1)
+        share = [np.bincount(row[row >= 0], minlength=tokens) / max((row >= 0).sum(), 1) for row in rows]
+        return _laid_out(run, np.reshape(share, (len(samples), len(steps), tokens)))
 
-    return Map(
-        "sinks", f"Top keys, share of heads and layers{_frame(run)}", "rings", steps, size, 0.0, 1.0, False, read
-    )
+    return Map("sinks", f"Top keys, share of heads and layers{_frame(run)}", "rings", _size(run), read)
 
 
-def _of(run: xr.DataTree, name: str, arm: str, sample: int, steps: tuple[int, ...]) -> xr.DataArray:
-    """One arm and sample of an attention record at these steps; before an arm departs it is the clean one."""
-    recorded = run["attention"].to_dataset()[name].isel(sample=sample, step=list(steps))
+def _of(run: xr.DataTree, name: str, arm: str, samples: Sequence[int], steps: Sequence[int]) -> xr.DataArray:
+    """An attention record of an arm at these samples and steps; before an arm departs it is the clean one."""
+    recorded = run["attention"].to_dataset()[name].reset_coords(drop=True).isel(sample=list(samples), step=list(steps))
     own = recorded.sel(arm=arm, drop=True).load()
     start = next(each.window.start for each in runs.every_arm(run) if each.name == arm)
     if min(steps) >= start:
@@ -121,29 +134,19 @@ def _of(run: xr.DataTree, name: str, arm: str, sample: int, steps: tuple[int, ..
     return recorded.sel(arm=runs.CLEAN, drop=True).load().where(before, own)
 
 
-def _laid_out(run: xr.DataTree, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Values [step, token of the grid] as [step, y, x]; NaN where the grid has no token."""
-    attention, where = run["attention"].to_dataset(), on_grid(run)
-    y, x = (attention[f"token_{name}"].values[where].astype(int) for name in ("y", "x"))
-    grid = np.full((len(values), *size), np.nan)
-    grid[:, y, x] = values
+def _laid_out(run: xr.DataTree, values: np.ndarray) -> np.ndarray:
+    """Values [..., token] on the grid, [..., y, x]; NaN where the grid has no token."""
+    where, (_, y, x) = on_grid(run), whereabouts.cells_of(run["attention"].to_dataset())
+    grid = np.full((*values.shape[:-1], *_size(run)), np.nan)
+    grid[..., y[where], x[where]] = values[..., where]
     return grid
 
 
 def _size(run: xr.DataTree) -> tuple[int, int]:
-    attention, where = run["attention"].to_dataset(), on_grid(run)
-    return int(attention["token_y"].values[where].max()) + 1, int(attention["token_x"].values[where].max()) + 1
+    where, (_, y, x) = on_grid(run), whereabouts.cells_of(run["attention"].to_dataset())
+    return int(y[where].max()) + 1, int(x[where].max()) + 1
 
 
 def _frame(run: xr.DataTree) -> str:
-    attention = run["attention"].to_dataset()
-    several = "token_frame" in attention.coords and int(attention["token_frame"].max()) > 0
-    return ", first frame of the video" if several else ""
-
-
-def _arms(run: xr.DataTree) -> list[str]:
-    return [arm.name for arm in runs.every_arm(run) if not arm.is_floor][:SCALED]
-
-
-def _first(run: xr.DataTree) -> list[int]:
-    return np.flatnonzero(divergence.outcome(run).kept_samples)[:SCALED].tolist()
+    frame = whereabouts.cells_of(run["attention"].to_dataset())[0]
+    return ", first frame of the video" if frame.max() > 0 else ""

@@ -18,9 +18,17 @@ SAMPLES, BUDGET = 8, 400_000
 """Of a run that shows itself; `analysis.view` gives more."""
 
 
+LARGE = 20_000
+"""Arms times samples times steps beyond which the answers are left out; they read what was recorded of every step."""
+LEFT_OUT = {
+    "label": "Answers",
+    "text": "not asked here, for this run is large: `analysis.view(run)` shows them.",
+}
+
+
 def bundle(run: xr.DataTree) -> Any:
     """The MIME bundle of a run: a widget where anywidget is installed, a page without scripts, text."""
-    document = payload(run, samples=SAMPLES, budget=BUDGET)
+    document = shown(run)
     try:
         return widget(document, repr(run))._repr_mimebundle_()
     except ImportError:
@@ -29,4 +37,13 @@ def bundle(run: xr.DataTree) -> Any:
 
 def still(run: xr.DataTree) -> str:
     """The page without scripts of a run."""
-    return stills.still(payload(run, samples=SAMPLES, budget=BUDGET))
+    return stills.still(shown(run))
+
+
+def shown(run: xr.DataTree) -> dict[str, Any]:
+    """The document of a run that shows itself."""
+    large = run["metrics"].sizes["arm"] * run["metrics"].sizes["sample"] * run["metrics"].sizes["step"] > LARGE
+    document = payload(run, samples=SAMPLES, budget=BUDGET, answers=not large)
+    if large:
+        document["runs"][0]["sentences"].insert(1, LEFT_OUT)
+    return document

@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import xarray as xr
-
-from analysis.common import divergence, pairing, runs
+from analysis.common import pairing, runs
 from analysis.figures import style
 from analysis.viewer import frames, sentences, tracks
 from analysis.viewer.budget import OF_NUMBERS, OF_PICTURES, PROBED, SAMPLES, Choice, cuts
+from analysis.viewer.content import Content
+from analysis.viewer.labels import label
 from analysis.viewer.strips import PICTURES, Strips
 
 VERSION = 1
 BUDGET = 1_400_000
 """Bytes of a payload that lies in a page."""
-LABEL = 80
-"""Characters of a sample's label at most."""
 Source = Callable[[int, str, str, int], str]
 """(place of the run, kind, arm, sample) -> the address of a strip; kind is "pictures" or the name of a map."""
 
@@ -63,7 +59,7 @@ def payload(
         "version": VERSION,
         "runs": [
             _fitted(
-                _Content(run, name, alike if any(run is one for one in alike) else [], wanted, answers),
+                Content(run, name, alike if any(run is one for one in alike) else [], wanted, answers),
                 share,
                 limit,
                 source and partial(source, place),
@@ -73,61 +69,21 @@ def payload(
     }
 
 
-@dataclass(eq=False)
-class _Content:
-    """A run with all that does not depend on how much of it is shown."""
-
-    run: xr.DataTree
-    name: str
-    alike: Sequence[xr.DataTree]
-    wanted: frozenset[int] | None
-    answers: bool
-
-    def __post_init__(self) -> None:
-        self.complete = runs.complete(self.run)
-        self.positions = np.flatnonzero(divergence.outcome(self.run).kept_samples)
-        self.arms = runs.to_draw(self.complete["metrics"].to_dataset().sel(arm=runs.names(self.complete)), Choice.arms)
-        every = runs.every_arm(self.complete)
-        measured = [arm.name in self.arms or arm.role in ("clean", "floor") for arm in every]
-        of_these = runs.only(self.complete, np.arange(len(self.positions)), np.flatnonzero(measured))
-        self.tracks = tracks.of_run(of_these) if self.arms else []
-        self.palette = style.palette(self.complete["metrics"].to_dataset())
-        self.order = [arm.name for arm in every if arm.name in self.arms]
-        self.sentences = sentences.told(self.run, self.alike, answers=self.answers)
-
-    def shown(self, most: int | None) -> list[int]:
-        """Places among the complete samples of those that are shown: one of every start first, in the run's order."""
-        if self.wanted is not None:
-            return [place for place, sample in enumerate(self.positions) if int(sample) in self.wanted][:most]
-        start = pairing.identities(self.complete, paths=False)
-        seen: dict[str, int] = {}
-        rounds = []
-        for name in start:
-            rounds.append(seen.get(name, 0))
-            seen[name] = rounds[-1] + 1
-        return sorted(sorted(range(len(start)), key=lambda place: rounds[place])[:most])
-
-    def kept_arms(self, most: int) -> list[str]:
-        """The arms shown, clean first, in the order of the run."""
-        return [runs.CLEAN, *(name for name in self.order if name in self.arms[:most])]
-
-
-def _fitted(content: _Content, budget: int | None, samples: int | None, source: Given | None) -> dict[str, Any]:
+def _fitted(content: Content, budget: int | None, samples: int | None, source: Given | None) -> dict[str, Any]:
     choice = Choice(samples=samples)
     if budget is None:
         return _run(content, choice, source)
-    first, room = choice, float(budget)
+    room = float(budget)
     while True:
         choice = _chosen(content, choice, room, source)
-        made = _run(content, choice, source, first)
+        made = _run(content, choice, source)
         size = len(json.dumps(made))
-        smaller = next(cuts(choice, OF_PICTURES + OF_NUMBERS), None)
-        if size <= budget or smaller is None:
+        if size <= budget or next(cuts(choice, OF_PICTURES + OF_NUMBERS), None) is None:
             return made
-        choice, room = smaller, room * budget / size
+        room *= 0.95 * budget / size
 
 
-def _chosen(content: _Content, choice: Choice, room: float, source: Given | None) -> Choice:
+def _chosen(content: Content, choice: Choice, room: float, source: Given | None) -> Choice:
     """The largest choice that seems to fit."""
     while True:
         pictures, numbers = _sizes(content, choice, source)
@@ -140,91 +96,77 @@ def _chosen(content: _Content, choice: Choice, room: float, source: Given | None
         choice = smaller
 
 
-def _sizes(content: _Content, choice: Choice, source: Given | None) -> tuple[float, float]:
+def _sizes(content: Content, choice: Choice, source: Given | None) -> tuple[float, float]:
     """Bytes of the strips, as far as a few frames tell, and of the numbers of a payload."""
     arms, shown = content.kept_arms(choice.arms), content.shown(choice.samples)
     numbers = tracks.size(content.tracks, len(shown), len(arms) - 1)
     numbers += 2 * tracks.row(content.run["metrics"].sizes["step"], len(shown)) * len(arms)
-    if source is not None:
+    if source is not None or not shown:
         return 0.0, numbers
-    strips = Strips(content.run, min(PROBED, choice.frames or PROBED), choice.longest, choice.quality)
-    whole = Strips(content.run, choice.frames, choice.longest, choice.quality)
-    sample, probed = int(content.positions[shown[0]]), arms[:2]
-    one = sum(len(strips.webp(PICTURES, arm, sample)) for arm in probed) if strips.recorded is not None else 0
-    pictures = one / len(probed) * len(whole.kept) / max(len(strips.kept), 1)
-    for map_, all_ in zip(strips.maps, whole.maps, strict=True):
-        packed = sum(len(strips.webp(map_.name, arm, sample)) for arm in probed) / len(probed)
-        pictures += packed * len(all_.steps) / len(map_.steps)
+    strips = content.strips(choice)
+    probe, arm = strips.smaller(PROBED), arms[-1]
+    first = [int(content.positions[shown[0]])]
+    kinds = {one.name: len(one.steps) for one in strips.maps} | ({PICTURES: len(strips.kept)} if strips.kept else {})
+    few = {one.name: len(one.steps) for one in probe.maps} | {PICTURES: len(probe.kept)}
+    pictures = sum(len(probe.webp(kind, arm, first)[0]) * count / few[kind] for kind, count in kinds.items())
     return pictures * 4 / 3 * len(shown) * len(arms), numbers
 
 
-def _run(content: _Content, choice: Choice, source: Given | None, full: Choice | None = None) -> dict[str, Any]:
+def _run(content: Content, choice: Choice, source: Given | None) -> dict[str, Any]:
     run, arms, shown = content.run, content.kept_arms(choice.arms), content.shown(choice.samples)
     ids = [int(content.positions[place]) for place in shown]
-    strips = Strips(run, choice.frames, choice.longest, choice.quality)
+    strips = content.strips(choice)
+    note = _note(content, strips, choice, len(shown))
 
     def packed(kind: str) -> dict[str, list[str]]:
-        give = source or (lambda kind, arm, sample: frames.data_uri(strips.webp(kind, arm, sample)))
-        return {arm: [give(kind, arm, sample) for sample in ids] for arm in arms}
+        if source is not None:
+            return {arm: [source(kind, arm, sample) for sample in ids] for arm in arms}
+        return {arm: [frames.data_uri(one) for one in strips.webp(kind, arm, ids)] for arm in arms}
 
     found = [track.data(arms, shown) for track in content.tracks]
-    own = tracks.of_attention(run, ids)
+    own = tracks.of_attention(run, ids) if ids else []
     found += [track.data(arms, range(len(ids))) for track in own]
     return {
         "name": content.name,
         "title": runs.title(run),
         "command": str(run.attrs.get("command", "")),
-        "note": _note(content, strips, choice, len(shown)),
-        "sentences": content.sentences,
+        "note": note,
+        "sentences": [*content.sentences, *([{"label": "Shown here", "text": note}] if note else [])],
         "steps": run["metrics"].sizes["step"],
-        "samples": [{"id": sample, "label": _label(run, sample)} for sample in ids],
+        "samples": [{"id": sample, "label": label(run, sample)} for sample in ids],
         "arms": [{"name": arm, "colour": style.colour(arm, content.palette)} for arm in arms],
         "pictures": _pictures(strips, packed),
         "tracks": found,
         "groups": tracks.groups([*content.tracks, *own]),
-        "maps": [
-            {
-                "name": one.name, "title": one.title, "kind": one.kind, "width": one.size[1], "height": one.size[0],
-                "steps": list(one.steps), "low": one.low, "high": one.high, "log": one.log,
-                "strips": packed(one.name), "words": one.words and [one.words(sample) for sample in ids],
-            }
-            for one in strips.maps
-        ],
-    }  # fmt: skip
+        "maps": [one.data(ids) | {"strips": packed(one.name)} for one in strips.maps],
+    }
 
 
 def _pictures(strips: Strips, packed: Callable[[str], dict[str, list[str]]]) -> dict[str, Any] | None:
-    if strips.recorded is None:
+    pictures = strips.recorded.pictures
+    if pictures is None:
         return None
     height, width = strips.size
     note = "lossless" if strips.quality is None else f"WebP quality {strips.quality}"
-    if strips.size != strips.recorded.size:
-        note += f", {strips.recorded.size[1]} x {strips.recorded.size[0]} pixels made smaller"
+    if strips.size != pictures.size:
+        note += f", made smaller from {pictures.size[1]} x {pictures.size[0]} pixels"
     return {
-        "what": strips.recorded.what, "steps": list(strips.steps), "width": width, "height": height, "note": note,
+        "what": pictures.what, "steps": strips.steps, "width": width, "height": height, "note": note,
         "strips": packed(PICTURES),
     }  # fmt: skip
 
 
-def _note(content: _Content, strips: Strips, choice: Choice, shown: int) -> str:
+def _note(content: Content, strips: Strips, choice: Choice, shown: int) -> str:
     """What was left out, in a sentence; "" where nothing was."""
     texts = []
     if shown < (count := len(content.positions)):
         texts.append(f"{shown} of {count} samples")
-    if (arms := min(choice.arms, len(content.arms))) < (count := len(runs.names(content.complete))):
+    if (arms := min(choice.arms, len(content.arms))) < (count := len(content.names)):
         texts.append(f"{arms} of {count} arms")
-    if strips.recorded is not None and len(strips.kept) < (count := len(strips.recorded.steps)):
+    pictures = strips.recorded.pictures
+    if pictures is not None and len(strips.kept) < (count := len(pictures.steps)):
         texts.append(f"{len(strips.kept)} of {count} frames")
-    return f"Shown here: {', '.join(texts)}; the run holds all of them." if texts else ""
-
-
-def _label(run: xr.DataTree, sample: int) -> str:
-    coords = run["metrics"].to_dataset().isel(sample=sample).coords
-    name = next((str(coords[each].item()) for each in ("prompt", "class_name") if each in coords), "")
-    path = int(coords["path"]) if "path" in coords else 0
-    text = f"sample {sample}" + (f": {name}" if name else "")
-    text = text if len(text) <= LABEL else f"{text[: LABEL - 1]}…"
-    return text + (f", path {path}" if path else "")
+    return f"{', '.join(texts)}; the run holds all of them." if texts else ""
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

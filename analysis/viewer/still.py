@@ -15,13 +15,15 @@ MOST_SAMPLES, MOST_ARMS, LONGEST = 4, 5, 96
 """Samples and arms in the table of pictures, and pixels of a picture's longer side."""
 STYLE = """
 <style>
-.trace-still { font: 14px/1.45 system-ui, "DejaVu Sans", sans-serif; max-width: 60rem; overflow-wrap: anywhere; }
+.trace-still { font: 14px/1.45 system-ui, "DejaVu Sans", sans-serif; max-width: 60rem; }
+.trace-still p { margin: .25em 0; overflow-wrap: anywhere; }
 .trace-still h3 { margin: .6em 0 .2em; font-size: 1.05em; }
 .trace-still table { border-collapse: collapse; display: block; overflow-x: auto; margin: .4em 0; }
 .trace-still th, .trace-still td { padding: 3px 8px 3px 0; text-align: left; vertical-align: top; }
 .trace-still th { font-weight: 600; }
+.trace-still caption { text-align: left; font-style: italic; }
 .trace-still img { image-rendering: pixelated; display: block; }
-.trace-still pre { white-space: pre-wrap; margin: .4em 0; }
+.trace-still pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .4em 0; }
 </style>
 """.strip()
 
@@ -32,10 +34,12 @@ def still(document: Mapping[str, Any], more: str = "") -> str:
 
 
 def _run(run: Mapping[str, Any]) -> str:
-    told = "".join(_row(_text(each["label"]), _text(each["text"])) for each in run["sentences"])
-    arms = _row("Arms", ", ".join(_text(arm["name"]) for arm in run["arms"]))
+    arms = {"label": "Arms", "text": ", ".join(arm["name"] for arm in run["arms"])}
+    told = "".join(
+        f"<p><b>{_text(each['label'])}:</b> <bdi>{_text(each['text'])}</bdi></p>" for each in [*run["sentences"], arms]
+    )
     command = f"<pre>{_text(run['command'])}</pre>" if run["command"] else ""
-    return f"<h3>{_text(run['name'])}</h3><table>{told}{arms}</table>{_pictures(run)}{command}"
+    return f"<h3><bdi>{_text(run['name'])}</bdi></h3>{told}{_pictures(run)}{command}"
 
 
 def _pictures(run: Mapping[str, Any]) -> str:
@@ -44,9 +48,9 @@ def _pictures(run: Mapping[str, Any]) -> str:
     if pictures is None:
         return ""
     arms = [arm["name"] for arm in run["arms"][:MOST_ARMS]]
-    head = "".join(f'<th scope="col">{_text(arm)}</th>' for arm in arms)
+    head = "".join(f'<th scope="col"><bdi>{_text(arm)}</bdi></th>' for arm in arms)
     body = "".join(
-        f'<tr><th scope="row">{_text(sample["label"])}</th>'
+        f'<tr><th scope="row"><bdi>{_text(sample["label"])}</bdi></th>'
         + "".join(_picture(pictures, arm, place, sample["label"]) for arm in arms)
         + "</tr>"
         for place, sample in enumerate(run["samples"][:MOST_SAMPLES])
@@ -79,10 +83,6 @@ def _last(strip: str, frames: int) -> str:
     buffer = io.BytesIO()
     last.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _row(label: str, text: str) -> str:
-    return f'<tr><th scope="row">{label}</th><td>{text}</td></tr>'
 
 
 def _text(text: object) -> str:

@@ -34,9 +34,12 @@ COORDINATES = {
     "whitened": ("sd, ring by ring", "The state error in units of the clean states' spread in each ring of frequency."),
 }
 PARTS = {
-    "injected": "Energy that masking adds in the step, at the clean state.",
-    "propagated": "Energy of the error that the clean step passes on.",
-    "interaction": "Energy that is there only because the mask meets the error.",
+    "injected": "Injected: energy that masking adds in the step, at the clean state.",
+    "propagated": "Propagated: energy of the error that the clean step passes on.",
+    "interaction": (
+        "Interaction: energy that is there only because the mask meets the error. Shares of the three; mean over "
+        "samples with its 95% BCa interval."
+    ),
 }
 RATIOS = {
     "S": ("S, masked over replayed", "Error of the masked path over that of the replay; 1 is no feedback."),
@@ -119,7 +122,7 @@ def of_run(run: xr.DataTree) -> list[Track]:
 
 
 def _error(run: xr.DataTree) -> list[Track]:
-    if not runs.has(run, "trajectory/latent"):
+    if not (runs.has(run, "trajectory/latent") and runs.has(run, "metrics/x0_l2")):
         return [_relative(run)]
     measured = growth.growth(run)
     found = []
@@ -148,7 +151,6 @@ def _parts(run: xr.DataTree) -> list[Track]:
     found = []
     for part, text in PARTS.items():
         share = measured["share"].sel(part=part, drop=True)
-        text = f"{text} As a share of the three. Line and band over samples: mean with its 95% BCa interval."
         found.append(
             Track(part, "parts", part.capitalize(), "share of energy", text, share, runs.summary(share, "mean"))
         )

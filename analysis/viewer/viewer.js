@@ -11,12 +11,11 @@
  */
 
 const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#8c564b"];
-const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
-const GAINS = [1, 2, 4, 8];
+const DASHES = ["", "7 3", "2 3", "9 3 2 3"], GAINS = [1, 2, 4, 8];
 const PLOT = { height: 132, left: 46, right: 10, top: 8, bottom: 20 };
-const RUN_SECONDS = 8; // a whole run, played
-const KEPT = 200; // strips of pictures held decoded
-const DRAWN = new Set(["svg", "path", "line", "circle", "text", "g"]);
+const HINT = "Thick lines: the sample shown; thin lines and bands: all samples. Keys: ← → a step, with Shift ten; Home, End; space plays; j, k: next and last sample.";
+const RUN_SECONDS = 8, KEPT = 200; // a whole run, played; strips of pictures held decoded
+const DRAWN = new Set(["svg", "path", "line", "circle", "text", "g"]), decoded = new WeakMap();
 
 export function mount(root, payload, { address = false } = {}) {
   const { runs } = payload;
@@ -36,7 +35,7 @@ export function mount(root, payload, { address = false } = {}) {
   const where = make("output", { class: "tv-where" });
   const viewer = make("section", { class: "tv", "aria-label": "Trajectories", tabindex: address ? null : "0" },
     runs.map((run, place) => told(run, runs.length > 1, place === 0)), controls,
-    make("div", { class: "tv-time" }, play, slider, where), make("div", { class: "tv-body" }, pictures, tracks));
+    make("div", { class: "tv-time" }, play, slider, where), make("div", { class: "tv-body" }, pictures, tracks), note(HINT));
   const watcher = new ResizeObserver((seen) => seen.forEach(({ target }) => target.fit()));
 
   // --- building: once for every choice of sample, arms, tracks, map ---
@@ -80,8 +79,8 @@ export function mount(root, payload, { address = false } = {}) {
     if (place < 0) return [note(`${lane.key}: this sample is not among those kept of ${run.name}.`)];
     const { width, height, strips, steps, what } = run.pictures;
     const scale = Math.ceil(256 / Math.max(width, height));
-    const titles = ["clean", lane.key, `difference${state.gain > 1 ? ` × ${state.gain}` : ""}`];
-    const canvases = titles.map(() => make("canvas", { width: width * scale, height: height * scale, role: "img" }));
+    const titles = ["clean", lane.key, `difference${state.gain > 1 ? ` × ${state.gain}` : ""}`].slice(0, arm.name === "clean" ? 1 : 3);
+    const canvases = titles.map(() => make("canvas", { width: width * scale, height: height * scale, role: "img" })), said = note("");
     moving.push(() => {
       const step = stepOf(run), at = lastUpTo(steps, step), [clean, masked] = ["clean", arm.name].map((name) => image(strips[name]?.[place]));
       canvases.forEach((canvas, column) => {
@@ -100,10 +99,10 @@ export function mount(root, payload, { address = false } = {}) {
         }
         canvas.setAttribute("aria-label", `${titles[column]}, ${what} in step ${steps[at]}`);
       });
+      setText(said, `${what} in step ${steps[at]}, ${run.pictures.note}. ${mapOf(run) ? legend(mapOf(run)) : ""}`);
     });
-    return [lanes.length > 1 ? make("h3", {}, swatch(lane.colour), lane.key) : "",
-      make("div", { class: "tv-row" }, canvases.map((canvas, column) => make("figure", {}, canvas, make("figcaption", {}, titles[column])))),
-      note(run.pictures.note)];
+    return [lanes.length > 1 ? make("h2", {}, swatch(lane.colour), lane.key) : "",
+      make("div", { class: "tv-row" }, canvases.map((canvas, column) => make("figure", {}, canvas, make("figcaption", {}, titles[column])))), said];
   }
 
   /** Heat over the cells of the grid, or rings whose area is the value. */
@@ -136,11 +135,11 @@ export function mount(root, payload, { address = false } = {}) {
       : all.flatMap((track, place) => curve(state.arms[0], track.name, track.title, PALETTE[place % 8], DASHES[place % 4]));
     const title = one ? chosen.title : group.title + (lanes.length > 1 && state.arms.length ? ` of ${state.arms[0].key}` : "");
     const pairs = all.map((track) => [track.name, track.title]), pick = (name) => choose({ tracks: { ...state.tracks, [group.name]: name } });
-    const head = make("div", { class: "tv-head" }, make("h3", {}, one && chosen.unit !== "1" ? `${title} (${chosen.unit})` : title),
+    const head = make("div", { class: "tv-head" }, make("h2", {}, one && all.length > 1 ? group.title : title, make("small", {}, one ? unit(chosen) : "")),
       one && all.length > 1 ? chooser("", group.name, pairs, chosen.name, pick, group.title) : "");
     if (!curves.length) return make("section", { class: "tv-panel" }, head, note("Not recorded for this arm."));
     const holder = make("div", { class: "tv-plot" });
-    const numbers = curves.map((each) => make("li", {}, swatch(each.colour, each.dash), `${each.label} `, make("span")));
+    const numbers = curves.map((each) => make("li", {}, swatch(each.colour, each.dash), make("bdi", {}, each.label), " ", make("span")));
     holder.fit = () => holder.replaceChildren(plot(curves, { ...chosen, title }, holder.clientWidth || 600));
     moving.push(() => {
       curves.forEach((each, place) => setText(numbers[place].lastChild, atCursor(each, stepOf(each.run))));
@@ -148,14 +147,14 @@ export function mount(root, payload, { address = false } = {}) {
     });
     watcher.observe(holder);
     const band = curves.some((each) => each.band) ? `Dotted: ${chosen.band_label}. ` : "";
-    const help = band + [...new Set(curves.map((each) => each.track.help))].join(" ");
+    const help = band + [...new Set(curves.flatMap((each) => each.track.help.split(/(?<=\.) /)))].join(" "); // no sentence twice
     return make("section", { class: "tv-panel" }, head, holder, make("ul", { class: "tv-numbers" }, numbers), note(help));
   }
 
   function curve({ run, arm }, name, label, colour, dash) {
     const track = run.tracks.find((each) => each.name === name), line = track?.arms[arm.name], band = track?.band?.[arm.name];
-    if (!line) return [];
     const place = placeOf(run, state.sample), edges = (of) => ({ low: floats(of, "low"), high: floats(of, "high") });
+    if (!line) return [];
     const own = place < 0 ? null : floats(line, "values").subarray(place * run.steps, (place + 1) * run.steps);
     return [{ run, track, label, colour, dash, own, middle: floats(line, "middle"), ...edges(line), band: band && edges(band) }];
   }
@@ -169,16 +168,16 @@ export function mount(root, payload, { address = false } = {}) {
     const x = (step, steps) => PLOT.left + inside.width * (steps > 1 ? step / (steps - 1) : 0.5);
     const y = (value) => PLOT.top + inside.height * (1 - (warp(Math.max(low, value)) - warp(low)) / (warp(high) - warp(low)));
     const points = (values, steps) => [...values].map((value, step) => seen(value) && `${x(step, steps).toFixed(1)} ${y(value).toFixed(1)}`);
-    const line = (values, steps) => points(values, steps).map((point, step, all) => point && (all[step - 1] ? "L" : "M") + point).filter(Boolean).join("");
+    const joined = (point, step, all) => point && `${all[step - 1] ? "L" : "M"}${point}${all[step - 1] || all[step + 1] ? "" : "h0"}`; // alone: a dot
+    const line = (values, steps) => points(values, steps).map(joined).filter(Boolean).join("");
     const area = (edges, steps) => {
       const around = [...points(edges.high, steps), ...points(edges.low, steps).reverse()].filter(Boolean);
       return around.length ? `M${around.join("L")}Z` : "";
     };
     const level = (value, name) => make("line", { class: name, x1: PLOT.left, x2: width - PLOT.right, y1: y(value), y2: y(value) });
     const label = (text, at, height, anchor) => make("text", { x: at, y: height, "text-anchor": anchor }, text);
-    const cursor = make("line", { class: "tv-cursor", y1: PLOT.top, y2: PLOT.top + inside.height });
-    const dots = curves.map((each) => make("circle", { r: 4, fill: each.colour, class: "tv-dot" }));
-    const svg = make("svg", { width, height: PLOT.height, role: "img", "aria-label": `${track.title} (${track.unit}) over the steps` },
+    const cursor = make("line", { class: "tv-cursor", y1: PLOT.top, y2: PLOT.top + inside.height }), dots = curves.map((each) => make("circle", { r: 4, fill: each.colour, class: "tv-dot" }));
+    const svg = make("svg", { width, height: PLOT.height, role: "img", "aria-label": `${track.title}${unit(track)} over the steps` },
       make("g", { class: "tv-grid" },
         ticks(low, high, track.log).map((value) => [level(value, ""), label(short(value), PLOT.left - 5, y(value) + 4, "end")]),
         ticks(0, longest - 1, false, 6).filter(Number.isInteger).map((step) => label(String(step), x(step, longest), PLOT.height - 5, "middle"))),
@@ -209,8 +208,7 @@ export function mount(root, payload, { address = false } = {}) {
   function move() {
     frame = 0;
     const text = `step ${state.step} of ${longest - 1}`;
-    slider.value = state.step;
-    slider.setAttribute("aria-valuetext", text);
+    set(Object.assign(slider, { value: state.step }), { "aria-valuetext": text });
     setText(where, text);
     for (const each of moving) each();
   }
@@ -264,13 +262,12 @@ export function mount(root, payload, { address = false } = {}) {
 
   // --- keys and address ---
   function key(event) {
-    const by = event.shiftKey ? 10 : 1;
-    const sample = (offset) => samples[samples.findIndex((each) => each.id === state.sample) + offset];
+    const by = event.shiftKey ? 10 : 1, sample = (offset) => samples[samples.findIndex((each) => each.id === state.sample) + offset];
     const actions = {
       ArrowLeft: () => go(state.step - by), ArrowRight: () => go(state.step + by), Home: () => go(0), End: () => go(longest - 1), Escape: () => {},
       j: () => sample(1) && choose({ sample: sample(1).id }), k: () => sample(-1) && choose({ sample: sample(-1).id }), " ": start,
     };
-    const theirs = event.key === " " ? "button, summary, input, select, a" : "select, textarea, input:not([type=range], [type=checkbox])";
+    const theirs = event.key === " " ? "button, summary, select, a, [type=checkbox]" : "select, textarea, pre";
     if (event.altKey || event.ctrlKey || event.metaKey || !actions[event.key] || event.target.matches?.(theirs)) return;
     event.preventDefault();
     const action = playing && event.key === " " ? () => {} : actions[event.key];
@@ -303,11 +300,10 @@ export function mount(root, payload, { address = false } = {}) {
   }
 
   const until = new AbortController(), { signal } = until;
-  root.replaceChildren(viewer);
   (address ? document : viewer).addEventListener("keydown", key, { signal });
   if (address) addEventListener("popstate", recall, { signal }); // also told of what is typed behind the #
-  if (address) recall(); else build();
-
+  root.replaceChildren(viewer);
+  (address ? recall : build)();
   return () => { stop(); clearTimeout(noted); watcher.disconnect(); until.abort(); root.replaceChildren(); };
 }
 
@@ -335,41 +331,47 @@ function chooser(text, key, pairs, chosen, change, spoken = text) {
 }
 
 function swatch(colour, dash = "") {
-  const line = make("line", { x1: 0, x2: 22, y1: 5, y2: 5, stroke: colour, "stroke-width": 3, "stroke-dasharray": dash });
-  return make("svg", { class: "tv-swatch", width: 22, height: 10, "aria-hidden": "true" }, line);
+  const line = { x1: 0, x2: 22, y1: 5, y2: 5, stroke: colour, "stroke-width": 3, "stroke-dasharray": dash };
+  return make("svg", { class: "tv-swatch", width: 22, height: 10, "aria-hidden": "true" }, make("line", line));
 }
+
+/** A text with what is between backticks as code. */
+function spoken(text) { return text.split(/`([^`]+)`/).map((part, place) => (place % 2 ? make("code", {}, part) : part)); }
 
 /** What stands on top: one sentence for each thing, and the command. */
 function told(run, several, open) {
-  const lines = run.sentences.map(({ label, text }) => make("div", {}, make("dt", {}, label), make("dd", {}, text)));
+  const lines = run.sentences.map(({ label, text }) => make("div", {}, make("dt", {}, label), make("dd", {}, spoken(text))));
   const command = run.command && make("pre", { tabindex: "0", role: "region", "aria-label": `The command that made ${run.name}` }, make("code", {}, run.command));
   const title = several && make("summary", {}, `${run.name}: ${run.title}`);
   return make(several ? "details" : "div", { open }, title || "", make("dl", {}, lines), command);
 }
 
-/** Every arm but clean of every run; of several runs in colours of its own. */
+/** Every arm but clean of every run, clean where it is alone; of several runs in colours of its own. */
 function everyLane(runs) {
-  const every = runs.flatMap((run) => run.arms.slice(1).map((arm) => ({ run, arm, key: arm.name, colour: arm.colour })));
+  const every = runs.flatMap((run) => run.arms.slice(run.arms.length > 1 ? 1 : 0).map((arm) => ({ run, arm, key: arm.name, colour: arm.colour })));
   return runs.length < 2 ? every : every.map((lane, place) => ({ ...lane, key: `${lane.run.name}:${lane.key}`, colour: PALETTE[place % 8] }));
 }
 
+function legend({ title, kind, low, high, log }) {
+  return `${title}: ${kind === "heat" ? "dark to light" : "area of a ring"} is ${short(low)} to ${short(high)}${log ? ", logarithmic" : ""}. `;
+}
+function unit(track) { return ["", "1"].includes(track.unit) ? "" : ` (${track.unit})`; }
 function note(text) { return make("p", { class: "tv-note" }, text); }
 function distinct(items, name) { return items.filter((item, place) => items.findIndex((other) => name(other) === name(item)) === place); }
 function placeOf(run, id) { return run.samples.findIndex((sample) => sample.id === id); }
 function lastUpTo(steps, step) { return Math.max(0, steps.findLastIndex((each) => each <= step)); }
 function setText(node, text) { if (node.textContent !== text) node.textContent = text; }
-function short(value) { return Number.isFinite(value) ? String(+value.toPrecision(Math.abs(value) < 1e-3 ? 2 : 3)) : "–"; }
+function short(value) { return !Number.isFinite(value) ? "–" : value && Math.abs(value) < 1e-3 ? value.toExponential(1) : String(+value.toPrecision(3)); }
 function atCursor({ own, low, middle, high }, step) {
   return `${own ? `${short(own[step])}; ` : ""}all samples ${short(middle[step])} [${short(low[step])}, ${short(high[step])}]`;
 }
 
 /** Base64 of little-endian float32, decoded once. */
 function floats(line, name) {
-  line.decoded ??= {};
-  return (line.decoded[name] ??= new Float32Array(Uint8Array.from(atob(line[name]), (letter) => letter.charCodeAt(0)).buffer));
+  const held = decoded.get(line) ?? decoded.set(line, {}).get(line);
+  return (held[name] ??= new Float32Array(Uint8Array.from(atob(line[name]), (letter) => letter.charCodeAt(0)).buffer));
 }
 
-/** The pixels of a strip, four bytes each. */
 function greys(picture) {
   const pen = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
   pen.drawImage(picture, 0, 0);
@@ -379,21 +381,20 @@ function greys(picture) {
 function limits(lists, log) {
   const values = lists.flatMap((list) => [...list].filter((value) => Number.isFinite(value) && (!log || value > 0)));
   if (!values.length) return log ? [0.1, 1] : [0, 1];
-  const low = Math.min(...values), high = Math.max(...values);
+  const low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
   if (log) return [Math.max(low, high / 1e6) / 1.1, high * 1.1];
   const edge = 0.06 * (high - low || Math.abs(high) || 1);
   return [low >= 0 && low < 8 * edge ? 0 : low - edge, high + edge];
 }
 
-/** Round numbers between the limits, about `count`. */
 function ticks(low, high, log, count = 4) {
-  if (log && high / low > 4) {
+  if (log && high / low > 5) {
     const decades = Array.from({ length: 40 }, (_, place) => 10 ** (place - 20)), parts = high / low > 60 ? [1] : [1, 2, 5];
     const all = decades.flatMap((decade) => parts.map((part) => +(part * decade).toPrecision(3)));
     const within = all.filter((value) => value >= low && value <= high);
     return within.filter((_, place) => place % Math.ceil(within.length / count) === 0);
   }
-  const rough = (high - low) / count || 1, unit = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / (count + 1) || 1, unit = 10 ** Math.floor(Math.log10(rough));
   const by = unit * [1, 2, 5, 10].find((each) => each * unit >= 0.999 * rough), from = Math.ceil(low / by), length = Math.floor(high / by) - from + 1;
   return Array.from({ length: Math.max(1, length) }, (_, place) => +((from + place) * by).toPrecision(12));
 }

@@ -24,7 +24,7 @@ def view(several: pairing.Runs, *, samples: int | None = None, budget: int | Non
 
     samples: at most so many; None is as many as fit. budget: bytes of its data, which the notebook keeps with the cell;
     None leaves nothing out. The widget also carries a page without scripts, for where no widget can be shown. Raises
-    ImportError without anywidget, and runs.RunError for a run without a complete sample.
+    ImportError without anywidget, and RunError for a run without a complete sample.
     """
     widget_class()
     return widget(payload(several, samples=samples, budget=budget))

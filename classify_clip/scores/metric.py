@@ -8,17 +8,19 @@ entry point in the group `denoise_trace.metrics`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from classify_clip.scores.pictures import Pictures
 from classify_clip.scores.weights import ScoreError, Source
+from interventions.naming import unknown
 from interventions.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from classify_clip.scores.pictures import Pictures
 
 Weights = Mapping[str, str | Path]
 Kind = Literal["score", "to clean", "set"]
@@ -27,7 +29,12 @@ Default = Literal["any run", "shipped models", "when named"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: what it is called, and how its measuring function is opened."""
+    """One metric of pictures: what it is called, and how its measuring function is opened; immutable.
+
+    kind: "score" is a number for each picture, "to clean" one for each pair of an arm's picture and the clean one of
+    the same sample, "set" a feature vector for each picture, whose distributions are compared by `analysis`. One of
+    your own is found by the entry point group `denoise_trace.metrics`.
+    """
 
     name: str
     title: str
@@ -69,6 +76,7 @@ METRICS: Registry[Metric] = Registry(
         "fid": "classify_clip.scores.fid:FID",
     },
 )
+"""Every metric by name, as `trace score` takes it; a distribution adds its own in group denoise_trace.metrics."""
 
 
 def without_prompts(pictures: Pictures) -> str | None:
@@ -104,11 +112,14 @@ def choose(names: Sequence[str] | None, pictures: Pictures) -> tuple[list[Metric
     return chosen, left_out
 
 
+def unknown_metric(flag: str, name: str) -> str:
+    """What is said of a metric that is none, named by this option."""
+    return unknown(f"{flag} {name}: no such metric", name, METRICS, "`trace score --list` says what each is")
+
+
 def _named(name: str, pictures: Pictures) -> Metric:
     if name not in METRICS:
-        close = difflib.get_close_matches(name, list(METRICS), 1)
-        hint = f"did you mean {close[0]}? there" if close else "there"
-        raise ScoreError(f"--metric {name}: no such metric; {hint} are {', '.join(METRICS)}")
+        raise ScoreError(unknown_metric("--metric", name))
     if (reason := METRICS[name].lacks(pictures)) is not None:
         raise ScoreError(f"--metric {name}: {reason}")
     return METRICS[name]

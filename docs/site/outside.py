@@ -13,6 +13,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pymdownx.slugs import slugify
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {  # page of the site: file of the repository
@@ -26,7 +27,10 @@ OUTSIDE = {  # page of the site: file of the repository
     "benchmarks/results.md": "benchmarks/results/cpu-epyc-2026-11-26.md",
     "benchmarks/results-gpu.md": "benchmarks/results/gpu-h100-2026-11-25.md",
 }
+SLUG = slugify(case="lower")
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+REFERENCE = re.compile(r"docs/(\w+)\.md(?:, (?:section )?(?:\"|&quot;)([^\"&<]+)(?:\"|&quot;))?")
+"""How docstrings refer to a page: `docs/science.md, "Gains"`."""
 FENCED = re.compile(r"(^```.*?^```)", re.S | re.M)
 
 
@@ -57,6 +61,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     pieces = FENCED.split(markdown)
     return "".join(piece if FENCED.match(piece) else LINK.sub(turned, piece) for piece in pieces)
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """On the pages of the API, link what docstrings say of pages."""
+    if not page.file.src_uri.startswith("api/"):
+        return content
+
+    def linked(said: re.Match[str]) -> str:
+        anchor = f"#{SLUG(' '.join(said[2].split()), '-')}" if said[2] else ""
+        return f'<a href="../{said[1]}.html{anchor}">{said[0]}</a>'
+
+    return REFERENCE.sub(linked, content)
 
 
 def _addresses(files: Files) -> dict[Path, str]:

@@ -43,6 +43,7 @@ FAMILIES: Registry[type[Intervention]] = Registry(
     },
     group="denoise_trace.families",
 )
+"""The families of interventions by name; a distribution adds its own in group denoise_trace.families."""
 
 
 def every_family(*, shipped: bool = False) -> Iterator[type[Intervention]]:

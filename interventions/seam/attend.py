@@ -59,7 +59,8 @@ def attend(
     every call. A lane that is clean or not acting makes exactly the stock call on its rows.
 
     `record` names what is measured: "mass", "mass-per-head", "entropy", "sinks" (the `top` keys of most mass),
-    "keys" (how long they are and how they lie to the mean query). `half`: in one half of a guided batch only, 0 or
+    "keys" (how long they are and how they lie to the mean query), "words" (what image tokens pay to each text token;
+    `words@steps=0,4;layers=2,3` in these alone). `half`: in one half of a guided batch only, 0 or
     -1 for the first or the last, which takes half the time; None: in all.
 
     `padding`, bool [half, sample, text token]: which text tokens only fill up the sequence, in every half of a guided
@@ -105,7 +106,7 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
         recorder.watch(site, call)
     lanes, seen = recorder.lanes, recorder.measurements
     acting = lanes.acting(site)
-    if not any(acting) and not seen.record:
+    if not any(acting) and not seen.looks:
         return call.run()
     call = call.grouped()
     output, begun = None, None
@@ -117,7 +118,7 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
             answers = [kernels.stock(part, looked)]
         else:
             answered = pieces(lanes, seen, site, call, rows, lane)
-            wanted = {"mass": looked, "entropy": looked and "entropy" in seen.record}
+            wanted = {"mass": looked and bool(seen.others), "entropy": looked and "entropy" in seen.record}
             apart = not lanes.nested and lanes.measurable(rows, call.batch)
             answers = [kernels.acting(piece, **wanted) if apart else Answer(piece.run()) for _, piece in answered]
         seen.measure(site, call, rows, answered, answers)

@@ -24,16 +24,18 @@ class Answer:
 
     output: [batch, heads, queries, head_dim]. lse: log-sum-exp of the scores, in nat, [batch, heads, queries]. mass:
     mean over queries of the probabilities, [batch, heads, keys]. entropy: mean over queries, in nat, [batch, heads].
+    to: mean over heads of the probabilities of some keys, [batch, queries, these keys].
     """
 
     output: torch.Tensor | None = None
     lse: torch.Tensor | None = None
     mass: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
+    to: torch.Tensor | None = None
 
     def rows(self, rows: slice) -> Answer:
         """The same of some rows of the batch."""
-        parts = (self.output, self.lse, self.mass, self.entropy)
+        parts = (self.output, self.lse, self.mass, self.entropy, self.to)
         return Answer(*(None if part is None else part[rows] for part in parts))
 
 
@@ -47,11 +49,13 @@ def attention(
     *,
     mass: bool = True,
     entropy: bool = False,
+    to: torch.Tensor | None = None,
 ) -> Answer:
     """Softmax attention by blocks of rows, heads and queries, in float32 (float64 for such inputs).
 
     query, key, value: [batch, heads, tokens, head_dim]; value None asks for no output. mask: four-dimensional,
-    broadcastable to [batch, heads, queries, keys], boolean (True = allowed) or float (added to the scores). The output
+    broadcastable to [batch, heads, queries, keys], boolean (True = allowed) or float (added to the scores). to: numbers
+    of the keys whose probabilities are wanted query by query. The output
     is of the query's type, in the memory order of torch's fused kernels. A query without any allowed key has output 0
     and counts as 0. Besides its results it holds a few heads' keys and values in that type and a buffer of 4 MiB.
     """
@@ -60,6 +64,7 @@ def attention(
     dtype = query.dtype if query.dtype == torch.float64 else torch.float32
     received = torch.zeros(batch, heads, keys, dtype=dtype, device=device) if mass else None
     spread = torch.zeros(batch, heads, dtype=dtype, device=device) if entropy else None
+    paid = None if to is None else torch.zeros(batch, queries, len(to), dtype=dtype, device=device)
     output = None if value is None else query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)
     blocks = _blocks(batch, heads, queries, keys, _BUFFER_BYTES // (2 if entropy else 1))
     buffer = torch.empty(math.prod(blocks) * keys, dtype=dtype, device=device)
@@ -86,12 +91,15 @@ def attention(
                 received[at] += p.sum(1).unflatten(0, shape)
             if spread is not None and logs is not None:
                 spread[at] += _entropy(p, logs).unflatten(0, shape)
+            if paid is not None:
+                paid[at[0], block] += p[..., to].unflatten(0, shape).sum(1)
             if output is not None and v is not None:
                 output[(*at, block)] = torch.bmm(p, v).unflatten(0, shape)
     return Answer(
         output,
         mass=None if received is None else received.div_(queries).float(),
         entropy=None if spread is None else spread.div_(queries).float(),
+        to=None if paid is None else paid.div_(heads),
     )
 
 

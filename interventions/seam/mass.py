@@ -30,7 +30,11 @@ def attention_mass(
 def attention_entropy(
     query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None = None, scale: float | None = None
 ) -> torch.Tensor:
-    """Mean over queries of the entropy of a query's attention, in nat: float32 [batch, heads]. Arguments as above."""
+    """Mean over queries of the entropy of a query's attention, in nat: float32 [batch, heads].
+
+    Arguments and errors are those of `attention_mass`. Between 0 (every query has one key) and log of the number of
+    keys. Queries without any allowed key count as zero.
+    """
     entropy = attention_statistics(query, key, mask, scale, entropy=True)[1]
     assert entropy is not None
     return entropy

@@ -14,7 +14,7 @@ import torch
 
 from interventions.errors import spec_error
 from interventions.layout import TokenLayout
-from interventions.records import RECORDS, TOP
+from interventions.records import RECORDS, TOP, names, words_in
 from interventions.seam.blocked import Answer
 from interventions.seam.calls import Call, Pieces
 from interventions.seam.keys import described
@@ -22,6 +22,7 @@ from interventions.seam.mass import attention_statistics
 from interventions.seam.sinks import Chosen, of_kinds
 from interventions.seam.sites import Site
 from interventions.seam.tokens import call_layouts, laid, positions, spread
+from interventions.seam.words import Total, attention_to, text_keys
 from interventions.segments import KINDS
 
 Values = dict[str, torch.Tensor]  # by name, [batch, ...]
@@ -42,20 +43,33 @@ class Measurements:
     top: int = TOP
     window: Callable[[int], slice] = lambda batch: slice(0, batch)
     values: dict[int, Values] = field(default_factory=dict, repr=False)  # by index of the site
+    step: int | None = None  # of the next forward
 
     def __post_init__(self) -> None:
         """Refuse names that cannot be recorded."""
-        unknown = sorted(set(self.record) - set(RECORDS))
+        self.others = [name for name in self.record if name in RECORDS and name != "words"]
+        unknown = sorted(set(names(self.record)) - set(RECORDS))
         if unknown:
             raise spec_error(f"record {', '.join(unknown)}", f"it is one of {', '.join(RECORDS)}", "mass")
+        try:
+            self.words, self.paid = words_in(self.record), Total(self.layout)
+        except (TypeError, ValueError):
+            why = "behind the @ of words stand steps and layers"
+            raise spec_error(f"record {', '.join(self.record)}", why, "words@steps=0,4;layers=2,3") from None
 
     def clear(self) -> None:
         """Forget what was seen."""
         self.values.clear()
+        self.paid = Total(self.layout)
+
+    @property
+    def looks(self) -> bool:
+        """Whether anything is recorded in this step."""
+        return bool(self.others) or (self.words is not None and self.words.at(self.step))
 
     def looks_at(self, rows: slice, batch: int) -> bool:
         """Whether anything is recorded of some of these rows of a batch."""
-        return bool(self.record) and _overlap(rows, self.window(batch)) is not None
+        return self.looks and _overlap(rows, self.window(batch)) is not None
 
     def measure(self, site: Site, call: Call, rows: slice, pieces: Pieces, answers: Sequence[Answer]) -> None:
         """Compute and keep what `record` names, for some rows of a call that is answered by these pieces.
@@ -63,12 +77,15 @@ class Measurements:
         `answers`: what the kernels that ran the pieces gave; what they say of the probabilities is not computed again.
         """
         inside = _overlap(rows, self.window(call.batch))
-        if not self.record or inside is None:
+        if not self.looks or inside is None:
             return
         if inside != slice(0, rows.stop - rows.start):
             pieces = [(queries, piece.rows(inside)) for queries, piece in pieces]
             answers = [answer.rows(inside) for answer in answers]
             rows = slice(rows.start + inside.start, rows.start + inside.stop)
+        self._measure_words(site, call, rows, pieces, answers)
+        if not self.others:
+            return
         _, keys = call_layouts(self.layout, site, call)
         total, weighted = None, None
         for (_, piece), answer in zip(pieces, answers, strict=True):
@@ -95,6 +112,31 @@ class Measurements:
             self.keep(site, call.batch, rows, "sink_mass", most.values)
             if "removed_token" not in self.values[site.index]:  # missing, unless a lane removes keys
                 self._keep_removed(site, call, rows, *_nothing(most.values))
+
+    def _measure_words(self, site: Site, call: Call, rows: slice, pieces: Pieces, answers: Sequence[Answer]) -> None:
+        """Add what the image queries of these rows pay to text keys, where this step and layer are asked for."""
+        asked = self.words
+        if asked is None or not asked.at(self.step) or (asked.layers is not None and site.layer not in asked.layers):
+            return
+        queries, keys = call_layouts(self.layout, site, call)
+        if not queries.image_tokens or not keys.text:
+            return
+        chosen, image = text_keys(keys, call.key.device), queries.image
+        paid: torch.Tensor | None = None
+        for (part, piece), answer in zip(pieces, answers, strict=True):
+            inside = _overlap(image, part)
+            if inside is None:
+                continue
+            own = slice(image.start + inside.start - part.start, image.start + inside.stop - part.start)
+            lse = None if answer.lse is None else answer.lse[..., own]
+            value = attention_to(piece.queries(own), chosen, lse)
+            if paid is None:
+                paid = value.new_zeros(len(value), queries.image_tokens, len(chosen))
+            paid[:, inside] += value if piece.share == 1 else value * piece.share
+        assert paid is not None
+        window = self.window(call.batch)
+        at = slice(rows.start - window.start, rows.stop - window.start)
+        self.paid.add(site.index, at, window.stop - window.start, paid.mT, queries)
 
     def _statistics(self, piece: Call, answer: Answer) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(mass, entropy) of a piece; no entropy unless it is recorded."""
@@ -149,10 +191,11 @@ class Measurements:
                 groups.setdefault(site.layer if per == "layer" else site.index, []).append(self.values[site.index])
             elif per == "layer" and not site.reachable and self.values:
                 groups.setdefault(site.layer, [])
-        merged = [_merged(groups[key]) for key in sorted(groups)]
+        merged, paid = [_merged(groups[key]) for key in sorted(groups)], self.paid.mean()
         self.clear()
         names = dict.fromkeys(name for values in merged for name in values)
-        return {name: _stacked([values.get(name) for values in merged]) for name in names}
+        taken = {name: _stacked([values.get(name) for values in merged]) for name in names}
+        return taken if paid is None else taken | {"word_map": paid}
 
     def _tokens(self, indices: torch.Tensor, keys: TokenLayout) -> torch.Tensor:
         """Token numbers of the model's layout for key indices of a call."""

@@ -42,6 +42,7 @@ class Recorder:
         """Say which step of how many the next forward is and, if they change, the lanes of its batch."""
         self.lanes.begin(step, steps, interventions)
         self.measurements.clear()
+        self.measurements.step = step
 
     def measure(self, lanes: int | None) -> None:
         """Record the first so many lanes only from now on, which saves the time of the others; None: all of them."""
@@ -59,6 +60,8 @@ class Recorder:
         of the sinks, which random keys of equal mass were to have; NaN for other arms. "key_norm", "value_norm",
         "key_query", "key_cosine" [..., tokens]: see `keys.described`. Missing values are
         NaN, missing tokens -1; tokens are those of the layout.
+        "word_map" [halves, lanes, samples, text tokens, image tokens]: the attention that an image token pays to a text
+        token, mean over heads and over the calls of all layers that are asked for; missing in steps that are not.
 
         `per`: "layer" has one entry for the calls of a block; the first call to cover a token, or to have the value,
         counts (SD3.5's second attention is left out; a UNet's self attention gives the image tokens and its cross

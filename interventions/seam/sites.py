@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from interventions.errors import FailureError, spec_error
-from interventions.scope import closest
+from interventions.naming import closest
 
 _ATTENTION_CLASSES = {
     ("diffusers.models.attention_processor", "Attention"),

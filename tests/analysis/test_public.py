@@ -47,10 +47,11 @@ PARAMETERS = {
     "places": ["several", "top", "confidence", "seed"],
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
-    "report": ["run", "sections"],
+    "report": ["several", "sections"],
     "sinks": ["run", "metrics", "distance", "scores", "confidence", "seed"],
     "steps": ["several", "kind"],
     "verdict": ["several", "primary", "at", "kind", "seed"],
+    "view": ["several", "samples", "budget"],
 }
 VALUES = ["Answers", "MEASURES", "Measure", "Option"]
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip", "tracer", "classify_clip"}

@@ -36,7 +36,7 @@ def test_what_else_the_plan_promises_can_be_analysed(run):
     (line,) = [line for line in run.output.splitlines() if line.startswith("answers")]
     promised = set(line.removeprefix("answers").strip().split(", "))
     assert {"verdict", "growth", "sinks"} < promised
-    for name in promised - {"verdict", "growth", "sinks", "quality"}:  # networks look at pictures elsewhere
+    for name in promised - {"verdict", "growth", "sinks", "quality", "onset"}:  # networks look at pictures elsewhere
         done = trace("analyze", name, "--out", "elsewhere")
         assert done.exit_code == 0, done.output
 

@@ -31,9 +31,9 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "docs/sinks.md": ("run --model sd3 --mask sink-k1 --record images",),
 }
 """Page -> commands that its reader has typed before: they make what its own speak of."""
-HAS_A_PIPELINE = ("README.md", "docs/howto/pipeline.md")
+HAS_A_PIPELINE = ("README.md",)
 """Pages whose programs begin with the reader's own `pipe`."""
-SAVED = {"docs/howto/pipeline.md": "mine"}
+SAVED: dict[str, str] = {}
 """Page -> the folder in which he has saved it."""
 RUN = [page for page in PAGES if any(block.language in (*SHELL, *PYTHON) for block in blocks(page))]
 

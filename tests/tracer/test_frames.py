@@ -13,6 +13,7 @@ from tests.builders.analytic import Analytic
 from tests.builders.pictures import picture_run
 from tests.zoo import ZOO
 from tracer import store
+from tracer.command import command_of
 from tracer.denoisers import to_uint8
 from tracer.frames import LONGEST, frame_size, frame_steps, shrunk
 from tracer.plan import plan
@@ -104,7 +105,7 @@ def test_the_last_frame_is_the_picture_where_the_sampler_ends_on_its_prediction(
 
 def test_the_numbers_of_a_run_do_not_depend_on_its_frames(run, tmp_path):
     with_frames = tracer.open_run(run)
-    without = tracer.open_run(traced(tmp_path / "plain", record="norms,latents,x0,images", frames=10))
+    without = tracer.open_run(traced(tmp_path / "plain", record="norms,latents,x0,images", frames=20))
     np.testing.assert_array_equal(with_frames["trajectory/delta"].values, without["trajectory/delta"].values)
     assert "frame_step" not in without["images"].coords
     assert "frames" not in without.attrs["config"]
@@ -138,6 +139,36 @@ def test_a_stopped_run_goes_on_with_its_frames_and_with_no_other_number_of_them(
         traced(path, resume=True, frames=4)
     traced(path, resume=True)
     np.testing.assert_array_equal(tracer.open_run(path)["images/frame"].values, tracer.open_run(run)["images/frame"])
+
+
+def test_a_run_that_names_nothing_has_twenty_frames_and_says_so_in_its_configuration():
+    asked = plan(Request(system(), ARMS, steps=100))
+    assert {"frames", "images", "latents", "replay"} < asked.record
+    assert asked.config["frames"] == 20
+    assert "frames" not in plan(Request(system(), ARMS, record="norms,images")).config
+
+
+BEFORE = {"latents,images,replay": "--record latents,replay,images", "norms,images,frames": "--frames 10"}
+"""What runs from before frames were recorded by default, and from when ten were kept, have to be continued with."""
+
+
+@pytest.mark.parametrize("record", BEFORE)
+def test_a_run_begun_before_frames_were_default_goes_on_with_what_the_refusal_says(record, tmp_path):
+    """Such a run has no key `frames` in its configuration, neither without frames nor with ten of them."""
+    how = {"steps": 20, "samples": 2, "batch_size": 1, "floor": False, "out": tmp_path / "run", "progress": False}
+    made = plan(Request(system(), ARMS, record=record, frames=10 if "frames" in record else 20, **how))
+    assert "frames" not in made.config
+    prepare(made)
+    typed = {} if "frames" not in record else {"record": record}
+    with pytest.raises(store.RunError, match=f"resume it with {BEFORE[record]}, or choose another --out"):
+        tracer.trace(system(), ARMS, resume=True, **typed, **how)
+    flag, value = BEFORE[record].split()
+    typed[flag.removeprefix("--")] = int(value) if value.isdigit() else value
+    tracer.trace(system(), ARMS, resume=True, **typed, **how)
+    run = tracer.open_run(tmp_path / "run")
+    assert (run["status"] == 1).all()
+    assert ("--frames 10" in command_of(run, dict(made.config))) == ("frames" in record)
+    assert run["images"].sizes.get("frame_step", 0) == (10 if "frames" in record else 0)
 
 
 def test_the_estimate_counts_them(tmp_path):

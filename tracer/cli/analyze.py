@@ -1,10 +1,11 @@
-"""`trace analyze MEASURE` and `trace report`: every measure is a command, made from what the measure says of itself.
+"""What `trace analyze MEASURE` does with a run, and `trace report`; its commands are `tracer.cli.measures`.
 
 Table and sentence are printed; figure and CSV go beside the run. It computes nothing itself.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,115 +15,26 @@ import click
 
 from tracer.cli.errors import answered
 from tracer.cli.files import save_figure
+from tracer.cli.help import Command
 from tracer.cli.options import OUT, STORE, as_json
-from tracer.cli.terminal import frame_as_data, print_json, print_table, with_index
+from tracer.cli.terminal import frame_as_data, print_json, print_table, with_index, working
+from tracer.store.places import nearest_path
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from analysis.measure import Measure, Option
+    from analysis.about import About
+    from analysis.measure import Measure
 
 MOST_ROWS = 40  # of a table on the terminal
 FORMATS = ("png", "svg", "pdf")
 SCORED = ("quality", "calibrate")
 """The measures that read scores; what is missing of them is measured first."""
-WEIGHTS = click.Option(
-    ["--weights"], multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable."
-)
 
 
-class Measures(click.Group):
-    """A group with one command for each measure that can be asked of runs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the registry."""
-        from analysis import MEASURES
-
-        return [name for name in MEASURES if MEASURES[name].reads != "sweeps"]
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command of a measure."""
-        from analysis import MEASURES
-
-        return command(MEASURES[name]) if name in MEASURES and MEASURES[name].reads != "sweeps" else None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As in click; a word that is no measure is answered with the names and what was probably meant."""
-        from analysis import MEASURES
-
-        with answered():
-            if args and not args[0].startswith("-"):
-                MEASURES.get_or_raise(args[0])
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=Measures)
-def analyze() -> None:
-    """Analyse a run: a table, one plain sentence, a figure and a CSV.
-
-    RUN defaults to the latest under ./runs.
-
-    \b
-    trace analyze growth
-    trace analyze verdict runs/dit-steps/T*
-    """
-
-
-class MeasureCommand(click.Command):
-    """A command that says to which measure an option belongs, where it is not its own."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As in click."""
-        from analysis import MEASURES
-
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            flag = error.option_name
-            owners = [name for name in MEASURES if flag in {option.flag for option in MEASURES[name].options}]
-            owners = [name for name in owners if MEASURES[name].reads != "sweeps"]
-            if not owners:
-                raise
-            raise click.UsageError(f"{flag} belongs to `trace analyze {owners[0]}`, not to {self.name}", ctx) from None
-
-
-def command(measure: Measure[...]) -> click.Command:
-    """The click command of one measure: its question as the short help, its docstring and needs as the long one."""
-
-    def callback(runs: tuple[Path, ...], out: Path | None, formats: tuple[str, ...], as_json: bool, **own: Any) -> None:
-        options = {key: value for key, value in own.items() if value not in (None, ())}
-        with answered():
-            analyze_runs(measure, runs, out, formats, options, as_json=as_json)
-
-    weights = [WEIGHTS] if measure.name in SCORED else []
-    shown = "[RUN]..." if takes_several(measure) else "[RUN]"
-    params: list[click.Parameter] = [
-        click.Argument(["runs"], nargs=-1, type=STORE, metavar=shown),
-        *map(_option, measure.options), *weights,
-        click.Option(["--out"], type=OUT, metavar="DIR", help="Where figure and table go; default: the run; of "
-                     "several, the folder they are all in."),
-        click.Option(["--format", "formats"], multiple=True, type=click.Choice(FORMATS), default=("png",),
-                     show_default=True, help="Of the figure. Repeatable."),
-        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object: the sentence and the table."),
-    ]  # fmt: skip
-    records = f"\n\nNeeds `--record {','.join(measure.needs)}`." if measure.needs else ""
-    help_text = f"{measure.question}\n\n\b\n{(measure.__doc__ or '').strip()}{records}"
-    return MeasureCommand(measure.name, callback=callback, params=params, help=help_text, short_help=measure.question)
-
-
-def takes_several(measure: Measure[...]) -> bool:
+def takes_several(measure: About | Measure[...]) -> bool:
     """Whether a measure compares runs."""
     return measure.reads == "runs"
-
-
-def _option(option: Option) -> click.Option:
-    how: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "multiple": option.several}
-    if option.type is bool:
-        return click.Option([option.flag, option.parameter], is_flag=True, help=option.help)
-    how["type"] = click.Choice(option.choices) if option.choices else option.type
-    return click.Option([option.flag, option.parameter], **how)
 
 
 def analyze_runs(
@@ -148,14 +60,35 @@ def analyze_runs(
     folder = store.local(out or common_folder(paths))
     check_folder(folder)
     if measure.reads != "depth":
+        for metric in options.get("metrics", ()):
+            check_metric(metric, paths)
         if measure.name in SCORED:
             weights = options.pop("weights", ())
             for path in paths:
                 score_first(path, options.get("metrics", ()), weights)
         opened = [store.open_run(path) for path in paths]
     click.echo(f"run: {', '.join(map(str, paths))}", err=True)
-    result = measure(opened if len(opened) > 1 else opened[0], **options)
+    with working(f"{measure.name}: {', '.join(map(size_of, opened))}"):
+        result = measure(opened if len(opened) > 1 else opened[0], **options)
     show(measure, result, folder, paths, formats, as_json=as_json)
+
+
+def size_of(opened: xr.DataTree | xr.Dataset) -> str:
+    """What is analysed, in a few words."""
+    if "status" not in opened:
+        return "one measurement"
+    sizes = opened["status"].sizes
+    steps = json.loads(opened.attrs["config"]).get("steps", "?")
+    return f"{sizes['sample']} samples x {sizes['arm']} arms x {steps} steps"
+
+
+def check_metric(name: str, paths: Sequence[Path]) -> None:
+    """Raise UsageError for a metric that is none of ours, and by which none of these runs is scored."""
+    from classify_clip.scores.metric import METRICS, unknown_metric
+    from tracer import store
+
+    if name not in METRICS and not any(name in store.read_scores(path) for path in paths):
+        raise click.UsageError(unknown_metric("--metric", name))
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
@@ -198,10 +131,11 @@ def show(
         print_table(shown, MOST_ROWS)
         click.echo(f"\n{sentence}")
     folder.mkdir(parents=True, exist_ok=True)
-    figure = measure.figure(result)
     figures = [folder / f"{measure.name}.{suffix}" for suffix in formats]
-    for file in figures:
-        save_figure(figure, file)
+    with working(f"{measure.name}: drawing the figure"):
+        figure = measure.figure(result)
+        for file in figures:
+            save_figure(figure, file)
     table, records = folder / f"{measure.name}.csv", with_index(measure.records(result))
     with replacing(table) as aside:
         records.to_csv(aside, index=False)
@@ -219,31 +153,40 @@ def open_depth(folder: Path) -> xr.Dataset:
 
     file = folder / "depth.nc"
     if not file.is_file():
-        raise click.UsageError(f"no depth measurement at {file}: make one with `trace sweep depth --mask R4S32`")
+        meant = f"did you mean {near}? " if (near := nearest_path(folder)) else ""
+        raise click.UsageError(f"no depth measurement at {file}: {meant}make one with `trace sweep depth --mask R4S32`")
     return xr.open_dataset(readable(file), engine="scipy")
 
 
-@click.command()
-@click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
-@click.option("--out", type=OUT, metavar="FILE", help="Default: report.html in the run.")
+@click.command(
+    cls=Command,
+    examples=("trace report", "trace report runs/dit-R4S32 runs/dit-R0S63 --out both.html"),
+)
+@click.argument("runs", nargs=-1, type=STORE, metavar="[RUN]...")
+@click.option("--out", type=OUT, metavar="FILE", help="Default: report.html in the run; of several, in their folder.")
 @as_json
-def report(run_path: Path | None, out: Path | None, as_json: bool) -> None:
-    """Write one self-contained HTML page about a run."""
+def report(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+    """Write one self-contained HTML page about a run, or about several side by side.
+
+    RUN defaults to the latest under ./runs.
+    """
     with answered():
         import matplotlib
 
         matplotlib.use("agg")
         from analysis import report as page
         from tracer import store
+        from tracer.command import with_command
         from tracer.store.durable import replacing
         from tracer.store.places import check_file
 
-        path = store.locate(run_path)
-        target = store.local(out or path / "report.html")
+        paths = [store.locate(path) for path in runs] or [store.latest_run()]
+        target = store.local(out or common_folder(paths) / "report.html")
         check_file(target)
-        text = page(store.open_run(path))
+        opened = [with_command(store.open_run(path)) for path in paths]
+        text = page(opened if len(opened) > 1 else opened[0])
         with replacing(target) as aside:
             aside.write_text(text, encoding="utf-8")
         if as_json:
-            return print_json({"run": path, "report": target})
+            return print_json({"runs": paths, "report": target})
         click.echo(f"report: {target}")

@@ -5,24 +5,35 @@ Nothing is imported before a command is used. Exit codes are given in one place,
 
 from __future__ import annotations
 
-import difflib
+import os
 from importlib import import_module
 from typing import Any, ClassVar
 
 import click
 
 from tracer.allocator import keep_freed_memory
+from tracer.cli.help import Group
 from tracer.quiet import silence
 from tracer.visible import visible_output
 
+VARIABLE = "_TRACE_COMPLETE"
+"""Set by a shell that asks what a half-typed word may become."""
 
-class Commands(click.Group):
+NEXT = {
+    "trace COMMAND --help": "Examples and options of a command.",
+    "trace models": "What can be run.",
+    "trace reproduce --list": "The studies behind docs/ and the papers.",
+    "trace completion bash": "Complete all this in your shell; zsh and fish too.",
+}
+
+
+class Commands(Group):
     """A group whose commands live in files that are imported when they are used; listed in the order given."""
 
     homes: ClassVar[dict[str, tuple[str, str]]] = {
         "run": ("tracer.cli.run:run", "Run a clean trajectory and one per mask from the same noise."),
         "counterfactual": ("tracer.cli.run:counterfactual", "Run a study: impulses, windows, doses, step counts."),
-        "analyze": ("tracer.cli.analyze:analyze", "Table, sentence, figure and CSV of a run."),
+        "analyze": ("tracer.cli.measures:analyze", "Table, sentence, figure and CSV of a run."),
         "score": ("tracer.cli.score:score", "Measure a run's pictures by networks and keep the scores."),
         "report": ("tracer.cli.analyze:report", "One self-contained HTML page about a run."),
         "view": ("tracer.cli.view:view", "Look at the runs of a folder in a browser."),
@@ -34,10 +45,15 @@ class Commands(click.Group):
         "show": ("tracer.cli.show:show", "What a run is, and what can be asked of it."),
         "verify": ("tracer.cli.verify:verify", "Compare runs with their checksums and list what is wrong."),
         "repair": ("tracer.cli.verify:repair", "Restore what can be restored in a run, take out what cannot."),
+        "completion": ("tracer.cli.completion:completion", "Completion of all this for bash, zsh or fish."),
     }
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """As in click; control characters in what is printed are made visible."""
+        if VARIABLE in os.environ:
+            import tracer.cli.completion  # noqa: F401  (it makes click know how bash takes words apart)
+
+            return super().main(*arguments, **named)  # to a shell, which takes bytes
         with visible_output():
             return super().main(*arguments, **named)
 
@@ -52,30 +68,27 @@ class Commands(click.Group):
         module, _, attribute = self.homes[name][0].partition(":")
         return getattr(import_module(module), attribute)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As in click, with what was probably meant."""
-        if args and args[0] not in self.homes and (near := difflib.get_close_matches(args[0], self.homes, 1)):
-            raise click.UsageError(f"no command {args[0]!r}; did you mean `trace {near[0]}`?", ctx)
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing one."""
+        """The list of commands, without importing one, and where to go next."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self.homes.items()])
+        with formatter.section("Where to go next"):
+            formatter.write_dl(list(NEXT.items()))
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    name="trace",
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    examples=(
+        "trace run --model dit --mask R4S32  # paired clean and masked trajectories",
+        "trace analyze growth  # curves, table and figure of the latest run",
+        "trace analyze verdict  # does the error compound?",
+    ),
+)
 @click.version_option(package_name="denoise-trace", prog_name="trace")
 def main() -> None:
-    """Measure how an error in attention travels through a diffusion trajectory.
-
-    \b
-    trace run --model dit --mask R4S32      paired clean and masked trajectories
-    trace analyze growth                    curves, table and figure of the latest run
-    trace analyze verdict                   does the error compound?
-    """
+    """Measure how an error in attention travels through a diffusion trajectory."""
     silence()
     keep_freed_memory()
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
+from interventions.naming import unknown
 from tracer.cli.errors import answered
+from tracer.cli.help import Command
 from tracer.cli.options import as_json
 from tracer.cli.terminal import print_json, print_table
 
@@ -24,7 +26,10 @@ ROOM = 120
 """Columns of a terminal below which a table would break the names in it."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("trace models", "trace models flux  # what has this in its name", "trace models --all"),
+)
 @click.argument("words", nargs=-1, metavar="[TEXT]...")
 @click.option("--all", "all_names", is_flag=True, help="Name the pipelines too that were not tried.")
 @as_json
@@ -32,10 +37,6 @@ def models(words: tuple[str, ...], all_names: bool, as_json: bool) -> None:
     """List the models, their embedded weights, and what --checkpoint may name.
 
     TEXT keeps what holds it, and looks among the pipelines too that were not tried.
-
-    \b
-    trace models flux
-    trace models --all
     """
     with answered():
         presets = [row for row in presets_listed() if _fits(row, words)]
@@ -46,7 +47,9 @@ def models(words: tuple[str, ...], all_names: bool, as_json: bool) -> None:
         if as_json:
             return print_json({"models": presets, "pipelines": tried, "untried": untried})
         if not (presets or tried or untried):
-            raise click.UsageError(f"nothing fits {' '.join(words)}; `trace models --all` lists all there is")
+            listed = [*(row["model"] for row in presets_listed()), *(row["family"] for row in pipelines_tried())]
+            what = f"nothing fits {' '.join(words)}"
+            raise click.UsageError(unknown(what, " ".join(words), listed, "`trace models --all` lists all there is"))
         if presets:
             _table(presets, {"model": "--model", "embedded": "embedded weights", "checkpoint": "--checkpoint"})
         if tried:

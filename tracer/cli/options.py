@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tracer.cli import completing
 from tracer.parameters import Parameter
 from tracer.request import parameters
 
@@ -18,11 +19,26 @@ dry_run = click.option(
     help="Check, say what it would cost (evaluations, time, disk, memory), write nothing.",
 )
 
+weights = click.option(
+    "--weights",
+    multiple=True,
+    metavar="METRIC=PATH",
+    help="A metric's weight file or folder. Repeatable.",
+    shell_complete=completing.metric_weights,
+)
+mask_seed = click.option(
+    "--mask-seed", type=int, default=0, show_default=True, metavar="SEED", help=parameters()["mask_seed"].help
+)
+
 
 class StorePath(click.ParamType):
     """What is read: a path, or an address such as s3://bucket/run. `~` is expanded, which no shell does behind `=`."""
 
     name = "path"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """Runs and sweeps, the newest first."""
+        return completing.stores(ctx, param, incomplete)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path, or what stands for the address."""
@@ -36,6 +52,10 @@ class OutPath(click.ParamType):
 
     name = "path"
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """Files and folders."""
+        return completing.paths(ctx, param, incomplete)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path, or an error that says how results get to an address."""
         from tracer.store import RunError, local
@@ -47,6 +67,18 @@ class OutPath(click.ParamType):
 
 
 STORE, OUT = StorePath(), OutPath()
+
+
+HEADINGS: dict[str, tuple[str, ...]] = {
+    "What is run": ("denoiser", "checkpoint", "variant", "parts", "lora", "sites", "t5"),
+    "Arms": ("arms", "mask_seed", "floor"),
+    "Samples": ("samples", "classes", "prompts", "negative", "seed", "paths", "size", "moved"),
+    "Sampling": ("steps", "sampler", "guidance", "noise", "call"),
+    "What is kept": ("record", "frames"),
+    "Where it goes": ("out", "resume", "dry_run", "as_json"),
+    "Machine": ("device", "dtype", "batch_size", "vae_tiling", "offload", "workers", "scheduler"),
+}
+"""Under which heading the options of a run stand, by the fields of a `Request`."""
 
 
 def request_options(*leave_out: str) -> Callable[[Callable], Callable]:
@@ -77,8 +109,26 @@ def option(name: str, parameter: Parameter) -> Callable[[Callable], Callable]:
     else:
         shown = ",".join(default) if parameter.many and default is not None else default
         how |= {"default": shown, "type": OUT if parameter.type is Path else parameter.type}
+    how["shell_complete"] = _completer(name, parameter)
     how["show_default"] = how.get("default") is not None
     return click.option(parameter.flag, name, **how)
+
+
+COMPLETERS = {
+    "arms": completing.specs,
+    "checkpoint": completing.checkpoints,
+    "classes": completing.classes,
+    "device": completing.names(completing.devices),
+    "lora": completing.paths,
+    "prompts": completing.paths,
+}
+"""What is offered for fields of a `Request` whose values are no list of names."""
+
+
+def _completer(name: str, parameter: Parameter) -> completing.Completer | None:
+    if parameter.choices is not None:
+        return completing.names(parameter.choices, comma=parameter.many)
+    return COMPLETERS.get(name)
 
 
 def _help(parameter: Parameter) -> str:

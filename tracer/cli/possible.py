@@ -18,11 +18,12 @@ def analyses(recorded: Collection[str], arms: Sequence[Mapping[str, Any]]) -> li
     `interventions.arm_coordinates` gives them.
     """
     from analysis import MEASURES
+    from analysis.measure import about
 
     shaped = _shapes(arms)
     return [
         name
-        for name, measure in MEASURES.items()
+        for name, measure in ((name, about(name)) for name in MEASURES)
         if measure.reads in ("run", "runs") and measure.beyond in shaped and set(measure.needs) <= set(recorded)
     ]
 
@@ -34,6 +35,11 @@ def _shapes(arms: Sequence[Mapping[str, Any]]) -> set[str]:
     doses = [arm for arm in masked if arm["arm_strength"] != 1]
     twice = len(windows) > len(set(windows))
     return {""} | ({"parts"} if windows or doses else set()) | ({"windows"} if twice else set())
+
+
+def look_command(path: Path) -> str:
+    """The command that shows a run, or the runs of a folder, in a browser."""
+    return f"trace view {shlex.quote(str(path))}"
 
 
 def next_commands(path: Path, names: Sequence[str]) -> str:

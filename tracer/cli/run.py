@@ -6,6 +6,7 @@ Here it is announced, its progress shown, and the way to go on printed.
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
 import time
@@ -17,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from interventions.naming import unknown
+from tracer.cli import completing
 from tracer.cli.diverged import tell_of_diverged
 from tracer.cli.errors import answered, fail
-from tracer.cli.options import as_json, dry_run, request_options
+from tracer.cli.help import Command
+from tracer.cli.options import HEADINGS, as_json, dry_run, request_options
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -29,20 +33,27 @@ if TYPE_CHECKING:
     from tracer.studies import Variant
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    headings=HEADINGS,
+    examples=(
+        "trace run --model dit --mask R4S32",
+        "trace run --mask R4S32 --mask R0S63 --steps 250 --dry-run  # what it would take",
+        "trace run --model sd3 --mask sink-k1 --mask random-k1 --prompts 'a red heart' --record sinks",
+        "trace run --checkpoint facebook/DiT-XL-2-256 --mask R4S32 --steps 250 --samples 1000 --device cuda",
+        "trace run --resume --out runs/dit-R4S32 --mask R4S32  # go on with what was interrupted",
+    ),
+)
 @request_options()
 @dry_run
 @as_json
 def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
     """Run a clean trajectory and one per --mask from the same noise, and save every step.
 
-    \b
-    trace run --model dit --mask R4S32
-    trace run --model sd3 --mask sink-k1 --mask random-k1 --prompts prompts.txt --record finals,images,mass,sinks
-    trace run --checkpoint facebook/DiT-XL-2-256 --mask R4S32 --steps 250 --samples 1000 --device cuda
+    How masks are written: `trace mask --help`. What can be run: `trace models`.
     """
     from tracer.cli.announce import possible
-    from tracer.cli.possible import next_commands
+    from tracer.cli.possible import look_command, next_commands
 
     with answered():
         if not typed["arms"]:
@@ -61,32 +72,48 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
 
         print_json({**summary(path), "next": then})
     else:
-        click.echo(f"next: {then}")
+        click.echo(f"look: {look_command(path)}\nnext: {then}")
     tell_of_diverged([path])
 
 
-@click.command()
-@click.argument("study", metavar="STUDY")
+class StudyCommand(Command):
+    """A command that lists the studies under its text."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The text, then every study and what it runs."""
+        from tracer.studies import STUDIES
+
+        super().format_help_text(ctx, formatter)
+        with formatter.section("Studies"):
+            formatter.write_dl([(name, inspect.getdoc(each.variants) or "") for name, each in STUDIES.items()])
+
+
+@click.command(
+    cls=StudyCommand,
+    headings={"Study": ("every", "counts", "forks"), **HEADINGS},
+    examples=(
+        "trace counterfactual impulse --mask R4S32 --steps 50 --every 5",
+        "trace counterfactual steps --mask R4S32 --guidance 1 --counts 50,100,250  # for the verdict",
+        "trace counterfactual windows --mask R4S32 --dry-run  # what it would take",
+    ),
+)
+@click.argument("study", metavar="STUDY", shell_complete=completing.names(completing.studies))
 @request_options("record")
-@click.option("--every", type=int, default=1, show_default=True, help="impulse: one impulse every this many steps.")
+@click.option(
+    "--every", type=int, default=1, show_default=True, metavar="N", help="impulse: one impulse every this many steps."
+)
 @click.option("--counts", metavar="LIST", help="steps: the numbers of steps; default 50,100,250,500,1000.")
-@click.option("--forks", type=int, default=8, show_default=True, help="renoise: forks, spread over the run.")
+@click.option(
+    "--forks", type=int, default=8, show_default=True, metavar="N", help="renoise: forks, spread over the run."
+)
 @dry_run
 @as_json
 def counterfactual(
     study: str, every: int, counts: str | None, forks: int, dry_run: bool, as_json: bool, **typed: Any
 ) -> None:
-    """Run a counterfactual study of one or more masks.
+    """Run a counterfactual study of one or more masks: variants of one run, or several runs.
 
-    \b
-    impulse    the mask at one step alone, for every step      windows   early, middle, late third alone
-    all-but    everywhere but one third                        prefix    the first k steps, then clean
-    dose       strength .01, .1, .3, 1                         one-pass  teacher-forced, at every level
-    steps      several numbers of steps (for the verdict)      sampler   DDPM against DDIM
-    guidance   guidance 1 against the one given                renoise   fresh noises after a single step
-
-    \b
-    trace counterfactual steps --mask R4S32 --guidance 1
+    At its end it prints the analysis that reads them.
     """
     with answered():
         from tracer.request import Request
@@ -115,6 +142,7 @@ def counterfactual(
         label = f"{variant.name}: run {number} of {len(variants)}" if len(variants) > 1 else ""
         with answered():
             paths.append(start(checked, root, label=label, to_stderr=as_json))
+    from tracer.cli.possible import look_command
     from tracer.studies import STUDIES
 
     then = f"trace analyze {STUDIES[study].analysis} {' '.join(shlex.quote(str(path)) for path in paths)}"
@@ -123,7 +151,7 @@ def counterfactual(
 
         print_json({"study": study, "runs": [summary(path) for path in paths], "next": then})
     else:
-        click.echo(f"{STUDIES[study].question}\nnext: {then}")
+        click.echo(f"{STUDIES[study].question}\nlook: {look_command(root)}\nnext: {then}")
     tell_of_diverged(paths)
 
 
@@ -141,7 +169,7 @@ def _study(
     from tracer.studies import STEP_COUNTS, STUDIES, Setting
 
     if study not in STUDIES:
-        raise click.UsageError(f"no study {study!r}: choose one of {', '.join(STUDIES)}")
+        raise click.UsageError(unknown(f"no study {study!r}", study, STUDIES))
     if not request.arms:
         raise click.UsageError(f"name at least one --mask, for example: trace counterfactual {study} --mask R4S32")
     for flag, number in (("--every", every), ("--forks", forks)):

@@ -7,20 +7,37 @@ from pathlib import Path
 
 import click
 
+from tracer.cli import completing
 from tracer.cli.errors import answered
-from tracer.cli.options import STORE, as_json, dry_run
+from tracer.cli.help import Command
+from tracer.cli.options import STORE, as_json, dry_run, weights
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
 from tracer.store.places import expanded
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "trace score  # by all metrics that need only what is shipped",
+        "trace score --list",
+        "trace score --metric lpips --metric clip-t --weights clip-t=open_clip_model.safetensors",
+        "trace score --metric cmmd --reference val2014 --dry-run",
+    ),
+)
 @click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
-@click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="E.g. clip-t or lpips; default: all that "
+@click.option("--metric", "metrics", multiple=True, metavar="METRIC",
+              shell_complete=completing.names(completing.metrics), help="E.g. clip-t or lpips; default: all that "
               "need only what is shipped. Repeatable.")  # fmt: skip
-@click.option("--weights", multiple=True, metavar="METRIC=PATH", help="A metric's weight file or folder. Repeatable.")
-@click.option("--reference", metavar="FOLDER", help="Pictures (at any depth) that sets such as cmmd are "
+@weights
+@click.option("--reference", metavar="FOLDER", shell_complete=completing.paths,
+              help="Pictures (at any depth) that sets such as cmmd are "
               "compared with; `held-out`: the shipped drawings.")  # fmt: skip
-@click.option("--device", metavar="DEVICE", help="Of large networks. Default: cuda where there is one, else cpu.")
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    shell_complete=completing.names(completing.devices),
+    help="Of large networks. Default: cuda where there is one, else cpu.",
+)
 @click.option("--list", "listed", is_flag=True, help="List the metrics, what weights they need and which are here.")
 @click.option("--expect", metavar="SIZES", help="With --dry-run, of a run that is not there yet: arms x samples x "
               "height x width of its pictures, such as 6x553x1024x1024.")  # fmt: skip
@@ -33,10 +50,6 @@ def score(
     """Measure the decoded pictures of a run by metrics, and keep the scores beside it.
 
     What is already measured is not measured again. RUN defaults to the latest under ./runs.
-
-    \b
-    trace score --metric lpips --metric clip-t --weights clip-t=open_clip_model.safetensors
-    trace score --metric cmmd --reference val2014
     """
     with answered():
         from tracer import store
@@ -141,8 +154,13 @@ def sizes(text: str) -> tuple[int, ...]:
 
 def paths_by_name(words: Sequence[str]) -> dict[str, str]:
     """`lpips=weights.pth` -> {"lpips": "weights.pth"}."""
+    from classify_clip.scores.metric import METRICS, unknown_metric
+
     for word in words:
         if not all(word.partition("=")):
             raise click.UsageError(f"--weights {word!r}: give METRIC=PATH, for example hps=HPS_v2.1_compressed.pt")
     named = dict(word.split("=", 1) for word in words)
+    for metric in named:
+        if metric not in METRICS:
+            raise click.UsageError(unknown_metric("--weights", metric))
     return {metric: str(expanded(path)) for metric, path in named.items()}

@@ -7,30 +7,42 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tracer.cli import completing
 from tracer.cli.errors import answered
 from tracer.cli.files import check_picture, save_figure
-from tracer.cli.options import OUT, STORE, as_json
+from tracer.cli.help import Command
+from tracer.cli.options import OUT, STORE, as_json, mask_seed
 from tracer.cli.terminal import print_json, print_table
+from tracer.parameters import models
+from tracer.store.places import nearest_path
 
 if TYPE_CHECKING:
     from interventions import TokenLayout
 
+ROOT = Path("runs")
+"""Where runs lie unless another place is named."""
 MOST_TOKENS = 128 * 128
 """Of `trace mask`: beyond it the mask alone takes more than a quarter of a gigabyte."""
 
 
-@click.command()
-@click.argument("spec")
+@click.command(
+    cls=Command,
+    examples=(
+        "trace mask R4S32  # Manhattan radius 4, 32 shortcuts per token",
+        "trace mask D0.25A1 --grid 16x16  # preferential attachment up to density 0.25",
+        "trace mask K64N8 --out hubs.svg  # 64 hubs, every other token tied to its 8 nearest",
+        "trace mask R4S32 --grid 5x8x8  # 5 frames of 8 x 8 tokens",
+    ),
+)
+@click.argument("spec", shell_complete=completing.specs)
 @click.option("--grid", default="16x16", show_default=True, metavar="HxW", help="The token grid; FxHxW of a video.")
-@click.option("--mask-seed", type=int, default=0, show_default=True)
+@mask_seed
 @click.option("--out", type=OUT, metavar="FILE", help="The picture; default: mask-SPEC.png.")
 @as_json
 def mask(spec: str, grid: str, mask_seed: int, out: Path | None, as_json: bool) -> None:
     """Show what a graph mask is: picture, density, graph statistics.
 
-    \b
-    trace mask R4S32 --grid 16x16
-    trace mask R4S32 --grid 5x8x8
+    A run also takes what has no fixed mask, such as sink-k5, and a scope, such as R4S32@layers=6,12;steps=0:50.
     """
     with answered():
         import matplotlib
@@ -79,29 +91,37 @@ def _grid_layout(grid: str) -> TokenLayout:
     )
 
 
-@click.command(name="runs")
+@click.command(
+    name="runs",
+    cls=Command,
+    examples=("trace runs", "trace runs --model sd3 --mask sink", "trace runs dit-steps --json"),
+)
 @click.argument("words", nargs=-1, metavar="[TEXT]...")
-@click.option("--root", type=STORE, default=Path("runs"), show_default=True, metavar="DIR")
-@click.option("--model", metavar="NAME", help="Only of this model.")
-@click.option("--mask", metavar="SPEC", help="Only those with this in the name of an arm, such as R4S32 or sink.")
+@click.option("--root", type=STORE, default=ROOT, show_default=True, metavar="DIR", help="Where to look.")
+@click.option("--model", metavar="NAME", shell_complete=completing.names(models), help="Only of this model.")
+@click.option(
+    "--mask",
+    metavar="SPEC",
+    shell_complete=completing.specs,
+    help="Only those with this in the name of an arm, such as R4S32 or sink.",
+)
 @as_json
 def list_runs(words: tuple[str, ...], root: Path, model: str | None, mask: str | None, as_json: bool) -> None:
     """List the runs and sweeps under a folder, those of studies too, oldest first.
 
     TEXT keeps those whose line holds it. `trace show RUN` says all about one of them.
-
-    \b
-    trace runs --model sd3 --mask sink
-    trace runs dit-steps
     """
     with answered():
-        from tracer.cli.listing import found, rows
+        from tracer.cli.listing import found, nothing_fits, rows
 
+        if root != ROOT and isinstance(root, Path) and not root.is_dir():
+            meant = f"did you mean {near}? " if (near := nearest_path(root)) else ""
+            raise click.UsageError(f"there is no folder {root}: {meant}`trace runs` lists those under ./{ROOT}")
         listed = [each for each in found(root) if each.fits(model, mask, words)]
         if as_json:
             return print_json([each.data() for each in listed])
         if not listed and (model or mask or words):
-            raise click.UsageError(f"nothing under {root} fits; `trace runs --root {root}` lists all there is")
+            raise click.UsageError(nothing_fits(root, model, mask, words))
         if not listed:
             click.echo(f"no runs under {root}: make one with  trace run --model dit --mask R4S32")
             return
@@ -113,7 +133,7 @@ def list_runs(words: tuple[str, ...], root: Path, model: str | None, mask: str |
                 click.echo(f"cannot be read: {each.path}: {each.problem}")
 
 
-@click.command()
+@click.command(cls=Command, examples=("trace show", "trace show runs/dit-R4S32 --json"))
 @click.argument("run_path", type=STORE, metavar="[RUN]", required=False)
 @as_json
 def show(run_path: Path | None, as_json: bool) -> None:
@@ -123,7 +143,7 @@ def show(run_path: Path | None, as_json: bool) -> None:
     """
     with answered():
         from tracer import store
-        from tracer.cli.possible import next_commands
+        from tracer.cli.possible import look_command, next_commands
         from tracer.cli.summary import described, summary
 
         path = store.locate(run_path)
@@ -131,4 +151,4 @@ def show(run_path: Path | None, as_json: bool) -> None:
         then = next_commands(path, about["analyses"])
         if as_json:
             return print_json({**about, "next": then})
-        click.echo("\n".join([*described(about), f"next: {then}"]))
+        click.echo("\n".join([*described(about), f"look: {look_command(path)}", f"next: {then}"]))

@@ -15,10 +15,14 @@ from typing import Any
 import click
 
 from interventions.families import density_families
+from interventions.naming import unknown
+from tracer.cli import completing
 from tracer.cli.errors import answered
-from tracer.cli.options import OUT, STORE, as_json, dry_run
+from tracer.cli.help import Choice, Group
+from tracer.cli.options import OUT, STORE, as_json, dry_run, mask_seed
 from tracer.cli.run import resume_command
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
+from tracer.request import parameters
 from tracer.store.places import expanded
 
 
@@ -27,44 +31,64 @@ class Families(click.ParamType):
 
     name = "family"
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> completing.Items:
+        """The names."""
+        return completing.names(density_families)(ctx, param, incomplete)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself, or an error that lists the names."""
         if value not in (names := density_families()):
-            self.fail(f"no family {value!r}: choose among {', '.join(names)}", param, ctx)
+            self.fail(unknown(f"no family {value!r}", value, names), param, ctx)
         return value
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    examples=(
+        "trace sweep classify --mask R4S32",
+        "trace sweep retrieve --density 0.25 --family small-world",
+        "trace sweep depth --mask R4S32",
+    ),
+)
 def sweep() -> None:
-    """Classification and retrieval under the same masks as the diffusion runs.
+    """Classification and retrieval under the same masks as the diffusion runs."""
 
-    \b
-    trace sweep classify --mask R4S32
-    trace sweep classify --density 0.25 --density 0.5 --mask-seeds 3
-    trace sweep retrieve --density 0.25 --family small-world
-    """
+
+HEADINGS = {
+    "What is run": ("model", "pretrained", "tower", "checkpoint"),
+    "Masks": ("masks", "densities", "families", "mask_seeds"),
+    "Pictures": ("data", "split", "limit", "captions", "captions_per_image", "galleries"),
+    "Where it goes": ("out", "resume", "published", "dry_run", "as_json"),
+    "Machine": ("device", "batch_size"),
+}
+MASKS = click.option(
+    "--mask", "masks", multiple=True, metavar="SPEC", shell_complete=completing.specs, help=parameters()["arms"].help
+)
 
 
 def shared_options(command: Callable) -> Callable:
     """The options of both sweeps."""
     options = [
-        click.option("--mask", "masks", multiple=True, metavar="SPEC", help="Such as R4S32; repeatable."),
+        MASKS,
         click.option("--density", "densities", multiple=True, type=float, metavar="SHARE", help="Target density of "
-                     "image-image pairs; repeatable."),
+                     "image-image pairs, from 0 to 1. Repeatable."),
         click.option("--family", "families", multiple=True, type=Families(), metavar="FAMILY", help="Graph families "
                      "for --density; default: all that ship. Repeatable."),
         click.option("--mask-seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Seeds "
                      "0 to N-1 of every random graph."),
-        click.option("--checkpoint", metavar="FILE|DIR", help="Local weights instead of the library's."),
+        click.option("--checkpoint", metavar="FILE|DIR", shell_complete=completing.paths,
+                     help="Local weights instead of the library's."),
         click.option("--data", type=STORE, metavar="FOLDER", help="Pictures; default: the shipped "
                      "held-out emoji."),
-        click.option("--split", type=click.Choice(["all", "held-out-images", "held-out-concepts"]), default="all",
+        click.option("--split", type=Choice(["all", "held-out-images", "held-out-concepts"]), default="all",
                      show_default=True, help="Which of the shipped emoji."),
         click.option("--limit", type=int, metavar="N", help="At most N images (retrieval: N pairs)."),
-        click.option("--batch-size", type=int, default=64, show_default=True, metavar="N"),
-        click.option("--device", metavar="DEVICE", help="Default: cuda where there is one, else cpu."),
+        click.option("--batch-size", type=int, default=64, show_default=True, metavar="N",
+                     help="Pictures run together."),
+        click.option("--device", metavar="DEVICE", shell_complete=completing.names(completing.devices),
+                     help=parameters()["device"].help),
         click.option("--out", type=OUT, metavar="DIR", help="Default: runs/<task>-<model>."),
-        click.option("--resume", is_flag=True, help="Compute only the cells that are missing."),
+        click.option("--resume", is_flag=True, help="Go on with an unfinished sweep."),
         click.option("--published", is_flag=True, help="Draw the masking paper's values beside ours."),
     ]  # fmt: skip
     for option in reversed([*options, dry_run, as_json]):
@@ -72,9 +96,18 @@ def shared_options(command: Callable) -> Callable:
     return command
 
 
-@sweep.command()
+@sweep.command(
+    short_help="Classification: top-1 and top-5 of a timm model.",
+    headings=HEADINGS,
+    examples=(
+        "trace sweep classify --mask R4S32 --mask R0S63",
+        "trace sweep classify --density 0.25 --density 0.5 --mask-seeds 3",
+        "trace sweep classify --model vit_large_patch16_224.augreg_in21k_ft_in1k --data imagenet/val --density 0.25",
+    ),
+)
 @shared_options
-@click.option("--model", default="vit", show_default=True, metavar="NAME", help="vit, vit-cls, vit-seed1 (embedded) "
+@click.option("--model", shell_complete=completing.names(completing.classifiers), default="vit", show_default=True,
+              metavar="NAME", help="vit, vit-cls, vit-seed1 (embedded) "
               "or a timm name; the masking paper's is vit_large_patch16_224.augreg_in21k_ft_in1k.")  # fmt: skip
 def classify(mask_seeds: int, **options: Any) -> None:
     """Top-1 and top-5 of a timm model, agreement with clean, and distances.
@@ -84,29 +117,60 @@ def classify(mask_seeds: int, **options: Any) -> None:
     _run("classify", mask_seeds, options)
 
 
-@sweep.command()
+@sweep.command(
+    short_help="Retrieval: R@1, R@5 and R@10 of an open_clip model.",
+    headings=HEADINGS,
+    examples=(
+        "trace sweep retrieve --mask R4S32",
+        "trace sweep retrieve --density 0.25 --family small-world --tower text",
+        "trace sweep retrieve --model ViT-B-32-quickgelu --data val2017 --captions captions_val2017.json --mask R2S4",
+    ),
+)
 @shared_options
-@click.option("--model", default="clip", show_default=True, metavar="NAME", help="clip (embedded) or an open_clip "
+@click.option("--model", shell_complete=completing.names(completing.retrievers), default="clip", show_default=True,
+              metavar="NAME", help="clip (embedded) or an open_clip "
               "name; the masking paper's is ViT-B-32-quickgelu.")  # fmt: skip
 @click.option("--pretrained", metavar="TAG", help="open_clip's tag of the weights; default: openai where there is one.")
 @click.option("--captions", type=STORE, metavar="JSON", help="COCO's captions_val2017.json or a "
               "Karpathy split, for the pictures of --data.")  # fmt: skip
-@click.option("--captions-per-image", type=click.IntRange(1), default=5, show_default=True, metavar="N")
+@click.option(
+    "--captions-per-image",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Captions taken of each picture.",
+)
 @click.option("--gallery", "galleries", multiple=True, type=int, metavar="N", help="Gallery sizes of the R@1 curve; "
-              "default: powers of two. The full gallery is always reported.")  # fmt: skip
-@click.option("--tower", type=click.Choice(["image", "text"]), default="image", show_default=True)
+              "default: powers of two. The full gallery is always reported. Repeatable.")  # fmt: skip
+@click.option(
+    "--tower", type=Choice(["image", "text"]), default="image", show_default=True, help="The one that is masked."
+)
 def retrieve(mask_seeds: int, **options: Any) -> None:
     """R@1, R@5 and R@10 both ways of an open_clip model, and R@1 against the size of the gallery."""
     _run("retrieve", mask_seeds, options)
 
 
-@sweep.command()
-@click.option("--mask", "masks", multiple=True, required=True, metavar="SPEC", help="Such as R4S32; repeatable.")
-@click.option("--mask-seed", type=int, default=0, show_default=True, help="Seed of the random graphs.")
+@sweep.command(
+    short_help="Damage per block inside one forward pass.",
+    examples=("trace sweep depth --mask R4S32", "trace sweep depth --mask R4S32 --mask K64N8 --samples 16"),
+)
+@click.option(
+    "--mask",
+    "masks",
+    multiple=True,
+    required=True,
+    metavar="SPEC",
+    shell_complete=completing.specs,
+    help=parameters()["arms"].help,
+)
+@mask_seed
 @click.option(
     "--samples", type=click.IntRange(3), default=64, show_default=True, metavar="N", help="Held-out pictures."
 )
-@click.option("--out", type=OUT, default=Path("runs/depth"), show_default=True, metavar="DIR")
+@click.option(
+    "--out", type=OUT, default=Path("runs/depth"), show_default=True, metavar="DIR", help="Where it all goes."
+)
 @as_json
 def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_json: bool) -> None:
     """Damage per block inside one forward pass: embedded ViTs, CLIP, and the DiT at several noise levels."""
@@ -124,8 +188,13 @@ def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_js
         show(measure, measure(measured), out, [out], as_json=as_json)
 
 
-@sweep.command()
-@click.option("--out", type=OUT, default=Path("runs/figure1"), show_default=True, metavar="DIR")
+@sweep.command(
+    short_help="Figure 1 and Table 1 of the masking paper.",
+    examples=("trace sweep figure1", "trace sweep figure1 --images 48 --density 0.25 --model-seeds 1"),
+)
+@click.option(
+    "--out", type=OUT, default=Path("runs/figure1"), show_default=True, metavar="DIR", help="Where it all goes."
+)
 @click.option("--images", type=click.IntRange(24), metavar="N", help="Held-out pictures to classify.")
 @click.option("--pairs", type=click.IntRange(16), metavar="N", help="Names to retrieve, with all their pictures.")
 @click.option("--one-pass", type=click.IntRange(3), metavar="N", help="Pictures for one denoising pass.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli.errors import answered, fail
+from tracer.cli.help import Command
 from tracer.cli.options import OUT, STORE, as_json
 from tracer.cli.terminal import print_json
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tracer.store import Verification
 
 
-@click.command()
+@click.command(cls=Command, examples=("trace verify runs/dit-R4S32", "trace verify runs/*  # runs and sweeps alike"))
 @click.argument("paths", type=STORE, metavar="RUN...", nargs=-1, required=True)
 @as_json
 def verify(paths: tuple[Path, ...], as_json: bool) -> None:
@@ -46,7 +47,7 @@ def verify(paths: tuple[Path, ...], as_json: bool) -> None:
         raise SystemExit(1)
 
 
-@click.command()
+@click.command(cls=Command, examples=("trace repair runs/dit-R4S32",))
 @click.argument("path", type=OUT, metavar="RUN")
 @as_json
 def repair(path: Path, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tracer.cli.errors import answered
+from tracer.cli.help import Command
 from tracer.cli.options import OUT, STORE, as_json
 from tracer.cli.terminal import print_json
 
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from tracer.cli.viewing.catalogue import Catalogue
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "trace view  # every run under ./runs",
+        "trace view runs/dit-R4S32 runs/dit-R0S63 --port 9000 --no-browser",
+        "trace view runs --bundle public  # pages to publish",
+    ),
+)
 @click.argument("places", nargs=-1, type=STORE, metavar="[ROOT|RUN]...")
 @click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="Default: the first free one from 8321 on.")
 @click.option("--browser/--no-browser", default=True, help="Open a browser; the address is printed anyway.")
@@ -32,11 +40,6 @@ def view(places: tuple[Path, ...], port: int | None, browser: bool, bundle: Path
 
     ROOT is a folder of runs, ./runs by default; RUN is one of them. Runs that are made or grow meanwhile are there when
     the page is loaded again. Ctrl-C ends it. On a machine far away: ssh -L 8321:127.0.0.1:8321 MACHINE
-
-    \b
-    trace view
-    trace view runs/dit-R4S32 runs/dit-R0S63 --port 9000 --no-browser
-    trace view runs --bundle public
     """
     with answered():
         from tracer.cli.viewing.catalogue import Catalogue

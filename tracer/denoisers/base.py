@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from interventions import Intervention, TokenLayout
-    from tracer.samplers.base import Prediction, Sampler
-
+    from tracer.denoisers.word_tokens import Word
+from tracer.samplers.base import Prediction, Sampler
 
 DTYPES = ("float32", "bfloat16", "float16")
 """What a network may run in, by torch's names."""
@@ -223,7 +223,8 @@ class OptionalParts:
 
     prompted: it is told prompts. classes: names of its classes, in order, if it is told classes. prepare: encode the
     prompts of these samples now, once for a whole run. padding: bool [sample, token], the text tokens of these samples
-    that only fill up the sequence. model: the torch module itself, whose dtype is recorded. own_lanes: whether
+    that only fill up the sequence. words: of each sample the words of its prompt with their text tokens; without it
+    they are numbered. model: the torch module itself, whose dtype is recorded. own_lanes: whether
     `predict` acts on its lanes by itself; a denoiser that has no layout and does not cannot be masked.
     runs_itself: how it takes its steps, where a pipeline of its own asks the network. frames: of a video, whose state
     has them folded into its channels, frame after frame; the store unfolds them.
@@ -233,6 +234,7 @@ class OptionalParts:
     classes: Sequence[str] | None = None
     prepare: Callable[[Sequence[Sample]], None] | None = None
     padding: Callable[[Sequence[Sample]], np.ndarray] | None = None
+    words: Callable[[Sequence[Sample]], Sequence[Sequence[Word]]] | None = None
     model: Any = None
     own_lanes: bool = False
     runs_itself: RunsItself | None = None

@@ -18,16 +18,21 @@ from torch import Tensor
 
 from tracer.denoisers.base import CheckpointError, Sample
 from tracer.denoisers.weights import LOADING
+from tracer.denoisers.word_tokens import Word, by_position
 from tracer.quiet import quiet
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One encoded prompt: `tokens` [text, width], `pooled` [width], `real` bool [text], False where it is padding."""
+    """One encoded prompt: `tokens` [text, width], `pooled` [width], `real` bool [text], False where it is padding.
+
+    words: which of the tokens are which word; () where that is not known.
+    """
 
     tokens: Tensor
     pooled: Tensor
     real: Tensor
+    words: Sequence[Word] = ()
 
 
 Encode = Callable[[Sequence[str]], list[Condition]]
@@ -73,6 +78,11 @@ class Conditions:
         """Bool [n, text]: the text tokens that only fill up the sequence."""
         self.prepare(prompts)
         return np.stack([~self.known[prompt].real.cpu().numpy() for prompt in prompts])
+
+    def words(self, prompts: Sequence[str]) -> list[Sequence[Word]]:
+        """The words of these prompts and their tokens; tokens by their numbers where words are not known."""
+        padding = self.padding(prompts)
+        return [self.known[prompt].words or by_position(row) for prompt, row in zip(prompts, padding, strict=True)]
 
 
 def prompts_of(samples: Sequence[Sample]) -> list[str]:

@@ -16,6 +16,7 @@ from interventions.spec import Clean
 from tracer.denoisers.base import Evaluation, Moment, Sample
 from tracer.denoisers.conditions import Conditions, prompts_of
 from tracer.denoisers.guidance import Halves
+from tracer.denoisers.word_tokens import Word
 from tracer.samplers.base import Prediction
 
 
@@ -47,6 +48,11 @@ def padding(network: Prompted, samples: Sequence[Sample]) -> np.ndarray:
     padded = np.zeros((len(samples), network.layout.size), bool)
     padded[:, network.layout.kinds() == TEXT] = network.conditions.padding(prompts_of(samples))
     return padded
+
+
+def words(network: Prompted, samples: Sequence[Sample]) -> list[Sequence[Word]]:
+    """Of each sample the words of its prompt and their text tokens."""
+    return network.conditions.words(prompts_of(samples))
 
 
 def encoded(network: Prompted, prompts: Sequence[str]) -> Sequence[Tensor]:

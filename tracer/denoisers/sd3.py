@@ -36,6 +36,8 @@ from tracer.denoisers.hub import INDEX
 from tracer.denoisers.images import Size, square
 from tracer.denoisers.vae import decode, load_vae, upscale
 from tracer.denoisers.weights import LOADING, check_finite, load_network, load_text_encoders
+from tracer.denoisers.word_tokens import END as ENDED
+from tracer.denoisers.word_tokens import PADDING, Word, words_of
 
 PIPELINES, NETWORKS = ("StableDiffusion3Pipeline",), ("SD3Transformer2DModel",)
 PARTS = ("transformer", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -79,6 +81,10 @@ class SD3:
     def padding(self, samples: Sequence[Sample]) -> np.ndarray:
         """Bool [sample, token]: text tokens that only fill up the sequence."""
         return prompted.padding(self, samples)
+
+    def words(self, samples: Sequence[Sample]) -> list[Sequence[Word]]:
+        """Of each sample the words of its prompt and their text tokens."""
+        return prompted.words(self, samples)
 
     def opened(
         self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
@@ -182,12 +188,17 @@ def word_conditions(folder: Path) -> Conditions:
         raise CheckpointError(f"{folder} holds no usable words.safetensors and vocabulary.json: {error}") from error
     check_finite(encoder.eval().requires_grad_(False), folder)
 
+    def named(words: Sequence[str]) -> list[Word]:
+        own: list[Word] = [(word, (k,)) for k, word in enumerate(words)]
+        rest = tuple(range(len(own) + 1, context))
+        return [*own, (ENDED, (len(own),)), *([(PADDING, rest)] if rest else [])]
+
     def encode(prompts: Sequence[str]) -> list[Condition]:
         encoded = []
         for prompt in prompts:
             ids = tokenize([prompt], known, context)
             tokens, pooled = encoder(ids)
-            encoded.append(Condition(tokens[0], pooled[0], ids[0] != PAD))
+            encoded.append(Condition(tokens[0], pooled[0], ids[0] != PAD, named(words(prompt)[: context - 1])))
         return encoded
 
     return Conditions(encode, context, lambda prompt: [word for word in words(prompt) if word not in known])
@@ -285,7 +296,9 @@ def _encode_one(pipeline: Any, prompt: str) -> Condition:
         real.append(torch.zeros(T5_TOKENS, dtype=torch.bool))
     else:
         real.append(real_tokens(pipeline.tokenizer_3, prompt, T5_TOKENS))
-    return Condition(tokens[0].cpu(), pooled[0].cpu(), torch.cat(real))
+    cut = [(pipeline.tokenizer, length)]
+    cut += [] if pipeline.tokenizer_3 is None else [(pipeline.tokenizer_3, T5_TOKENS)]
+    return Condition(tokens[0].cpu(), pooled[0].cpu(), torch.cat(real), words_of(prompt, cut))
 
 
 FAMILY = ModelFamily(

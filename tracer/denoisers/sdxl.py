@@ -36,6 +36,7 @@ from tracer.denoisers.fingerprint import fingerprinted
 from tracer.denoisers.images import Size, square
 from tracer.denoisers.vae import decode, load_vae, upscale
 from tracer.denoisers.weights import load_network, load_text_encoders
+from tracer.denoisers.word_tokens import Word, words_of
 
 PIPELINES = ("StableDiffusionXLPipeline",)
 PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -85,6 +86,10 @@ class SDXL:
     def padding(self, samples: Sequence[Sample]) -> np.ndarray:
         """Bool [sample, token]: text tokens that only fill up the sequence."""
         return prompted.padding(self, samples)
+
+    def words(self, samples: Sequence[Sample]) -> list[Sequence[Word]]:
+        """Of each sample the words of its prompt and their text tokens."""
+        return prompted.words(self, samples)
 
     def opened(
         self, samples: Sequence[Sample], *, guidance: float, mask_seed: int, record: Iterable[str] = ()
@@ -225,7 +230,8 @@ def _text_encoders(folder: Path, unet: Any, variant: str | None) -> Encode:
 def _encode_one(pipeline: Any, prompt: str) -> Condition:
     tokens, _, pooled, _ = pipeline.encode_prompt(prompt=prompt, do_classifier_free_guidance=False)
     real = real_tokens(pipeline.tokenizer, prompt, pipeline.tokenizer.model_max_length)
-    return Condition(tokens[0].cpu(), pooled[0].cpu(), real)
+    words = words_of(prompt, [(pipeline.tokenizer, pipeline.tokenizer.model_max_length)])
+    return Condition(tokens[0].cpu(), pooled[0].cpu(), real, words)
 
 
 FAMILY = ModelFamily(

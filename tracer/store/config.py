@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return json.loads(root_attributes(directory, schema_at(directory))["config"])
 
 
-def check_resume(path: str | Path, config: Mapping[str, Any], schema: Schema = RUN) -> None:
+def check_resume(
+    path: str | Path,
+    config: Mapping[str, Any],
+    schema: Schema = RUN,
+    options: Callable[[Mapping[str, Any]], str] = lambda old: "",
+) -> None:
     """Raise RunError naming every key in which `config` differs from the store's own (old -> new).
 
+    options: the options to type so that `config` becomes the store's, "" where they are not known.
     Also raised where there is no store of this schema, or one of a version that can be read but no longer continued.
     """
     directory = locate(path, schema=schema)
@@ -31,7 +37,8 @@ def check_resume(path: str | Path, config: Mapping[str, Any], schema: Schema = R
     check_writable(directory, schema, attributes)
     if config_hash(config) == attributes["config_hash"]:
         return
-    old, new = _flat(json.loads(attributes["config"])), _flat(json.loads(canonical(config)))
+    made = json.loads(attributes["config"])
+    old, new = _flat(made), _flat(json.loads(canonical(config)))
     changes = [
         f"{key}: {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
         for key in sorted(old.keys() | new.keys())
@@ -39,7 +46,7 @@ def check_resume(path: str | Path, config: Mapping[str, Any], schema: Schema = R
     ]
     raise RunError(
         f"{directory} was made with another configuration ({'; '.join(changes)}); "
-        "resume it with the options it was made with, or choose another --out"
+        f"resume it with {options(made) or 'the options it was made with'}, or choose another --out"
     )
 
 

@@ -97,7 +97,8 @@ def _arms_and_steps(group: Sequence[Variable], sizes: Mapping[str, int], unit: i
         of_one_arm = {**sizes, schema.unit_dim: unit, "arm": 1}
         one_arm = math.prod(variable.shape(of_one_arm)) * np.dtype(variable.dtype).itemsize
         all_arms = max(all_arms, one_arm * (arms if "arm" in variable.dims else 1))
-        one_step = max(one_step, one_arm // (steps if "step" in variable.dims else 1))
+        if "step" in variable.dims:  # blocks of steps make no other array smaller
+            one_step = max(one_step, one_arm // steps)
     if all_arms <= _JOINT_ARMS_BYTES:
         return arms, steps
     pieces = math.ceil(steps / max(1, _SHARD_BYTES // one_step))

@@ -205,6 +205,18 @@ _CATALOGUE = (
         ),
     ),
     Record(
+        "words",
+        "how much every image token attends to each word of the prompt, at the steps of frames",
+        (
+            Variable(
+                "attention/word_map",
+                ("arm", "sample", "frame_step", "word", "map_y", "map_x"),
+                long_name="attention an image token pays to the tokens of a word, mean over heads and layers",
+                keep_bits=MASS_BITS,
+            ),
+        ),
+    ),
+    Record(
         "injected",
         "what masking adds at the clean state in every step",
         (
@@ -338,6 +350,10 @@ _CATALOGUE = (
 
 RECORDS: dict[str, Record] = {record.name: record for record in _CATALOGUE}
 """Name -> record, in the order in which help lists them."""
+
+DEFAULT = ("latents", "images", "frames", "replay", "mass", "sinks")
+"""What a run records that names no records: what the first questions need, and the pictures along the way. A model
+without attention leaves out what is measured of it."""
 
 
 def with_brought(record: Iterable[str]) -> frozenset[str]:

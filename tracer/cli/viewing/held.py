@@ -10,11 +10,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from analysis import report
-from analysis.viewer.payload import payload
-from analysis.viewer.strips import Strips
 from interventions.errors import InputError
 from tracer.cli.viewing.catalogue import NotFoundError, Opened
 from tracer.cli.viewing.pages import address
@@ -53,10 +50,11 @@ class Held:
 
     def __init__(self) -> None:
         self._payloads, self._reports = Kept[bytes](8), Kept[str](8)
-        self._strips, self._makers = Kept[bytes](512), Kept[Strips](8)
+        self._strips, self._makers = Kept[bytes](512), Kept[Any](8)
 
     def payload(self, opened: Sequence[Opened], samples: range) -> bytes:
         """The data of a view of these samples as JSON, pictures as addresses."""
+        from analysis.viewer.payload import payload
 
         def source(place: int, kind: str, arm: str, sample: int) -> str:
             one = opened[place]
@@ -75,11 +73,13 @@ class Held:
 
     def strip(self, opened: Opened, kind: str, arm: str, sample: int) -> bytes:
         """A strip as WebP. Raises NotFoundError for a kind or an arm that the run has not."""
-        strips = self._makers.get(_key([opened]), lambda: Strips(opened.tree))
+        from analysis.viewer.strips import Recorded, Strips
+
+        strips = self._makers.get(_key([opened]), lambda: Strips(Recorded(opened.tree)))
 
         def make() -> bytes:
             try:
-                return strips.webp(kind, arm, sample)
+                return strips.webp(kind, arm, [sample])[0]
             except InputError as error:
                 raise NotFoundError(str(error)) from error
 
@@ -87,7 +87,13 @@ class Held:
 
     def report(self, opened: Sequence[Opened]) -> str:
         """The page about runs that needs no server."""
-        return self._reports.get(_key(opened), lambda: report(opened[0].tree))
+        import matplotlib
+
+        from analysis import report
+
+        matplotlib.use("agg")
+        trees = [one.tree for one in opened]
+        return self._reports.get(_key(opened), lambda: report(trees if len(trees) > 1 else trees[0]))
 
 
 def _key(opened: Sequence[Opened]) -> tuple[tuple[str, str], ...]:

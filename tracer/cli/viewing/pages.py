@@ -79,7 +79,7 @@ def view(names: Sequence[str], samples: int, first: int, notes: Sequence[str]) -
     links = " · ".join(f'<a href="{_text(address("/report", [("run", name)]))}">{_text(name)}</a>' for name in names)
     said = "".join(f'<p class="note">{_text(note)}</p>' for note in notes)
     return (
-        f'<main class="wide"><p class="path"><a href="/">All runs</a> · report without scripts: {links}</p>'
+        f'<main class="wide"><p class="path"><a href="/">All runs</a> · report: {links}</p>'
         f"<h1>{_text(' and '.join(names))}</h1>\n{said}{_chooser(several, samples, first)}\n"
         f'<div id="viewer" data-payload="{data}"><p id="state" role="status">Reading the run …</p></div>\n'
         "<noscript><p>The viewer needs scripts; the report does not.</p></noscript></main>"

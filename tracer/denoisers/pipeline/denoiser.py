@@ -30,8 +30,9 @@ from tracer.denoisers.pipeline.pictures import pictures
 from tracer.denoisers.pipeline.predictions import epsilon_and_x0
 from tracer.denoisers.pipeline.probe import Probed
 from tracer.denoisers.pipeline.rehearsal import Rehearsed
-from tracer.denoisers.pipeline.text import filled_up
+from tracer.denoisers.pipeline.text import filled_up, spelled
 from tracer.denoisers.pipeline.together import Lanes, Network
+from tracer.denoisers.word_tokens import words_of
 from tracer.samplers.base import Sampler, Schedule
 
 Draw = Callable[[int, int, Sequence[int]], Tensor]
@@ -81,6 +82,8 @@ class Pipeline:
         )  # fmt: skip
         if tokenizer := filled_up(self.pipe, self.asked.value("max_sequence_length"), found.layout):
             self.padding = partial(self._padding, tokenizer)
+        if spelling := spelled(self.pipe, self.asked.value("max_sequence_length"), found.layout):
+            self.words = lambda samples: [words_of(prompt, spelling) for prompt in self._prompts(samples)]
         guidance = self.asked.value("guidance_scale")
         self.defaults = {"sampler": self.sampler.name, "steps": self.schedule.steps}
         self.defaults |= {"guidance": float(guidance)} if isinstance(guidance, int | float) else {}
@@ -109,12 +112,16 @@ class Pipeline:
         ) as passes:  # fmt: skip
             yield Opened(self, passes)
 
+    def _prompts(self, samples: Sequence[Sample]) -> list[str]:
+        """What is shown to these samples: their own prompts, or in turn those that the pipeline was given."""
+        told = self.asked.prompts or [""]
+        return [told[each.start % len(told)] if each.prompt is None else each.prompt for each in samples]
+
     def _padding(self, tokenizer: Any, samples: Sequence[Sample]) -> np.ndarray:
         """Bool [sample, token]: text tokens that only fill up the sequence."""
-        kinds, told = self.probed.layout.kinds(), self.asked.prompts or [""]
+        kinds = self.probed.layout.kinds()
         padding = np.zeros((len(samples), len(kinds)), bool)
-        for row, sample in enumerate(samples):
-            prompt = told[sample.start % len(told)] if sample.prompt is None else sample.prompt
+        for row, prompt in enumerate(self._prompts(samples)):
             padding[row, kinds == KINDS["text"]] = ~real_tokens(tokenizer, prompt, self.probed.layout.text).numpy()
         return padding
 

@@ -68,6 +68,23 @@ def filled_up(pipe: Any, longest: int | None, layout: TokenLayout) -> Any:
     return own[0] if len(own) == 1 and layout.text and layout.text == longest and not layout.elastic else None
 
 
+def spelled(pipe: Any, longest: int | None, layout: TokenLayout) -> list[tuple[Any, int]]:
+    """The tokenizers whose tokens stand one after the other in the text, each with its length; [] where not known.
+
+    Known are a T5 alone (see `filled_up`), CLIPs alone, which share their places (SD1, SDXL), and CLIPs before a T5
+    (SD3). Lengths that do not add up to the text tell nothing.
+    """
+    if alone := filled_up(pipe, longest, layout):
+        return [(alone, layout.text)]
+    kinds = [part for name, part in getattr(pipe, "components", {}).items() if name.startswith("tokenizer")]
+    kinds = [part for part in kinds if part is not None]
+    clips = [part for part in kinds if type(part).__name__.startswith("CLIP")]
+    t5s = [part for part in kinds if type(part).__name__.startswith("T5")]
+    told = [(part, int(part.model_max_length)) for part in clips[:1]] + [(part, longest or 0) for part in t5s]
+    others = len(kinds) > len(clips) + len(t5s) or len(t5s) > 1 or not clips
+    return [] if others or layout.elastic or sum(length for _, length in told) != layout.text else told
+
+
 def _is_text(name: str, value: Any) -> bool:
     """Whether a value is embeddings [sample, token, feature], or [token, feature] in a list of samples (Z-Image)."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():

@@ -21,7 +21,6 @@ LAST = {
 """Verb, or verb and what follows it -> options that make it small."""
 WHERE_NAMED = {
     "--paths": ("--paths", "2"),
-    "--port": ("--port", "0"),  # whichever is free
     "--device": ("--device", "cpu"),
     "--port": ("--port", "0"),  # a free one: the page's own may be taken here
     "--size": ("--size", "32"),

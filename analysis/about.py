@@ -132,6 +132,15 @@ SHIPPED: dict[str, About] = {
         needs=("norms", "mass"),
         options=(Option("--top", "top", "Keys in a set of top keys; default 1.", type=int, metavar="N"),),
     ),
+    "words": About(
+        "analysis.measures.words:words",
+        "Where does each word of the prompt draw attention, and what does an arm change of it?",
+        needs=("norms", "words"),
+        options=(
+            Option("--step", "step", "Step that is shown; default: the last with maps.", type=int, metavar="STEP"),
+            Option("--sample", "sample", "Sample that is drawn; default: of most words.", type=int, metavar="N"),
+        ),
+    ),
     "steps": About(
         "analysis.measures.steps:steps",
         "Do feedback and error grow with the number of steps?",

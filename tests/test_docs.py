@@ -1,100 +1,41 @@
-"""The pages say nothing that is not so: links lead somewhere, commands and options exist, programs run, and what
-science.md names in the code is there.
+"""The pages say nothing that is not so: links lead somewhere, commands and options exist, and what science.md names in
+the code is there. That their commands and programs run is tested in tests/docs.
 
-A fenced block is run where the line before it is `<!-- run -->`, and is compared with a file where that line is
-`<!-- file: PATH -->`. Every other Python block must at least import what it names.
+A fenced block is compared with a file where the line before it is `<!-- file: PATH -->`.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
-from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from tests.docs.stand_ins import a_look_at
+from tests.docs.pages import PAGES, ROOT, SHELL, blocks, commands, prose, shell_lines, traced
+from tests.docs.reader import parse_like_click
 from tests.ground_truth import gaussian
-from tracer.cli.main import main
 
-ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 PACKAGES = ("analysis", "classify_clip", "interventions", "tracer")
-
-
-class Block(NamedTuple):
-    """A fenced block of a page: its language, its text, and the comment on the line before it."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-    mark: str
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks(page: Path) -> list[Block]:
-    result, lines = [], page.read_text().split("\n")
-    at = 0
-    while at < len(lines):
-        if lines[at].startswith("```"):
-            end = next(k for k in range(at + 1, len(lines)) if lines[k].startswith("```"))
-            mark = re.fullmatch(r"<!-- (.*) -->", lines[at - 1].strip()) if at else None
-            text = "\n".join(lines[at + 1 : end]) + "\n"
-            result.append(Block(page, at + 1, lines[at][3:].strip(), text, mark[1] if mark else ""))
-            at = end
-        at += 1
-    return result
-
-
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
-def commands(text: str) -> list[list[str]]:
-    """The words of every `trace` command of a shell text: continuation lines joined, comments dropped."""
-    found = []
-    for line in text.replace("\\\n", " ").split("\n"):
-        for part in re.split(r"&&|;(?=\s)", line):
-            words = shlex.split(part, comments=True)
-            if words[:1] == ["trace"] and len(words) > 1:
-                found.append(words[1:])
-    return found
+def traces(text: str) -> list[list[str]]:
+    """The words after `trace` of every command of a shell text that calls it."""
+    return [words for command in commands(text) if command[0] == "trace" and (words := traced(command))]
 
 
 def typed(page: Path) -> list[list[str]]:
-    """Commands to be typed as they stand: in shell blocks and in indented lines."""
-    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
-    written = [block.text for block in blocks(page) if block.language in ("bash", "")]
-    written += [line for line in prose.split("\n") if line.startswith("    trace ")]
-    return [words for piece in written for words in commands(piece)]
+    """Commands to be typed as they stand, which tests/docs runs."""
+    return [words for block in blocks(page) if block.language in SHELL for words in traces(shell_lines(block))]
 
 
 def mentioned(page: Path) -> list[list[str]]:
     """Commands in inline code, which may leave arguments out; templates such as `trace counterfactual NAME` are not."""
-    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
-    codes = re.findall(r"`(trace [^`]+)`", prose)
-    return [words for code in codes if not re.search(r"\[|\||\.\.\.|NAME", code) for words in commands(code)]
-
-
-def parse_like_click(words: list[str]) -> None:
-    """Resolve a command and parse its options and arguments without running it; raises click's own errors."""
-    command: click.Command = main
-    context = click.Context(main, info_name="trace")
-    while isinstance(command, click.Group) and words:
-        _, found, words = command.resolve_command(context, list(words))
-        assert found is not None
-        command, context = found, click.Context(found, parent=context, info_name=found.name)
-    if not isinstance(command, click.Group):
-        command.make_context(command.name, list(words), parent=context.parent)
+    codes = re.findall(r"`(trace [^`]+)`", prose(page))
+    return [words for code in codes if not re.search(r"\[|\||\.\.\.|NAME", code) for words in traces(code)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -117,8 +58,7 @@ def test_the_check_of_commands_notices_what_does_not_exist():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if target.startswith(("http://", "https://")):
             continue
         name, _, anchor = target.partition("#")
@@ -130,28 +70,8 @@ def test_links_lead_somewhere(page):
 
 def anchors(page: Path) -> set[str]:
     """Anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_python_blocks_name_only_what_there_is(block):
-    tree = ast.parse(block.text)
-    scope: dict[str, object] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            exec(compile(ast.Module([node], []), str(block), "exec"), scope)
-    ours = {name for name in scope if name in PACKAGES}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
-            assert hasattr(import_module(node.value.id), node.attr), f"{block}: {node.value.id}.{node.attr}"
-
-
-@pytest.mark.parametrize("block", [block for block in PYTHON if block.mark == "run"], ids=str)
-def test_marked_programs_run(block, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    few = re.sub(r"samples=\d+, steps=\d+", "samples=2, steps=3", block.text)
-    exec(compile(few, str(block), "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.mark.startswith("file:")], ids=str)
@@ -161,41 +81,6 @@ def test_programs_of_the_pages_are_the_files_that_are_tested(block):
 
 
 README = ROOT / "README.md"
-FEW = {
-    "run": "--samples 2 --steps 3 --batch-size 2",
-    "counterfactual": "--samples 2 --steps 3 --batch-size 2",
-    "sweep": "--limit 4",
-    "reproduce": "--small",
-}
-
-
-def small(words: list[str]) -> list[str]:
-    """A command of the README at the size of a test: the last mention of an option wins."""
-    if "--workers" in words:
-        at = words.index("--workers")
-        words = words[:at] + words[at + 2 :]
-    words = [*words, *FEW.get(words[0], "").split()]
-    if "--paths" in words:
-        words += ["--paths", "2"]
-    if words[:2] == ["counterfactual", "steps"]:
-        words += ["--counts", "2,3"]
-    folders = [sorted(map(str, Path().glob(word))) if "*" in word else [word] for word in words]
-    return [word for several in folders for word in several]
-
-
-def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
-    """All but those that need a hub checkpoint or a GPU, at the size of a test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setattr("tracer.cli.viewing.server.Server.serve_forever", a_look_at)
-    monkeypatch.setattr("webbrowser.open", lambda address: None)
-    shell = "\n".join(block.text for block in blocks(README) if block.language == "bash")
-    for line in commands(shell):
-        if {"--checkpoint", "--device", "--scale"} & set(line):
-            continue
-        words = small(line)
-        outcome = CliRunner().invoke(main, words)
-        assert outcome.exit_code == 0, f"trace {shlex.join(words)}\n{outcome.output}\n{outcome.exception!r}"
 
 
 def test_the_readme_has_two_commands_for_a_fresh_machine():

@@ -25,6 +25,8 @@ NEEDS = (
     ("attention/sink_token", "sinks", "the top keys"),
 )
 """What the viewer shows: the array that it takes, the record that keeps it, and what it is in words."""
+WORDS = ("attention/word_map", "words", "where each word of the prompt is attended to")
+"""The same of a run with prompts."""
 
 
 def told(run: xr.DataTree, alike: Sequence[xr.DataTree] = (), *, answers: bool = True) -> list[dict[str, str]]:
@@ -48,7 +50,8 @@ def was_run(run: xr.DataTree) -> str:
 
 def cannot_show(run: xr.DataTree) -> str:
     """What is missing and which record keeps it; samples that are left out."""
-    lacks = [f"{what} (`--record {record}`)" for path, record, what in NEEDS if not runs.has(run, path)]
+    needs = [*NEEDS, *([WORDS] if "prompt" in run["metrics"].ds.coords else [])]
+    lacks = [f"{what} (`--record {record}`)" for path, record, what in needs if not runs.has(run, path)]
     left_out = str(divergence.left_out(run)["left_out"])
     text = f"It does not hold {_listed(lacks)}." if lacks else "It holds every record that is drawn here."
     return f"{text} {left_out}".strip()

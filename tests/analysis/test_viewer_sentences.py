@@ -60,6 +60,12 @@ def test_without_an_arm_of_the_whole_run_the_reason_is_the_verdicts():
     assert told(run)["Feedback"].startswith("not asked: no arm acts over the whole run")
 
 
+def test_only_a_run_with_prompts_lacks_the_maps_of_their_words():
+    label, option = "What this run cannot show", "`--record words`"
+    assert option not in told(viewed())[label]
+    assert option in told(viewed(prompts=["a red fox"] * 6))[label]
+
+
 def test_answers_may_be_left_out():
     document = payload(viewed(), answers=False)
     labels = [sentence["label"] for sentence in document["runs"][0]["sentences"]]

@@ -110,6 +110,7 @@ def test_the_filter_keeps_what_holds_every_word(show: Shown, address: str) -> No
 
 def test_the_list_works_without_scripts(show: Shown, address: str) -> None:
     page = show.visit(address, java_script_enabled=False)
+    page.set_default_timeout(20_000)
     assert not page.get_by_label("Filter").is_visible()  # it could do nothing
     page.get_by_role("link", name="one", exact=True).click()
     assert page.get_by_role("link", name="one", exact=True).get_attribute("href") == "/report?run=one"
@@ -127,6 +128,7 @@ def test_a_run_without_a_view_says_why_where_it_would_be(show: Shown, address: s
 
     monkeypatch.setattr("analysis.viewer.payload.payload", fail)
     page = show.visit(f"{address}view?run=two&from=1")
+    page.set_default_timeout(20_000)
     page.get_by_role("alert").wait_for()
     assert page.get_by_role("alert").inner_text() == "no sample of this run is complete"
     show.wrong = [said for said in show.wrong if "status of 500" not in said]  # the browser says that, too

@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import hub
 from tests.docs import stand_ins, unrun
 from tests.docs.pages import PAGES, PYTHON, ROOT, SHELL, blocks, commands, launcher, prose, shell_lines, traced
 from tests.docs.reader import Reader
-from tests.papers import networks
-from tracer.cli.viewing.server import Server
 
 SHOWN = ("toml", "ini", "text")
 """Languages of blocks that are looked at: files, and what a terminal shows."""
@@ -35,32 +32,15 @@ HAS_A_PIPELINE = ("README.md",)
 """Pages whose programs begin with the reader's own `pipe`."""
 SAVED: dict[str, str] = {}
 """Page -> the folder in which he has saved it."""
-RUN = [page for page in PAGES if any(block.language in (*SHELL, *PYTHON) for block in blocks(page))]
+RUN = [
+    page
+    for page in PAGES
+    if page.name != "gallery.md" and any(block.language in (*SHELL, *PYTHON) for block in blocks(page))
+]
 
 
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory):
-    return stand_ins.Shelf(tmp_path_factory.mktemp("hub"))
-
-
-@pytest.fixture
-def there(shelf, tmp_path, monkeypatch):
-    """The reader's machine: an empty folder, his home, a hub that answers and a scheduler of jobs."""
-    folder, home = tmp_path / "work", tmp_path / "home"
-    folder.mkdir()
-    home.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setattr(Server, "serve_forever", stand_ins.a_look_at)
-    monkeypatch.setattr("webbrowser.open", lambda address: None)
-    served = hub.serving(shelf, tmp_path / "cache")
-    with networks.tiny_architectures(), served, stand_ins.job_queue(monkeypatch):
-        yield folder
 
 
 @pytest.mark.parametrize("page", RUN, ids=name)

@@ -74,7 +74,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Arms": ("arms", "mask_seed", "floor"),
     "Samples": ("samples", "classes", "prompts", "negative", "seed", "paths", "size", "moved"),
     "Sampling": ("steps", "sampler", "guidance", "noise", "call"),
-    "What is kept": ("record", "frames"),
+    "What is kept": ("record", "frames", "word_layers"),
     "Where it goes": ("out", "resume", "dry_run", "as_json"),
     "Machine": ("device", "dtype", "batch_size", "vae_tiling", "offload", "workers", "scheduler"),
 }

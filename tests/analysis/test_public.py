@@ -52,6 +52,7 @@ PARAMETERS = {
     "steps": ["several", "kind"],
     "verdict": ["several", "primary", "at", "kind", "seed"],
     "view": ["several", "samples", "budget"],
+    "words": ["run", "step", "sample", "confidence", "seed"],
 }
 VALUES = ["Answers", "MEASURES", "Measure", "Option"]
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip", "tracer", "classify_clip"}

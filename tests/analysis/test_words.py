@@ -68,8 +68,8 @@ def test_maps_that_an_arm_turns_round_correlate_negatively_and_scaled_ones_do_no
     ramp = np.broadcast_to(np.linspace(0.1, 0.9, 12).reshape(GRID), (3, len(PROMPTS), 3, 3, *GRID)).copy()
     ramp[:, :, :, 1] = ramp[:, :, :, 1].swapaxes(-1, -2).reshape(ramp[:, :, :, 1].shape)  # another word, another map
     scaled, turned = ramp.copy(), ramp.copy()
-    scaled[1] *= 0.2
-    turned[1] = 1 - turned[1]
+    scaled[1:] *= 0.2
+    turned[1:] = 1 - turned[1:]
     for maps, expected in ((scaled, 1), (turned, -1)):
         one = analysis.words(worded(maps)).isel(arm=1).sel({"with": "same word"})["alike"]
         np.testing.assert_allclose(one, expected, atol=1e-5)

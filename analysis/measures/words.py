@@ -7,6 +7,7 @@ measured here: a map is no cause.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -54,11 +55,11 @@ def words(
         alike.append([_alike(maps[0], one, own, other) for one in maps])
         paid.append([np.where(own[..., None], one, 0).sum(1).mean(-1) for one in maps])
     of = np.moveaxis(np.array(alike), 0, 1)  # [arm, step, with, sample]
-    how = {"confidence": confidence, "seed": seed}
+    limits = partial(_bounds, confidence=confidence, seed=seed)
     data = {
-        "alike": (("arm", "frame_step", "with", "bound"), _bounds(of, **how)),
-        "specific": (("arm", "frame_step", "bound"), _bounds(of[:, :, 0] - of[:, :, 1], **how)),
-        "paid": (("arm", "frame_step", "bound"), _bounds(np.moveaxis(np.array(paid), 0, 1), **how)),
+        "alike": (("arm", "frame_step", "with", "bound"), limits(of)),
+        "specific": (("arm", "frame_step", "bound"), limits(of[:, :, 0] - of[:, :, 1])),
+        "paid": (("arm", "frame_step", "bound"), limits(np.moveaxis(np.array(paid), 0, 1))),
         "compared": ("with", np.isfinite(of[0, 0]).sum(-1)),
     }
     coords = {"arm": arms, "frame_step": steps, "with": list(WITH), "bound": list(statistics.BOUNDS)}
@@ -91,10 +92,8 @@ def _others(prompts: Sequence[tuple[str, ...]]) -> list[int | None]:
     """For each sample the next one, round the end, whose prompt has no word in common with its own."""
     count = len(prompts)
     after = [[(k + shift) % count for shift in range(1, count)] for k in range(count)]
-    return [
-        next((j for j in each if prompts[j] and not {*prompts[j]} & {*prompts[k]}), None)
-        for k, each in enumerate(after)
-    ]
+    apart = [[j for j in after[k] if prompts[j] and not {*prompts[j]} & {*prompts[k]}] for k in range(count)]
+    return [found[0] if found else None for found in apart]
 
 
 def _flat(maps: xr.DataArray) -> np.ndarray:
@@ -123,7 +122,8 @@ def _standard(maps: np.ndarray) -> np.ndarray:
     """Maps of mean 0 and norm 1 over places; one that is the same everywhere is 0."""
     apart = maps - maps.mean(-1, keepdims=True)
     norm = np.linalg.norm(apart, axis=-1, keepdims=True)
-    return np.divide(apart, norm, out=np.zeros_like(apart), where=norm > 0)
+    rounding = 1e-9 * np.linalg.norm(maps, axis=-1, keepdims=True)
+    return np.divide(apart, norm, out=np.zeros_like(apart), where=norm > rounding)
 
 
 def _bounds(values: np.ndarray, *, confidence: float, seed: int) -> np.ndarray:

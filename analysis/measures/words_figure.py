@@ -1,4 +1,4 @@
-"""The picture of word maps: one sample's picture and the map of each word over it, and how alike maps are over steps."""
+"""The picture of word maps: a sample's picture with the map of each word over it, and how alike maps are over steps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.common import runs
 from analysis.figures import style as figures
@@ -84,6 +85,7 @@ def _draw_alike(ax: Axes, dataset: xr.Dataset, arms: list[str]) -> None:
         if np.isfinite(others).any():
             label = "clean, two words" if arm == runs.CLEAN else None
             ax.plot(steps, others, color=colour, linestyle=figures.DASHES, linewidth=1, label=label)
-    ax.set_xlabel("step")
+    ax.set_xlabel("step (noise → image)")
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set_ylabel("correlation")
     ax.set_title("A word's map and the clean maps", loc="left")

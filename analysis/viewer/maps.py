@@ -1,4 +1,5 @@
-"""Maps of attention on the picture's grid of tokens: the mass that a token receives, and where the top keys sit.
+"""Maps of attention on the picture's grid of tokens: the mass that a token receives, where the top keys sit, and how
+much it pays to each word of the prompt.
 
 A map is a strip of grey pictures, one pixel a token; `low`, `high` and `log` say what a grey value means. Only tokens
 of the image are shown; of a video those of its first frame.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import xarray as xr
 from analysis.common import divergence, runs
 from analysis.figures.style import map_limits
 from analysis.measures import whereabouts
-from analysis.viewer.frames import spread
+from analysis.viewer.frames import WIDEST, spread
 
 IMAGE = 0
 """The number of `token_kind` that stands for tokens of the image."""
@@ -55,6 +57,13 @@ class Map:
         """The frames of an arm: uint8 [sample, step, y, x]; what is not known is 0."""
         return grey(self.read(arm, samples, self.steps), self.low, self.high, log=self.log)
 
+    def own(self, arm: str, samples: Sequence[int]) -> list[np.ndarray]:
+        """The frames of each sample, uint8 [step, y, x]; of maps of words no longer than its own words."""
+        frames, every = self.grey(arm, samples), self.words
+        if every is None:
+            return list(frames)
+        return [one[:, : self.size[0] * len(every(k))] for one, k in zip(frames, samples, strict=True)]
+
     def data(self, samples: Sequence[int]) -> dict[str, Any]:
         """It as the payload has it, but for its strips."""
         return {
@@ -73,10 +82,11 @@ def grey(values: np.ndarray, low: float, high: float, *, log: bool) -> np.ndarra
 
 def found(run: xr.DataTree) -> list[Map]:
     """The maps that the run's records allow, at up to 25 steps."""
-    if "attention" not in run.children or not on_grid(run).any():
+    if "attention" not in run.children:
         return []
     steps = spread(run["metrics"].sizes["step"], MOST_STEPS)
-    return [one.at(steps) for make in (mass, rings) if (one := make(run)) is not None]
+    made = (mass(run), rings(run)) if on_grid(run).any() else ()
+    return [*(one.at(steps) for one in made if one is not None), *of_words(run)]
 
 
 def on_grid(run: xr.DataTree) -> np.ndarray:
@@ -121,6 +131,34 @@ def rings(run: xr.DataTree) -> Map | None:
         return _laid_out(run, np.reshape(share, (len(samples), len(steps), tokens)))
 
     return Map("sinks", f"Top keys, share of heads and layers{_frame(run)}", "rings", _size(run), read)
+
+
+def of_words(run: xr.DataTree) -> list[Map]:
+    """Where each word of the prompt is attended to: attention that a place pays to it, over the mean of all places.
+
+    Logarithmic, from a quarter to four times the mean, so that words of little attention show where it goes, too.
+    """
+    if not runs.has(run, "attention/word_map"):
+        return []
+    recorded = run["attention"].to_dataset()["word_map"]
+    texts = recorded["word_text"].transpose("sample", "word").values.astype(str)
+    recorded = recorded.reset_coords(drop=True).transpose("arm", "sample", "frame_step", "word", "map_y", "map_x")
+
+    def read(arm: str, samples: Sequence[int], steps: Sequence[int]) -> np.ndarray:
+        values = np.asarray(recorded.sel(arm=arm, frame_step=list(steps)).isel(sample=list(samples)).values, np.float64)
+        mean = values.mean((-2, -1), keepdims=True)
+        values = np.divide(values, mean, out=np.full_like(values, np.nan), where=mean > 0)
+        return values.reshape(*values.shape[:2], -1, values.shape[-1])  # words below each other
+
+    size = (recorded.sizes["map_y"], recorded.sizes["map_x"])
+    title, steps = "Attention to a word, times its mean over the picture", tuple(recorded["frame_step"].values.tolist())
+    words = partial(_words, texts[:, : WIDEST // size[0]])
+    return [Map("words", title, "heat", size, read, steps, low=1 / 4, high=4.0, log=True, words=words)]
+
+
+def _words(texts: np.ndarray, sample: int) -> list[str]:
+    """The words of a sample, start, end and padding among them."""
+    return [text for text in texts[sample].tolist() if text]
 
 
 def _of(run: xr.DataTree, name: str, arm: str, samples: Sequence[int], steps: Sequence[int]) -> xr.DataArray:

@@ -98,7 +98,7 @@ class Strips:
         _check("picture", [kind], known)
         _check("arm", [arm], names)
         _check("sample", samples, range(count))
-        every = self._frames(arm, samples) if kind == PICTURES else kinds[kind].grey(arm, samples)
+        every = self._frames(arm, samples) if kind == PICTURES else kinds[kind].own(arm, samples)
         return [frames.side_by_side(frames.shrunk(one, self.longest) if kind == PICTURES else one) for one in every]
 
     def _frames(self, arm: str, samples: Sequence[int]) -> np.ndarray:

@@ -13,6 +13,7 @@ from analysis.viewer import maps
 from analysis.viewer.payload import payload
 from tests.builders.attended import attended
 from tests.builders.viewed import GRID, HEADS, LAYERS, viewed, without
+from tests.builders.worded import TEXTS, worded
 
 
 def shown(run: xr.DataTree, name: str) -> dict:
@@ -92,3 +93,26 @@ def test_attention_without_a_picture_has_no_maps():
     run = viewed()
     run["attention"] = run["attention"].to_dataset().assign_coords(token_y=("token", np.full(15, -1)))
     assert payload(run)["runs"][0]["maps"] == []
+
+
+def test_maps_of_words_lie_below_each_other_each_over_its_own_mean():
+    run = worded()
+    one = shown(run, "words")
+    assert (one["kind"], one["log"], one["steps"]) == ("heat", True, [3, 7, 11])
+    assert ((one["height"], one["width"]), one["low"], one["high"]) == (GRID, 0.25, 4.0)
+    assert one["words"] == [[text for text in row if text] for row in TEXTS.tolist()]
+    for arm, sample in (("clean", 0), ("R4S32", 2)):
+        grey = pixels(one, arm, sample)
+        words = one["words"][sample]
+        assert grey.shape == (3, len(words) * GRID[0], GRID[1])
+        for place, word in np.ndindex(3, len(words)):
+            recorded = run["attention"]["word_map"].sel(arm=arm).values[sample, place, word].astype(float)
+            share = np.log(recorded / recorded.mean() / 0.25) / np.log(16)
+            part = grey[place, word * GRID[0] : (word + 1) * GRID[0]]
+            np.testing.assert_array_equal(part, np.rint(255 * np.clip(share, 0, 1)))
+
+
+def test_words_are_shown_at_their_own_steps_where_there_are_no_pictures_along_the_way():
+    one = shown(without(worded(), "images"), "words")
+    assert one["steps"] == [3, 7, 11]
+    assert "words" not in [each["name"] for each in payload(viewed())["runs"][0]["maps"]]

@@ -6,7 +6,6 @@ file that cannot work is explained here, before anything runs. No attention is t
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import warnings
@@ -21,6 +20,7 @@ from torch import nn
 
 from interventions import TokenLayout
 from interventions.errors import InputError
+from interventions.naming import near_names, unknown
 from tracer.denoisers import CheckpointError, usable_device
 from tracer.denoisers.weights import check_finite
 
@@ -231,13 +231,9 @@ def _needs(folder: Path, name: str, writer: str) -> None:
 def _known(name: str, names: list[str], ours: list[str], library: str, exists: Callable[[str], bool]) -> None:
     if exists(name):
         return
-    close = difflib.get_close_matches(name, [*ours, *names], n=4, cutoff=0.5)
-    hint = (
-        f"did you mean one of {', '.join(close)}"
-        if close
-        else f"embedded: {', '.join(ours)}; `trace models` lists more"
-    )
-    raise ModelError(f"no model {name!r} in {library}; {hint}")
+    close = near_names(name, [*ours, *names], 4)
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    raise ModelError(f"no model {name!r} in {library}: {meant}embedded are {', '.join(ours)}; `trace models` says more")
 
 
 def _tag(name: str, pretrained: str | None) -> str:
@@ -249,7 +245,8 @@ def _tag(name: str, pretrained: str | None) -> str:
             raise ModelError(f"open_clip has no pretrained weights for {name}; give --checkpoint")
         pretrained = "openai" if "openai" in tags else tags[0]
     if pretrained not in tags:
-        raise ModelError(f"no weights {pretrained!r} for {name}; there are {', '.join(tags) or 'none'}")
+        how = "leave --pretrained out, or see open_clip.list_pretrained()"
+        raise ModelError(unknown(f"no weights {pretrained!r} for {name}", pretrained, tags, how))
     quick = f"{name}-quickgelu"
     if pretrained == "openai" and "quickgelu" not in name and quick in open_clip.list_models():
         raise ModelError(f"the openai weights were trained with QuickGELU: use --model {quick}")

@@ -17,8 +17,8 @@ def continuations(text: str) -> list[str]:
     start = f"{head}@{before}{semicolon}"
     name, equals, value = last.partition("=")
     if equals:
-        choices = [f"{start}{name}={choice}" for choice in CHOICES.get(name, ()) if choice.startswith(value)]
-        return [spec for spec in choices if _is_valid(spec)]
+        specs = [f"{start}{name}={choice}" for choice in CHOICES.get(name, ()) if choice.startswith(value)]
+        return [spec for spec in specs if _is_valid(spec)]
     family = _read(head)
     allowed = OPTIONS if family is None else [option for option in OPTIONS if option in family.options]
     given = {part.partition("=")[0] for part in before.split(";")}

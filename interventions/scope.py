@@ -89,8 +89,10 @@ class Scope:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                likely = closest(str(value), allowed) or allowed[1]
-                raise spec_error(f"{name}={value}", f"it is one of {', '.join(allowed)}", f"{name}={likely}")
+                near = closest(value, allowed)
+                hint = f"did you mean {near}? " if near else ""
+                why = f"{hint}it is one of {', '.join(allowed)}"
+                raise spec_error(f"{name}={value}", why, f"{name}={near or allowed[1]}")
         try:
             strength = float(self.strength)
         except (TypeError, ValueError):

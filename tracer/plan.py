@@ -6,7 +6,6 @@ ClusterError) before anything runs or is written. Nothing is evaluated here.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from interventions import Intervention, parse
+from interventions.naming import unknown
 from interventions.spec import Clean, Full
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
 from tracer.denoisers.moved import moved
@@ -321,7 +321,7 @@ def _check_noise(denoiser: Denoiser, request: Request, sampler: Sampler, levels:
             f"same; leave it out, or {instead}"
         )
     if request.noise not in NOISES:
-        raise PlanError(f"--noise {request.noise}: it is one of {', '.join(NOISES)}")
+        raise PlanError(unknown(f"--noise {request.noise}: no such noise", request.noise, NOISES))
     if request.noise == "coupled" and sampler.stochastic:
         check_coupled(levels, denoiser.scheduler)
     if not 0 <= request.fork <= levels.steps:
@@ -341,8 +341,8 @@ def _class_index(asked: str | int, names: Sequence[str]) -> int:
         if 0 <= int(text) < len(names):
             return int(text)
         raise PlanError(f"--classes {text}: class numbers run from 0 to {len(names) - 1}")
-    close = difflib.get_close_matches(text, names, 3) or list(names[:5])
-    raise PlanError(f"--classes {text}: no such class; did you mean {', '.join(close)}? (a number works too)")
+    how = f"a number from 0 to {len(names) - 1} works too"
+    raise PlanError(unknown(f"--classes {text}: no such class", text, names, how))
 
 
 def _digest(samples: Sequence[Sample]) -> str:

@@ -6,6 +6,7 @@ Sizes and durations in words stand here too. Imports nothing heavy.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,8 @@ BYTES = "bytes"
 """The unit that is shown as kB, MB and GB."""
 LINE_SECONDS = 30.0
 """Where there is no terminal, a line this often."""
+PATIENCE = 1.0
+"""Seconds after which it is said what is being done."""
 LONGEST_NAME = 24
 """Letters of a name beside the bar, so that at 80 columns the time that is left can be read."""
 
@@ -81,6 +84,47 @@ def tell_reading(text: str) -> None:
 def reading_progress() -> Progress:
     """Who is to be told of bytes that are read, (done, to do); from any thread."""
     return _READING.get() or (lambda done, total: None)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Says what is done inside it where that takes longer than PATIENCE, and how long it has taken.
+
+    For work of which nobody can say how far it is: a line that counts seconds on a terminal, gone when it is done;
+    elsewhere one line on stderr, and again every 30 seconds. In a notebook nothing.
+    """
+    if in_notebook():
+        yield
+        return
+    done = threading.Event()
+    show = _counted if sys.stderr.isatty() else _said
+    teller = threading.Thread(target=show, args=(what, done), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+
+
+def _said(what: str, done: threading.Event) -> None:
+    start, wait = time.monotonic(), PATIENCE
+    while not done.wait(wait):
+        taken = f", {human_seconds(time.monotonic() - start)} so far" if wait == LINE_SECONDS else ""
+        print(f"{what}{taken}", file=sys.stderr, flush=True)
+        wait = LINE_SECONDS
+
+
+def _counted(what: str, done: threading.Event) -> None:
+    if done.wait(PATIENCE):
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+
+    console = Console(file=drawing_on(sys.stderr), markup=False, emoji=False)
+    with Progress(SpinnerColumn(), "{task.description}", TimeElapsedColumn(), console=console, transient=True) as line:
+        line.add_task(visible(what), total=None)
+        done.wait()
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interventions.errors import InputError
+from interventions.naming import closest
 from tracer.denoisers.registry import MODELS, prompted_models
-from tracer.store.places import expanded
+from tracer.store.places import expanded, nearest_path
 
 BUILT_IN = Path(__file__).parent / "denoisers" / "embedded" / "sd3" / "prompts.jsonl"
 """The prompts that ship, in the embedded SD3's words; `--prompts emoji`, or nothing, takes them."""
@@ -85,8 +86,10 @@ def _read(source: str | Path) -> list[Prompt]:
         raise PromptError(f"{source} is a folder: give a .txt file with one prompt a line, or a .jsonl file")
     if len(str(source).split()) > 1 and path.suffix not in (".txt", ".json", ".jsonl"):
         return _typed([str(source)])
+    near = closest(source, ["emoji"]) or nearest_path(path)
+    meant = f"did you mean {near}? " if near else ""
     raise PromptError(
-        f"no prompt file {str(source)!r}: give a .txt or .jsonl file, the built-in list emoji, "
+        f"no prompt file {str(source)!r}: {meant}give a .txt or .jsonl file, the built-in list emoji, "
         'or a prompt of several words such as "a red heart"'
     )
 

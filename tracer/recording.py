@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from interventions import records
+from interventions.naming import unknown
 from tracer.denoisers.base import Denoiser, optional_parts
 from tracer.request import PlanError
 from tracer.samplers.base import Sampler
@@ -51,8 +52,9 @@ verdict, its feedback), and pictures on the way. `all` leaves out `worst`, which
 
 def check_names(names: Iterable[str]) -> None:
     """Raise PlanError for a name that is neither a record nor a preset."""
-    if unknown := sorted(set(names) - set(RECORDS) - PRESETS.keys()):
-        raise PlanError(f"--record {', '.join(unknown)}: unknown; choose among {', '.join([*RECORDS, *PRESETS])}")
+    known = [*RECORDS, *PRESETS]
+    for name in sorted(set(names) - set(known)):
+        raise PlanError(unknown(f"--record {name}: no such record", name, known))
 
 
 def resolve(names: Iterable[str], denoiser: Denoiser, sampler: Sampler) -> frozenset[str]:

@@ -23,6 +23,7 @@ from analysis.answer.verdict_figure import figure
 from analysis.common import pairing, runs, statistics
 from analysis.measure import shipped
 from analysis.measures.steps import title
+from interventions.naming import unknown
 
 REFERENCE_STEPS = 250
 SHARES = {"scatter": ("scatter_energy", "error_energy"), "replay_scatter": ("replay_scatter_energy", "replay_energy")}
@@ -64,14 +65,14 @@ def verdict(
     counts = sorted(int(count) for count in table.index.unique("steps"))
     at = at or (REFERENCE_STEPS if REFERENCE_STEPS in counts else max(counts))
     if at not in counts:
-        raise runs.RunError(f"no run with {at} steps; there are {counts}")
+        raise runs.RunError(f"no run with {at} steps; there are {', '.join(map(str, counts))}")
     arms = {arm.name: arm for run in trees for arm in runs.arms(run) if arm.whole}
     measured_arms = [str(name) for name in table.index.unique("arm")]
     masks = list(dict.fromkeys(arms[name].mask for name in measured_arms))
     cells = sorted(measured_arms, key=lambda name: (masks.index(arms[name].mask), -arms[name].strength))
     fixed = primary if primary is not None else primary_cell(trees, masks)
     if fixed and fixed not in masks:
-        raise runs.RunError(f"the primary mask {fixed!r} is not among the arms: {', '.join(masks)}")
+        raise runs.RunError(unknown(f"the primary mask {fixed!r} is not among the arms", fixed, masks))
     stochastic = runs.stochastic(trees[0])
     guided = runs.configuration(trees[0]).get("guidance", 1) not in (1, None)
     parts = [_judge(table.loc[cell], at, seed, posterior_mean=not (stochastic and guided)) for cell in cells]

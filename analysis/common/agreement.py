@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-
-from scipy.special import ndtri
+from statistics import NormalDist
 
 from interventions.errors import InputError
 
 AGREE, DIFFER, UNDECIDED = "agree", "differ", "undecided"
 SAME, OTHER, NOT_TOLD = "same pattern", "other pattern", "not told"
-_NARROWER = float(ndtri(0.95) / ndtri(0.975))
+_NARROWER = NormalDist().inv_cdf(0.95) / NormalDist().inv_cdf(0.975)
 """Half of a 90% interval over half of a 95% interval of a normal distribution."""
 _CLAIM = re.compile(r"(above|below|within) ([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)")
 

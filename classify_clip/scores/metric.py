@@ -8,13 +8,13 @@ entry point in the group `denoise_trace.metrics`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from classify_clip.scores.weights import ScoreError, Source
+from interventions.naming import unknown
 from interventions.registry import Registry
 
 if TYPE_CHECKING:
@@ -112,11 +112,14 @@ def choose(names: Sequence[str] | None, pictures: Pictures) -> tuple[list[Metric
     return chosen, left_out
 
 
+def unknown_metric(flag: str, name: str) -> str:
+    """What is said of a metric that is none, named by this option."""
+    return unknown(f"{flag} {name}: no such metric", name, METRICS, "`trace score --list` says what each is")
+
+
 def _named(name: str, pictures: Pictures) -> Metric:
     if name not in METRICS:
-        close = difflib.get_close_matches(name, list(METRICS), 1)
-        hint = f"did you mean {close[0]}? there" if close else "there"
-        raise ScoreError(f"--metric {name}: no such metric; {hint} are {', '.join(METRICS)}")
+        raise ScoreError(unknown_metric("--metric", name))
     if (reason := METRICS[name].lacks(pictures)) is not None:
         raise ScoreError(f"--metric {name}: {reason}")
     return METRICS[name]

@@ -14,6 +14,8 @@ import numpy as np
 
 from classify_clip.data import EXTENSIONS, open_picture
 from classify_clip.scores.weights import ScoreError
+from interventions.naming import closest
+from tracer.store.places import nearest_path
 
 HELD_OUT = "held-out"
 """In place of a folder: the shipped drawings that no embedded model was trained on, as many of every class."""
@@ -78,9 +80,11 @@ def open_reference(name: str | Path) -> Reference:
         return Reference(HELD_OUT, hashlib.sha256(drawings.tobytes()).hexdigest(), drawings)
     folder = Path(name).expanduser()
     if not folder.is_dir():
+        near = closest(name, [HELD_OUT]) or nearest_path(folder)
+        meant = f"did you mean {near}? " if near else ""
         raise ScoreError(
-            f"--reference {name}: there is no such folder; give a folder of pictures, or {HELD_OUT} for the shipped "
-            "held-out drawings"
+            f"--reference {name}: there is no such folder; {meant}give a folder of pictures, or {HELD_OUT} for the "
+            "shipped held-out drawings"
         )
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
     if len(files) < 2:

@@ -13,6 +13,7 @@ import numpy as np
 from interventions.errors import spec_error
 from interventions.families.base import Intervention
 from interventions.layout import TokenLayout
+from interventions.naming import closest
 from interventions.scope import NUMBER, OF_TEXT, OPTIONS, read_number, whole
 
 _HEAD = re.compile(f"(sink|random|bottom)-k{NUMBER}((?:-[a-z]+)*)")
@@ -84,8 +85,10 @@ class KeyRemoval(Intervention):
         chosen: dict[str, str] = {}
         for flag in flags:
             if flag not in _FLAGS:
-                why = "only -mass, -any, -value and -layer may follow the count"
-                raise spec_error(f"-{flag}", why, f"{kind}-k{count}-value-layer")
+                near = closest(flag, _FLAGS)
+                hint = f"did you mean -{near}? " if near else ""
+                why = f"{hint}only -mass, -any, -value and -layer may follow the count"
+                raise spec_error(f"-{flag}", why, f"{kind}-k{count}-{near or 'value-layer'}")
             field, value = _FLAGS[flag]
             if field in chosen:
                 why = "it stands there twice" if chosen[field] == value else f"-{chosen[field]} stands there already"

@@ -177,6 +177,91 @@ OTHER = {
     "depth of one": "sweep depth --mask R4S32 --samples 1",
     "no mask seed": "sweep classify --mask R4S32 --mask-seeds 0",
 }
+SLIPS = {
+    # commands, options, words of one kind
+    "anlayze growth": "trace analyze",
+    "modles": "trace models",
+    "counterfactuals impulse": "trace counterfactual",
+    "analyze grwoth": "trace analyze growth",
+    "analyze Verdict": "trace analyze verdict",
+    "sweep clasify": "trace sweep classify",
+    "completion bsh": "bash",
+    "run --mask R4S32 --smaples 2": "--samples",
+    "run --mask R4S32 --step 4": "--steps",
+    "run --masks R4S32": "--mask",
+    "analyze growth --formats svg": "--format",
+    "sweep classify --desnity 0.25": "--density",
+    "verify run --jsn": "--json",
+    "analyze growth --format pgn": "png",
+    "analyze verdict --null gausian": "gaussian",
+    "sweep classify --split held-out-image": "held-out-images",
+    "sweep retrieve --tower imgae": "image",
+    "sweep classify --family lokal --density .25": "local",
+    "sweep classify --family Small_World --density .25": "small-world",
+    "reproduce sinks-budget --scale papre": "paper",
+    # what is run
+    "run --model ditt --mask R4S32": "dit",
+    "run --model SD3 --mask sink-k1": "sd3",
+    "run --checkpoint embedded:dit-haf --mask R4S32": "embedded:dit-half",
+    "run --checkpoint embeded:dit --mask R4S32": "embedded:dit",
+    "run --checkpoint ./mien --mask R4S32": "mine",
+    "run --mask R4S32 --sampler dppm": "ddpm",
+    "run --mask R4S32 --noise couplde": "coupled",
+    "run --mask R4S32 --dtype bf16": "bfloat16",
+    "run --mask R4S32 --device cdua": "cuda",
+    "run --mask R4S32 --device gpu": "cuda",
+    "run --mask R4S32 --classes fcae": "face",
+    "run --mask R4S32 --classes face,Hnad": "hand",
+    "run --mask R4S32 --record latent": "latents",
+    "run --mask R4S32 --record norms,verdct": "verdict",
+    "run --model sd3 --mask sink-k1 --prompts emjoi": "emoji",
+    "run --model sd3 --mask sink-k1 --prompts latin.txt": "latin1.txt",
+    "sweep classify --model vitt --mask R4S32": "vit",
+    "sweep retrieve --model clipp --mask R4S32": "clip",
+    "sweep retrieve --model ViT-B-32 --pretrained opnai --mask R4S32": "openai",
+    # masks
+    "run --mask sinks-k5": "sink-k5",
+    "run --mask snik-k5": "sink-k5",
+    "run --mask sink5": "sink-k5",
+    "run --mask R4-S32": "R4S32",
+    "run --mask S32R4": "R4S32",
+    "run --mask k64n8": "K64N8",
+    "run --mask D0.25-A1": "D0.25A1",
+    "run --mask randm-k5": "random-k5",
+    "run --mask botom-k5": "bottom-k5",
+    "run --mask sink-k5-vlaue": "-value",
+    "run --mask claen": "clean",
+    "run --mask R4S32@layer=3": "layers",
+    "run --mask R4S32@stpes=0:2": "steps",
+    "run --mask sink-k5@keys=imgae": "image",
+    "run --mask sink-k5@source=claen": "clean",
+    "mask R4S23x": "R4S32",
+    "mask sinks": "sink-k5",
+    # runs and what is asked of them
+    "analyze growth rnu": "run",
+    "show ./rnu": "run",
+    "report rnu": "run",
+    "verify rnu": "run",
+    "score rnu": "run",
+    "runs --root rnu": "run",
+    "runs --root . --mask R4S33": "R4S32",
+    "runs --root . --model dti": "dit",
+    "models pixart-alfa": "PixArt-alpha",
+    "analyze verdict run --primary R4S23": "R4S32",
+    "analyze quality run --metric pixel": "pixels",
+    "analyze sinks run --metric lpip": "lpips",
+    "score run --metric clipt": "clip-t",
+    "score run --weights lipps=x": "lpips",
+    "score run --metric cmmd --reference held_out": "held-out",
+    # studies and recipes
+    "counterfactual impluse --mask R4S32": "impulse",
+    "reproduce sinks-perceptal": "sinks-perceptual",
+    "reproduce paper": "papers",
+    "reproduce sinks-perceptual --with sampels=3": "samples",
+    "reproduce papers --with scroing=x": "scoring",
+    "reproduce ./mine/studdy.toml": "mine/study.toml",
+}
+"""A slip -> the name that it is answered with."""
 COMMANDS = {
     **{f"spec {spec[:40]!r} {len(spec)}": ["run", "--mask", spec, *SMALL.split()] for spec in SPECS},
     **{
@@ -205,6 +290,7 @@ def lay_out(folder):
 
     (folder / "mine").mkdir()
     (folder / "mine" / "thesis.tex").write_text("years of work")
+    (folder / "mine" / "study.toml").write_text('about = "nothing yet"')
     (folder / "empty").mkdir()
     (folder / "file").write_text("a file")
     (folder / "captions.json").write_text("[1, 2]")

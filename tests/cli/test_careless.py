@@ -1,13 +1,14 @@
 """The table of careless commands: exit 2, one message that says what to type, nothing written, none above 5 seconds."""
 
 import re
+import shlex
 import shutil
 import time
 
 import pytest
 from click.testing import CliRunner
 
-from tests.cli.careless import COMMANDS, lay_out
+from tests.cli.careless import COMMANDS, SLIPS, lay_out
 from tracer.cli.main import main
 
 SECONDS = 5.0
@@ -30,19 +31,34 @@ def contents(folder):
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("what", COMMANDS)
-def test_a_careless_command_is_refused_at_once_with_one_message_and_nothing_written(what, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def refused(words, folder):
+    """The one message of a command that is wrong, with nothing printed or written beside it."""
     before = contents(folder)
-    start = time.process_time()
-    done = CliRunner().invoke(main, COMMANDS[what])
-    took = time.process_time() - start
+    done = CliRunner().invoke(main, words)
     assert done.exit_code == 2, done.output
     assert done.stdout == ""
     assert done.stderr.count("Error: ") == 1, done.output
-    message = done.stderr.split("Error: ")[1]
+    assert contents(folder) == before
+    return done.stderr.split("Error: ")[1].strip()
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_a_careless_command_is_refused_at_once_with_one_message_and_nothing_written(what, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    start = time.process_time()
+    message = refused(COMMANDS[what], folder)
+    assert time.process_time() - start < SECONDS
     assert ADVICE.search(message), message
     assert "Traceback" not in message
     assert len(message) < 1500
-    assert contents(folder) == before
-    assert took < SECONDS
+
+
+@pytest.mark.parametrize("line", SLIPS)
+def test_a_slip_is_answered_in_one_line_with_the_name_that_was_meant_and_how_to_see_all(line, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    message = refused(shlex.split(line), folder)
+    assert "\n" not in message
+    meant = re.search(r"did you mean `?(\S+(?: \w+)*?)`?(?:\?| or )", message)
+    assert meant, message
+    assert meant[1] == SLIPS[line]
+    assert message[meant.end() :].strip(), message  # what there is, or how to list it

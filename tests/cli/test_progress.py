@@ -167,3 +167,36 @@ def test_a_notebook_gets_tqdm(monkeypatch):
         tell(3, 9)
         tell(5, 9)
     assert (bars[0].n, bars[0].total) == (5, 9)
+
+
+def test_slow_work_of_unknown_length_is_said_once_it_has_taken_a_while(monkeypatch, capsys):
+    said = threading.Event()
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr("builtins.print", lambda *text, **how: (sys.stderr.write(f"{text[0]}\n"), said.set()))
+    with progress.working("verdict: 1000 samples x 3 arms x 250 steps"):
+        assert said.wait(10)
+    assert capsys.readouterr().err == "verdict: 1000 samples x 3 arms x 250 steps\n"
+    said.clear()
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.001)
+    with progress.working("verdict"):
+        assert said.wait(10)
+        said.clear()
+        assert said.wait(10)
+    assert "verdict, 1 s so far" in capsys.readouterr().err
+
+
+def test_quick_work_and_notebooks_say_nothing(monkeypatch, capsys):
+    with progress.working("quick"):
+        pass
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    with progress.working("in a notebook"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_inside_work_is_raised_and_the_teller_ends(monkeypatch):
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="inside"), progress.working("x"):
+        raise ValueError("inside")
+    assert threading.active_count() == before

@@ -160,7 +160,7 @@ def test_words_hold_words_and_a_scale_has_its_own(recipe, tmp_path):
 def test_what_does_not_ship_is_asked_for_by_name_and_a_word_that_is_none_is_refused(recipe):
     with pytest.raises(RecipeError, match="--with prompts=PATH   a file of prompts"):
         recipe.at("paper")
-    with pytest.raises(RecipeError, match="no such word; it has checkpoint, "):
+    with pytest.raises(RecipeError, match=r"no such word: did you mean checkpoint\? choose one of checkpoint, "):
         recipe.at(given={"chekpoint": "x"})
     with pytest.raises(RecipeError, match="study of the embedded models"):
         ALL["growth"].at("paper")
@@ -329,7 +329,7 @@ def test_a_users_own_file_is_run(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["nothing.toml"], "No such file"),
+        (["nothing.toml"], "no recipe at nothing.toml"),
         (["nothing"], "no study 'nothing'"),
         (["sinks-perceptuel"], "did you mean sinks-perceptual?"),
         (["growth", "--page", "x.md"], "--page belongs to"),

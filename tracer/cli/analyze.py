@@ -5,6 +5,7 @@ Table and sentence are printed; figure and CSV go beside the run. It computes no
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from tracer.cli.errors import answered
 from tracer.cli.files import save_figure
 from tracer.cli.help import Command
 from tracer.cli.options import OUT, STORE, as_json
-from tracer.cli.terminal import frame_as_data, print_json, print_table, with_index
+from tracer.cli.terminal import frame_as_data, print_json, print_table, with_index, working
+from tracer.store.places import nearest_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,14 +60,35 @@ def analyze_runs(
     folder = store.local(out or common_folder(paths))
     check_folder(folder)
     if measure.reads != "depth":
+        for metric in options.get("metrics", ()):
+            check_metric(metric, paths)
         if measure.name in SCORED:
             weights = options.pop("weights", ())
             for path in paths:
                 score_first(path, options.get("metrics", ()), weights)
         opened = [store.open_run(path) for path in paths]
     click.echo(f"run: {', '.join(map(str, paths))}", err=True)
-    result = measure(opened if len(opened) > 1 else opened[0], **options)
+    with working(f"{measure.name}: {', '.join(map(size_of, opened))}"):
+        result = measure(opened if len(opened) > 1 else opened[0], **options)
     show(measure, result, folder, paths, formats, as_json=as_json)
+
+
+def size_of(opened: xr.DataTree | xr.Dataset) -> str:
+    """What is analysed, in a few words."""
+    if "status" not in opened:
+        return "one measurement"
+    sizes = opened["status"].sizes
+    steps = json.loads(opened.attrs["config"]).get("steps", "?")
+    return f"{sizes['sample']} samples x {sizes['arm']} arms x {steps} steps"
+
+
+def check_metric(name: str, paths: Sequence[Path]) -> None:
+    """Raise UsageError for a metric that is none of ours, and by which none of these runs is scored."""
+    from classify_clip.scores.metric import METRICS, unknown_metric
+    from tracer import store
+
+    if name not in METRICS and not any(name in store.read_scores(path) for path in paths):
+        raise click.UsageError(unknown_metric("--metric", name))
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
@@ -108,10 +131,11 @@ def show(
         print_table(shown, MOST_ROWS)
         click.echo(f"\n{sentence}")
     folder.mkdir(parents=True, exist_ok=True)
-    figure = measure.figure(result)
     figures = [folder / f"{measure.name}.{suffix}" for suffix in formats]
-    for file in figures:
-        save_figure(figure, file)
+    with working(f"{measure.name}: drawing the figure"):
+        figure = measure.figure(result)
+        for file in figures:
+            save_figure(figure, file)
     table, records = folder / f"{measure.name}.csv", with_index(measure.records(result))
     with replacing(table) as aside:
         records.to_csv(aside, index=False)
@@ -129,7 +153,8 @@ def open_depth(folder: Path) -> xr.Dataset:
 
     file = folder / "depth.nc"
     if not file.is_file():
-        raise click.UsageError(f"no depth measurement at {file}: make one with `trace sweep depth --mask R4S32`")
+        meant = f"did you mean {near}? " if (near := nearest_path(folder)) else ""
+        raise click.UsageError(f"no depth measurement at {file}: {meant}make one with `trace sweep depth --mask R4S32`")
     return xr.open_dataset(readable(file), engine="scipy")
 
 

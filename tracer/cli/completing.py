@@ -76,9 +76,7 @@ def arms(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Ite
     """The arms of the run that is named on the line, else of the newest."""
     from tracer.store import read_config
 
-    named = ctx.params.get("runs") or ctx.params.get("run_path") or ()
-    paths = [named] if isinstance(named, Path) else list(named)
-    for path in paths or _newest_first(Path("runs")):
+    for path in [*map(Path, _typed(ctx))] or _newest_first(Path("runs")):
         try:
             found = read_config(path)["arms"]
         except Exception:  # a sweep, or what cannot be read
@@ -112,7 +110,7 @@ def recipe_words(ctx: click.Context, parameter: click.Parameter, incomplete: str
     """The words of the recipe that is named on the line."""
     from tracer.cli.reproduction.recipe import RECIPES, read
 
-    file = RECIPES / f"{ctx.params.get('name')}.toml"
+    file = RECIPES / f"{next(iter(_typed(ctx)), '')}.toml"
     known = read(file).known_words(ctx.params.get("scale") or "embedded") if file.is_file() else ()
     return _items(f"{word}=" for word in sorted(known) if word.startswith(incomplete))
 
@@ -147,6 +145,11 @@ def retrievers() -> Iterable[str]:
 def paths(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Items:
     """Files and folders."""
     return _path(incomplete, "file")
+
+
+def _typed(ctx: click.Context) -> list[str]:
+    """The arguments on the line; click leaves them unread where an option lacks its value, as while one is typed."""
+    return [word for word in ctx.args if not word.startswith("-")]
 
 
 def _items(words: Iterable[str]) -> Items:

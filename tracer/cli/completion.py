@@ -18,7 +18,7 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-from tracer.cli.help import Command
+from tracer.cli.help import Choice, Command
 from tracer.cli.main import VARIABLE
 
 PROGRAM = "trace"
@@ -94,7 +94,7 @@ SHELLS = {"bash": WholeWords, "zsh": ZshComplete, "fish": FishComplete}
     cls=Command,
     examples=("trace completion bash >> ~/.bashrc", 'eval "$(trace completion bash)"  # for this shell alone'),
 )
-@click.argument("shell", type=click.Choice(list(SHELLS)))
+@click.argument("shell", metavar="SHELL", type=Choice(list(SHELLS)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the script that makes a shell complete commands, options, models, masks, records, runs and the like."""

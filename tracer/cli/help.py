@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from interventions.naming import closest
+from interventions.naming import closest, unknown
 
 Headings = Mapping[str, Sequence[str]]
 """Heading -> names of the parameters under it; what is named nowhere stands under the last one, "Options"."""
@@ -37,6 +37,18 @@ class Command(click.Command):
         """Lines for a shell."""
         return tuple(self._examples() if callable(self._examples) else self._examples)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As in click; an option that there is not is answered with the one that was meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(self.no_option(error.option_name, ctx), ctx) from None
+
+    def no_option(self, flag: str, ctx: click.Context) -> str:
+        """What is said of an option that this command has not."""
+        flags = [own for each in self.get_params(ctx) for own in (*each.opts, *each.secondary_opts) if own[0] == "-"]
+        return unknown(f"no option {flag}", flag, flags, f"`{ctx.command_path} --help` lists all")
+
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The text, and the examples under it."""
         super().format_help_text(ctx, formatter)
@@ -51,6 +63,14 @@ class Command(click.Command):
             if rows := [row for name in names if (row := records.get(name)) is not None]:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
+
+
+class Choice(click.Choice):
+    """One of some words; another is answered with the one that was meant."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """What was wrong, what was meant, what there is."""
+        return unknown(f"there is no {value!r}", value, self.choices)
 
 
 class Group(click.Group):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interventions.naming import unknown
 from tracer import store
 from tracer.cli.summary import seconds_only
 from tracer.cli.terminal import human_bytes
@@ -56,6 +57,19 @@ def found(root: Path, depth: int = DEPTH) -> list[Line]:
     """Everything under a folder, so deep, oldest first."""
     lines = [line for folder in _folders(root, depth) for line in _lines(folder, root)]
     return sorted(lines, key=lambda line: line.created)
+
+
+def nothing_fits(root: Path, model: str | None, mask: str | None, words: Sequence[str]) -> str:
+    """Why nothing is listed: the first of what was asked that nothing has, and what was probably meant by it."""
+    lines = found(root)
+    asked = [(f"--model {model}", model, {line.model for line in lines})] if model else []
+    asked += [(f"--mask {mask}", mask, {arm for line in lines for arm in line.masks})] if mask else []
+    asked += [(word, word, {line.name for line in lines}) for word in words]
+    all_there_is = f"`trace runs --root {root}` lists all there is"
+    for what, word, names in asked:
+        if not any(word.lower() in name.lower() for name in names):
+            return unknown(f"nothing under {root} fits {what}", word, sorted(names), all_there_is)
+    return f"nothing under {root} fits all of {', '.join(what for what, *_ in asked)}; {all_there_is}"
 
 
 def rows(lines: Sequence[Line]) -> pd.DataFrame:

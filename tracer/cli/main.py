@@ -19,6 +19,13 @@ from tracer.visible import visible_output
 VARIABLE = "_TRACE_COMPLETE"
 """Set by a shell that asks what a half-typed word may become."""
 
+NEXT = {
+    "trace COMMAND --help": "Examples and options of a command.",
+    "trace models": "What can be run.",
+    "trace reproduce --list": "The studies behind docs/ and the papers.",
+    "trace completion bash": "Complete all this in your shell; zsh and fish too.",
+}
+
 
 class Commands(Group):
     """A group whose commands live in files that are imported when they are used; listed in the order given."""
@@ -62,12 +69,15 @@ class Commands(Group):
         return getattr(import_module(module), attribute)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing one."""
+        """The list of commands, without importing one, and where to go next."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self.homes.items()])
+        with formatter.section("Where to go next"):
+            formatter.write_dl(list(NEXT.items()))
 
 
 @click.group(
+    name="trace",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     examples=(
@@ -75,8 +85,6 @@ class Commands(Group):
         "trace analyze growth  # curves, table and figure of the latest run",
         "trace analyze verdict  # does the error compound?",
     ),
-    epilog="Every command has examples: `trace run --help`. `trace models` lists what can be run, "
-    "`trace reproduce --list` the studies behind docs/, and `trace completion bash` completes all this.",
 )
 @click.version_option(package_name="denoise-trace", prog_name="trace")
 def main() -> None:

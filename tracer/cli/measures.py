@@ -14,7 +14,7 @@ import click
 from tracer.cli import completing
 from tracer.cli.analyze import FORMATS, SCORED, analyze_runs, takes_several
 from tracer.cli.errors import answered
-from tracer.cli.help import Command, Group
+from tracer.cli.help import Choice, Command, Group
 from tracer.cli.options import OUT, STORE, as_json, weights
 
 if TYPE_CHECKING:
@@ -70,15 +70,12 @@ class MeasureCommand(Command):
         self.help = "\n\n".join(filter(None, (self.short_help, summary(str(self.name)), records, about)))
         super().format_help_text(ctx, formatter)
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As in click."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            flag = error.option_name
-            if not (owners := [name for name in _asked_of_runs() if flag in _flags(name)]):
-                raise
-            raise click.UsageError(f"{flag} belongs to `trace analyze {owners[0]}`, not to {self.name}", ctx) from None
+    def no_option(self, flag: str, ctx: click.Context) -> str:
+        """What is said of an option that this measure has not, and another may have."""
+        owners = [name for name in _asked_of_runs() if flag in _flags(name)]
+        if owners:
+            return f"{flag} belongs to `trace analyze {owners[0]}`, not to {self.name}"
+        return super().no_option(flag, ctx)
 
 
 def _asked_of_runs() -> list[str]:
@@ -109,7 +106,7 @@ def command(name: str) -> click.Command:
         *map(_option, said.options),
         click.Option(["--out"], type=OUT, metavar="DIR", help="Where figure and table go; default: the run; of "
                      "several, the folder they are all in."),
-        click.Option(["--format", "formats"], multiple=True, type=click.Choice(FORMATS), default=("png",),
+        click.Option(["--format", "formats"], multiple=True, type=Choice(FORMATS), default=("png",),
                      show_default=True, help="Of the figure. Repeatable."),
     ]  # fmt: skip
     made = MeasureCommand(
@@ -133,7 +130,7 @@ def _option(option: Option) -> click.Option:
     how["shell_complete"] = COMPLETERS.get(option.metavar or "")
     if option.type is bool:
         return click.Option([option.flag, option.parameter], is_flag=True, help=option.help)
-    how["type"] = click.Choice(option.choices) if option.choices else option.type
+    how["type"] = Choice(option.choices) if option.choices else option.type
     return click.Option([option.flag, option.parameter], **how)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from interventions.naming import unknown
 from tracer.cli.errors import answered
 from tracer.cli.help import Command
 from tracer.cli.options import as_json
@@ -46,7 +47,9 @@ def models(words: tuple[str, ...], all_names: bool, as_json: bool) -> None:
         if as_json:
             return print_json({"models": presets, "pipelines": tried, "untried": untried})
         if not (presets or tried or untried):
-            raise click.UsageError(f"nothing fits {' '.join(words)}; `trace models --all` lists all there is")
+            listed = [*(row["model"] for row in presets_listed()), *(row["family"] for row in pipelines_tried())]
+            what = f"nothing fits {' '.join(words)}"
+            raise click.UsageError(unknown(what, " ".join(words), listed, "`trace models --all` lists all there is"))
         if presets:
             _table(presets, {"model": "--model", "embedded": "embedded weights", "checkpoint": "--checkpoint"})
         if tried:

@@ -37,6 +37,11 @@ def _shapes(arms: Sequence[Mapping[str, Any]]) -> set[str]:
     return {""} | ({"parts"} if windows or doses else set()) | ({"windows"} if twice else set())
 
 
+def look_command(path: Path) -> str:
+    """The command that shows a run, or the runs of a folder, in a browser."""
+    return f"trace view {shlex.quote(str(path))}"
+
+
 def next_commands(path: Path, names: Sequence[str]) -> str:
     """The commands to type after a run, on one line that a shell takes whole."""
     asked = [name for name in FIRST if name in names] or list(names[:1])

@@ -7,7 +7,6 @@ it stopped. What a recipe is, is `tracer.cli.reproduction`.
 
 from __future__ import annotations
 
-import difflib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,10 @@ from typing import Any
 
 import click
 
+from interventions.naming import unknown
 from tracer.cli import completing
 from tracer.cli.errors import answered, going_on_by
-from tracer.cli.help import Command
+from tracer.cli.help import Choice, Command
 from tracer.cli.options import OUT, as_json, dry_run
 from tracer.cli.options import weights as with_weights
 from tracer.cli.reproduction.lines import commands, matches
@@ -59,7 +59,7 @@ class Asked:
 @click.argument("name", metavar="[NAME|FILE]", required=False, shell_complete=completing.names(completing.recipes))
 @click.option(
     "--scale",
-    type=click.Choice(SCALES),
+    type=Choice(SCALES),
     default="embedded",
     show_default=True,
     help="Of a paper's recipe: the shipped models, or the paper's own.",
@@ -106,10 +106,7 @@ def reproduce(
             name, known[theirs.name] = theirs.name, theirs
     if name != ALL and name not in known:
         what = f"no study {name!r}" if name else "name a study"
-        what += "".join(f", did you mean {near}?" for near in difflib.get_close_matches(name or "", [*known, ALL], 1))
-        raise click.UsageError(
-            f"{what}; there are {', '.join([*known, ALL])}. `trace reproduce --list` says what each is"
-        )
+        raise click.UsageError(unknown(what, name or "", [*known, ALL], "`trace reproduce --list` says what each is"))
     if page is not None and name != ALL:
         raise click.UsageError(f"--page belongs to `trace reproduce {ALL}`, which writes one")
     asked = Asked(given=_pairs("--with", given), weights=_pairs("--weights", weights), **typed)
@@ -136,8 +133,9 @@ def _studies(chosen: list[Recipe], asked: Asked, *, every: bool) -> Iterator[Stu
     Raises RecipeError for a word that none knows.
     """
     words = set().union(*(recipe.known_words(asked.scale) for recipe in chosen))
-    if every and (unknown := [word for word in asked.given if word not in words]):
-        raise RecipeError(f"--with {unknown[0]}=...: no recipe has such a word; there are {', '.join(sorted(words))}")
+    if every and (strange := [word for word in asked.given if word not in words]):
+        what = f"--with {strange[0]}=...: no recipe has such a word"
+        raise RecipeError(unknown(what, strange[0], sorted(words), "docs/papers.md says which has which"))
     for recipe in chosen:
         if every and recipe.none_at(asked.scale):
             continue

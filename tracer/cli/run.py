@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from interventions.naming import unknown
 from tracer.cli import completing
 from tracer.cli.diverged import tell_of_diverged
 from tracer.cli.errors import answered, fail
@@ -52,7 +53,7 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
     How masks are written: `trace mask --help`. What can be run: `trace models`.
     """
     from tracer.cli.announce import possible
-    from tracer.cli.possible import next_commands
+    from tracer.cli.possible import look_command, next_commands
 
     with answered():
         if not typed["arms"]:
@@ -71,7 +72,7 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
 
         print_json({**summary(path), "next": then})
     else:
-        click.echo(f"next: {then}")
+        click.echo(f"look: {look_command(path)}\nnext: {then}")
     tell_of_diverged([path])
 
 
@@ -141,6 +142,7 @@ def counterfactual(
         label = f"{variant.name}: run {number} of {len(variants)}" if len(variants) > 1 else ""
         with answered():
             paths.append(start(checked, root, label=label, to_stderr=as_json))
+    from tracer.cli.possible import look_command
     from tracer.studies import STUDIES
 
     then = f"trace analyze {STUDIES[study].analysis} {' '.join(shlex.quote(str(path)) for path in paths)}"
@@ -149,7 +151,7 @@ def counterfactual(
 
         print_json({"study": study, "runs": [summary(path) for path in paths], "next": then})
     else:
-        click.echo(f"{STUDIES[study].question}\nnext: {then}")
+        click.echo(f"{STUDIES[study].question}\nlook: {look_command(root)}\nnext: {then}")
     tell_of_diverged(paths)
 
 
@@ -167,7 +169,7 @@ def _study(
     from tracer.studies import STEP_COUNTS, STUDIES, Setting
 
     if study not in STUDIES:
-        raise click.UsageError(f"no study {study!r}: choose one of {', '.join(STUDIES)}")
+        raise click.UsageError(unknown(f"no study {study!r}", study, STUDIES))
     if not request.arms:
         raise click.UsageError(f"name at least one --mask, for example: trace counterfactual {study} --mask R4S32")
     for flag, number in (("--every", every), ("--forks", forks)):

@@ -154,8 +154,13 @@ def sizes(text: str) -> tuple[int, ...]:
 
 def paths_by_name(words: Sequence[str]) -> dict[str, str]:
     """`lpips=weights.pth` -> {"lpips": "weights.pth"}."""
+    from classify_clip.scores.metric import METRICS, unknown_metric
+
     for word in words:
         if not all(word.partition("=")):
             raise click.UsageError(f"--weights {word!r}: give METRIC=PATH, for example hps=HPS_v2.1_compressed.pt")
     named = dict(word.split("=", 1) for word in words)
+    for metric in named:
+        if metric not in METRICS:
+            raise click.UsageError(unknown_metric("--weights", metric))
     return {metric: str(expanded(path)) for metric, path in named.items()}

@@ -14,10 +14,13 @@ from tracer.cli.help import Command
 from tracer.cli.options import OUT, STORE, as_json, mask_seed
 from tracer.cli.terminal import print_json, print_table
 from tracer.parameters import models
+from tracer.store.places import nearest_path
 
 if TYPE_CHECKING:
     from interventions import TokenLayout
 
+ROOT = Path("runs")
+"""Where runs lie unless another place is named."""
 MOST_TOKENS = 128 * 128
 """Of `trace mask`: beyond it the mask alone takes more than a quarter of a gigabyte."""
 
@@ -94,7 +97,7 @@ def _grid_layout(grid: str) -> TokenLayout:
     examples=("trace runs", "trace runs --model sd3 --mask sink", "trace runs dit-steps --json"),
 )
 @click.argument("words", nargs=-1, metavar="[TEXT]...")
-@click.option("--root", type=STORE, default=Path("runs"), show_default=True, metavar="DIR", help="Where to look.")
+@click.option("--root", type=STORE, default=ROOT, show_default=True, metavar="DIR", help="Where to look.")
 @click.option("--model", metavar="NAME", shell_complete=completing.names(models), help="Only of this model.")
 @click.option(
     "--mask",
@@ -109,13 +112,16 @@ def list_runs(words: tuple[str, ...], root: Path, model: str | None, mask: str |
     TEXT keeps those whose line holds it. `trace show RUN` says all about one of them.
     """
     with answered():
-        from tracer.cli.listing import found, rows
+        from tracer.cli.listing import found, nothing_fits, rows
 
+        if root != ROOT and isinstance(root, Path) and not root.is_dir():
+            meant = f"did you mean {near}? " if (near := nearest_path(root)) else ""
+            raise click.UsageError(f"there is no folder {root}: {meant}`trace runs` lists those under ./{ROOT}")
         listed = [each for each in found(root) if each.fits(model, mask, words)]
         if as_json:
             return print_json([each.data() for each in listed])
         if not listed and (model or mask or words):
-            raise click.UsageError(f"nothing under {root} fits; `trace runs --root {root}` lists all there is")
+            raise click.UsageError(nothing_fits(root, model, mask, words))
         if not listed:
             click.echo(f"no runs under {root}: make one with  trace run --model dit --mask R4S32")
             return
@@ -137,7 +143,7 @@ def show(run_path: Path | None, as_json: bool) -> None:
     """
     with answered():
         from tracer import store
-        from tracer.cli.possible import next_commands
+        from tracer.cli.possible import look_command, next_commands
         from tracer.cli.summary import described, summary
 
         path = store.locate(run_path)
@@ -145,4 +151,4 @@ def show(run_path: Path | None, as_json: bool) -> None:
         then = next_commands(path, about["analyses"])
         if as_json:
             return print_json({**about, "next": then})
-        click.echo("\n".join([*described(about), f"next: {then}"]))
+        click.echo("\n".join([*described(about), f"look: {look_command(path)}", f"next: {then}"]))

@@ -15,9 +15,10 @@ from typing import Any
 import click
 
 from interventions.families import density_families
+from interventions.naming import unknown
 from tracer.cli import completing
 from tracer.cli.errors import answered
-from tracer.cli.help import Group
+from tracer.cli.help import Choice, Group
 from tracer.cli.options import OUT, STORE, as_json, dry_run, mask_seed
 from tracer.cli.run import resume_command
 from tracer.cli.terminal import human_bytes, human_seconds, print_json, progress_bar
@@ -37,7 +38,7 @@ class Families(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself, or an error that lists the names."""
         if value not in (names := density_families()):
-            self.fail(f"no family {value!r}: choose among {', '.join(names)}", param, ctx)
+            self.fail(unknown(f"no family {value!r}", value, names), param, ctx)
         return value
 
 
@@ -79,7 +80,7 @@ def shared_options(command: Callable) -> Callable:
                      help="Local weights instead of the library's."),
         click.option("--data", type=STORE, metavar="FOLDER", help="Pictures; default: the shipped "
                      "held-out emoji."),
-        click.option("--split", type=click.Choice(["all", "held-out-images", "held-out-concepts"]), default="all",
+        click.option("--split", type=Choice(["all", "held-out-images", "held-out-concepts"]), default="all",
                      show_default=True, help="Which of the shipped emoji."),
         click.option("--limit", type=int, metavar="N", help="At most N images (retrieval: N pairs)."),
         click.option("--batch-size", type=int, default=64, show_default=True, metavar="N",
@@ -143,7 +144,7 @@ def classify(mask_seeds: int, **options: Any) -> None:
 @click.option("--gallery", "galleries", multiple=True, type=int, metavar="N", help="Gallery sizes of the R@1 curve; "
               "default: powers of two. The full gallery is always reported. Repeatable.")  # fmt: skip
 @click.option(
-    "--tower", type=click.Choice(["image", "text"]), default="image", show_default=True, help="The one that is masked."
+    "--tower", type=Choice(["image", "text"]), default="image", show_default=True, help="The one that is masked."
 )
 def retrieve(mask_seeds: int, **options: Any) -> None:
     """R@1, R@5 and R@10 both ways of an open_clip model, and R@1 against the size of the gallery."""
@@ -167,7 +168,9 @@ def retrieve(mask_seeds: int, **options: Any) -> None:
 @click.option(
     "--samples", type=click.IntRange(3), default=64, show_default=True, metavar="N", help="Held-out pictures."
 )
-@click.option("--out", type=OUT, default=Path("runs/depth"), show_default=True, metavar="DIR")
+@click.option(
+    "--out", type=OUT, default=Path("runs/depth"), show_default=True, metavar="DIR", help="Where it all goes."
+)
 @as_json
 def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_json: bool) -> None:
     """Damage per block inside one forward pass: embedded ViTs, CLIP, and the DiT at several noise levels."""
@@ -189,7 +192,9 @@ def depth(masks: tuple[str, ...], mask_seed: int, samples: int, out: Path, as_js
     short_help="Figure 1 and Table 1 of the masking paper.",
     examples=("trace sweep figure1", "trace sweep figure1 --images 48 --density 0.25 --model-seeds 1"),
 )
-@click.option("--out", type=OUT, default=Path("runs/figure1"), show_default=True, metavar="DIR")
+@click.option(
+    "--out", type=OUT, default=Path("runs/figure1"), show_default=True, metavar="DIR", help="Where it all goes."
+)
 @click.option("--images", type=click.IntRange(24), metavar="N", help="Held-out pictures to classify.")
 @click.option("--pairs", type=click.IntRange(16), metavar="N", help="Names to retrieve, with all their pictures.")
 @click.option("--one-pass", type=click.IntRange(3), metavar="N", help="Pictures for one denoising pass.")

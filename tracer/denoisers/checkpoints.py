@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from interventions.naming import closest, unknown
 from tracer.denoisers.base import CheckpointError
 from tracer.denoisers.hub import INDEX, check_variant, download
+from tracer.store.places import nearest_path
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """What ships; `--checkpoint embedded:NAME` names a folder in it, and each family's own is embedded:<family>."""
@@ -62,8 +64,10 @@ def folder_of(checkpoint: str, parts: Sequence[str], variant: str | None = None)
         return folder, folder.name
     _no_file(folder)
     if folder.is_absolute() or not is_hub_id(checkpoint):
+        near = closest(checkpoint, [PREFIX + name for name in embedded_names()]) or nearest_path(folder)
+        meant = f"did you mean {near}? " if near else ""
         raise CheckpointError(
-            f"no checkpoint folder {checkpoint!r}: give a folder that holds model_index.json or config.json, "
+            f"no checkpoint folder {checkpoint!r}: {meant}give a folder that holds model_index.json or config.json, "
             "or a hub id such as facebook/DiT-XL-2-256"
         )
     return download(checkpoint, parts, variant), checkpoint
@@ -149,8 +153,8 @@ def _embedded(name: str, family: str, classes: tuple[str, ...]) -> tuple[Path, s
     if name not in shipped:
         if name == family:
             raise CheckpointError(f"the embedded {family} weights are not installed at {folder}: reinstall the package")
-        known = ", ".join(PREFIX + each for each in shipped)
-        raise CheckpointError(f"no embedded checkpoint {PREFIX + name}: there are {known}")
+        known = [PREFIX + each for each in shipped]
+        raise CheckpointError(unknown(f"no embedded checkpoint {PREFIX + name}", PREFIX + name, known))
     kind = class_name(folder) or class_name(folder / "transformer")
     if kind not in classes:
         raise CheckpointError(

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from interventions.naming import unknown
 from interventions.registry import Registry
 from tracer.denoisers.base import DTYPES, CheckpointError, Denoiser, DeviceError, ModelFamily
 from tracer.denoisers.checkpoints import ANY, recognised
@@ -47,16 +48,16 @@ def load(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     family = MODELS.get_or_raise(recognised(checkpoint) if model is None else model, CheckpointError)
     if dtype not in DTYPES:
-        raise CheckpointError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+        raise CheckpointError(unknown(f"unknown dtype {dtype!r}", dtype, DTYPES))
     known = set(inspect.signature(family.load).parameters) - {"checkpoint", "device", "dtype"}
     told = {name: value for name, value in (run or {}).items() if name in known}
-    if unknown := sorted(options.keys() - known):
+    if strange := sorted(options.keys() - known):
         own = sorted(known - told.keys())
         allowed = f"it takes {', '.join(own)}" if own else "it takes none"
         instead = (
             "" if family.name == ANY else f"; --model {ANY} runs a checkpoint's own pipeline, with options of its own"
         )
-        raise CheckpointError(f"model {family.name!r} has no option {', '.join(unknown)}: {allowed}{instead}")
+        raise CheckpointError(f"model {family.name!r} has no option {', '.join(strange)}: {allowed}{instead}")
     return family.load(checkpoint, device=where, dtype=getattr(torch, dtype), **options, **told)
 
 
@@ -99,7 +100,8 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
     try:
         device = torch.device(own_device(name))
     except RuntimeError as error:
-        raise DeviceError(f"no device {name!r}: type --device cpu, cuda, cuda:1 ...") from error
+        meant = "cuda" if str(name) == "gpu" else name
+        raise DeviceError(unknown(f"no device {name!r}", meant, ("cpu", "cuda", "mps", "cuda:1"))) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError("no CUDA device is usable here: leave --device out, or type --device cpu")
     try:

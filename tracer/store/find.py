@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tracer.store.places import not_a_store
 from tracer.store.remote import place
 from tracer.store.schema import RUN, SCHEMAS, STATUS_MISSING, SWEEP, RunError, Schema
 from tracer.store.seals import config_hash
@@ -116,8 +117,7 @@ def root_attributes(directory: Path, schema: Schema = RUN) -> dict[str, Any]:
                 f"{directory} cannot be read: {schema.folder}/zarr.json is missing or damaged; "
                 f"`trace verify {directory}` says more"
             )
-        hint = "`trace runs` lists the runs there are" if schema is RUN else schema.remedy
-        raise RunError(f"{directory} is not a {schema.noun} (it holds no {schema.folder} of ours); {hint}")
+        raise not_a_store(directory, schema)
     if problem := attributes_problem(attributes, schema):
         raise RunError(f"{directory} cannot be read: {problem}")
     if attributes["schema_version"] > schema.version:

@@ -8,8 +8,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interventions.errors import RunError
+from interventions.naming import closest
+
+if TYPE_CHECKING:
+    from tracer.store.schema import Schema
 
 LONGEST = 200
 """Bytes of a name at most; stores add to it while they are made, and file systems take 255."""
@@ -71,6 +76,34 @@ def check_file(path: Path) -> None:
 def occupied(path: Path) -> bool:
     """Whether something is at this path that is no empty folder."""
     return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+
+
+def nearest_path(path: Path) -> str:
+    """The path that was probably meant by one that does not exist, part by part; "" where none is near."""
+    place = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        if (place / part).exists():
+            place /= part
+            continue
+        try:
+            near = closest(part, [each.name for each in (place if place.parts else Path()).iterdir()])
+        except OSError:
+            near = ""
+        if not near:
+            return ""
+        place /= near
+    return str(place) if place != path else ""
+
+
+def not_a_store(path: Path, schema: Schema | None = None) -> RunError:
+    """The error (returned) for a folder that is no store of ours, or is not there, with the one that was meant."""
+    from tracer.store.schema import RUN
+
+    schema = schema or RUN
+    hint = "`trace runs` lists the runs there are" if schema is RUN else schema.remedy
+    if isinstance(path, Path) and not path.exists() and (near := nearest_path(path)):
+        hint = f"did you mean {near}? {hint}"
+    return RunError(f"{path} is not a {schema.noun} (it holds no {schema.folder} of ours); {hint}")
 
 
 def holds_store(path: Path) -> bool:

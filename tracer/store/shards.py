@@ -18,8 +18,9 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from tracer.store.durable import Disk, opened_disk, sync_filesystem
+from tracer.store.places import not_a_store
 from tracer.store.remote import zarr_store
-from tracer.store.schema import RUN, SCHEMAS, STATUS_MISSING, RunError, Schema
+from tracer.store.schema import SCHEMAS, STATUS_MISSING, RunError, Schema
 from tracer.store.seals import Fault, difference, digits, file_size, manifest_file, read_manifest
 
 _MOST_FLAGS = 1 << 28
@@ -31,7 +32,7 @@ def schema_at(path: Path) -> Schema:
     for schema in SCHEMAS:
         if (path / schema.folder).is_dir():
             return schema
-    raise RunError(f"{path} is not a run (no {RUN.folder} in it); `trace runs` lists the runs there are")
+    raise not_a_store(path)
 
 
 def data_folder(path: Path) -> Path:

@@ -17,6 +17,8 @@ from typing import Any
 
 from analysis.common.agreement import read_claim
 from interventions.errors import InputError
+from interventions.naming import unknown
+from tracer.store.places import nearest_path
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SCALES = ("embedded", "paper")
@@ -179,9 +181,10 @@ class Recipe:
         words = {**self.words, **self.scales.get(scale, {})}
         words |= self.as_published if as_published else {}
         needs, given = self._needs(scale), given or {}
-        if unknown := [word for word in given if word not in self.known_words(scale)]:
-            known = ", ".join(sorted(self.known_words(scale))) or "none"
-            raise RecipeError(f"--with {unknown[0]}=...: {self.name} has no such word; it has {known}")
+        known = sorted(self.known_words(scale))
+        for word in given:
+            if word not in known:
+                raise RecipeError(unknown(f"--with {word}=...: {self.name} has no such word", word, known))
         if lacking := {word: what for word, what in needs.items() if word not in given}:
             shown = "\n".join(f"  --with {word}=PATH   {what}" for word, what in lacking.items())
             raise RecipeError(f"{self.name} at paper scale needs what does not ship:\n{shown}")
@@ -197,6 +200,9 @@ def read(file: Path) -> Recipe:
     """A recipe from its file. Raises RecipeError for a table, a row or a paper that does not exist."""
     try:
         data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        meant = f"did you mean {near}? " if (near := nearest_path(file)) else ""
+        raise RecipeError(f"no recipe at {file}: {meant}`trace reproduce --list` says which ship") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"{file}: {error}") from None
     if "about" not in data:

@@ -4,12 +4,12 @@ before any weight is read.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from interventions.naming import near_names
 from tracer.denoisers.base import CheckpointError
 
 FLAGS = {
@@ -94,7 +94,7 @@ def _check(name: str, pipeline: type, takes: list[str]) -> None:
     if name in OURS:
         raise CheckpointError(f"--call {name}: it cannot be given, {OURS[name]}")
     if name not in takes:
-        near = difflib.get_close_matches(name, takes, 3)
+        near = near_names(name, takes)
         meant = f"did you mean {', '.join(near)}? " if near else ""
         raise CheckpointError(f"--call {name}: a {pipeline.__name__} has none; {meant}{_others(takes)}")
 

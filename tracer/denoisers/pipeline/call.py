@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import math
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from interventions.errors import InputError
+from interventions.naming import unknown
 from tracer.denoisers.base import Sample
 
 OURS = {
@@ -52,9 +52,7 @@ class Call:
             if name in OURS and value != 1:
                 raise CallError(f"{name}= cannot be given: {OURS[name]}")
             if name not in own:
-                close = difflib.get_close_matches(name, own, 3)
-                instead = f"did you mean {', '.join(close)}?" if close else f"it takes {', '.join(own)}"
-                raise CallError(f"{type(self.pipe).__name__} has no argument {name!r}: {instead}")
+                raise CallError(unknown(f"{type(self.pipe).__name__} has no argument {name!r}", name, own))
 
     @property
     def takes(self) -> frozenset[str]:

@@ -4,13 +4,13 @@ is read. Code that comes with a checkpoint is never run.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interventions.naming import near_names, unknown
 from tracer.denoisers.base import CheckpointError
 from tracer.denoisers.checkpoints import class_name, read_json
 from tracer.denoisers.hub import INDEX
@@ -36,9 +36,7 @@ class Index:
         there = [name for name, kind in self.components.items() if kind is not None]
         for name in names:
             if name not in there:
-                near = difflib.get_close_matches(name, there, 1)
-                meant = f"did you mean {near[0]}? It" if near else "it"
-                raise CheckpointError(f"{what} {name}: this {self.name} has none; {meant} has {', '.join(there)}")
+                raise CheckpointError(unknown(f"{what} {name}: this {self.name} has none", name, there))
 
 
 def read_index(folder: Path, checkpoint: str) -> Index:
@@ -71,7 +69,7 @@ def pipeline_class(kind: str | None, checkpoint: str, version: str | None = None
         return found
     if lacking := getattr(found, "_backends", None):
         raise CheckpointError(f"{checkpoint} is a {kind}, which needs {', '.join(lacking)}: {INSTALL}")
-    near = difflib.get_close_matches(str(kind), pipeline_names(), 3)
+    near = near_names(kind, pipeline_names())
     meant = f"; close are {', '.join(near)}" if near else ""
     made = f" (it was written by {version})" if version else ""
     raise CheckpointError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from interventions.naming import unknown
 from tracer.denoisers.base import CheckpointError
 from tracer.denoisers.checkpoints import OFFLOADS
 from tracer.denoisers.pipeline.index import INSTALL
@@ -21,7 +22,7 @@ def check_offload(offload: str | None, device: torch.device) -> None:
     if offload is None:
         return
     if offload not in OFFLOADS:
-        raise CheckpointError(f"offload {offload!r}: choose one of {', '.join(OFFLOADS)}")
+        raise CheckpointError(unknown(f"unknown offload {offload!r}", offload, OFFLOADS))
     if device.type == "cpu":
         raise CheckpointError(f"offload {offload!r} keeps weights off the GPU, and this is the CPU: leave it out")
     try:

@@ -241,7 +241,8 @@ def test_the_report_says_it_on_top_and_shows_the_arms_that_are_left():
     run = answered_with_pictures()
     page = analysis.report(blown_up(run, {"K8": range(4), "R4S32": [0]}, step=2), sections=["feedback"])
     assert "4 of 4 samples diverged (R4S32 from step 2, K8 from step 2)" in page.split("<h2")[0]
-    assert "Rows: clean, R4S32." in page
+    assert 'alt="R4S32, sample 1"' in page
+    assert 'alt="K8' not in page
 
 
 def answered_with_pictures() -> xr.DataTree:

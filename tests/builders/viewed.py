@@ -26,10 +26,13 @@ def viewed(
     coords = {name: run["metrics"].ds.coords[name] for name in run["metrics"].ds.coords}
     still = {name: value for name, value in coords.items() if "step" not in value.dims}
     pictures = {
-        "frame": (("arm", "sample", "frame_step", "frame_y", "frame_x", "rgb"), (arms, samples, len(frames), *FRAME, 3)),
-        "image": (("arm", "sample", "image_y", "image_x", "rgb"), (arms, samples, *FRAME, 3)),
-    }  # fmt: skip
-    drawn = {name: (dims, rng.integers(0, 256, shape, np.uint8)) for name, (dims, shape) in pictures.items()}
+        "frame": (("frame_step", "frame_y", "frame_x", "rgb"), (arms, samples, len(frames), *FRAME, 3)),
+        "image": (("image_y", "image_x", "rgb"), (arms, samples, *FRAME, 3)),
+    }
+    drawn = {
+        name: (("arm", "sample", *dims), rng.integers(0, 256, shape, np.uint8))
+        for name, (dims, shape) in pictures.items()
+    }
     run["images"] = xr.DataTree(xr.Dataset(drawn, coords={**still, "frame_step": np.asarray(frames)}))
     run["attention"] = xr.DataTree(_attention((arms, samples, steps), rng, coords))
     return run

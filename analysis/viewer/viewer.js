@@ -13,7 +13,7 @@
 const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#8c564b"];
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"], GAINS = [1, 2, 4, 8];
 const PLOT = { height: 132, left: 46, right: 10, top: 8, bottom: 20 };
-const HINT = "Thick lines: the sample shown; thin lines and bands: all samples. Keys: ← → a step, with Shift ten; Home, End; space plays; j, k: next and last sample.";
+const HINT = "Thick lines: the sample shown; thin lines and bands: all samples. Keys: ← → a step, with Shift ten; Home, End; space plays; j, k: next and previous sample.";
 const RUN_SECONDS = 8, KEPT = 200; // a whole run, played; strips of pictures held decoded
 const DRAWN = new Set(["svg", "path", "line", "circle", "text", "g"]), decoded = new WeakMap();
 
@@ -168,7 +168,7 @@ export function mount(root, payload, { address = false } = {}) {
     const x = (step, steps) => PLOT.left + inside.width * (steps > 1 ? step / (steps - 1) : 0.5);
     const y = (value) => PLOT.top + inside.height * (1 - (warp(Math.max(low, value)) - warp(low)) / (warp(high) - warp(low)));
     const points = (values, steps) => [...values].map((value, step) => seen(value) && `${x(step, steps).toFixed(1)} ${y(value).toFixed(1)}`);
-    const joined = (point, step, all) => point && `${all[step - 1] ? "L" : "M"}${point}${all[step - 1] || all[step + 1] ? "" : "h0"}`; // alone: a dot
+    const joined = (point, step, all) => point && `${all[step - 1] ? "L" : "M"}${point}${all[step - 1] || all[step + 1] ? "" : "h2"}`; // alone: a dot
     const line = (values, steps) => points(values, steps).map(joined).filter(Boolean).join("");
     const area = (edges, steps) => {
       const around = [...points(edges.high, steps), ...points(edges.low, steps).reverse()].filter(Boolean);

@@ -14,6 +14,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--renderer-process-limit=1",
+    "--disable-site-isolation-trials",
     "--force-color-profile=srgb",
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome")

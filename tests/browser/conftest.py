@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, BrowserContext
 
 from tests.browser import chromium
 from tests.browser.pages import Shown
@@ -22,10 +22,16 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
+@pytest.fixture(scope="package")
+def contexts() -> dict[str, BrowserContext]:
+    """Those of the browser that tests share."""
+    return {}
+
+
 @pytest.fixture
-def show(browser: Browser, tmp_path: Path) -> Iterator[Shown]:
+def show(browser: Browser, contexts: dict[str, BrowserContext], tmp_path: Path) -> Iterator[Shown]:
     """Opens pages; at the end nothing may have been said on a console, thrown, or asked of the network."""
-    shown = Shown(browser, tmp_path)
+    shown = Shown(browser, tmp_path, contexts=contexts)
     yield shown
     shown.close()
     assert not shown.wrong, "\n".join(shown.wrong)

@@ -37,41 +37,45 @@ def page_of(payload: dict) -> str:
 
 @dataclass
 class Shown:
-    """Opens pages in contexts of their own. wrong: what was said on a console, thrown, or asked of the network.
+    """Opens pages. wrong: what was said on a console, thrown, or asked of the network.
 
-    allowed: how an address begins that may be asked for besides those of a file.
+    contexts: of the browser, by their options; pages of the same options share one. allowed: how an
+    address begins that may be asked for besides those of a file.
     """
 
     browser: Browser
     folder: Path
     wrong: list[str] = field(default_factory=list)
-    contexts: list[BrowserContext] = field(default_factory=list)
+    contexts: dict[str, BrowserContext] = field(default_factory=dict)
+    pages: list[Page] = field(default_factory=list)
     allowed: tuple[str, ...] = HERE
 
     def __call__(
         self, shown: dict | str | Path, address: str = "", *, width: int = 1400, height: int = 900, **context: object
     ) -> Page:
         """The page of a payload, of a text or of a file, at this address (from `#` on) in a window of this size."""
-        file = self.folder / f"{len(self.contexts)}.html"
+        file = self.folder / f"{len(self.pages)}.html"
         file = shown if isinstance(shown, Path) else write_page(file, shown)
         return self.visit(file.as_uri() + address, width=width, height=height, **context)
 
     def visit(self, address: str, *, width: int = 1400, height: int = 900, **context: object) -> Page:
         """The page at an address, in a window of this size."""
-        opened = self.browser.new_context(viewport={"width": width, "height": height}, **context)
-        self.contexts.append(opened)
-        opened.route("**/*", self._refuse)
-        opened.on("console", lambda said: self.wrong.append(f"console {said.type}: {said.text}"))
-        opened.on("weberror", lambda thrown: self.wrong.append(f"error: {thrown.error}"))
-        page = opened.new_page()
+        options = {"viewport": {"width": width, "height": height}, **context}
+        if str(options) not in self.contexts:
+            self.contexts[str(options)] = self.browser.new_context(**options)
+        page = self.contexts[str(options)].new_page()
+        self.pages.append(page)
+        page.route("**/*", self._refuse)
+        page.on("console", lambda said: self.wrong.append(f"console {said.type}: {said.text}"))
+        page.on("pageerror", lambda thrown: self.wrong.append(f"error: {thrown}"))
         page.set_default_timeout(5000)
         page.goto(address)
         return page
 
     def close(self) -> None:
         """Close what was opened."""
-        for opened in self.contexts:
-            opened.close()
+        for page in self.pages:
+            page.close()
 
     def _refuse(self, route: Route) -> None:
         if route.request.url.startswith(self.allowed):

@@ -18,7 +18,11 @@ PAGE = "<!doctype html><html lang=en><title>t</title><script>{}</script>"
 )
 def test_what_goes_wrong_is_noted(show: Shown, script: str, noted: str) -> None:
     page = show(PAGE.format(script))
-    page.wait_for_timeout(50)
+    for _ in range(100):
+        if any(noted in each for each in show.wrong):
+            break
+        page.wait_for_timeout(50)
+    show.close()
     wrong = list(show.wrong)
     show.wrong.clear()
     assert any(noted in each for each in wrong), wrong

@@ -107,6 +107,26 @@ def test_map_lies_on_clean_and_arm_and_not_on_the_difference(show: Shown) -> Non
     assert same(viewer.pictures()[2], wanted)
 
 
+def test_map_of_a_word_is_that_word_s(show: Shown) -> None:
+    """Of three words stacked downwards the middle one is light in its last cell alone."""
+    made = payloads.run(frames=1, steps=4, arms=["R4S32"], words=["a", "red", "fox"])
+    made.run["pictures"]["strips"] = dict.fromkeys(
+        ("clean", "R4S32"), [payloads.strip(np.zeros((1, 8, 8, 3), np.uint8))] * 3
+    )
+    grey = np.zeros((1, 12, 4), np.uint8)
+    grey[0, 7, 3] = 255
+    made.run["maps"][2]["strips"] = dict.fromkeys(("clean", "R4S32"), [payloads.strip(grey)] * 3)
+    viewer = Viewer(show(payloads.payload(made), "#map=words"))
+    viewer.all_drawn()
+    assert not viewer.pictures()[1].any()
+    viewer.choose("Word", 1)
+    assert eventually(lambda: viewer.pictures()[1].any())
+    light = viewer.pictures()[1].any(axis=2)
+    side = light.shape[0] // 4
+    assert light[3 * side :, 3 * side :].all()
+    assert light.sum() == side**2
+
+
 @pytest.mark.parametrize("kind", ["mass", "sinks"])
 def test_map_is_brighter_where_more_is_received(show: Shown, kind: str) -> None:
     """On black pictures: what a cell shows grows with its grey."""

@@ -83,6 +83,10 @@ class Viewer:
         boxes = self.page.get_by_role("group", name="Arms").locator("label:has(:checked)")
         return boxes.all_inner_texts()
 
+    def ticks(self) -> list[bool]:
+        """Which boxes are ticked, whatever their names are."""
+        return [box.is_checked() for box in self.page.get_by_role("checkbox").all()]
+
     def pictures(self, row: int = 0) -> list[np.ndarray]:
         """uint8 [y, x, rgb] of clean, arm and difference, as they are on the canvas."""
         canvases = self.page.locator("figure canvas").all()[3 * row : 3 * row + 3]

@@ -191,6 +191,10 @@ HOSTILE = (
 """Texts that do harm, or look as if they did, where text is taken for markup, script, address or key."""
 
 
+MARKUP = tuple(text for text in HOSTILE if re.search("[<'&]", text))
+"""Those that are or look like markup."""
+
+
 def hostile(text: str) -> Made:
     """A run in which every text is this one."""
     arms = [text, text + " 2"]

@@ -27,8 +27,8 @@ class Parameter:
     stored: key of the stored configuration, which `--resume` compares; None: it does not change a number. default: that
     of the field. later: left out of the stored configuration at its default, so that runs older than it can go on.
     once: the default that such older runs had, where it has changed since; it is left out at this one. beside: the
-    records that it is about; without any of them the field is not stored, and refused. option: handed to the model's loader,
-    under the field's name, where it is not the default.
+    records that it is about; without any of them the field is not stored, and refused. option: handed to the model's
+    loader, under the field's name, where it is not the default.
     """
 
     help: str

@@ -63,8 +63,8 @@ class Unit:
     injections carried by the clean step's linear map; `reaches`: how many of them the lanes "ahead" and "behind" are
     away from the clean state. `past`: for every path what its earlier steps predicted, the latest first, as far back
     as the sampler reads (`Earlier`, or what else a later step takes that has its arithmetic). `finite`: per step, which
-    lanes [lane, sample] led to a finite state; it stays on the device. `frames` and `words`: pictures of the predictions
-    and maps of words so far, of every arm in each step that is kept, on the CPU.
+    lanes [lane, sample] led to a finite state; it stays on the device. `frames` and `words`: pictures of
+    predictions and maps of words so far, of every arm in each step that is kept, on the CPU.
     """
 
     plan: Plan

@@ -13,8 +13,8 @@
 const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#8c564b"];
 const DASHES = ["", "7 3", "2 3", "9 3 2 3"], GAINS = [1, 2, 4, 8];
 const PLOT = { height: 132, left: 46, right: 10, top: 8, bottom: 20 };
-const RUN_SECONDS = 8; // a whole run, played
-const KEPT = 200; // strips of pictures held decoded
+const HINT = "Thick lines: the sample shown; thin lines and bands: all samples. Keys: ← → a step, with Shift ten; Home, End; space plays; j, k: next and last sample.";
+const RUN_SECONDS = 8, KEPT = 200; // a whole run, played; strips of pictures held decoded
 const DRAWN = new Set(["svg", "path", "line", "circle", "text", "g"]), decoded = new WeakMap();
 
 export function mount(root, payload, { address = false } = {}) {
@@ -35,7 +35,7 @@ export function mount(root, payload, { address = false } = {}) {
   const where = make("output", { class: "tv-where" });
   const viewer = make("section", { class: "tv", "aria-label": "Trajectories", tabindex: address ? null : "0" },
     runs.map((run, place) => told(run, runs.length > 1, place === 0)), controls,
-    make("div", { class: "tv-time" }, play, slider, where), make("div", { class: "tv-body" }, pictures, tracks));
+    make("div", { class: "tv-time" }, play, slider, where), make("div", { class: "tv-body" }, pictures, tracks), note(HINT));
   const watcher = new ResizeObserver((seen) => seen.forEach(({ target }) => target.fit()));
 
   // --- building: once for every choice of sample, arms, tracks, map ---
@@ -153,8 +153,8 @@ export function mount(root, payload, { address = false } = {}) {
 
   function curve({ run, arm }, name, label, colour, dash) {
     const track = run.tracks.find((each) => each.name === name), line = track?.arms[arm.name], band = track?.band?.[arm.name];
-    if (!line) return [];
     const place = placeOf(run, state.sample), edges = (of) => ({ low: floats(of, "low"), high: floats(of, "high") });
+    if (!line) return [];
     const own = place < 0 ? null : floats(line, "values").subarray(place * run.steps, (place + 1) * run.steps);
     return [{ run, track, label, colour, dash, own, middle: floats(line, "middle"), ...edges(line), band: band && edges(band) }];
   }
@@ -168,15 +168,15 @@ export function mount(root, payload, { address = false } = {}) {
     const x = (step, steps) => PLOT.left + inside.width * (steps > 1 ? step / (steps - 1) : 0.5);
     const y = (value) => PLOT.top + inside.height * (1 - (warp(Math.max(low, value)) - warp(low)) / (warp(high) - warp(low)));
     const points = (values, steps) => [...values].map((value, step) => seen(value) && `${x(step, steps).toFixed(1)} ${y(value).toFixed(1)}`);
-    const line = (values, steps) => points(values, steps).map((point, step, all) => point && (all[step - 1] ? "L" : "M") + point).filter(Boolean).join("");
+    const joined = (point, step, all) => point && `${all[step - 1] ? "L" : "M"}${point}${all[step - 1] || all[step + 1] ? "" : "h0"}`; // alone: a dot
+    const line = (values, steps) => points(values, steps).map(joined).filter(Boolean).join("");
     const area = (edges, steps) => {
       const around = [...points(edges.high, steps), ...points(edges.low, steps).reverse()].filter(Boolean);
       return around.length ? `M${around.join("L")}Z` : "";
     };
     const level = (value, name) => make("line", { class: name, x1: PLOT.left, x2: width - PLOT.right, y1: y(value), y2: y(value) });
     const label = (text, at, height, anchor) => make("text", { x: at, y: height, "text-anchor": anchor }, text);
-    const cursor = make("line", { class: "tv-cursor", y1: PLOT.top, y2: PLOT.top + inside.height });
-    const dots = curves.map((each) => make("circle", { r: 4, fill: each.colour, class: "tv-dot" }));
+    const cursor = make("line", { class: "tv-cursor", y1: PLOT.top, y2: PLOT.top + inside.height }), dots = curves.map((each) => make("circle", { r: 4, fill: each.colour, class: "tv-dot" }));
     const svg = make("svg", { width, height: PLOT.height, role: "img", "aria-label": `${track.title}${unit(track)} over the steps` },
       make("g", { class: "tv-grid" },
         ticks(low, high, track.log).map((value) => [level(value, ""), label(short(value), PLOT.left - 5, y(value) + 4, "end")]),
@@ -331,8 +331,8 @@ function chooser(text, key, pairs, chosen, change, spoken = text) {
 }
 
 function swatch(colour, dash = "") {
-  const line = make("line", { x1: 0, x2: 22, y1: 5, y2: 5, stroke: colour, "stroke-width": 3, "stroke-dasharray": dash });
-  return make("svg", { class: "tv-swatch", width: 22, height: 10, "aria-hidden": "true" }, line);
+  const line = { x1: 0, x2: 22, y1: 5, y2: 5, stroke: colour, "stroke-width": 3, "stroke-dasharray": dash };
+  return make("svg", { class: "tv-swatch", width: 22, height: 10, "aria-hidden": "true" }, make("line", line));
 }
 
 /** A text with what is between backticks as code. */

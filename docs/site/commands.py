@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -35,15 +35,13 @@ def tabulated() -> Iterator[str]:
 
 
 def described(command: click.Command, context: click.Context, level: int) -> Iterator[str]:
-    """One command and those below it: usage, text and examples as help prints them, its options as a table."""
+    """One command and those below it: usage, text and examples as help prints them, its options as tables."""
     yield f"{'#' * level} {context.command_path}\n"
-    yield _printed(context, command.format_usage, command.format_help_text, command.format_epilog)
-    yield "| option | meaning |\n|---|---|"
-    for option in command.get_params(context):
-        if record := option.get_help_record(context):
-            names = ", ".join(f"<code>{_cell(name)}</code>" for name in record[0].split(", "))
-            yield f"| {names} | {_cell(record[1])} |"
-    yield ""
+    text, tables = click.HelpFormatter(width=76), Tables()
+    for each in (command.format_usage, command.format_help_text, command.format_epilog):
+        each(context, text)
+    command.format_options(context, tables)
+    yield f"``` {{ .text .help }}\n{text.getvalue().strip()}\n```\n\n{tables.getvalue()}"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             below = command.get_command(context, name)
@@ -52,12 +50,20 @@ def described(command: click.Command, context: click.Context, level: int) -> Ite
             yield from described(below, click.Context(below, info_name=name, parent=context), deeper)
 
 
-def _printed(context: click.Context, *formats: Callable[[click.Context, click.HelpFormatter], None]) -> str:
-    """What parts of the help print, as a block of text."""
-    formatter = click.HelpFormatter(width=88)
-    for each in formats:
-        each(context, formatter)
-    return f"``` {{ .text .help }}\n{formatter.getvalue().strip()}\n```\n"
+class Tables(click.HelpFormatter):
+    """Prints every list of a help text as a table, under the heading of its section."""
+
+    def write_heading(self, heading: str) -> None:
+        """Keep it for the table."""
+        self.heading = heading
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """A row for each option or command."""
+        self.write(f"| {_cell(self.heading)} | |\n|---|---|\n")
+        for names, meaning in rows:
+            shown = ", ".join(f"<code>{_cell(name)}</code>" for name in names.split(", "))
+            self.write(f"| {shown} | {_cell(meaning)} |\n")
+        self.write("\n")
 
 
 def _cell(text: str) -> str:

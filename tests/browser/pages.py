@@ -10,6 +10,7 @@ OWN = """body { margin: 12px; font-family: "DejaVu Sans", sans-serif; }
 @media (prefers-color-scheme: dark) { body { background: #14181d; color: #e6edf3; } }
 """
 FOLDER = Path(__file__).parents[2] / "analysis" / "viewer"
+HERE = ("file:", "data:", "blob:", "about:")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>viewer</title><style>{own}{css}</style></head><body><main><h1>A run</h1><div id="viewer"></div></main>
@@ -34,17 +35,18 @@ def page_of(payload: dict) -> str:
     return PAGE.format(own=OWN, css=css, script=script, payload=json.dumps(payload).replace("<", "\\u003c"))
 
 
-HERE = ("file:", "data:", "blob:", "about:")
-
-
 @dataclass
 class Shown:
-    """Opens pages in contexts of their own. wrong: what was said on a console, thrown, or asked of the network."""
+    """Opens pages in contexts of their own. wrong: what was said on a console, thrown, or asked of the network.
+
+    allowed: how an address begins that may be asked for besides those of a file.
+    """
 
     browser: Browser
     folder: Path
     wrong: list[str] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
+    allowed: tuple[str, ...] = HERE
 
     def __call__(
         self, shown: dict | str | Path, address: str = "", *, width: int = 1400, height: int = 900, **context: object
@@ -52,6 +54,10 @@ class Shown:
         """The page of a payload, of a text or of a file, at this address (from `#` on) in a window of this size."""
         file = self.folder / f"{len(self.contexts)}.html"
         file = shown if isinstance(shown, Path) else write_page(file, shown)
+        return self.visit(file.as_uri() + address, width=width, height=height, **context)
+
+    def visit(self, address: str, *, width: int = 1400, height: int = 900, **context: object) -> Page:
+        """The page at an address, in a window of this size."""
         opened = self.browser.new_context(viewport={"width": width, "height": height}, **context)
         self.contexts.append(opened)
         opened.route("**/*", self._refuse)
@@ -59,7 +65,7 @@ class Shown:
         opened.on("weberror", lambda thrown: self.wrong.append(f"error: {thrown.error}"))
         page = opened.new_page()
         page.set_default_timeout(5000)
-        page.goto(file.as_uri() + address)
+        page.goto(address)
         return page
 
     def close(self) -> None:
@@ -68,7 +74,7 @@ class Shown:
             opened.close()
 
     def _refuse(self, route: Route) -> None:
-        if route.request.url.startswith(HERE):
+        if route.request.url.startswith(self.allowed):
             route.continue_()
         else:
             self.wrong.append(f"request: {route.request.url}")

@@ -72,6 +72,10 @@ def test_single_values_between_nan_are_seen(show: Shown) -> None:
     viewer = Viewer(show(payload, "#step=2"))
     assert viewer.numbers(0)[0][0] == 0.3
     assert len(viewer.dots(0)) == 1
+    viewer.to(0)
+    alone = viewer.page.locator(".tv-own").first
+    assert alone.evaluate("node => [node.getTotalLength(), getComputedStyle(node).strokeLinecap]") == [0, "round"]
+    assert alone.get_attribute("d").endswith("h0"), "a line of no length with round ends is a dot"
 
 
 def test_infinite_and_zero_on_a_logarithmic_scale(show: Shown) -> None:

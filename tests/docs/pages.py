@@ -27,7 +27,7 @@ class Block(NamedTuple):
     mark: str
 
     def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        return f"{self.page.relative_to(ROOT) if self.page.is_relative_to(ROOT) else self.page}:{self.line}"
 
 
 def blocks(page: Path) -> list[Block]:

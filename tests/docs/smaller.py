@@ -22,6 +22,7 @@ LAST = {
 WHERE_NAMED = {
     "--paths": ("--paths", "2"),
     "--device": ("--device", "cpu"),
+    "--port": ("--port", "0"),  # a free one: the page's own may be taken here
     "--size": ("--size", "32"),
     "--counts": ("--counts", "2,3"),
     "--mask-seeds": ("--mask-seeds", "1"),

@@ -10,8 +10,9 @@ import shutil
 import sys
 import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -209,6 +210,13 @@ def copied_to_a_bucket(folder: Path, address: str) -> None:
 def in_memory(word: str) -> str:
     """An address of S3 as one in memory."""
     return "memory://" + word.removeprefix("s3://") if word.startswith("s3://") else word
+
+
+def on_this_machine(words: Sequence[str]) -> list[str]:
+    """A command with the addresses and the weights that there are here."""
+    local = [model for model in LOCAL if model in words]
+    found = [("--checkpoint", str(made(Path("local") / model, LOCAL[model]))) for model in local]
+    return [*map(in_memory, words), *chain.from_iterable(found)]
 
 
 def a_look_at(server: Server) -> None:

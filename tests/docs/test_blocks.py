@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import re
 import shlex
-import time
 from pathlib import Path
 
-import click
 import pytest
-from click.testing import CliRunner
 
 from tests.builders import hub
 from tests.docs import stand_ins, unrun
-from tests.docs.pages import PAGES, PYTHON, ROOT, SHELL, Block, blocks, commands, launcher, prose, shell_lines, traced
-from tests.docs.smaller import small_command, small_program
+from tests.docs.pages import PAGES, PYTHON, ROOT, SHELL, blocks, commands, launcher, prose, shell_lines, traced
+from tests.docs.reader import Reader
 from tests.papers import networks
-from tracer.cli.main import main
-from tracer.cli.reproduction.recipe import recipes
 from tracer.cli.viewing.server import Server
 
 SHOWN = ("toml", "ini", "text")
@@ -36,9 +31,9 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "docs/sinks.md": ("run --model sd3 --mask sink-k1 --record images",),
 }
 """Page -> commands that its reader has typed before: they make what its own speak of."""
-HAS_A_PIPELINE = ("README.md", "docs/howto/pipeline.md")
+HAS_A_PIPELINE = ("README.md",)
 """Pages whose programs begin with the reader's own `pipe`."""
-SAVED = {"docs/howto/pipeline.md": "mine"}
+SAVED: dict[str, str] = {}
 """Page -> the folder in which he has saved it."""
 RUN = [page for page in PAGES if any(block.language in (*SHELL, *PYTHON) for block in blocks(page))]
 
@@ -70,72 +65,15 @@ def there(shelf, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_the_commands_and_programs_of_a_page_run(page, there, monkeypatch):
+    reader = Reader(monkeypatch)
     stand_ins.readers_files(there, there.parent / "home", page.read_text())
     for line in BEFORE.get(name(page), ()):
-        typed(shlex.split(line))
-    scope: dict[str, object] = {"__name__": "__main__"}
+        reader.types(shlex.split(line), "before it")
     if name(page) in HAS_A_PIPELINE:
-        scope["pipe"] = pipe = stand_ins.users_pipeline()
+        reader.scope["pipe"] = pipe = stand_ins.users_pipeline()
         if folder := SAVED.get(name(page)):
             pipe.save_pretrained(folder)
-    for block in blocks(page):
-        if block.language in SHELL:
-            for command in commands(shell_lines(block)):
-                run_command(command, block)
-        elif block.language in PYTHON and not block.mark.startswith("file:"):
-            exec(compile(small_program(block.text), str(block), "exec"), scope)
-        elif block.language == "toml":
-            stand_ins.install(block.text, scope, monkeypatch)
-
-
-def run_command(command: list[str], block: Block) -> None:
-    """Type what calls `trace`, but for what `unrun` says; stand in for the rest or find it listed."""
-    if command[0] == "sbatch":  # its job is text
-        for inner in commands(command[command.index("--wrap") + 1]):
-            run_command(inner, block)
-        return None
-    start, words = shlex.join(launcher(command)), traced(command)
-    if not words:
-        if command[:4] == ["aws", "s3", "cp", "--recursive"]:
-            return stand_ins.copied_to_a_bucket(Path(command[4]), command[5])
-        assert start in unrun.OTHER_PROGRAMS, f"{block}: {start} is neither run nor listed in tests/docs/unrun.py"
-        return None
-    assert not start or start in unrun.STARTERS, f"{block}: {start} is not listed in tests/docs/unrun.py"
-    if shlex.join(words) in unrun.COMMANDS or run_elsewhere(words):
-        return parse_like_click(words)
-    return typed(words, str(block))
-
-
-def run_elsewhere(words: list[str]) -> bool:
-    """Whether .ci/run rehearses this recipe with the same words."""
-    rehearsed = (ROOT / ".ci" / "run").read_text()
-    if words[0] != "reproduce" or len(words) != 2:
-        return False
-    recipe = recipes().get(words[1])
-    kind = "papers" if recipe is not None and recipe.paper else words[1]
-    return f"trace reproduce {kind} --small" in rehearsed
-
-
-def typed(words: list[str], where: str = "") -> None:
-    words = [stand_ins.in_memory(word) for word in small_command(words)]
-    for model, make in stand_ins.LOCAL.items():
-        words += ["--checkpoint", str(stand_ins.made(Path("local"), make))] if model in words else []
-    before = time.process_time()
-    outcome = CliRunner().invoke(main, words)
-    print(f"TIME {time.process_time() - before:6.1f} {where} {shlex.join(words)}")
-    assert outcome.exit_code == 0, f"{where}: trace {shlex.join(words)}\n{outcome.output}\n{outcome.exception!r}"
-
-
-def parse_like_click(words: list[str]) -> None:
-    """Resolve a command and parse its options and arguments without running it; raises click's own errors."""
-    command: click.Command = main
-    context = click.Context(main, info_name="trace")
-    while isinstance(command, click.Group) and words:
-        _, found, words = command.resolve_command(context, list(words))
-        assert found is not None
-        command, context = found, click.Context(found, parent=context, info_name=found.name)
-    if not isinstance(command, click.Group):
-        command.make_context(command.name, list(words), parent=context.parent)
+    reader.reads(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -143,3 +81,44 @@ def test_every_block_is_of_a_language_that_is_run_or_looked_at(page):
     for block in blocks(page):
         assert block.language in (*SHELL, *PYTHON, *SHOWN), f"{block}: {block.language or 'no language'}"
     assert not re.findall(r"^(?: {4}|\t)trace .*", prose(page), re.M), "put it into a block of its own"
+
+
+def test_what_is_listed_as_not_run_still_stands_in_the_pages():
+    typed = [command for page in PAGES for block in blocks(page) if block.language in SHELL
+             for command in commands(shell_lines(block))]  # fmt: skip
+    started = {shlex.join(launcher(command)) for command in typed if traced(command)}
+    others = {shlex.join(command) for command in typed if not traced(command)}
+    assert set(unrun.STARTERS) <= started
+    assert set(unrun.OTHER_PROGRAMS) <= others
+    assert set(unrun.COMMANDS) <= {shlex.join(traced(command)) for command in typed}
+
+
+@pytest.mark.parametrize("line", ["frobnicate --all", "srun --unheard trace runs"])
+def test_what_is_neither_run_nor_listed_is_noticed(line, monkeypatch):
+    with pytest.raises(AssertionError, match="is neither run nor listed"):
+        Reader(monkeypatch).command(line.split(), "a page")
+
+
+def test_a_command_or_a_program_that_fails_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reader, page = Reader(monkeypatch), tmp_path / "page.md"
+    page.write_text("```bash\ntrace mask R4S32 --gird 16x16\n```\n")
+    with pytest.raises(AssertionError, match=r"No such option.*--gird"):
+        reader.reads(page)
+    page.write_text("- a list\n\n    ```py\n    import tracer\n    tracer.opne_run()\n    ```\n")
+    with pytest.raises(AttributeError, match="opne_run"):
+        reader.reads(page)
+
+
+def test_shell_text_is_cut_as_a_shell_cuts_it():
+    text = "trace run --mask 'R4S32@layers=1;steps=0:5' \\\n  --steps 4 && trace runs  # all; of them\n"
+    assert commands(text) == [
+        ["trace", "run", "--mask", "R4S32@layers=1;steps=0:5", "--steps", "4"], ["trace", "runs"]
+    ]  # fmt: skip
+    assert commands("trace run --mask R4S32@layers=1;steps=0:5")[0][-1] == "R4S32@layers=1"
+
+
+def test_a_console_block_holds_commands_and_what_they_print(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ trace runs\nrun  model\n```\n")
+    assert shell_lines(blocks(page)[0]).split("\n")[0] == "trace runs"

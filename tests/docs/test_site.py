@@ -111,5 +111,13 @@ def test_what_docstrings_say_of_pages_leads_to_their_sections():
         assert not section or outside.SLUG(" ".join(section.split()), "-") in anchors(target), (name, section)
 
 
+def test_the_site_is_built_strictly_and_aloud():
+    """With --quiet mkdocs 1.6 counts no warning, so that --strict never fails."""
+    built = [line for line in (ROOT / ".ci" / "run").read_text().split("\n") if "mkdocs build" in line]
+    assert len(built) == 1
+    assert "--strict" in built[0]
+    assert not re.search(r"--quiet|\s-q\b|\|", built[0])
+
+
 def test_pages_from_outside_are_files_of_the_repository():
     assert [path for path in hook("outside").OUTSIDE.values() if not Path(ROOT / path).is_file()] == []

@@ -8,7 +8,6 @@ from __future__ import annotations
 STARTERS = {
     "exec": "the shell's own word; what it starts is run",
     "srun --kill-on-bad-exit=0": "needs Slurm; what it starts is run as one process",
-    "ssh -L 8321:127.0.0.1:8321 MACHINE": "another machine; what it starts there is run here",
     "torchrun --standalone --nproc-per-node gpu --no-python": "many processes: tests/tracer/test_many_processes.py",
     "python -m cProfile -s tottime -m": "the profiler; what it starts is run",
 }
@@ -22,14 +21,13 @@ OTHER_PROGRAMS = {
     "pip install -c constraints.txt -e '.[dev]'": ".ci/run types it",
     "pip install -c constraints.txt -e '.[pipelines]'": "downloads; .ci/run installs '.[dev]', which holds it",
     "pip install 'denoise-trace[cloud]'": "downloads",
+    "ssh -N -L 8321:127.0.0.1:8321 MACHINE": "another machine",
     "pre-commit install": "writes into the checkout's .git",
     "pytest": "it is what runs this",
     "python -m benchmarks --out table.json --markdown table.md": "half an hour; in small in tests/test_benchmarks.py",
 }
 """Commands of other programs."""
-COMMANDS: dict[str, str] = {}
-"""Commands of `trace`."""
-REHEARSED = ("findings", "papers")
-"""Names after `trace reproduce` whose recipes .ci/run rehearses with --small."""
-BLOCKS: dict[str, str] = {}
-"""Python blocks by their first line."""
+COMMANDS = {
+    "reproduce figure1": "minutes even with --small; what it calls, in small: tests/classify_clip/test_figure1.py",
+}
+"""Commands of `trace`, the words after it."""

@@ -35,7 +35,7 @@ def executed(path: Path) -> NotebookNode:
     """The notebook with fresh outputs. Raises CellExecutionError where a cell fails."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ENVIRONMENT):
-        how = {"timeout": 300, "startup_timeout": 180, "record_timing": False, "store_widget_state": False}
+        how = {"timeout": 600, "startup_timeout": 180, "record_timing": False, "store_widget_state": False}
         NotebookClient(notebook, **how).execute(cwd=folder)
     return tidy(notebook)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import getpass
 import re
+import runpy
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -126,6 +128,25 @@ def test_links_lead_somewhere(path):
     for text in markdown(nbformat.read(path, as_version=4)):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
             assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_links_of_a_notebook_lead_to_pages_of_the_site(caplog):
+    pytest.importorskip("mkdocs")
+    from mkdocs.structure.files import File, Files
+
+    hook = runpy.run_path(str(ROOT / "docs" / "site" / "notebooks.py"))
+    names = ("notebooks/a.ipynb", "notebooks/b.ipynb", "science.md")
+    files = Files([File(name, "docs", "site", use_directory_urls=False) for name in names])
+    page, html = SimpleNamespace(file=files.get_file_from_path("notebooks/a.ipynb")), '<a href="{}">x</a>'
+
+    def turned(target: str) -> str:
+        return hook["on_page_content"](html.format(target), page, None, files)
+
+    assert turned("../science.md#gains") == html.format("../science.html#gains")
+    assert turned("https://example.org/a.md") == html.format("https://example.org/a.md")
+    assert not caplog.messages
+    assert turned("../missing.md") == html.format("../missing.md")
+    assert caplog.messages == ["notebooks/a.ipynb links to ../missing.md, which is no page"]
 
 
 def test_they_are_small():

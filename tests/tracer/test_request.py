@@ -55,7 +55,7 @@ def test_the_stored_configuration_has_the_keys_that_runs_of_before_have():
         "record", "prediction", "scheduler", "dtype", "conditions",
     }  # fmt: skip
     checked = plan(Request(system(), "R1S0", record="latents", seed=3, batch_size=2, samples=4, steps=5, floor=False))
-    later = {"paths", "noise", "fork", "frames", "moved"}  # stored where they are used
+    later = {"paths", "noise", "fork", "frames", "word_layers", "moved"}  # stored where they are used
     later |= {"size", "negative", "t5", "sites", "variant", "lora", "parts", "vae_tiling", "call"}
     assert set(checked.config) == keys
     assert keys | later == {*stored_keys(), "prediction", "scheduler"}

@@ -343,7 +343,7 @@ def test_the_schema_page_lists_every_variable_as_it_is():
     page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text()
     rows = [[cell.strip(" `") for cell in line.split("|")[1:4]] for line in page.splitlines() if line.startswith("| `")]
     documented = {(path, dims, dtype) for path, dims, dtype in rows if "/" in path}
-    frames = {"kind": 4, "frame_step": 2, "frame_y": 2, "frame_x": 2}
+    frames = {"kind": 4, "frame_step": 2, "frame_y": 2, "frame_x": 2, "word": 3, "map_y": 2, "map_x": 2}
     everything = records.variables(records.RECORDS, SIZES | frames)
     assert documented == {(v.path, ", ".join(v.dims), v.dtype) for v in everything}
 

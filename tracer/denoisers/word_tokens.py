@@ -38,27 +38,19 @@ def words_of(prompt: str, tokenizers: Sequence[tuple[Any, int]]) -> list[Word]:
 
 
 def _entries(tokenizer: Any, prompt: str, length: int, spans: Sequence[tuple[int, int]]) -> Iterable[int | str]:
-    """For each token the number of its word, or what else it is."""
-    told = tokenizer(
-        prompt, padding="max_length", max_length=length, truncation=True, return_offsets_mapping=True,
-    )  # fmt: skip
-    seen = False
-    for mask, (start, stop) in zip(told["attention_mask"], told["offset_mapping"], strict=True):
-        letters = [at for at in range(start, stop) if not prompt[at].isspace()]
-        word = next((k for k, (a, b) in enumerate(spans) if letters and a <= letters[0] < b), None)
-        if not mask:
+    """For each token the number of its word, or what else it is. A piece that is a space belongs to the next word."""
+    how = {"padding": "max_length", "max_length": length, "truncation": True, "return_offsets_mapping": True}
+    told = tokenizer(prompt, **how)
+    begins = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+    tokens = zip(told["input_ids"], told["attention_mask"], told["offset_mapping"], strict=True)
+    for at, (token, real, (start, stop)) in enumerate(tokens):
+        if not real:
             yield PADDING
-        elif word is not None:
-            seen = True
-            yield word
-        else:  # it stands for no letter
-            yield END if seen or not _begins(tokenizer, told) else START
-            seen = True
-
-
-def _begins(tokenizer: Any, told: Any) -> bool:
-    """Whether the first token is one that begins every text."""
-    return told["input_ids"][0] in (tokenizer.bos_token_id, tokenizer.cls_token_id)
+        elif start == stop or not spans:  # it stands for no letter
+            yield START if at == 0 and token in begins else END
+        else:
+            first = next((k for k in range(start, stop) if not prompt[k].isspace()), stop)
+            yield next((k for k, (_, ends) in enumerate(spans) if first < ends), len(spans) - 1)
 
 
 def by_position(padding: np.ndarray) -> list[Word]:

@@ -82,7 +82,7 @@ def _check_folders(folder: Path, names: Sequence[str], variant: str | None, chec
 
 
 def _other(name: str, where: str, index: Index, variant: str | None) -> Path:
-    """The folder of a component that comes from elsewhere: alone, or out of another pipeline; plain where it has no variant."""
+    """The folder of a component that comes from elsewhere, alone or out of a pipeline; plain without the variant."""
     try:
         folder, _ = folder_of(where, (name,), variant)
     except VariantError:

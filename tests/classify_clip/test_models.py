@@ -46,9 +46,9 @@ def test_an_open_clip_folder_gives_both_towers(tmp_path):
 @pytest.mark.parametrize(
     ("load", "name", "said"),
     [
-        (models.load_classifier, "vit_larg_patch16_224", "did you mean one of .*vit_large_patch16_224"),
-        (models.load_classifier, "qqqqqq", "embedded: vit, vit-cls"),
-        (models.load_retriever, "ViT-B-32-quickgel", "did you mean one of ViT-B-32-quickgelu"),
+        (models.load_classifier, "vit_larg_patch16_224", "did you mean vit_large_patch16_224"),
+        (models.load_classifier, "qqqqqq", "embedded are vit, vit-cls"),
+        (models.load_retriever, "ViT-B-32-quickgel", "did you mean ViT-B-32-quickgelu"),
     ],
 )
 def test_an_unknown_name_is_answered_with_close_ones(load, name, said):
@@ -57,7 +57,7 @@ def test_an_unknown_name_is_answered_with_close_ones(load, name, said):
 
 
 def test_wrong_tags_and_openai_weights_without_quickgelu_are_refused():
-    with pytest.raises(models.ModelError, match="there are openai, laion400m"):
+    with pytest.raises(models.ModelError, match="choose one of openai, laion400m"):
         models.load_retriever("ViT-B-32-quickgelu", "laion5b")
     with pytest.raises(models.ModelError, match="use --model ViT-B-32-quickgelu"):
         models.load_retriever("ViT-B-32", "openai")

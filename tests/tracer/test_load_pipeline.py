@@ -249,7 +249,7 @@ def test_a_part_comes_from_a_folder_a_pipeline_or_the_hub(sd3, tmp_path):
     with pytest.raises(CheckpointError, match=r"part transformer=.* is a AutoencoderKL, not a SD3Transformer2DModel"):
         loaded(sd3, parts={"transformer": str(sd3 / "vae")})
     with pytest.raises(
-        CheckpointError, match=r"part transfomer: this StableDiffusion3Pipeline has none; did you mean trans"
+        CheckpointError, match=r"part transfomer: this StableDiffusion3Pipeline has none: did you mean trans"
     ):
         loaded(sd3, parts={"transfomer": str(tmp_path / "alone")})
 

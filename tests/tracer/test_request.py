@@ -100,7 +100,7 @@ def test_a_wrong_spec_is_found_before_a_model_is_loaded(monkeypatch):
     monkeypatch.setattr(Request, "load", lambda self: pytest.fail("weights were read"))
     with pytest.raises(SpecError, match="R4S3x"):
         plan(Request("dit", "R4S3x"))
-    with pytest.raises(PlanError, match="choose among"):
+    with pytest.raises(PlanError, match="choose one of"):
         plan(Request("dit", record="everything"))
     with pytest.raises(PlanError, match="at least 1"):
         plan(Request("dit", samples=0))

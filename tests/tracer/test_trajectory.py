@@ -145,7 +145,7 @@ def test_noise_depends_on_the_sample_seed_and_the_step_alone():
     [
         (dict(samples=0), "at least 1"),
         (dict(guidance=float("nan")), "finite"),
-        (dict(record=["everything"]), "choose among"),
+        (dict(record=["everything"]), "choose one of"),
         (dict(record=["mass"]), "no attention"),
         (dict(classes=["heart"]), "not class-conditional"),
         (dict(prompts=["a heart"]), "class-conditional"),

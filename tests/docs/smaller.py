@@ -22,6 +22,7 @@ LAST = {
 WHERE_NAMED = {
     "--paths": ("--paths", "2"),
     "--device": ("--device", "cpu"),
+    "--every": ("--every", "1"),
     "--port": ("--port", "0"),  # a free one: the page's own may be taken here
     "--size": ("--size", "32"),
     "--counts": ("--counts", "2,3"),

@@ -19,7 +19,8 @@ from tests.docs.reader import Reader
 
 PAGE = ROOT / "docs" / "gallery.md"
 FIGURES = PAGE.parent / "gallery"
-COLOURS = 128
+COLOURS, WIDEST = 32, 1000
+"""Of a figure that is kept: its colours, and its width in pixels."""
 MADE_BY_COMMANDS = {"images": "runs/dit/images.png", "report": "report.png"}
 """Figures that no program of the page saves -> where they lie when it has been typed."""
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run")
@@ -46,7 +47,9 @@ def photographed(page: Path, picture: Path, executable: str = "/usr/bin/chromium
 def keep(drawn: Path, name: str) -> None:
     """Put a figure beside the page."""
     kept = FIGURES / f"{name}.png"
-    Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(kept, optimize=True)
+    picture = Image.open(drawn).convert("RGB")
+    picture.thumbnail((WIDEST, 2 * WIDEST))
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(kept, optimize=True)
     print(f"{kept.relative_to(ROOT)}: {kept.stat().st_size / 1000:.0f} kB")
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from tests.docs import stand_ins, unrun
 from tests.docs.pages import PYTHON, ROOT, SHELL, Block, blocks, commands, launcher, shell_lines, traced
-from tests.docs.smaller import small_command, small_program
+from tests.docs.smaller import as_a_shell_reads, small_command, small_program
 from tracer.cli.main import main
 from tracer.cli.reproduction.recipe import recipes
 
@@ -61,7 +61,7 @@ class Reader:
 
     def types(self, words: list[str], where: str) -> None:
         """A command without the word `trace`; it must succeed."""
-        words = stand_ins.on_this_machine(small_command(words)) if self.small else words
+        words = stand_ins.on_this_machine(small_command(words)) if self.small else as_a_shell_reads(words)
         result: Result = CliRunner().invoke(main, words)
         self.told = result.output
         assert result.exit_code == 0, f"{where}: trace {shlex.join(words)}\n{result.output}\n{result.exception!r}"

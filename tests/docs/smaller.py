@@ -22,6 +22,7 @@ LAST = {
 WHERE_NAMED = {
     "--paths": ("--paths", "2"),
     "--device": ("--device", "cpu"),
+    "--every": ("--every", "1"),
     "--port": ("--port", "0"),  # a free one: the page's own may be taken here
     "--size": ("--size", "32"),
     "--counts": ("--counts", "2,3"),
@@ -52,7 +53,12 @@ def small_command(words: Sequence[str]) -> list[str]:
         more += WHERE_NAMED["--size"]
     if {"--help", "-h", "--list", "--version"} & set(words):
         more = []
-    return [each for word in [*words, *more] for each in _as_a_shell_reads(word)]
+    return as_a_shell_reads([*words, *more])
+
+
+def as_a_shell_reads(words: Sequence[str]) -> list[str]:
+    """With the files that patterns stand for, with the home folder, and with what lies outside put inside."""
+    return [each for word in words for each in _read(word)]
 
 
 def _without(words: list[str], option: str) -> list[str]:
@@ -62,8 +68,7 @@ def _without(words: list[str], option: str) -> list[str]:
     return words[:at] + words[at + 2 :]
 
 
-def _as_a_shell_reads(word: str) -> list[str]:
-    """The files that a pattern stands for, the home folder, and what lies outside put inside."""
+def _read(word: str) -> list[str]:
     if "*" in word and "=" not in word:
         return sorted(map(str, Path().glob(word))) or [word]
     word = OUTSIDE.sub("shared/", word)

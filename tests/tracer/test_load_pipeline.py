@@ -254,6 +254,15 @@ def test_a_part_comes_from_a_folder_a_pipeline_or_the_hub(sd3, tmp_path):
         loaded(sd3, parts={"transfomer": str(tmp_path / "alone")})
 
 
+def test_a_part_of_the_hub_without_the_variant_is_read_plain(sd3, tmp_path):
+    vae = DiffusionPipeline.from_pretrained(sd3).vae
+    torch.nn.init.normal_(vae.decoder.conv_in.weight)
+    vae.save_pretrained(tmp_path / "vae")
+    with hub.serving({("org/vae", "main"): tmp_path / "vae"}, tmp_path / "cache"):
+        pipe, _ = loaded(sd3, variant="fp16", parts={"vae": "org/vae"})
+    assert torch.equal(pipe.vae.decoder.conv_in.weight, vae.decoder.conv_in.weight)
+
+
 # --- LoRA ---
 
 

@@ -37,7 +37,7 @@ def photographed(page: Path, picture: Path, executable: str = "/usr/bin/chromium
 
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=executable, args=list(CHROMIUM))
-        view = browser.new_page(viewport={"width": 1100, "height": 1000})
+        view = browser.new_page(viewport={"width": 1100, "height": 800})
         view.goto(page.absolute().as_uri())
         view.wait_for_timeout(1500)
         view.screenshot(path=picture)

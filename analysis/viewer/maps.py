@@ -108,10 +108,7 @@ def mass(run: xr.DataTree) -> Map | None:
         mean = np.asarray(recorded.values, np.float64).mean(0)  # [sample, step, token]
         return _laid_out(run, mean)
 
-    steps = spread(run["metrics"].sizes["step"], MOST_STEPS)
-    arms = [arm.name for arm in runs.every_arm(run) if not arm.is_floor][:SCALED]
-    first = np.flatnonzero(divergence.outcome(run).kept_samples)[:SCALED].tolist()
-    low, high = map_limits([read(arm, first, steps) for arm in arms])
+    low, high = map_limits(_of_first(run, read))
     title = f"Attention a token receives{_frame(run)}"
     return Map("mass", title, "heat", _size(run), read, low=low, high=high, log=True)
 
@@ -130,7 +127,16 @@ def rings(run: xr.DataTree) -> Map | None:
         share = [np.bincount(row[row >= 0], minlength=tokens) / max((row >= 0).sum(), 1) for row in rows]
         return _laid_out(run, np.reshape(share, (len(samples), len(steps), tokens)))
 
-    return Map("sinks", f"Top keys, share of heads and layers{_frame(run)}", "rings", _size(run), read)
+    high = max(float(np.nanmax(share, initial=0)) for share in _of_first(run, read)) or 1.0
+    return Map("sinks", f"Top keys, share of heads and layers{_frame(run)}", "rings", _size(run), read, high=high)
+
+
+def _of_first(run: xr.DataTree, read: Read) -> list[np.ndarray]:
+    """What the first arms have in the first samples, at some steps: what a scale is made of."""
+    steps = spread(run["metrics"].sizes["step"], MOST_STEPS)
+    arms = [arm.name for arm in runs.every_arm(run) if not arm.is_floor][:SCALED]
+    first = np.flatnonzero(divergence.outcome(run).kept_samples)[:SCALED].tolist()
+    return [read(arm, first, steps) for arm in arms]
 
 
 def of_words(run: xr.DataTree) -> list[Map]:

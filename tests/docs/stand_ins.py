@@ -27,6 +27,7 @@ from interventions.families import FAMILIES
 from tests.builders import hub, small
 from tests.papers import checkpoints, data, networks
 from tracer import MODELS, SAMPLERS
+from tracer.cli.reproduction.recipe import recipes
 from tracer.cli.viewing.server import Server
 from tracer.quiet import quiet
 
@@ -216,6 +217,13 @@ def on_this_machine(words: Sequence[str]) -> list[str]:
     """A command with the addresses and the weights that there are here."""
     local = [model for model in LOCAL if model in words]
     found = [("--checkpoint", str(made(Path("local") / model, LOCAL[model]))) for model in local]
+    if words[:1] == ["reproduce"] and "paper" in words:
+        recipe = recipes()[words[1]]
+        own = {**recipe.words, **recipe.scales["paper"]}
+        text = " ".join((*recipe.commands_at("paper"), *own.values())).split()
+        for metric in [metric for metric in networks.WEIGHTS if metric in text]:
+            folder = made(Path("weights") / metric, networks.WEIGHTS[metric])
+            found.append(("--weights", f"{metric}={folder}"))
     return [*map(in_memory, words), *chain.from_iterable(found)]
 
 

@@ -23,16 +23,23 @@ def near_names(word: object, names: Iterable[object], most: int = 3) -> list[str
     return [plain[each] for each in difflib.get_close_matches(_plain(word), list(plain), most, CUTOFF)]
 
 
-def unknown(what: str, word: object, names: Iterable[object], how: str = "") -> str:
+def unknown(what: str, word: object, names: Iterable[object], how: str = "", prefix: str = "") -> str:
     """Return the one message for a name that is not there: what was wrong, what was meant, and what there is.
 
     what: the wrong thing in words, name included, such as "unknown sampler 'dpm'". how: where all names are listed, in
-    words, such as "`trace models` lists them"; said where they are too many for a line.
+    words, such as "`trace models` lists them"; said where they are too many for a line. prefix: what is typed before
+    every name, and says nothing of which one was meant.
     """
     listed = list(map(str, names))
     near = closest(word, listed)
-    meant = f"did you mean {near}? " if near else ""
-    rest = how if how and len(listed) > MOST else f"choose one of {', '.join(listed)}" if listed else "there is none"
+    meant = f"did you mean {prefix}{near}? " if near else ""
+    rest = (
+        how
+        if how and len(listed) > MOST
+        else f"choose one of {', '.join(prefix + each for each in listed)}"
+        if listed
+        else "there is none"
+    )
     return f"{what}: {meant}{rest}"
 
 

@@ -64,7 +64,7 @@ def _draw_map(ax: Axes, dataset: xr.Dataset, arm: str, values: np.ndarray, every
     if "picture" in dataset:
         grey = dataset["picture"].sel(arm=arm).values.mean(-1)
         ax.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
-    low, high = np.nanmin(every), np.nanmax(every)
+    low, high = np.nanmin(every), np.nanmax(every)  # NaN: places without a token
     ax.imshow(values, cmap="magma", vmin=low, vmax=high, alpha=0.75, extent=extent, interpolation="nearest")
 
 

@@ -127,7 +127,7 @@ def rings(run: xr.DataTree) -> Map | None:
         share = [np.bincount(row[row >= 0], minlength=tokens) / max((row >= 0).sum(), 1) for row in rows]
         return _laid_out(run, np.reshape(share, (len(samples), len(steps), tokens)))
 
-    high = max(float(np.nanmax(share, initial=0)) for share in _of_first(run, read)) or 1.0
+    high = max(float(np.nanmax(share, initial=0)) for share in _of_first(run, read)) or 1.0  # NaN: no token there
     return Map("sinks", f"Top keys, share of heads and layers{_frame(run)}", "rings", _size(run), read, high=high)
 
 

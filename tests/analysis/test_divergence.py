@@ -15,6 +15,7 @@ from tests.builders.attended import attended
 from tests.builders.blown_up import blown_up, with_status
 from tests.builders.replayed import answered, replayed_run
 from tests.builders.synthetic import gaussian_run
+from tests.builders.worded import worded
 from tests.ground_truth import gaussian
 from tests.nan_lint import bare_reductions
 
@@ -61,8 +62,18 @@ def test_every_measure_is_that_of_the_other_samples_and_counts_these(name, value
 
 def test_every_measure_of_runs_is_in_these_tests():
     asked = {name for name, measure in analysis.MEASURES.items() if measure.reads in ("run", "runs")}
-    below = {"compare", "steps", "paths", "renoise", "calibrate", "places", "onset"}
+    below = {"compare", "steps", "paths", "renoise", "calibrate", "places", "onset", "words"}
     assert asked - set(ONE_RUN) == below  # tested by themselves
+
+
+def test_maps_of_words_are_of_the_samples_that_are_whole():
+    run = worded()
+    of = run["metrics"].sizes["sample"]
+    wild = analysis.words(blown_up(run, {masked(run): (1,)}, step=3))
+    calm = analysis.words(runs.only(run, np.setdiff1d(np.arange(of), [1])))
+    np.testing.assert_array_equal(wild["alike"], calm["alike"])
+    np.testing.assert_array_equal(wild["paid"], calm["paid"])
+    assert f"1 of {of} samples diverged ({masked(run)} from step 3)" in analysis.words.sentence(wild)
 
 
 def test_places_and_onset_are_of_the_samples_that_are_whole():

@@ -132,7 +132,7 @@ SHOW = {
     "runs of none": "runs --root . --model none",
     "report of no run": "report",
     "report of nothing": "report nowhere",
-    "report of two": "report run run",
+    "report of two, one of them nothing": "report run nowhere",
     "score of nothing": "score nowhere",
 }
 OTHER = {

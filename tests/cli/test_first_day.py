@@ -11,7 +11,7 @@ from tests.builders.analytic import Analytic
 from tests.builders.typed import FIRST, SMALL, files, trace
 from tests.ground_truth import gaussian
 from tracer.plan import PlanError, plan
-from tracer.price import disk, seconds_of_evaluation
+from tracer.price import TIMED, disk, seconds_of_evaluation
 from tracer.request import Request
 
 # --- what the first run answers ---
@@ -101,10 +101,11 @@ def test_the_slower_a_network_is_the_fewer_evaluations_price_it(monkeypatch, sec
 
     monkeypatch.setattr("tracer.price._timed", timed)
     checked = plan(Request("dit", "R4S32", samples=6, steps=4))
-    recorded, plain = seconds_of_evaluation(checked, lambda done, total: told.append((done, total)))
-    assert told == [(k + 1, 4) for k in range(len(calls))]
+    recorded, plain, worded = seconds_of_evaluation(checked, lambda done, total: told.append((done, total)))
+    assert told == [(k + 1, TIMED) for k in range(len(calls))]
     per_unit = 1 if seconds == 0.1 else 6
     assert (recorded, plain) == (pytest.approx(seconds * per_unit), pytest.approx(seconds / 2 * per_unit))
+    assert worded == 0  # no maps of words are asked for
 
 
 def test_the_estimate_of_disk_is_an_upper_bound_that_is_not_absurd(run):

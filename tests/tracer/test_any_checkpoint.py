@@ -117,7 +117,7 @@ def test_runs_of_before_have_none_of_the_keys(handed):
         (["--call", "a=1", "--call", "a=2"], "--call a: it is there twice"),
         (["--size", "64y32"], "--size 64y32: height x width in pixels, for example 512x768"),
         (["--part", "transformer"], "it is NAME=VALUE, for example --part transformer=FOLDER"),
-        (["--part", "unet=x"], "part unet: this FluxPipeline has none; it has scheduler"),
+        (["--part", "unet=x"], "part unet: this FluxPipeline has none: choose one of scheduler"),
         (["--no-t5"], "only an SD3 can do without its T5, and this is a FluxPipeline"),
         (["--offload", "model"], "this is the CPU: leave it out"),
         (["--offload", "disk"], "choose one of model, sequential, spread"),

@@ -195,4 +195,6 @@ def test_a_mask_of_a_video_says_how_much_is_read_within_and_between_frames(tmp_p
 def test_models_and_runs_are_listed(run):
     assert "facebook/DiT-XL-2-256" in trace("models").output
     assert "3/3" in trace("runs", "--root", run[0].parent).output
+    (run[0].parent / "nothing").mkdir()
     assert "no runs under" in trace("runs", "--root", run[0].parent / "nothing").output
+    (run[0].parent / "nothing").rmdir()

@@ -33,7 +33,7 @@ def test_more_than_one_trained_checkpoint_can_ship(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "checkpoint", "said"),
     [
-        ("dit", "embedded:nothing", "there are embedded:digits, embedded:dit, "),
+        ("dit", "embedded:nothing", "embedded:nothing: choose one of embedded:digits, embedded:dit, "),
         ("dit", "embedded:sd3", "is a SD3Transformer2DModel, not a dit checkpoint"),
         ("sd3", "embedded:dit", "not a sd3 checkpoint"),
         ("sdxl", "embedded:dit", "not a sdxl checkpoint"),

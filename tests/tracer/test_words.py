@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 from torch.overrides import TorchFunctionMode
-from tracer.cli.command import command_of
 
 import tracer
 from interventions import parse
@@ -20,6 +19,7 @@ from tests.oracles import dense
 from tests.zoo import ZOO
 from tests.zoo.text import CLIP, T5
 from tracer import store
+from tracer.command import command_of
 from tracer.denoisers import load
 from tracer.denoisers.base import Sample
 from tracer.denoisers.pipeline.hooks import denoisers

@@ -177,5 +177,7 @@ def _run_for(needs: Sequence[str]) -> str:
 
     if set(needs) <= with_brought(DEFAULT):
         return "trace run --mask R4S32"
+    if "words" in needs:  # only a model with prompts has them
+        return "trace run --model sd3 --mask sink-k1 --record frames,images,words"
     guidance = " --guidance 1" if {"null", "own"} & set(needs) else ""
     return f"trace run --mask R4S32{guidance} --record {','.join(need for need in needs if need != 'norms')}"

@@ -153,8 +153,7 @@ def _embedded(name: str, family: str, classes: tuple[str, ...]) -> tuple[Path, s
     if name not in shipped:
         if name == family:
             raise CheckpointError(f"the embedded {family} weights are not installed at {folder}: reinstall the package")
-        known = [PREFIX + each for each in shipped]
-        raise CheckpointError(unknown(f"no embedded checkpoint {PREFIX + name}", PREFIX + name, known))
+        raise CheckpointError(unknown(f"no embedded checkpoint {PREFIX + name}", name, shipped, prefix=PREFIX))
     kind = class_name(folder) or class_name(folder / "transformer")
     if kind not in classes:
         raise CheckpointError(

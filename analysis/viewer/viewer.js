@@ -41,11 +41,11 @@ export function mount(root, payload, { address = false } = {}) {
   // --- building: once for every choice of sample, arms, tracks, map ---
   function build() {
     const focused = viewer.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-    moving = [];
-    watcher.disconnect();
+    moving = []; watcher.disconnect();
     controls.replaceChildren(...choices());
     pictures.replaceChildren(...state.arms.flatMap(row));
     tracks.replaceChildren(...groups.flatMap(panel));
+    for (const holder of tracks.querySelectorAll(".tv-plot")) holder.fit();
     if (focused) viewer.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
     move();
   }

@@ -13,6 +13,7 @@ FEW = ("--samples", "2", "--steps", "4", "--batch-size", "2")
 LAST = {
     "run": FEW,
     "counterfactual": FEW,
+    "counterfactual renoise": ("--paths", "3"),
     "sweep classify": ("--limit", "6"),
     "sweep retrieve": ("--limit", "8"),
     "sweep depth": ("--samples", "3"),
@@ -21,6 +22,7 @@ LAST = {
 """Verb, or verb and what follows it -> options that make it small."""
 WHERE_NAMED = {
     "--paths": ("--paths", "2"),
+    "--forks": ("--forks", "2"),
     "--device": ("--device", "cpu"),
     "--every": ("--every", "1"),
     "--port": ("--port", "0"),  # a free one: the page's own may be taken here

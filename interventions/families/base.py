@@ -26,7 +26,8 @@ class Intervention:
     A family states `options` (which scope fields mean something for it), `example` (a valid spec), `heads` (what is
     listed when a spec is unknown), `nearly` (what people type by mistake: pattern, template of what was meant, why),
     `solvers` (the names under which `solve_density` finds it) and, of graphs, `knows_frames` (whether a grid may be
-    (frames, height, width)); it writes `read`, `name` and `family`.
+    (frames, height, width)), and `noun`, what sentences call it ("mask", "removal"); it writes `read`, `name` and
+    `family`.
     """
 
     scope: Scope = field(default=Scope(), kw_only=True)
@@ -36,6 +37,7 @@ class Intervention:
     nearly: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     solvers: ClassVar[tuple[str, ...]] = ()
     knows_frames: ClassVar[bool] = False
+    noun: ClassVar[str] = "intervention"
 
     def __post_init__(self) -> None:
         """Refuse scope options that mean nothing for this family."""
@@ -165,6 +167,7 @@ class Graph(Intervention):
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "queries", "keys", "strength"})
+    noun: ClassVar[str] = "mask"
 
     def __post_init__(self) -> None:
         """Refuse queries or keys of another kind: graphs live on the image tokens."""

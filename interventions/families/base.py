@@ -6,15 +6,16 @@ found by `check`. Nothing here touches a model: `attend` does.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from interventions.errors import spec_error
 from interventions.graphs import Grid, check_mask
 from interventions.layout import TokenLayout
-from interventions.scope import OF_TEXT, OPTIONS, Scope, unknown_option
+from interventions.scope import OF_TEXT, OPTIONS, Scope, hull, span, unknown_option, windows, windows_in_words
 
 Candidate = tuple["Intervention", float]  # and the density of image-image pairs that it has
 
@@ -106,6 +107,10 @@ class Intervention:
         """Whether chance is involved, so that mask seeds differ."""
         return False
 
+    def fingerprint(self, network: Any) -> str:
+        """Return what the results depend on besides the spec: a function's source, weights, a library's version."""
+        return ""
+
     def __str__(self) -> str:
         """Return the canonical spec."""
         scope = str(self.scope)
@@ -122,7 +127,20 @@ class Intervention:
     def acts(self, layer: int, step: int, steps: int) -> bool:
         """Say whether it touches this layer at this step of a run with that many steps."""
         named = self.scope.layers is None or layer in self.scope.layers
-        return named and step in self.scope.window(steps)
+        return named and step in self.window(steps)
+
+    def window(self, steps: int) -> Sequence[int]:
+        """Return the steps in which it acts, of a run with that many, ascending."""
+        return self.scope.window(steps)
+
+    def extent(self, steps: int) -> range:
+        """Return the steps from the first to the last that it names, of a run with that many, its pause included."""
+        return hull(span(self.scope.steps, steps))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it names neither steps nor pause."""
+        return self.scope.steps is None and self.scope.pause is None
 
     def at(self, **changes: object) -> "Intervention":
         """Return a copy with fields of the scope replaced, e.g. `.at(layers=(12,), strength=0.5)`."""
@@ -136,10 +154,10 @@ class Intervention:
         if layers is not None and self.scope.layers and self.scope.layers[-1] >= layers:
             raise spec_error(f"{self}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
         if steps is not None and self.scope.steps is not None:
-            shown = ":".join(map(repr, self.scope.steps))
-            if not isinstance(self.scope.steps[1], float) and self.scope.steps[1] > steps:
+            shown, last = windows_in_words(self.scope.steps), windows(self.scope.steps)[-1][1]
+            if not isinstance(last, float) and last > steps:
                 raise spec_error(f"{self}: steps={shown}", f"the run has {steps} steps", f"steps=0:{steps}")
-        if steps is not None and not len(self.scope.window(steps)):
+        if steps is not None and not len(self.window(steps)):
             raise spec_error(f"{self}: steps", f"it acts at no step of a run with {steps}", "steps=0.0:0.5")
         for side in ("queries", "keys"):
             kind = getattr(self.scope, side)

@@ -107,6 +107,11 @@ def _unknown_head(head: str) -> SpecError:
 
 def _scope(text: str) -> Scope:
     """Return the scope of the part behind the @."""
+    return Scope(**options(text))  # type: ignore[arg-type]
+
+
+def options(text: str) -> dict[str, object]:
+    """Return the options of a scope by name, as the part behind the @ writes them. Raises `SpecError`."""
     if not text.strip():
         raise spec_error("'@'", "nothing follows it", "R4S32@layers=6,12,18")
     values: dict[str, object] = {}
@@ -123,7 +128,7 @@ def _scope(text: str) -> Scope:
         if "=" in value or "@" in value:
             raise spec_error(f"{name}={value}", "options are separated by ';'", "layers=6,12,18;steps=0:50")
         values[name] = _OPTION_READERS.get(name, str)(value)
-    return Scope(**values)  # type: ignore[arg-type]
+    return values
 
 
 def _read_layers(text: str) -> tuple[int, ...]:

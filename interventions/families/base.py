@@ -6,6 +6,7 @@ found by `check`. Nothing here touches a model: `attend` does.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
@@ -122,7 +123,25 @@ class Intervention:
     def acts(self, layer: int, step: int, steps: int) -> bool:
         """Say whether it touches this layer at this step of a run with that many steps."""
         named = self.scope.layers is None or layer in self.scope.layers
-        return named and step in self.scope.window(steps)
+        return named and step in self.window(steps)
+
+    def window(self, steps: int) -> Sequence[int]:
+        """Return the steps in which it acts, of a run with that many, ascending."""
+        return self.scope.window(steps)
+
+    @property
+    def dose(self) -> float:
+        """How far it goes from the clean computation; at 0 it never departs."""
+        return self.scope.strength
+
+    @property
+    def looks_at(self) -> "tuple[Intervention, ...]":
+        """The lanes of its batch whose attention it reads, by what they run under; each call must hold them."""
+        return ()
+
+    def fingerprint(self, network: object = None) -> str:
+        """What the results depend on besides the spec; stored, and compared on resume. Empty where that is nothing."""
+        return ""
 
     def at(self, **changes: object) -> "Intervention":
         """Return a copy with fields of the scope replaced, e.g. `.at(layers=(12,), strength=0.5)`."""
@@ -131,8 +150,12 @@ class Intervention:
                 raise unknown_option(name)
         return replace(self, scope=replace(self.scope, **changes))  # type: ignore[arg-type]
 
-    def check(self, layout: TokenLayout, layers: int | None = None, steps: int | None = None) -> None:
-        """Raise `SpecError` for what the layout, the model's layers or the run's steps rule out."""
+    def check(
+        self, layout: TokenLayout, layers: int | None = None, steps: int | None = None, heads: int | None = None
+    ) -> None:
+        """Raise `SpecError` for what the layout, the model's layers and heads or the run's steps rule out."""
+        if heads and self.scope.heads and self.scope.heads[-1] >= heads:
+            raise spec_error(f"{self}: heads", f"the model has heads 0 to {heads - 1}", f"heads={heads // 2}")
         if layers is not None and self.scope.layers and self.scope.layers[-1] >= layers:
             raise spec_error(f"{self}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
         if steps is not None and self.scope.steps is not None:
@@ -160,13 +183,26 @@ class Intervention:
         """Raise for what this family cannot do on that layout."""
 
 
+class OnCalls(Intervention):
+    """What acts on every attention call that has the tokens of its scope, self and cross attention alike.
+
+    What it does is found while the model runs, so it has no fixed mask.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "heads", "queries", "strength"})
+
+    def mask(self, layout: TokenLayout, seed: int = 0) -> np.ndarray:
+        """Raise `SpecError`: there is no fixed mask."""
+        raise spec_error(self, "what it does is found while the model runs, so it has no fixed mask", "R4S32")
+
+
 class Graph(Intervention):
     """What the graph families share: the graph of the image tokens becomes a mask over the sequence.
 
     A family writes `graph`, and `check_grid` where not every value fits every grid.
     """
 
-    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "queries", "keys", "strength"})
+    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "heads", "queries", "keys", "strength"})
     noun: ClassVar[str] = "mask"
 
     def __post_init__(self) -> None:

@@ -53,6 +53,8 @@ FAMILIES: Registry[type[Intervention]] = Registry(
         "function": "interventions.families.function:Function",
         "clean": "interventions.families.controls:Clean",
         "full": "interventions.families.controls:Full",
+        "fewer-steps": "interventions.changes.fewer:FewerSteps",
+        "other-sampler": "interventions.changes.fewer:OtherSampler",
     },
     group="denoise_trace.families",
 )

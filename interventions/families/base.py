@@ -8,14 +8,14 @@ found by `check`. Nothing here touches a model: `attend` does.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from interventions.errors import spec_error
 from interventions.graphs import Grid, check_mask
 from interventions.layout import TokenLayout
-from interventions.scope import OF_TEXT, OPTIONS, Scope, unknown_option
+from interventions.scope import OF_TEXT, OPTIONS, Scope, hull, span, unknown_option, windows, windows_in_words
 
 Candidate = tuple["Intervention", float]  # and the density of image-image pairs that it has
 
@@ -107,6 +107,10 @@ class Intervention:
         """Whether chance is involved, so that mask seeds differ."""
         return False
 
+    def fingerprint(self, network: Any) -> str:
+        """Return what the results depend on besides the spec: a function's source, weights, a library's version."""
+        return ""
+
     def __str__(self) -> str:
         """Return the canonical spec."""
         scope = str(self.scope)
@@ -127,21 +131,32 @@ class Intervention:
 
     def window(self, steps: int) -> Sequence[int]:
         """Return the steps in which it acts, of a run with that many, ascending."""
-        return self.scope.window(steps)
+        return self.acting.window(steps)
 
     @property
-    def dose(self) -> float:
-        """How far it goes from the clean computation; at 0 it never departs."""
-        return self.scope.strength
+    def acting(self) -> Scope:
+        """Where, when and how strongly it departs from the clean computation: its scope, unless it says something else
+        with that, as a patch of a lane that is not clean."""
+        return self.scope
+
+    @property
+    def basis(self) -> str:
+        """What it is a part or a dose of: the spec without steps, pause and strength."""
+        return str(self.at(steps=None, pause=None, strength=1.0)) if self.acting == self.scope else str(self)
 
     @property
     def looks_at(self) -> "tuple[Intervention, ...]":
         """The lanes of its batch whose attention it reads, by what they run under; each call must hold them."""
         return ()
 
-    def fingerprint(self, network: object = None) -> str:
-        """What the results depend on besides the spec; stored, and compared on resume. Empty where that is nothing."""
-        return ""
+    def extent(self, steps: int) -> range:
+        """Return the steps from the first to the last that it names, of a run with that many, its pause included."""
+        return hull(span(self.acting.steps, steps))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it names neither steps nor pause."""
+        return self.acting.steps is None and self.acting.pause is None
 
     def at(self, **changes: object) -> "Intervention":
         """Return a copy with fields of the scope replaced, e.g. `.at(layers=(12,), strength=0.5)`."""
@@ -159,10 +174,10 @@ class Intervention:
         if layers is not None and self.scope.layers and self.scope.layers[-1] >= layers:
             raise spec_error(f"{self}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
         if steps is not None and self.scope.steps is not None:
-            shown = ":".join(map(repr, self.scope.steps))
-            if not isinstance(self.scope.steps[1], float) and self.scope.steps[1] > steps:
+            shown, last = windows_in_words(self.scope.steps), windows(self.scope.steps)[-1][1]
+            if not isinstance(last, float) and last > steps:
                 raise spec_error(f"{self}: steps={shown}", f"the run has {steps} steps", f"steps=0:{steps}")
-        if steps is not None and not len(self.scope.window(steps)):
+        if steps is not None and not (len(self.window(steps)) and len(self.scope.window(steps))):
             raise spec_error(f"{self}: steps", f"it acts at no step of a run with {steps}", "steps=0.0:0.5")
         for side in ("queries", "keys"):
             kind = getattr(self.scope, side)
@@ -190,10 +205,6 @@ class OnCalls(Intervention):
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "heads", "queries", "strength"})
-
-    def mask(self, layout: TokenLayout, seed: int = 0) -> np.ndarray:
-        """Raise `SpecError`: there is no fixed mask."""
-        raise spec_error(self, "what it does is found while the model runs, so it has no fixed mask", "R4S32")
 
 
 class Graph(Intervention):

@@ -4,13 +4,11 @@ No spec says what a function does, so it is made in Python: `Function("mine", f)
 The seam calls it (`seam.functions`).
 """
 
-import hashlib
-import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from interventions.changes.own import check_name, of_function
 from interventions.errors import spec_error
 from interventions.families.base import OnCalls
 
@@ -31,10 +29,8 @@ class Function(OnCalls):
     example: ClassVar[str] = "tracer.arm('mine', attention=function)"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be called and names that cannot stand in a spec."""
-        if not re.fullmatch(r"[A-Za-z][\w.-]{0,59}", self.label, re.ASCII):
-            why = "a name is a letter and then up to 59 letters, digits, '-', '_' or '.'"
-            raise spec_error(f"name {self.label!r}", why, self.example)
+        """Refuse what cannot be called, and names that are none or are a spec."""
+        check_name(self.label)
         if not callable(self.function):
             raise spec_error(f"{self.label}: {self.function!r}", "it is no function of (q, k, v, mask)", self.example)
         super().__post_init__()
@@ -57,8 +53,7 @@ class Function(OnCalls):
     @property
     def where(self) -> str:
         """Where the function is defined, as module:qualname."""
-        named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
-        return f"{getattr(named, '__module__', None) or 'builtins'}:{named.__qualname__}"
+        return of_function(self.function).split()[0]
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -66,10 +61,5 @@ class Function(OnCalls):
         return {"function": self.where}
 
     def fingerprint(self, network: object = None) -> str:
-        """`where`, and the first half of the sha256 of its source; of a function without source its name alone."""
-        shown = self.function if inspect.isroutine(self.function) else type(self.function)
-        try:
-            source = inspect.getsource(inspect.unwrap(shown))
-        except (OSError, TypeError):
-            return self.where
-        return f"{self.where} {hashlib.sha256(source.encode()).hexdigest()[:32]}"
+        """Module, name and source of the function."""
+        return of_function(self.function)

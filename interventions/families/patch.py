@@ -5,10 +5,10 @@ site restore? `R4S32-into-clean@layers=3` is clean but for that site: what does 
 Vig et al. 2020, Meng et al. 2022 (causal tracing).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from interventions.changes.base import Change
 from interventions.errors import SpecError, spec_error
 from interventions.families.base import Intervention, OnCalls
 from interventions.families.controls import Clean
@@ -39,8 +39,9 @@ class Patch(OnCalls):
             if side.scope != Scope():
                 why = "donor and host of a patch have no scope of their own; what stands behind the @ is the patch's"
                 raise spec_error(side, why, self.example)
-            if isinstance(side, Patch):
-                raise spec_error(side, "a patch is neither donor nor host of another", self.example)
+            if isinstance(side, Patch | Change):
+                why = "it runs in a call of its own" if isinstance(side, Change) else "it is a patch itself"
+                raise spec_error(side, f"{why}, so it is neither donor nor host of a patch", self.example)
         super().__post_init__()
 
     @classmethod
@@ -87,18 +88,13 @@ class Patch(OnCalls):
         return (self.donor,)
 
     @property
-    def alone(self) -> bool:
-        """Whether the patch is all that it does: its host is clean."""
-        return isinstance(self.host, Clean)
+    def acting(self) -> Scope:
+        """Of a patch into the clean lane its scope; under another host it departs everywhere and always."""
+        return self.scope if isinstance(self.host, Clean) else Scope()
 
-    @property
-    def dose(self) -> float:
-        """Of a patch alone its strength; under another host it departs from clean in any case."""
-        return self.scope.strength if self.alone else 1.0
-
-    def window(self, steps: int) -> Sequence[int]:
-        """Return the steps in which it acts: of a patch alone those it names, else all."""
-        return self.scope.window(steps) if self.alone else range(steps)
+    def fingerprint(self, network: object = None) -> str:
+        """Those of donor and host."""
+        return "; ".join(filter(None, (side.fingerprint(network) for side in (self.donor, self.host))))
 
     def patches(self, layer: int, step: int, steps: int) -> bool:
         """Say whether outputs are taken at this layer and step."""

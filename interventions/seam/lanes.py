@@ -120,7 +120,7 @@ class Lanes:
         return [self._acts(lane, site) for lane in self.interventions]
 
     def _acts(self, lane: Intervention, site: Site) -> bool:
-        if isinstance(lane, Clean) or lane.dose == 0:
+        if isinstance(lane, Clean) or lane.acting.strength == 0:
             return False
         if self.step is None and (lane.scope.steps is not None or lane.scope.pause is not None):
             raise SeamError(f"{lane} names steps: call recorder.begin(step, steps) before each forward")

@@ -21,7 +21,7 @@ def check_reach(lane: Intervention, sites: Sequence[Site]) -> None:
     stands elsewhere (the pooling of a prompt) they mean only by its layer. `full` changes nothing anywhere, so it runs
     on what can be reached.
     """
-    if isinstance(lane, Clean | Full) or lane.dose == 0:
+    if isinstance(lane, Clean | Full) or lane.acting.strength == 0:
         return
     apart = [site for site in sites if not site.reachable and _acts(lane, site)]
     if apart:

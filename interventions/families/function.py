@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from interventions.changes.own import check_name, of_function
 from interventions.errors import spec_error
 from interventions.families.base import OnCalls
+from interventions.given import check_name, of_function
 
 
 @dataclass(frozen=True)

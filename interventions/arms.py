@@ -26,14 +26,14 @@ def arm_coordinates(intervention: Intervention, steps: int) -> ArmCoordinates:
     arm_match: what a sink arm and its control share, the spec without the kind, source and draw; empty for arms that
         remove no keys.
     """
-    scope = intervention.scope
+    scope = intervention.acting
     window = intervention.extent(steps)
     pause = range(0) if scope.pause is None else hull(span(scope.pause, steps))
     return {
         "arm_role": intervention.role,
         "arm_family": intervention.family,
         "arm_parameters": json.dumps(intervention.parameters, sort_keys=True, default=_plain),
-        "arm_mask": str(intervention.at(steps=None, pause=None, strength=1.0)),
+        "arm_mask": intervention.basis,
         "arm_whole": intervention.whole,
         "arm_start": window.start,
         "arm_stop": window.stop,

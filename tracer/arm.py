@@ -125,7 +125,7 @@ def _imported(text: str, module: str, attribute: str) -> Any:
 
 
 def _made(text: str, name: str, value: Any) -> Intervention:
-    from interventions.changes.own import check_name
+    from interventions.given import check_name
 
     check_name(name)
     if isinstance(value, Intervention):

@@ -81,7 +81,7 @@ def _time(
 
     replicates = share(lambda kind: kind[rng.integers(0, len(kind), (RESAMPLES, len(kind)))])
     low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return np.array([low, float(share(lambda kind: kind)), high]), len(ratios)
+    return np.array([low, float(share(lambda kind: kind)), high]), int((own > 0).sum())
 
 
 def in_words(cost: xr.Dataset, arm: str) -> str:

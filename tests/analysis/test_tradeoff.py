@@ -201,7 +201,7 @@ def test_the_cost_is_the_first_kind_that_every_arm_has_or_the_one_asked_for():
     assert analysis.tradeoff(run).attrs["cost"] == "time"
     assert analysis.tradeoff(run, "arithmetic")["cost"].sel(arm="mine", bound="estimate") == 0.7
     assert np.isnan(analysis.tradeoff(run, "evaluations")["cost"].sel(arm="mine")).all()
-    with pytest.raises(RunError, match="--cost time: measured time are known of no arm.*evaluations are"):
+    with pytest.raises(RunError, match=r"--cost time: measured time are known of no arm.*evaluations are"):
         analysis.tradeoff(costed({"cache": {"error": 0.1, "cost": 0.5}}), "time")
 
 
@@ -221,7 +221,7 @@ def test_systematic_errors_have_a_frontier_of_their_own():
 def test_a_run_without_costs_says_what_records_them():
     run = costed({"cache": {"error": 0.1, "cost": 0.5}})
     del run["cost"]
-    with pytest.raises(RunError, match="holds no costs.*--record cost"):
+    with pytest.raises(RunError, match=r"holds no costs.*--record cost"):
         analysis.tradeoff(run)
 
 
@@ -250,7 +250,7 @@ def test_runs_that_are_no_control_are_refused():
     with pytest.raises(RunError, match="a run of 10 steps is no control of one of 10"):
         analysis.tradeoff([first, fewer_steps(first, 0.2, 10)])
     noisy = costed({"cache2": {"error": 0.1, "cost": EVERY_SECOND}}, sampler="ddpm")
-    with pytest.raises(RunError, match="draws noise.*--noise coupled.*--arm steps5"):
+    with pytest.raises(RunError, match=r"draws noise.*--noise coupled.*--arm steps5"):
         analysis.tradeoff([noisy, fewer_steps(noisy, 0.2, 5, sampler="ddpm")])
     with pytest.raises(RunError, match="differ in model"):
         analysis.tradeoff([first, fewer_steps(first, 0.2, 5, model="another")])

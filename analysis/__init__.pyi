@@ -26,6 +26,7 @@ from .measures.quality import quality as quality
 from .measures.renoise import renoise as renoise
 from .measures.sinks import sinks as sinks
 from .measures.steps import steps as steps
+from .measures.tradeoff import tradeoff as tradeoff
 from .measures.words import words as words
 from .page import report as report
 from .viewer.widget import view as view
@@ -59,6 +60,7 @@ __all__ = [
     "report",
     "sinks",
     "steps",
+    "tradeoff",
     "verdict",
     "view",
     "words",

@@ -188,6 +188,27 @@ SHIPPED: dict[str, About] = {
             ),
         ),
     ),
+    "tradeoff": About(
+        "analysis.measures.tradeoff:tradeoff",
+        "What does each arm get for its cost, and does it beat fewer steps at equal cost?",
+        reads="runs",
+        needs=("norms", "cost"),
+        options=(
+            Option(
+                "--cost",
+                "cost",
+                "What the cost is measured in; default: evaluations, where every arm has their count.",
+                choices=("evaluations", "time", "arithmetic"),
+            ),
+            Option(
+                "--metric",
+                "metrics",
+                "A scored metric of single pictures to show beside the error, such as lpips.",
+                metavar="METRIC",
+                several=True,
+            ),
+        ),
+    ),
     "onset": About(
         "analysis.measures.onset:onset",
         "When does the picture break?",

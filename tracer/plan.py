@@ -155,6 +155,8 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     _check_changes(denoiser, sampler, specs, steps)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
+    if any(isinstance(spec, Change) for spec in specs):
+        recorded |= {"cost"}
     _check_kept(request, denoiser, recorded)
     _check_noise(denoiser, request, sampler, levels)
     changes = _fingerprints(denoiser, specs)

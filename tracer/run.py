@@ -23,6 +23,7 @@ from interventions.segments import KINDS
 from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.batches import Limits
+from tracer.cost import evaluations
 from tracer.denoisers.base import optional_parts
 from tracer.frames import frame_size, frame_steps
 from tracer.parameters import with_parameters_of, words_of
@@ -126,7 +127,8 @@ def _create(plan: Plan, path: Path) -> None:
         "sampler_stochastic": plan.sampler.stochastic,
     }
     variables, sizes = arrays(plan), dimensions(plan)
-    store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=masks(plan))
+    static = masks(plan) | ({"cost/evaluations": evaluations(plan)} if "cost" in plan.record else {})
+    store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=static)
 
 
 def complete(

@@ -50,6 +50,7 @@ PARAMETERS = {
     "report": ["several", "sections"],
     "sinks": ["run", "metrics", "distance", "scores", "confidence", "seed"],
     "steps": ["several", "kind"],
+    "tradeoff": ["several", "cost", "metrics", "seed"],
     "verdict": ["several", "primary", "at", "kind", "seed"],
     "view": ["several", "samples", "budget"],
     "words": ["run", "step", "sample", "confidence", "seed"],

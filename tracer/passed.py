@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interventions.changes.base import Change
 from tracer.batches import padded
 from tracer.denoisers.base import Landed, OwnSteps, Sample, optional_parts
 from tracer.gains import StepMap
@@ -22,6 +23,10 @@ from tracer.lanes import CLEAN, Lane
 from tracer.noise import sample_noise
 from tracer.plan import Plan
 from tracer.unit import Shown, Unit, most_removed
+
+
+Memories = dict[Any, dict[str, Any]]
+"""What a change remembers on one path, a memory for each network of the pipeline and each of its calls in a step."""
 
 
 @dataclass
@@ -32,6 +37,10 @@ class Passed(Unit):
     steps: OwnSteps
     first: tuple[Landed, dict[str, Tensor]]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.remembered: dict[Lane, Memories] = {}
+
     def remember(self, latest: Mapping[Any, tuple[Any, Any]]) -> None:
         """A path's history is one value: what its last step left."""
         self.past = {path: [past] for path, (_, past) in latest.items()}
@@ -41,7 +50,8 @@ class Passed(Unit):
         known, recorded = self.first if i == 0 else (None, {})
         asked = lanes[1:] if known else lanes
         each = [(lane.spec, self.state(lane.state), self._carried(self.path(lane.state))) for lane in asked]
-        landed, taken = self.steps.evaluate(i, each, measured - bool(known)) if asked else ([], {})
+        memories = [self._remembered(lane) for lane in asked]
+        landed, taken = self.steps.evaluate(i, each, measured - bool(known), memories) if asked else ([], {})
         parts = [padded(dict(part), most_removed(self.plan)) for part in (recorded, taken) if part]
         landed = [known, *landed] if known else landed
         eps, x0, led, mean = (
@@ -59,6 +69,15 @@ class Passed(Unit):
             return torch.stack([each.landed for each in self.steps.evaluate(i, lanes, 0)[0]])
 
         return landed
+
+    def _remembered(self, lane: Lane) -> Memories:
+        """What a change remembers on the path of this lane, copied from the clean states' where it departs from them."""
+        if not isinstance(lane.spec, Change):
+            return {}
+        if lane not in self.remembered:
+            clean = self.remembered.get(Lane("clean", lane.spec), {})
+            self.remembered[lane] = {which: lane.spec.forked(memory) for which, memory in clean.items()}
+        return self.remembered[lane]
 
     @staticmethod
     def _carried(history: Sequence[Any]) -> Any:
@@ -81,6 +100,7 @@ def passed(plan: Plan, samples: Sequence[Sample], record: Iterable[str]) -> Iter
         return sample_noise(samples, number, shape, like, number + 1 if step < fork else 0)
 
     assert itself is not None
-    with itself.opened(samples, mask_seed=plan.mask_seed, record=sorted(record), draw=draw) as steps:
+    alone = any(isinstance(arm.spec, Change) for arm in plan.arms)
+    with itself.opened(samples, mask_seed=plan.mask_seed, record=sorted(record), draw=draw, alone=alone) as steps:
         (first,), recorded = steps.evaluate(0, [(CLEAN.spec, None, None)], 1)
         yield Passed(plan, samples, first.sample, steps, (first, recorded))

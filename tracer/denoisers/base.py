@@ -99,10 +99,15 @@ class OwnSteps(Protocol):
     """A pipeline opened for some samples, which takes its steps by itself."""
 
     def evaluate(
-        self, step: int, lanes: Sequence[tuple[Intervention, Tensor | None, Any]], measured: int
+        self,
+        step: int,
+        lanes: Sequence[tuple[Intervention, Tensor | None, Any]],
+        measured: int,
+        memories: Sequence[dict[Any, Any]] | None = None,
     ) -> tuple[list[Landed], dict[str, Tensor]]:
         """Take a step in every lane: (intervention, state, past of its path), None and None for the pipeline's own
         start in step 0. Also what the seam recorded of the first `measured` lanes, [lane, sample, layers, ...] each.
+        memories: for every lane what a change of the network keeps on its path, filled as the step is taken.
         """
         ...
 
@@ -115,8 +120,8 @@ class OwnSteps(Protocol):
 class RunsItself:
     """What a network says of the pipeline that asks it.
 
-    opened: (samples, mask_seed=, record=, draw=) -> their `OwnSteps`; `draw` is (step, draws before it in this step,
-    shape) -> noise [sample, *shape]. sampler: how it moves. call: what it is called with, as it is stored and compared.
+    opened: (samples, mask_seed=, record=, draw=, alone=) -> their `OwnSteps`; `draw` is (step, draws before it in this
+    step, shape) -> noise [sample, *shape], and alone keeps every lane in a call of its own. sampler: how it moves. call: what it is called with, as it is stored and compared.
     prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
     the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.
     asked: evaluations of the network in a step, those of guidance included. called: the denoiser of a call with other

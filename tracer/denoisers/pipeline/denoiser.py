@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from interventions import Intervention, TokenLayout
+from interventions.changes.base import Change
 from interventions.seam.attend import attend, sites
 from interventions.seam.reach import check_reach
 from interventions.segments import KINDS
@@ -24,6 +25,7 @@ from interventions.spec import Clean
 from tracer.denoisers.base import Evaluation, Landed, RunsItself, Sample
 from tracer.denoisers.conditions import real_tokens
 from tracer.denoisers.pipeline.call import Call, CallError, plain
+from tracer.denoisers.pipeline.changed import Memories
 from tracer.denoisers.pipeline.hooks import denoisers
 from tracer.denoisers.pipeline.passes import Landing, Passes, Past, Question, running
 from tracer.denoisers.pipeline.pictures import pictures
@@ -63,7 +65,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         self.name = type(self.pipe).__name__.removesuffix("Pipeline").lower()
         found = self.probed
-        self.frames = found.frames
+        self.frames, self._alone = found.frames, False
         self.shape = (found.frames * found.channels, found.height, found.width)
         self.layout: TokenLayout | None = found.layout
         self.model = denoisers(self.pipe)[0]
@@ -78,7 +80,7 @@ class Pipeline:
             self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
             "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
             self.rehearsed.asked,
-            self.called, check=self._check, told=self.lanes.told,
+            self.called, check=self._check, told=self._told,
         )  # fmt: skip
         if tokenizer := filled_up(self.pipe, self.asked.value("max_sequence_length"), found.layout):
             self.padding = partial(self._padding, tokenizer)
@@ -100,17 +102,23 @@ class Pipeline:
 
     @contextmanager
     def passes(
-        self, samples: Sequence[Sample], *, mask_seed: int, record: Iterable[str], draw: Draw
+        self, samples: Sequence[Sample], *, mask_seed: int, record: Iterable[str], draw: Draw, alone: bool = False
     ) -> Iterator[Opened]:
-        """The pipeline opened for these samples. `draw`: (step, draws before it in this step, shape) -> noise."""
+        """The pipeline opened for these samples. `draw`: (step, draws before it in this step, shape) -> noise. alone:
+        no two lanes go through the network in one batch."""
         seam = partial(self._seam, samples=[sample.seed for sample in samples], seed=mask_seed, record=tuple(record))
         steps = self.schedule.steps
-        network = Network(len(samples), steps, self.probed.conditional[0], self.lanes)
+        self._alone = alone
+        network = Network(len(samples), steps, self.probed.conditional[0], self.lanes, alone)
         with running(
             self.pipe, seam, network, call=lambda: self.pipe(**self.asked.of(samples)), steps=steps,
             noisy=self.sampler.stochastic, draw=partial(self._noise, draw),
         ) as passes:  # fmt: skip
             yield Opened(self, passes)
+
+    def _told(self) -> str:
+        """How the lanes of the last run went through the network."""
+        return "one by one: an arm changes the network" if self._alone else self.lanes.told()
 
     def _prompts(self, samples: Sequence[Sample]) -> list[str]:
         """What is shown to these samples: their own prompts, or in turn those that the pipeline was given."""
@@ -127,6 +135,8 @@ class Pipeline:
 
     def _check(self, spec: Intervention) -> None:
         """Raise SpecError for what acts on attention that cannot be reached."""
+        if isinstance(spec, Change):
+            return
         check_reach(spec, sites(self.model, self.probed.calls, self.probed.unreachable))
 
     def _seam(self, module: torch.nn.Module, **how: Any) -> Any:
@@ -165,12 +175,17 @@ class Opened:
     passes: Passes
 
     def evaluate(
-        self, step: int, lanes: Sequence[tuple[Intervention, Tensor | None, Past | None]], measured: int
+        self,
+        step: int,
+        lanes: Sequence[tuple[Intervention, Tensor | None, Past | None]],
+        measured: int,
+        memories: Sequence[Memories] | None = None,
     ) -> tuple[list[Landed], dict[str, Tensor]]:
         """Take a step in every lane: (intervention, state, past of its path); see `OwnSteps`."""
+        each = zip(lanes, memories or [{} for _ in lanes], strict=True)
         questions = [
-            Question(spec, None if past is None else self._own(x), past, k < measured)
-            for k, (spec, x, past) in enumerate(lanes)
+            Question(spec, None if past is None else self._own(x), past, k < measured, memory)
+            for k, ((spec, x, past), memory) in enumerate(each)
         ]
         landings, recorded = self.passes.evaluate(step, questions)
         return [self._landed(step, each) for each in landings], recorded

@@ -22,6 +22,7 @@ from torch import Tensor
 from interventions import Intervention
 from interventions.seam.recorder import Recorder
 from tracer.denoisers.pipeline import memory
+from tracer.denoisers.pipeline.changed import Memories, told_names
 from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.hooks import denoisers, hooked, shared
 from tracer.denoisers.pipeline.joining import Forward
@@ -61,12 +62,13 @@ class Past:
 @dataclass(frozen=True)
 class Question:
     """What a pass evaluates in a step: the intervention, the state in the pipeline's form and what its path carries
-    (None: the pipeline's own start), and whether its attention is measured."""
+    (None: the pipeline's own start), whether its attention is measured, and what a change remembers on this path."""
 
     spec: Intervention
     state: Tensor | None = None
     past: Past | None = None
     measured: bool = False
+    memory: Memories = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,15 @@ class Landing:
 
 class Pass(greenlet):
     """One call of the pipeline. `at`: the step that it evaluates next. `memory`: its scheduler's while it waits.
-    `until`: it goes on to the scheduler's step of this number without asking its network; None: it asks."""
+    `until`: it goes on to the scheduler's step of this number without asking its network; None: it asks. `named`: what
+    it says of its call to caches of diffusers, while it is in one."""
 
     def __init__(self, call: Callable[[], Any], fresh: Memory) -> None:
         super().__init__(call)
         self.at = 0
         self.memory = fresh
         self.until: int | None = None
+        self.named: tuple[str, dict[str, Any]] | None = None
 
 
 @dataclass
@@ -120,10 +124,11 @@ class Passes:
         asked = [self._take(i) for _ in questions]
         waits = [self._go_on(each, question) for each, question in zip(asked, questions, strict=True)]
         specs = [question.spec for question in questions]
+        memories = [question.memory for question in questions]
         measured = sum(question.measured for question in questions)
         calls, recorded = 0, dict[str, Tensor]()
         while isinstance(waits[0], Forward):
-            answers, taken = self.network.answer(i, calls, waits, specs, measured)
+            answers, taken = self.network.answer(i, calls, waits, specs, measured, memories)
             recorded |= taken
             waits = [self._switch(each, answer) for each, answer in zip(asked, answers, strict=True)]
             calls += 1
@@ -214,7 +219,7 @@ class Passes:
         assert isinstance(chosen, Pass)
         if chosen.until is not None:
             return copy.deepcopy(self.network.some)
-        return chosen.parent.switch(Forward(module, stock, args, kwargs))
+        return chosen.parent.switch(Forward(module, stock, args, kwargs, chosen.named))
 
     def step(self, stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
         """In the place of the scheduler's step: any state for a pass that is brought on, else that of the caller."""
@@ -237,10 +242,19 @@ def running(
         stack.callback(memory.put, pipe.scheduler, before)
         stack.enter_context(shared(pipe))
         network.recorders = {module: stack.enter_context(seam(module)) for module in denoisers(pipe)}
+        for module in denoisers(pipe):
+            stack.enter_context(told_names(module, _name_call))
         passes = Passes(pipe, network=network, **how)
         stack.enter_context(hooked(pipe, passes.denoise, passes.step))
         stack.callback(passes.close)
         yield passes
+
+
+def _name_call(named: tuple[str, dict[str, Any]] | None) -> None:
+    """Note in the pass that is running what it says of its call."""
+    chosen = greenlet.getcurrent()
+    assert isinstance(chosen, Pass)
+    chosen.named = named
 
 
 def generators_of(bound: inspect.BoundArguments) -> list[torch.Generator]:

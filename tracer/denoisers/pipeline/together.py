@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from interventions import Intervention
+from interventions.changes.base import At, Change
 from interventions.errors import FailureError
 from interventions.seam.recorder import Recorder
 from interventions.spec import Clean
 from tracer.denoisers.base import ROWS
+from tracer.denoisers.pipeline.changed import Memories, answered, blended
 from tracer.denoisers.pipeline.joining import Forward, cut, joined
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -45,44 +47,58 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Asked:
-    """The forwards of a step's lanes with the intervention of each; the first `measured` are recorded."""
+    """The forwards of a step's lanes, its `call`-th ones, with the intervention of each and what it remembers; the
+    first `measured` are recorded."""
 
     step: int
+    call: int
     forwards: Sequence[Forward]
     specs: Sequence[Intervention]
     measured: int
+    memories: Sequence[Memories]
 
     def part(self, start: int, count: int) -> Asked:
         """So many of the lanes."""
         part = slice(start, start + count)
-        forwards = self.forwards[part]
-        return Asked(self.step, forwards, self.specs[part], min(max(0, self.measured - start), len(forwards)))
+        few = min(max(0, self.measured - start), len(self.forwards[part]))
+        return replace(
+            self, forwards=self.forwards[part], specs=self.specs[part], measured=few, memories=self.memories[part]
+        )
 
 
 @dataclass
 class Network:
-    """What answers for a unit of samples. steps: of the run. conditional: which forward of a step is measured."""
+    """What answers for a unit of samples. steps: of the run. conditional: which forward of a step is measured. alone:
+    every lane is answered by itself, so that an arm that changes nothing is the clean lane to the last bit."""
 
     samples: int
     steps: int
     conditional: int
     lanes: Lanes
+    alone: bool = False
     recorders: dict[torch.nn.Module, Recorder] = field(default_factory=dict)
     some: Any = None  # an answer, for those who do not read it
+    like: dict[str, Tensor] = field(default_factory=dict)  # what was recorded of the clean lane last
 
     def answer(
-        self, step: int, call: int, forwards: Sequence[Forward], specs: Sequence[Intervention], measured: int
+        self,
+        step: int,
+        call: int,
+        forwards: Sequence[Forward],
+        specs: Sequence[Intervention],
+        measured: int,
+        memories: Sequence[Memories],
     ) -> tuple[list[Any], dict[str, Tensor]]:
         """The answers of all lanes, and what was recorded of the first `measured` ones in the conditional forward."""
-        asked = Asked(step, forwards, specs, measured if call == self.conditional else 0)
-        several = len(forwards) - isinstance(specs[0], Clean) > 1  # the clean lane is never joined
+        asked = Asked(step, call, forwards, specs, measured if call == self.conditional else 0, memories)
+        several = not self.alone and len(forwards) - isinstance(specs[0], Clean) > 1  # the clean lane is never joined
         answers, recorded = self._try(asked) if self.lanes.together is None and several else self._all(asked)
         self.some = answers[0]
         return answers, recorded
 
     def _all(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """All lanes, as many at once as may go together; the clean one first and alone."""
-        at_once = self._at_once(asked.forwards) if self.lanes.together else 1
+        at_once = self._at_once(asked.forwards) if self.lanes.together and not self.alone else 1
         answers: list[Any] = []
         recorded: list[dict[str, Tensor]] = []
         while (done := len(answers)) < len(asked.forwards):
@@ -98,6 +114,8 @@ class Network:
 
     def _run(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """These lanes in one forward, or the first alone where their arguments cannot be joined."""
+        if isinstance(asked.specs[0], Change):
+            return self._change(asked.part(0, 1))
         whole = asked.forwards[0] if len(asked.forwards) == 1 else joined(asked.forwards, self.samples)
         if whole is None:
             return self._run(asked.part(0, 1))
@@ -107,7 +125,22 @@ class Network:
         answer = whole.run()
         taken = {name: value[0] for name, value in recorder.take().items()} if asked.measured else {}
         lanes = len(asked.forwards)
+        if taken and isinstance(asked.specs[0], Clean):
+            self.like = {name: value[:1] for name, value in taken.items()}
         return ([answer] if lanes == 1 else cut(answer, lanes, self.samples)), taken
+
+    def _change(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
+        """One lane under a change, of whose attention nothing is known."""
+        (forward,), (spec,), (memories,) = asked.forwards, asked.specs, asked.memories
+        assert isinstance(spec, Change)
+        which = list(self.recorders).index(forward.module), asked.call
+        memory = memories.setdefault(which, {}) if spec.remembers else {}
+        recorder = self.recorders[forward.module]
+        answer = answered(forward, spec, recorder, memory, At(asked.step, self.steps, asked.call))
+        if spec.scope.strength < 1:
+            (clean,), _ = self._run(replace(asked, specs=[Clean()], measured=0))
+            answer = blended(clean, answer, spec.scope.strength)
+        return [answer], {name: missing_like(value) for name, value in self.like.items()} if asked.measured else {}
 
     def _try(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """Answer one by one, then together, compare, and remember which to take from now on."""
@@ -175,9 +208,17 @@ def _stacked(recorded: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _filled(values: Sequence[Tensor]) -> Tensor:
-    width = max(value.shape[-1] for value in values)
-    fill = float("nan") if values[0].is_floating_point() else -1
+    width, fill = max(value.shape[-1] for value in values), _missing(values[0])
     return torch.cat([torch.nn.functional.pad(value, (0, width - value.shape[-1]), value=fill) for value in values])
+
+
+def missing_like(value: Tensor) -> Tensor:
+    """A record of the same shape of which nothing is known."""
+    return torch.full_like(value, _missing(value))
+
+
+def _missing(value: Tensor) -> float:
+    return float("nan") if value.is_floating_point() else -1
 
 
 def _difference(one: Any, other: Any) -> float:

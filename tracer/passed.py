@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interventions.changes.base import Change
 from tracer.batches import padded
+from tracer.changed import Memories
 from tracer.denoisers.base import Landed, OwnSteps, Sample, optional_parts
 from tracer.gains import StepMap
 from tracer.lanes import CLEAN, Lane
@@ -25,21 +26,14 @@ from tracer.plan import Plan
 from tracer.unit import Shown, Unit, most_removed
 
 
-Memories = dict[Any, dict[str, Any]]
-"""What a change remembers on one path, a memory for each network of the pipeline and each of its calls in a step."""
-
-
 @dataclass
 class Passed(Unit):
     """A unit of a pipeline. `steps`: the pipeline, opened; `first`: the clean lane's first step, which shows x_T, and
-    what was recorded in it."""
+    what was recorded in it; `memories`: what lanes under a change of the network remember."""
 
     steps: OwnSteps
     first: tuple[Landed, dict[str, Tensor]]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.remembered: dict[Lane, Memories] = {}
+    memories: Memories = field(default_factory=Memories)
 
     def remember(self, latest: Mapping[Any, tuple[Any, Any]]) -> None:
         """A path's history is one value: what its last step left."""
@@ -50,7 +44,7 @@ class Passed(Unit):
         known, recorded = self.first if i == 0 else (None, {})
         asked = lanes[1:] if known else lanes
         each = [(lane.spec, self.state(lane.state), self._carried(self.path(lane.state))) for lane in asked]
-        memories = [self._remembered(lane) for lane in asked]
+        memories = [self.memories.of(lane) for lane in asked]
         landed, taken = self.steps.evaluate(i, each, measured - bool(known), memories) if asked else ([], {})
         parts = [padded(dict(part), most_removed(self.plan)) for part in (recorded, taken) if part]
         landed = [known, *landed] if known else landed
@@ -69,15 +63,6 @@ class Passed(Unit):
             return torch.stack([each.landed for each in self.steps.evaluate(i, lanes, 0)[0]])
 
         return landed
-
-    def _remembered(self, lane: Lane) -> Memories:
-        """What a change remembers on the path of this lane, copied from the clean states' where it departs from them."""
-        if not isinstance(lane.spec, Change):
-            return {}
-        if lane not in self.remembered:
-            clean = self.remembered.get(Lane("clean", lane.spec), {})
-            self.remembered[lane] = {which: lane.spec.forked(memory) for which, memory in clean.items()}
-        return self.remembered[lane]
 
     @staticmethod
     def _carried(history: Sequence[Any]) -> Any:

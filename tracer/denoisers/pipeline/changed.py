@@ -7,27 +7,46 @@ that ran around it are not run again, and a cache of diffusers is told where in 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from interventions import Intervention
 from interventions.changes.base import At, Change, Memory
 from interventions.seam.recorder import Recorder
-from tracer.denoisers.pipeline.hooks import replaced
+from tracer.denoisers.pipeline.hooks import bare, replaced
 from tracer.denoisers.pipeline.joining import Forward
 
 Memories = dict[tuple[int, int], Memory]
 """What a change remembers on one path: (network of the pipeline, its call in the step) -> a memory of its own."""
+Named = tuple[str, dict[str, Any]]
+"""What a pipeline says of a call of its network: a name, and where in the run it is."""
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+
+
+@dataclass(frozen=True)
+class Under:
+    """What a lane runs under: an intervention, what that remembers on the lane's path, and, where its answers are mixed
+    with those of the clean network, the lane of the same step that has these (None: none has)."""
+
+    spec: Intervention
+    memories: Memories = field(default_factory=dict)
+    beside: int | None = None
+
+    @property
+    def diluted(self) -> bool:
+        """Whether its answers are mixed with those of the clean network."""
+        return isinstance(self.spec, Change) and self.spec.scope.strength < 1
 
 
 def answered(forward: Forward, spec: Change, recorder: Recorder, memory: Memory, at: At) -> Any:
     """The network's answer to a forward under a change."""
-    network = getattr(forward.module, "_orig_mod", forward.module)  # what torch.compile holds
+    network = bare(forward.module)
     with ExitStack() as stack:
         stack.enter_context(replaced(forward.module, "forward", forward.stock))
         for hooks in HOOKS:
@@ -46,7 +65,7 @@ def blended(clean: Any, changed: Any, strength: float) -> Any:
 
 
 def _between(one: Any, other: Any, strength: float) -> Any:
-    return one + strength * (other - one) if isinstance(one, Tensor) and one.is_floating_point() else one
+    return torch.lerp(one, other, strength) if isinstance(one, Tensor) and one.is_floating_point() else one
 
 
 def _cache_context(network: torch.nn.Module, forward: Forward) -> AbstractContextManager[None]:
@@ -59,8 +78,8 @@ def _cache_context(network: torch.nn.Module, forward: Forward) -> AbstractContex
 
 
 @contextmanager
-def told_names(network: torch.nn.Module, tell: Any) -> Iterator[None]:
-    """While inside, `tell((name, where))` hears what the pipeline says of its calls (`cache_context`), None after."""
+def told_names(network: torch.nn.Module, tell: Callable[[Named | None], None]) -> Iterator[None]:
+    """While inside, `tell` hears what the pipeline says of a call (`network.cache_context`), and None after it."""
     stock = getattr(network, "cache_context", None)
 
     @contextmanager

@@ -25,8 +25,9 @@ from interventions.spec import Clean
 from tracer.denoisers.base import Evaluation, Landed, RunsItself, Sample
 from tracer.denoisers.conditions import real_tokens
 from tracer.denoisers.pipeline.call import Call, CallError, plain
-from tracer.denoisers.pipeline.changed import Memories
-from tracer.denoisers.pipeline.hooks import denoisers
+from tracer.denoisers.pipeline.changed import Memories, Under
+from tracer.denoisers.pipeline.changes import check_change
+from tracer.denoisers.pipeline.hooks import bare, denoisers
 from tracer.denoisers.pipeline.passes import Landing, Passes, Past, Question, running
 from tracer.denoisers.pipeline.pictures import pictures
 from tracer.denoisers.pipeline.predictions import epsilon_and_x0
@@ -80,7 +81,7 @@ class Pipeline:
             self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
             "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
             self.rehearsed.asked,
-            self.called, check=self._check, told=self._told,
+            self.called, check=self._check, told=self._told, networks=tuple(map(bare, denoisers(self.pipe))),
         )  # fmt: skip
         if tokenizer := filled_up(self.pipe, self.asked.value("max_sequence_length"), found.layout):
             self.padding = partial(self._padding, tokenizer)
@@ -134,8 +135,9 @@ class Pipeline:
         return padding
 
     def _check(self, spec: Intervention) -> None:
-        """Raise SpecError for what acts on attention that cannot be reached."""
+        """Raise SpecError for what cannot act in this pipeline."""
         if isinstance(spec, Change):
+            check_change(spec, self)
             return
         check_reach(spec, sites(self.model, self.probed.calls, self.probed.unreachable))
 
@@ -179,13 +181,15 @@ class Opened:
         step: int,
         lanes: Sequence[tuple[Intervention, Tensor | None, Past | None]],
         measured: int,
-        memories: Sequence[Memories] | None = None,
+        memories: Sequence[Memories | None] | None = None,
     ) -> tuple[list[Landed], dict[str, Tensor]]:
         """Take a step in every lane: (intervention, state, past of its path); see `OwnSteps`."""
-        each = zip(lanes, memories or [{} for _ in lanes], strict=True)
+        remembered = memories or [None] * len(lanes)
         questions = [
-            Question(spec, None if past is None else self._own(x), past, k < measured, memory)
-            for k, ((spec, x, past), memory) in enumerate(each)
+            Question(
+                Under(spec, kept or {}, _beside(lanes, k)), None if past is None else self._own(x), past, k < measured
+            )
+            for k, ((spec, x, past), kept) in enumerate(zip(lanes, remembered, strict=True))
         ]
         landings, recorded = self.passes.evaluate(step, questions)
         return [self._landed(step, each) for each in landings], recorded
@@ -208,6 +212,11 @@ class Opened:
     def finish(self, x0: Tensor, past: Past) -> np.ndarray:
         """uint8 [sample, y, x, 3], by the rest of the pipeline's call."""
         return pictures(self.passes.finish(self._own(x0), past))
+
+
+def _beside(lanes: Sequence[tuple[Intervention, Tensor | None, Past | None]], k: int) -> int | None:
+    """Which lane asks the clean network at the state of lane k."""
+    return next((j for j, (spec, x, _) in enumerate(lanes) if isinstance(spec, Clean) and x is lanes[k][1]), None)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

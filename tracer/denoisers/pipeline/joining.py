@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward that a pass waits for. named: what the pipeline says of the call to caches of diffusers, if it does."""
+    """One forward that a pass waits for. named: what the pipeline says of it to caches of diffusers, if it does."""
 
     module: torch.nn.Module
     stock: Callable[..., Any]

@@ -19,10 +19,10 @@ import torch
 from greenlet import greenlet
 from torch import Tensor
 
-from interventions import Intervention
 from interventions.seam.recorder import Recorder
+from interventions.spec import Clean
 from tracer.denoisers.pipeline import memory
-from tracer.denoisers.pipeline.changed import Memories, told_names
+from tracer.denoisers.pipeline.changed import Named, Under, told_names
 from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.hooks import denoisers, hooked, shared
 from tracer.denoisers.pipeline.joining import Forward
@@ -61,14 +61,13 @@ class Past:
 
 @dataclass(frozen=True)
 class Question:
-    """What a pass evaluates in a step: the intervention, the state in the pipeline's form and what its path carries
-    (None: the pipeline's own start), whether its attention is measured, and what a change remembers on this path."""
+    """What a pass evaluates in a step: what it runs under, the state in the pipeline's form and what its path carries
+    (None: the pipeline's own start), and whether its attention is measured."""
 
-    spec: Intervention
+    under: Under
     state: Tensor | None = None
     past: Past | None = None
     measured: bool = False
-    memory: Memories = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Pass(greenlet):
         self.at = 0
         self.memory = fresh
         self.until: int | None = None
-        self.named: tuple[str, dict[str, Any]] | None = None
+        self.named: Named | None = None
 
 
 @dataclass
@@ -123,12 +122,11 @@ class Passes:
         [lane, sample, layers, ...]."""
         asked = [self._take(i) for _ in questions]
         waits = [self._go_on(each, question) for each, question in zip(asked, questions, strict=True)]
-        specs = [question.spec for question in questions]
-        memories = [question.memory for question in questions]
+        lanes = [question.under for question in questions]
         measured = sum(question.measured for question in questions)
         calls, recorded = 0, dict[str, Tensor]()
         while isinstance(waits[0], Forward):
-            answers, taken = self.network.answer(i, calls, waits, specs, measured, memories)
+            answers, taken = self.network.answer(i, calls, waits, lanes, measured)
             recorded |= taken
             waits = [self._switch(each, answer) for each, answer in zip(asked, answers, strict=True)]
             calls += 1
@@ -138,7 +136,7 @@ class Passes:
 
     def finish(self, state: Tensor, past: Past) -> Any:
         """What the pipeline makes of a state after its last step: its own output."""
-        self._go_on(self._take(self.steps), Question(spec=None, state=state, past=past))  # type: ignore[arg-type]
+        self._go_on(self._take(self.steps), Question(Under(Clean()), state, past))
         result, self._result = self._result, None
         return result
 
@@ -250,7 +248,7 @@ def running(
         yield passes
 
 
-def _name_call(named: tuple[str, dict[str, Any]] | None) -> None:
+def _name_call(named: Named | None) -> None:
     """Note in the pass that is running what it says of its call."""
     chosen = greenlet.getcurrent()
     assert isinstance(chosen, Pass)

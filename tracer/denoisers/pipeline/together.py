@@ -6,6 +6,7 @@ less time. The clean lane is always asked alone, so that it is the pipeline's ow
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Sequence
@@ -16,17 +17,19 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from interventions import Intervention
 from interventions.changes.base import At, Change
+from interventions.changes.fewer import FewerSteps
 from interventions.errors import FailureError
 from interventions.seam.recorder import Recorder
 from interventions.spec import Clean
 from tracer.denoisers.base import ROWS
-from tracer.denoisers.pipeline.changed import Memories, answered, blended
+from tracer.denoisers.pipeline.changed import Under, answered, blended
 from tracer.denoisers.pipeline.joining import Forward, cut, joined
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """By how much of their largest entry the answers of a batch may differ from those of each lane alone."""
+HELD = -1
+"""Where a lane of fewer steps keeps an answer: it is handed on whichever network of the pipeline is asked next."""
 SHORT = 2.0
 """Seconds of a batch of lanes below which it is timed once more."""
 
@@ -47,23 +50,25 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Asked:
-    """The forwards of a step's lanes, its `call`-th ones, with the intervention of each and what it remembers; the
-    first `measured` are recorded."""
+    """The forwards of a step's lanes, its `call`-th ones, with what each runs under; the first `measured` are
+    recorded."""
 
     step: int
     call: int
     forwards: Sequence[Forward]
-    specs: Sequence[Intervention]
+    lanes: Sequence[Under]
     measured: int
-    memories: Sequence[Memories]
 
     def part(self, start: int, count: int) -> Asked:
         """So many of the lanes."""
         part = slice(start, start + count)
         few = min(max(0, self.measured - start), len(self.forwards[part]))
-        return replace(
-            self, forwards=self.forwards[part], specs=self.specs[part], measured=few, memories=self.memories[part]
-        )
+        return replace(self, forwards=self.forwards[part], lanes=self.lanes[part], measured=few)
+
+    @property
+    def begins_clean(self) -> bool:
+        """Whether the first lane is the clean one."""
+        return isinstance(self.lanes[0].spec, Clean)
 
 
 @dataclass
@@ -81,20 +86,15 @@ class Network:
     like: dict[str, Tensor] = field(default_factory=dict)  # what was recorded of the clean lane last
 
     def answer(
-        self,
-        step: int,
-        call: int,
-        forwards: Sequence[Forward],
-        specs: Sequence[Intervention],
-        measured: int,
-        memories: Sequence[Memories],
+        self, step: int, call: int, forwards: Sequence[Forward], lanes: Sequence[Under], measured: int
     ) -> tuple[list[Any], dict[str, Tensor]]:
         """The answers of all lanes, and what was recorded of the first `measured` ones in the conditional forward."""
-        asked = Asked(step, call, forwards, specs, measured if call == self.conditional else 0, memories)
-        several = not self.alone and len(forwards) - isinstance(specs[0], Clean) > 1  # the clean lane is never joined
-        answers, recorded = self._try(asked) if self.lanes.together is None and several else self._all(asked)
+        asked = Asked(step, call, forwards, lanes, measured if call == self.conditional else 0)
+        several = len(forwards) - asked.begins_clean > 1  # the clean lane is never joined
+        tried = self.alone or self.lanes.together is not None or not several
+        answers, recorded = self._all(asked) if tried else self._try(asked)
         self.some = answers[0]
-        return answers, recorded
+        return [self._told(asked, k, answers) for k in range(len(answers))], recorded
 
     def _all(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """All lanes, as many at once as may go together; the clean one first and alone."""
@@ -102,7 +102,7 @@ class Network:
         answers: list[Any] = []
         recorded: list[dict[str, Tensor]] = []
         while (done := len(answers)) < len(asked.forwards):
-            alone = not done and isinstance(asked.specs[0], Clean)
+            alone = not done and asked.begins_clean
             try:
                 some, taken = self._run(asked.part(done, 1 if alone else at_once))
             except torch.OutOfMemoryError as error:
@@ -114,33 +114,53 @@ class Network:
 
     def _run(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """These lanes in one forward, or the first alone where their arguments cannot be joined."""
-        if isinstance(asked.specs[0], Change):
+        if isinstance(asked.lanes[0].spec, Change):
             return self._change(asked.part(0, 1))
         whole = asked.forwards[0] if len(asked.forwards) == 1 else joined(asked.forwards, self.samples)
         if whole is None:
             return self._run(asked.part(0, 1))
         recorder = self.recorders[whole.module]
-        recorder.begin(asked.step, self.steps, asked.specs)
+        recorder.begin(asked.step, self.steps, [lane.spec for lane in asked.lanes])
         recorder.measure(asked.measured)
         answer = whole.run()
         taken = {name: value[0] for name, value in recorder.take().items()} if asked.measured else {}
         lanes = len(asked.forwards)
-        if taken and isinstance(asked.specs[0], Clean):
+        if taken and asked.begins_clean:
             self.like = {name: value[:1] for name, value in taken.items()}
         return ([answer] if lanes == 1 else cut(answer, lanes, self.samples)), taken
 
     def _change(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """One lane under a change, of whose attention nothing is known."""
-        (forward,), (spec,), (memories,) = asked.forwards, asked.specs, asked.memories
-        assert isinstance(spec, Change)
-        which = list(self.recorders).index(forward.module), asked.call
-        memory = memories.setdefault(which, {}) if spec.remembers else {}
-        recorder = self.recorders[forward.module]
-        answer = answered(forward, spec, recorder, memory, At(asked.step, self.steps, asked.call))
-        if spec.scope.strength < 1:
-            (clean,), _ = self._run(replace(asked, specs=[Clean()], measured=0))
-            answer = blended(clean, answer, spec.scope.strength)
-        return [answer], {name: missing_like(value) for name, value in self.like.items()} if asked.measured else {}
+        (forward,), (lane,) = asked.forwards, asked.lanes
+        missing = {name: _missing_like(value) for name, value in self.like.items()} if asked.measured else {}
+        if isinstance(lane.spec, FewerSteps):
+            return [None], missing  # what it holds, or the clean network's answer
+        assert isinstance(lane.spec, Change)
+        which, recorder = list(self.recorders).index(forward.module), self.recorders[forward.module]
+        memory = lane.memories.setdefault((which, asked.call), {}) if lane.spec.remembers else {}
+        answer = answered(forward, lane.spec, recorder, memory, At(asked.step, self.steps, asked.call))
+        return [answer], missing
+
+    def _told(self, asked: Asked, k: int, answers: Sequence[Any]) -> Any:
+        """What lane k is told: its own answer, mixed with the clean network's where it is diluted, or a held one."""
+        lane = asked.lanes[k]
+        if isinstance(lane.spec, FewerSteps):
+            held = lane.memories.setdefault((HELD, asked.call), {})
+            if lane.spec.asks(asked.step, self.steps):
+                held["answer"] = copy.deepcopy(self._clean(asked, k, answers))
+            return copy.deepcopy(held["answer"])
+        return (
+            blended(self._clean(asked, k, answers), answers[k], lane.spec.scope.strength)
+            if lane.diluted
+            else answers[k]
+        )
+
+    def _clean(self, asked: Asked, k: int, answers: Sequence[Any]) -> Any:
+        """The clean network's answer to the forward of lane k, from the lane that has it already if there is one."""
+        beside = asked.lanes[k].beside
+        if beside is not None:
+            return answers[beside]
+        return self._run(replace(asked.part(k, 1), lanes=[Under(Clean())], measured=0))[0][0]
 
     def _try(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """Answer one by one, then together, compare, and remember which to take from now on."""
@@ -212,7 +232,7 @@ def _filled(values: Sequence[Tensor]) -> Tensor:
     return torch.cat([torch.nn.functional.pad(value, (0, width - value.shape[-1]), value=fill) for value in values])
 
 
-def missing_like(value: Tensor) -> Tensor:
+def _missing_like(value: Tensor) -> Tensor:
     """A record of the same shape of which nothing is known."""
     return torch.full_like(value, _missing(value))
 

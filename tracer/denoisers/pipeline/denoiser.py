@@ -187,7 +187,10 @@ class Opened:
         remembered = memories or [None] * len(lanes)
         questions = [
             Question(
-                Under(spec, kept or {}, _beside(lanes, k)), None if past is None else self._own(x), past, k < measured
+                Under(spec, {} if kept is None else kept, _beside(lanes, k)),
+                None if past is None else self._own(x),
+                past,
+                k < measured,
             )
             for k, ((spec, x, past), kept) in enumerate(zip(lanes, remembered, strict=True))
         ]

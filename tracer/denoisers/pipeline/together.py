@@ -93,8 +93,9 @@ class Network:
         several = len(forwards) - asked.begins_clean > 1  # the clean lane is never joined
         tried = self.alone or self.lanes.together is not None or not several
         answers, recorded = self._all(asked) if tried else self._try(asked)
-        self.some = answers[0]
-        return [self._told(asked, k, answers) for k in range(len(answers))], recorded
+        told = [self._told(asked, k, answers) for k in range(len(answers))]
+        self.some = told[0]
+        return told, recorded
 
     def _all(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """All lanes, as many at once as may go together; the clean one first and alone."""

@@ -98,7 +98,8 @@ class StyledFigure(Figure):
                     if isinstance(axis.get_major_formatter(), LogFormatter) and axis.get_scale() == "log":
                         log_axis(ax, which)
             self._settle()
-            super().draw(renderer)
+            with self._cm_set(layout_engine="none"):  # where it has settled a last pass moves nothing
+                super().draw(renderer)
 
     def _settle(self) -> None:
         """Lay out until no panel moves: panels of fixed aspect and their colour bars need a few passes."""

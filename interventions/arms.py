@@ -14,7 +14,7 @@ ArmCoordinates = dict[str, str | int | float | bool]
 
 
 def arm_coordinates(intervention: Intervention, steps: int) -> ArmCoordinates:
-    """Return the coordinates of an arm in a run of so many steps, always these twelve.
+    """Return the coordinates of an arm in a run of so many steps, always these thirteen.
 
     arm_role: "clean", "floor" (the all-true mask), "control" (random or bottom keys), "cell" (everything else).
     arm_family: "small-world", "local", "sink-keys", ...; arm_parameters: the family's own fields as JSON, keys sorted.
@@ -25,6 +25,7 @@ def arm_coordinates(intervention: Intervention, steps: int) -> ArmCoordinates:
     arm_strength: the dose. arm_layers: the layers as ranges, "1,4-8"; empty for all.
     arm_match: what a sink arm and its control share, the spec without the kind, source and draw; empty for arms that
         remove no keys.
+    arm_noun: what sentences call it, "mask", "removal", "cache".
     """
     scope = intervention.acting
     window = intervention.extent(steps)
@@ -42,6 +43,7 @@ def arm_coordinates(intervention: Intervention, steps: int) -> ArmCoordinates:
         "arm_strength": scope.strength,
         "arm_layers": "" if scope.layers is None else layer_ranges(scope.layers),
         "arm_match": intervention.match,
+        "arm_noun": intervention.noun,
     }
 
 

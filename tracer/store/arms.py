@@ -29,6 +29,7 @@ ARM_COORDINATES: dict[str, tuple[type, str]] = {
     "arm_strength": (float, "dose of the intervention, 1 is full"),
     "arm_layers": (str, "layers on which the arm acts, as ranges; empty for all"),
     "arm_match": (str, "what an arm that removes keys and its control share; empty for other arms"),
+    "arm_noun": (str, "what sentences call the intervention: mask, removal, cache"),
 }
 """Name -> type and long_name of every coordinate that says what an arm is."""
 

@@ -151,7 +151,7 @@ def _read(
 
 def _labelled(several: pairing.Runs) -> dict[str, xr.DataTree]:
     trees = pairing.as_list(several)
-    if isinstance(several, Mapping):
+    if isinstance(several, Mapping) and not isinstance(several, xr.DataTree):
         return dict(zip(map(str, several), trees, strict=True))
     return {run.name or f"run {number}": run for number, run in enumerate(trees, start=1)}
 

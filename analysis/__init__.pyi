@@ -3,6 +3,8 @@ from .answer.null import null as null
 from .answer.rule import Answers as Answers
 from .answer.rule import decide as decide
 from .answer.verdict import verdict as verdict
+from .gating.gate import Gate as Gate
+from .gating.gate import gate as gate
 from .measure import MEASURES as MEASURES
 from .measure import Measure as Measure
 from .measure import Option as Option
@@ -34,6 +36,7 @@ from .viewer.widget import view as view
 __all__ = [
     "MEASURES",
     "Answers",
+    "Gate",
     "Measure",
     "Option",
     "amplification",
@@ -47,6 +50,7 @@ __all__ = [
     "decompose",
     "depth",
     "feedback",
+    "gate",
     "growth",
     "impulse",
     "matched",

@@ -61,7 +61,7 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
         from tracer.request import Request
 
         request = Request(**typed)
-        with _loading(request):
+        with loading(request):
             (checked,) = checked_plans([request])
         if dry_run:
             return tell_costs([checked], as_json)
@@ -120,7 +120,7 @@ def counterfactual(
         from tracer.store import free_folder, latest_folder, make_free_folder
 
         request = Request(**typed)
-        with _loading(request):
+        with loading(request):
             request, variants, denoiser = _study(study, every, counts, forks, request)
         numbered = Path("runs") / f"{request.denoiser}-{study}"
         root = Path(request.out or (request.resume and latest_folder(numbered)) or free_folder(numbered))
@@ -183,7 +183,7 @@ def _study(
     return request, list(STUDIES[study].variants(setting)), base.denoiser
 
 
-def _loading(request: Request) -> AbstractContextManager[None]:
+def loading(request: Request) -> AbstractContextManager[None]:
     """Shows how the model is loaded; of one that does not ship it is said at once, before anything is imported."""
     from tracer.denoisers.checkpoints import is_embedded
     from tracer.progress import reading

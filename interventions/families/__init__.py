@@ -40,6 +40,8 @@ FAMILIES: Registry[type[Intervention]] = Registry(
         "key-removal": "interventions.families.key_removal:KeyRemoval",
         "clean": "interventions.families.controls:Clean",
         "full": "interventions.families.controls:Full",
+        "fewer-steps": "interventions.changes.fewer:FewerSteps",
+        "other-sampler": "interventions.changes.fewer:OtherSampler",
     },
     group="denoise_trace.families",
 )

@@ -41,7 +41,8 @@ class About:
     home: "module:function". question: what it answers, in one line. reads: what it is called with: one open "run";
     "runs", one or a list of them; "sweeps", datasets as positional arguments; "depth", one depth measurement. needs:
     the records that it cannot do without (`--record`). beyond: what else it needs: "windows" of one mask, "parts"
-    (windows or doses), several "runs" that differ, paths that "forks" made, "cells" of steps and layers. options: its own on the command line.
+    (windows or doses), several "runs" that differ, paths that "forks" made, "cells" of steps and layers. options: its
+    own on the command line.
     on_page: whether it is a section of the report.
     """
 

@@ -1,4 +1,4 @@
-"""Which steps and layers may be approximated: from the errors of single cells to a schedule, its prediction and its test.
+"""Which steps and layers may be approximated: from the errors of single cells to a schedule and its test.
 
 A cell is an arm that acts in one row of steps, in some layers. If errors only add, the errors of the cells say what
 any schedule made of them will do. Where they do not add, the arms that were run as a whole show it, and the sentence
@@ -17,11 +17,14 @@ from analysis.common import runs
 from analysis.common.statistics import BOUNDS
 from analysis.measure import shipped
 from analysis.measures import schedule_figure, schedule_words
-from analysis.schedules import predict, rules
+from analysis.schedules import predict
 from analysis.schedules.cells import Cells, of_run
 from analysis.schedules.measured import Tested, beside, fresh, tested
 from analysis.schedules.predict import Plans
+from interventions import rules
 
+HELD = ("ddpm", "ddim", "flow")
+"""Samplers in which fewer steps are an arm of the same run (`steps12`)."""
 SAVING = 0.5
 """Share of the block evaluations saved, where neither a saving nor a budget is asked for."""
 
@@ -75,7 +78,10 @@ def schedule(
         "longest": int(cells.covers.any(2).sum(1).max()), "remembers": int(cells.remembers),
         "asked": f"budget {budget:g}" if budget is not None else f"saving {SAVING if saving is None else saving:g}",
         "of_fresh": -1 if other is None else fresh(other, run),
-        "measured_samples": 0 if other is None else other["metrics"].sizes["sample"], "command": _base(run),
+        "measured_samples": 0 if other is None else other["metrics"].sizes["sample"],
+        "held_out": int(np.isfinite(plans.held_out).all()),
+        "command": str(run.attrs.get("command", "")),
+        "fewer": f"steps{cells.steps - int(plans.approximated[plan])}" if runs.sampler(run) in HELD else "",
         "first_seed": int(runs.configuration(run).get("seed", 0)) + len(cells.gram),
     }  # fmt: skip
     return result
@@ -145,7 +151,8 @@ def _sizes(cells: Cells) -> np.ndarray:
 
 def _proposals(plans: Plans, plan: int, limits: dict[str, Any]) -> xr.Dataset:
     """The plan that is asked for and the rules at its cost, as specs, with three predictions each."""
-    cells, named = plans.cells, {"schedule": (plans.cover(plan), plans.expected[plan])}
+    cells = plans.cells
+    named: dict[str, tuple[np.ndarray | None, np.ndarray]] = {"schedule": (plans.cover(plan), plans.expected[plan])}
     named |= {rule: plans.rule(rule, plan) for rule in rules.RULES}
     known = {name: (cover, values) for name, (cover, values) in named.items() if cover is not None}
     others = np.array([predict.apart(cells, cover) for cover, _ in known.values()])
@@ -167,7 +174,9 @@ def _proposals(plans: Plans, plan: int, limits: dict[str, Any]) -> xr.Dataset:
 def _tested(arms: list[Tested], cells: Cells, same: bool, limits: dict[str, Any]) -> xr.Dataset:
     """Predicted against measured; `same`: both are of the same samples."""
     none = np.zeros((0, len(BOUNDS)))
-    ratios = [predict.ratio(arm.measured, _aligned(arm, cells, same), paired=same, **limits) for arm in arms]
+    ratios = [
+        predict.ratio(arm.measured, arm.together if same else arm.predicted, paired=same, **limits) for arm in arms
+    ]
     table = {
         "predicted": [predict.rms(arm.predicted, **limits) for arm in arms],
         "measured": [predict.rms(arm.measured, **limits) for arm in arms],
@@ -178,11 +187,6 @@ def _tested(arms: list[Tested], cells: Cells, same: bool, limits: dict[str, Any]
     result["kind"] = ("tested", np.array([arm.kind for arm in arms], dtype=object))
     result["tested_saving"] = ("tested", np.array([arm.blocks / cells.total for arm in arms], dtype=float))
     return result.assign_coords(tested=np.array([arm.arm for arm in arms], dtype=object))
-
-
-def _aligned(arm: Tested, cells: Cells, same: bool) -> np.ndarray:
-    """The prediction that is compared: on the same samples nothing is held out."""
-    return predict.added(cells, arm.cover) if same else arm.predicted
 
 
 def _pairs(arms: list[Tested], cells: Cells, limits: dict[str, Any]) -> xr.Dataset:
@@ -202,11 +206,6 @@ def _pairs(arms: list[Tested], cells: Cells, limits: dict[str, Any]) -> xr.Datas
             "pair_saving": ("pair", np.array([one.blocks / cells.total for one, _ in found], dtype=float)),
         },
     )
-
-
-def _base(run: xr.DataTree) -> str:
-    """The command of the study, "" where it is not known."""
-    return str(run.attrs.get("command", ""))
 
 
 schedule.presents("table")(schedule_words.table)

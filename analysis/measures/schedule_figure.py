@@ -15,7 +15,8 @@ from analysis.answer.margins import MARGIN
 from analysis.figures import style as figures
 
 LOOKS = {"schedule": (figures.ARMS[0], "o"), "uniform": (figures.ARMS[1], "s"),
-         "first quarter exact": (figures.ARMS[2], "^"), "other": (figures.NULL, "x")}  # fmt: skip
+         "first quarter exact": (figures.ARMS[2], "^"), "fewer steps": (figures.ARMS[3], "D"),
+         "other": (figures.NULL, "x")}  # fmt: skip
 UNIT = "final error (sd of clean results)"
 
 
@@ -73,8 +74,8 @@ def _curve(ax: Axes, dataset: xr.Dataset) -> None:
         at = dataset.isel(tested=place)
         color, marker = LOOKS[str(at["kind"].values)]
         low, middle, high = at["measured"].values
-        ax.errorbar(float(at["tested_saving"]), middle, yerr=[[middle - low], [high - middle]], color=color, marker=marker,
-                    markerfacecolor="white", markersize=6, linewidth=1)  # fmt: skip
+        ax.errorbar(float(at["tested_saving"]), middle, yerr=[[middle - low], [high - middle]], color=color,
+                    marker=marker, markerfacecolor="white", markersize=6, linewidth=1)  # fmt: skip
     ax.axvline(
         float(dataset["saving"][dataset.attrs["plan"]]), color=figures.NULL, linewidth=0.7, linestyle=figures.DASHES
     )
@@ -91,8 +92,8 @@ def _predictions(ax: Axes, dataset: xr.Dataset) -> None:
     for place in np.flatnonzero(np.isfinite(predicted[:, 1])):
         color, marker = LOOKS[str(dataset["kind"].values[place])]
         low, middle, high = measured[place]
-        ax.errorbar(predicted[place, 1], middle, yerr=[[middle - low], [high - middle]], color=color, marker=marker,
-                    markerfacecolor="white", markersize=6, linewidth=1)  # fmt: skip
+        ax.errorbar(predicted[place, 1], middle, yerr=[[middle - low], [high - middle]], color=color,
+                    marker=marker, markerfacecolor="white", markersize=6, linewidth=1)  # fmt: skip
     known = np.concatenate([predicted[np.isfinite(predicted)], measured.ravel()])
     ends = np.array([known.min() / 1.2, known.max() * 1.2])
     ax.plot(ends, ends, color="black", linewidth=0.7)

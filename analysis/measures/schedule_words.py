@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analysis.answer.margins import MARGIN
+
+HOW = ("chosen and predicted on the same samples, so too low", "chosen on half of the samples, predicted on the other")
 FRESH = 32
 """Samples of the run that tests a schedule, at least."""
 VALUED = ("--mask", "--arm", "--record", "--samples", "--seed", "--out")
@@ -60,8 +63,10 @@ def records(dataset: xr.Dataset) -> pd.DataFrame:
 def sentence(dataset: xr.Dataset) -> str:
     """What is proposed and expected, whether predictions held, what beat what, and how to go on."""
     if dataset.attrs["measured_samples"]:
-        return " ".join([_of_measured(dataset), held(dataset, "tested arm"), *_won(dataset)])
-    return " ".join([_proposed(dataset), held(dataset, "wider arm of this run")]) + _commands(dataset)
+        return " ".join([_of_measured(dataset), held(dataset, ("tested arm", "tested arms")), *_won(dataset)])
+    return " ".join(
+        [_proposed(dataset), held(dataset, ("wider arm of this run", "wider arms of this run"))]
+    ) + _commands(dataset)
 
 
 def _proposed(dataset: xr.Dataset) -> str:
@@ -70,7 +75,7 @@ def _proposed(dataset: xr.Dataset) -> str:
         f"{attrs['title']}, {attrs['samples']} samples, {attrs['cells']} cells of {attrs['head']}. At a saving of "
         f"{float(at['saving']):.0%} of the block evaluations ({attrs['asked']}) the schedule is expected to end "
         f"{_interval(at['expected'].values)} away from clean (root mean square, in standard deviations of clean "
-        "results, if errors only add; chosen on half of the samples, predicted on the other)."
+        f"results, if errors only add; {HOW[attrs['held_out']]})."
     ]
     rules = {str(name): dataset["of_proposal"].sel(proposal=name).values for name in dataset["proposal"].values[1:]}
     known = [f"{name} {_interval(values)}" for name, values in rules.items() if np.isfinite(values[1])]
@@ -93,18 +98,17 @@ def _of_measured(dataset: xr.Dataset) -> str:
     return f"{attrs['title']}, {held_out}; predicted from {attrs['samples']}."
 
 
-def held(dataset: xr.Dataset, what: str) -> str:
+def held(dataset: xr.Dataset, what: tuple[str, str]) -> str:
     """Of how many arms the prediction held, and by how much it failed where it did."""
     answers = dataset["answer"].values
     if not len(answers):
         return "No wider arm was run, so nothing shows yet whether errors add."
     known = np.isfinite(dataset["ratio"].values[:, 1])
+    counts = {name: int((answers[known] == name).sum()) for name in ("held", "undecided", "failed")}
     texts = [
-        f"Of {int(known.sum())} {what}s with a prediction " if known.sum() != 1 else f"Of one {what} with a prediction "
+        f"Of {int(known.sum())} {what[known.sum() != 1]} with a prediction {counts['held']} came out within a factor "
+        f"of {MARGIN:g} of it, {counts['failed']} did not, {counts['undecided']} stay undecided."
     ]
-    counts = [f"{int((answers[known] == name).sum())} {word}" for name, word in (
-        ("held", "held within a factor of 1.25"), ("undecided", "undecided"), ("failed", "failed"))]  # fmt: skip
-    texts.append(", ".join(counts) + ".")
     for place in np.flatnonzero(known & (answers == "failed")):
         at = dataset.isel(tested=place)
         wrong = "understated" if float(at["ratio"][1]) > 1 else "overstated"
@@ -123,8 +127,9 @@ def _won(dataset: xr.Dataset) -> list[str]:
         low, _, high = at["rms_ratio"].values
         what = "is better than" if high < 1 else "is worse than" if low > 1 else "is not told apart from"
         texts.append(
-            f"At {float(at['pair_saving']):.0%} saved the schedule {what} {at['beside'].values}: {_interval(at['rms_ratio'].values)} "
-            f"of its root mean square error, {_interval(at['typical_ratio'].values)} of it in a typical sample."
+            f"At {float(at['pair_saving']):.0%} saved the schedule {what} {at['beside'].values}: it leaves "
+            f"{_interval(at['rms_ratio'].values)} of its root mean square error, "
+            f"{_interval(at['typical_ratio'].values)} in a typical sample (geometric mean)."
         )
     return texts or ["No rule of equal cost was run beside a schedule, so nothing is said of which is better."]
 
@@ -134,10 +139,11 @@ def _commands(dataset: xr.Dataset) -> str:
     attrs = dataset.attrs
     words = _without(shlex.split(attrs["command"])) if "(" not in attrs["command"] else []
     words = words or ["trace", "run"]
-    for spec in dataset["spec"].values:
+    for spec in filter(None, [*dataset["spec"].values, attrs["fewer"]]):
         words += ["--arm", str(spec)]
     words += ["--seed", str(attrs["first_seed"]), "--samples", str(max(FRESH, attrs["samples"])), "--record", "finals"]
-    return f"\n\nThe test on fresh samples:\n{shlex.join([*words, '--out', 'runs/schedule-test'])}\ntrace analyze schedule RUN --measured runs/schedule-test"
+    run = shlex.join([*words, "--out", "runs/schedule-test"])
+    return f"\n\nThe test on fresh samples:\n{run}\ntrace analyze schedule RUN --measured runs/schedule-test"
 
 
 def _without(words: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from analysis.common import runs, spectrum
-from interventions.scope import layer_ranges
+from interventions.scope import layer_ranges, rows
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,10 @@ class Cells:
         """The block evaluations that the parts of an arm save [step, layer]; None where a part is of another head, or
         reaches layers that no cell does.
         """
-        cover = np.zeros(self.covers.shape[1:], dtype=bool)
+        cover = np.zeros((self.steps, self.covers.shape[2]), dtype=bool)
         for part in parts:
-            if part.head != self.head or set(part.layers) - set(self.layers) or max(part.steps) >= self.steps:
+            strange = set(part.layers) - set(self.layers) or max(part.steps, default=self.steps) >= self.steps
+            if part.head != self.head or strange:
                 return None
             columns = [self.layers.index(layer) for layer in part.layers] if part.layers else range(cover.shape[1])
             cover[np.ix_(list(part.steps), list(columns))] = True
@@ -220,17 +221,6 @@ def _gram(run: xr.DataTree, names: list[str]) -> tuple[np.ndarray, float]:
 def squared(run: xr.DataTree, arm: str, scale: float) -> np.ndarray:
     """The final error of an arm [sample], squared, over `scale`."""
     return (spectrum.norm(runs.final_delta(run).sel(arm=arm)) ** 2).values / scale
-
-
-def rows(steps: Sequence[int]) -> list[tuple[int, int]]:
-    """The rows of steps that follow each other, as half-open windows."""
-    found: list[list[int]] = []
-    for step in sorted(steps):
-        if found and step == found[-1][1]:
-            found[-1][1] += 1
-        else:
-            found.append([step, step + 1])
-    return [(start, stop) for start, stop in found]
 
 
 def _one_row(steps: Sequence[int]) -> bool:

@@ -8,50 +8,56 @@ import numpy as np
 import xarray as xr
 
 from analysis.common import pairing, runs
-from analysis.schedules import rules
 from analysis.schedules.cells import Cells, acts, squared
 from analysis.schedules.predict import Plans, added
+from interventions import rules
 
-SCHEDULE, OTHER = "schedule", "other"
+SCHEDULE, OTHER, FEWER = "schedule", "other", "fewer steps"
+CONTROLS = (*rules.RULES, FEWER)
+"""What a schedule is compared with at equal cost."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tested:
     """An arm that was run: what it is, what it saves, and its squared errors, predicted and measured.
 
-    kind: a rule's name, "schedule" for one that this study gives, "other". cover: bool [step, layer]. predicted:
-    [sample of the study], of a schedule held out, NaN where it is made of no cells. measured: [sample of its own run].
+    kind: a rule's name, "fewer steps", "schedule" for one that this study gives, "other". blocks: block evaluations
+    saved. predicted: [sample of the study], of a schedule held out, NaN where it is made of no cells. together: the
+    prediction that nothing is held out of. measured: [sample of its own run].
     """
 
     arm: str
     kind: str
-    cover: np.ndarray
+    blocks: int
     predicted: np.ndarray
+    together: np.ndarray
     measured: np.ndarray
-
-    @property
-    def blocks(self) -> int:
-        """Block evaluations that it saves."""
-        return int(self.cover.sum())
 
 
 def tested(run: xr.DataTree, plans: Plans) -> list[Tested]:
-    """The arms of a run that save blocks of the study's layers and are no cells themselves."""
+    """The arms of a run that save blocks of the study's layers and are no cells, and those of fewer steps."""
     cells = plans.cells
     covers = {arm: cells.cover(parts) for arm, parts in acts(run).items() if arm not in cells.arms}
-    return [
+    found = [
         Tested(arm, *_expected(plans, cover), squared(run, arm, cells.scale))
         for arm, cover in covers.items()
         if cover is not None
     ]
+    layers, unknown = cells.covers.shape[2], added(cells, None)
+    for arm in runs.arms(run):
+        if arm.family == "fewer-steps":
+            blocks = (cells.steps - int(arm.parameters["count"])) * layers
+            found.append(Tested(arm.name, FEWER, blocks, unknown, unknown, squared(run, arm.name, cells.scale)))
+    return found
 
 
-def _expected(plans: Plans, cover: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
-    """What a schedule is, its cover, and its predicted squared error [sample]."""
+def _expected(plans: Plans, cover: np.ndarray) -> tuple[str, int, np.ndarray, np.ndarray]:
+    """What a schedule is, what it saves, and its predicted squared error [sample], held out and not."""
+    together = added(plans.cells, cover)
     for plan in range(len(plans.chosen)):
         if (plans.cover(plan) == cover).all():
-            return SCHEDULE, cover, plans.expected[plan]
-    return rules.name_of(cover) or OTHER, cover, added(plans.cells, cover)
+            return SCHEDULE, int(cover.sum()), plans.expected[plan], together
+    return rules.name_of(cover) or OTHER, int(cover.sum()), together, together
 
 
 def fresh(run: xr.DataTree, study: xr.DataTree) -> int:
@@ -68,11 +74,11 @@ def fresh(run: xr.DataTree, study: xr.DataTree) -> int:
 
 
 def beside(arms: list[Tested], cells: Cells) -> list[tuple[Tested, Tested]]:
-    """Every schedule, and other arm, with each rule that saves the same share of a step or less less than it does."""
+    """Every schedule, and other arm, with each control that saves as much, or less by a part of a step."""
     step = cells.covers.shape[2]
     return [
         (one, rule)
         for one in arms
         for rule in arms
-        if one.kind not in rules.RULES and rule.kind in rules.RULES and 0 <= one.blocks - rule.blocks < step
+        if one.kind not in CONTROLS and rule.kind in CONTROLS and 0 <= one.blocks - rule.blocks < step
     ]

@@ -14,10 +14,11 @@ import numpy as np
 
 from analysis.answer.margins import LOG_MARGIN
 from analysis.common.resampling import Resampled, resample
+from analysis.common.runs import BAND_RESAMPLES
 from analysis.common.statistics import BOUNDS, bca
-from analysis.schedules import rules
 from analysis.schedules.cells import Cells
 from analysis.schedules.choose import Problem, choose, path
+from interventions import rules
 
 HALVINGS = 5
 FEWEST = 4
@@ -122,7 +123,7 @@ def apart(cells: Cells, cover: np.ndarray | None) -> tuple[float, float]:
 
 def rms(values: np.ndarray, *, confidence: float = 0.95, seed: int = 0) -> np.ndarray:
     """Root mean square of squared errors [..., sample] with its BCa limits: [..., bound], as `statistics.BOUNDS`."""
-    found = bca(values, np.mean, confidence=confidence, seed=seed)
+    found = bca(values, np.mean, confidence=confidence, resamples=BAND_RESAMPLES, seed=seed)
     return np.sqrt(np.maximum(np.stack([found.low, found.estimate, found.high], axis=-1), 0.0))
 
 
@@ -141,7 +142,7 @@ def ratio(one: np.ndarray, other: np.ndarray, *, paired: bool, confidence: float
         low, high = together.interval(confidence)
     else:
         low, high = _difference(_log_rms(one, seed), _log_rms(other, seed + 1), confidence)
-    return np.exp([low, estimate, high])
+    return np.exp(np.array([low, estimate, high]))
 
 
 def _log_rms(values: np.ndarray, seed: int) -> Resampled:
@@ -159,12 +160,14 @@ def _difference(one: Resampled, other: Resampled, confidence: float) -> tuple[fl
 def geometric(one: np.ndarray, other: np.ndarray, *, confidence: float = 0.95, seed: int = 0) -> np.ndarray:
     """Geometric mean over the same samples of the ratio of two errors, given squared [sample]: [bound]."""
     found = bca(np.log(one / other) / 2, np.mean, confidence=confidence, seed=seed)
-    return np.exp([found.low, found.estimate, found.high])
+    return np.exp(np.array([found.low, found.estimate, found.high], dtype=float))
 
 
 def answer(interval: np.ndarray) -> str:
     """Whether a prediction held, of the interval of measured over predicted: inside the margin of 1.25, or beyond."""
     low, _, high = np.log(interval)
+    if np.isnan(low):
+        return "unknown"
     if low > LOG_MARGIN or high < -LOG_MARGIN:
         return "failed"
     return "held" if low >= -LOG_MARGIN and high <= LOG_MARGIN else "undecided"

@@ -1,10 +1,15 @@
-"""The usual rules that a schedule has to beat at equal cost: uniform, and the first quarter exact, then uniform."""
+"""The usual rules for which steps to approximate: uniform, and the first quarter exact, then uniform.
+
+A study runs them and an analysis recognises them; they are what a schedule has to beat at equal cost.
+"""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+
+from interventions.scope import rows
 
 RULES = {"uniform": 0.0, "first quarter exact": 0.25}
 """Rule -> the share of the run that it computes exactly before it begins."""
@@ -21,6 +26,11 @@ def steps_of(rule: str, steps: int, approximated: int) -> tuple[int, ...] | None
         return None
     kept = {first + place * (steps - first) // computed for place in range(computed)}
     return tuple(step for step in range(first, steps) if step not in kept)
+
+
+def windows_of(steps: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Steps as a scope takes them: half-open windows."""
+    return tuple(rows(steps))
 
 
 def cover(rule: str, steps: int, layers: int, approximated: int) -> np.ndarray | None:

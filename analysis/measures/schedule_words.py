@@ -106,7 +106,7 @@ def held(dataset: xr.Dataset, what: tuple[str, str]) -> str:
     known = np.isfinite(dataset["ratio"].values[:, 1])
     counts = {name: int((answers[known] == name).sum()) for name in ("held", "undecided", "failed")}
     texts = [
-        f"Of {int(known.sum())} {what[known.sum() != 1]} with a prediction {counts['held']} came out within a factor "
+        f"Of {int(known.sum())} {what[int(known.sum() != 1)]} with a prediction {counts['held']} came out within a factor "
         f"of {MARGIN:g} of it, {counts['failed']} did not, {counts['undecided']} stay undecided."
     ]
     for place in np.flatnonzero(known & (answers == "failed")):

@@ -78,6 +78,8 @@ def _proposed(dataset: xr.Dataset) -> str:
         f"results, if errors only add; {HOW[attrs['held_out']]})."
     ]
     rules = {str(name): dataset["of_proposal"].sel(proposal=name).values for name in dataset["proposal"].values[1:]}
+    specs = dict(zip(dataset["proposal"].values.tolist(), dataset["spec"].values.tolist(), strict=True))
+    texts += [f"It is {name} itself." for name in rules if specs[name] == specs["schedule"]]
     known = [f"{name} {_interval(values)}" for name, values in rules.items() if np.isfinite(values[1])]
     unknown = [name for name, values in rules.items() if not np.isfinite(values[1])]
     if known:
@@ -106,8 +108,8 @@ def held(dataset: xr.Dataset, what: tuple[str, str]) -> str:
     known = np.isfinite(dataset["ratio"].values[:, 1])
     counts = {name: int((answers[known] == name).sum()) for name in ("held", "undecided", "failed")}
     texts = [
-        f"Of {int(known.sum())} {what[int(known.sum() != 1)]} with a prediction {counts['held']} came out within a factor "
-        f"of {MARGIN:g} of it, {counts['failed']} did not, {counts['undecided']} stay undecided."
+        f"Of {int(known.sum())} {what[int(known.sum() != 1)]} with a prediction {counts['held']} came out within a "
+        f"factor of {MARGIN:g} of it, {counts['failed']} did not, {counts['undecided']} stay undecided."
     ]
     for place in np.flatnonzero(known & (answers == "failed")):
         at = dataset.isel(tested=place)

@@ -53,11 +53,11 @@ def tested(run: xr.DataTree, plans: Plans) -> list[Tested]:
 
 def _expected(plans: Plans, cover: np.ndarray) -> tuple[str, int, np.ndarray, np.ndarray]:
     """What a schedule is, what it saves, and its predicted squared error [sample], held out and not."""
-    together = added(plans.cells, cover)
+    together, rule = added(plans.cells, cover), rules.name_of(cover)
     for plan in range(len(plans.chosen)):
         if (plans.cover(plan) == cover).all():
-            return SCHEDULE, int(cover.sum()), plans.expected[plan], together
-    return rules.name_of(cover) or OTHER, int(cover.sum()), together, together
+            return rule or SCHEDULE, int(cover.sum()), plans.expected[plan], together
+    return rule or OTHER, int(cover.sum()), together, together
 
 
 def fresh(run: xr.DataTree, study: xr.DataTree) -> int:

@@ -26,6 +26,7 @@ from .measures.paths import paths as paths
 from .measures.places import places as places
 from .measures.quality import quality as quality
 from .measures.renoise import renoise as renoise
+from .measures.schedule import schedule as schedule
 from .measures.sinks import sinks as sinks
 from .measures.steps import steps as steps
 from .measures.tradeoff import tradeoff as tradeoff
@@ -62,6 +63,7 @@ __all__ = [
     "quality",
     "renoise",
     "report",
+    "schedule",
     "sinks",
     "steps",
     "tradeoff",

@@ -48,6 +48,7 @@ PARAMETERS = {
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
     "report": ["several", "sections"],
+    "schedule": ["run", "budget", "saving", "of", "measured", "confidence", "seed"],
     "sinks": ["run", "metrics", "distance", "scores", "confidence", "seed"],
     "steps": ["several", "kind"],
     "tradeoff": ["several", "cost", "metrics", "seed"],

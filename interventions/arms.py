@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from interventions.families.base import Intervention
-from interventions.scope import layer_ranges, span
+from interventions.scope import hull, layer_ranges, span
 
 ArmCoordinates = dict[str, str | int | float | bool]
 
@@ -27,14 +27,14 @@ def arm_coordinates(intervention: Intervention, steps: int) -> ArmCoordinates:
         remove no keys.
     """
     scope = intervention.scope
-    window = span(scope.steps, steps)
-    pause = range(0) if scope.pause is None else span(scope.pause, steps)
+    window = intervention.extent(steps)
+    pause = range(0) if scope.pause is None else hull(span(scope.pause, steps))
     return {
         "arm_role": intervention.role,
         "arm_family": intervention.family,
         "arm_parameters": json.dumps(intervention.parameters, sort_keys=True, default=_plain),
         "arm_mask": str(intervention.at(steps=None, pause=None, strength=1.0)),
-        "arm_whole": scope.steps is None and scope.pause is None,
+        "arm_whole": intervention.whole,
         "arm_start": window.start,
         "arm_stop": window.stop,
         "arm_pause_start": pause.start,

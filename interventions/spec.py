@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-LONGEST = 500
+LONGEST = 2000
 """Letters of a spec."""
 
 
@@ -44,9 +44,12 @@ def parse(text: str) -> Intervention:
     """Return the intervention that a spec string names; `str()` of it is the canonical spec.
 
     Grammar: a head (`R4S32`, `D0.25A1`, `K64N8`, `sink-k5-value-layer`, `random-k5`, `random-k5-mass`, `random-k5-any`,
-    `bottom-k5`, `clean`, `full`, or one that a family of another distribution reads), then optionally `@` and options
-    separated by `;`: layers=6,12,18 (0-based, ranges 4-8 include both ends), steps=0:50 (half-open; fractions 0.0:0.2),
-    pause=10:20 (not at these), queries, keys, strength, source, draw, fill. Raises `SpecError`.
+    `bottom-k5`, `clean`, `full`, a change of the network such as `int8`, or one that a family of another distribution
+    reads), then optionally `@` and options separated by `;`: layers=6,12,18 (0-based, ranges 4-8 include both ends),
+    steps=0:50 (half-open; fractions 0.0:0.2; several windows and single steps 4,6,8:12), pause=10:20 (not at these),
+    queries, keys, strength, source, draw, fill. Changes of the network may be joined: `int8+cache2`.
+
+    Raises `SpecError`.
     """
     if not isinstance(text, str):
         raise spec_error(f"spec {text!r}", "a spec is a string", "R4S32")
@@ -55,6 +58,11 @@ def parse(text: str) -> Intervention:
     if not text.isascii():
         strange = next(letter for letter in text if not letter.isascii())
         raise spec_error(f"spec {text!r}", f"{strange!r} is no plain letter or digit", "R4S32")
+    parts = re.split(r"\+(?=[A-Za-z])", text)
+    if len(parts) > 1:
+        from interventions.changes.together import Together
+
+        return Together(tuple(parse(part) for part in parts))
     head, at, options = (part.strip() for part in text.partition("@"))
     try:
         scope = _scope(options) if at else Scope()
@@ -135,14 +143,20 @@ def _read_layers(text: str) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def _read_steps(text: str) -> tuple[float, float]:
-    """Read 0:50 as ints and 0.0:0.2 as fractions."""
-    match = re.fullmatch(rf"{NUMBER}\s*:\s*{NUMBER}", text)
-    if not match:
-        raise spec_error(
-            f"steps={text}", "a window is start:stop, the stop not included", "steps=0:50 or steps=0.0:0.2"
-        )
-    return read_number(match[1]), read_number(match[2])
+def _read_steps(text: str) -> object:
+    """Read 0:50 as ints, 0.0:0.2 as fractions, and 4,6,8:12 as several windows."""
+    parts = text.split(",")
+    several = [_read_window(text, part.strip()) for part in parts]
+    return several if len(parts) > 1 or isinstance(several[0], int) else several[0]
+
+
+def _read_window(text: str, part: str) -> tuple[float, float] | int:
+    match = re.fullmatch(rf"{NUMBER}\s*:\s*{NUMBER}", part)
+    if match:
+        return read_number(match[1]), read_number(match[2])
+    if re.fullmatch(r"\d+", part) and "," in text:
+        return int(part)
+    raise spec_error(f"steps={text}", "a window is start:stop, the stop not included", "steps=0:50 or steps=0.0:0.2")
 
 
 def _read_strength(text: str) -> float:

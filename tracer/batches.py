@@ -9,21 +9,26 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from interventions import Intervention
+from interventions.changes.base import At, Change, Memory
 from interventions.errors import FailureError
+from interventions.spec import Clean
 from tracer.denoisers.base import ROWS, Evaluation, Moment, Sample
 from tracer.samplers.base import Prediction
 
 BESIDE_CLEAN = 4
 """So many times as many where every call must carry the clean lane too."""
 Recorded = dict[str, Tensor]
+LaneMemory = dict[tuple[int, int], Memory]
+"""What a lane remembers, by the first and last of the samples that go through the network together."""
 Opened = Callable[[Sequence[Sample]], AbstractContextManager[Evaluation]]
 
 
@@ -31,13 +36,26 @@ class MemoryShort(FailureError):
     """One sample under one lane does not fit into the memory."""
 
 
+class Interrupted(Exception):
+    """Memory ran out while arms remembered earlier steps: what they remember is lost, the unit starts again."""
+
+
 @dataclass(frozen=True)
 class Asked:
-    """One question to the network: where in the trajectory, under which lanes, and how many of them are measured."""
+    """One question to the network: where in the trajectory, under which lanes, and how many of them are measured.
+
+    memories: of each lane what it remembers, by the samples of a call; None: nothing.
+    """
 
     moment: Moment
     lanes: Sequence[Intervention]
     measured: int
+    memories: Sequence[LaneMemory | None]
+
+    def of(self, lanes: Sequence[int]) -> Asked:
+        """The same of some of the lanes."""
+        measured = sum(k < self.measured for k in lanes)
+        return Asked(self.moment, [self.lanes[k] for k in lanes], measured, [self.memories[k] for k in lanes])
 
 
 @dataclass
@@ -57,8 +75,9 @@ class Batches:
 
     opened: opens the denoiser for some samples. While all samples go at once it is opened once. halves: rows that the
     network gets for one lane of one sample. removed: what the recorded keys that an arm removes are padded to, since
-    every lane may remove another number. few: lane -> how many of the samples, the first ones, it is evaluated for; for
-    the others the first lane, the clean one, stands in.
+    every lane may remove another number. network: what changes of the network act on. alone: every lane is a call of
+    its own, so that all calls have the same shape and a lane under a change differs by nothing else. few: lane -> how
+    many of the samples, the first ones, it is evaluated for; for the others the first lane, the clean one, stands in.
     """
 
     def __init__(
@@ -69,10 +88,13 @@ class Batches:
         *,
         halves: int = 1,
         removed: int = 1,
+        network: Any = None,
+        alone: bool = False,
         few: Mapping[Intervention, int] | None = None,
     ) -> None:
         self._opened, self._samples, self._limits = opened, list(samples), limits
         self._halves, self._removed, self._few = halves, removed, dict(few or {})
+        self._network, self._alone = network, alone
         self._stack = ExitStack()
         self._whole: Evaluation | None = None
 
@@ -83,14 +105,20 @@ class Batches:
         self._close()
 
     def evaluate(
-        self, x: Tensor, moment: Moment, lanes: Sequence[Intervention], measured: int
+        self,
+        x: Tensor,
+        moment: Moment,
+        lanes: Sequence[Intervention],
+        measured: int,
+        memories: Sequence[LaneMemory | None] | None = None,
     ) -> tuple[Prediction, Recorded]:
         """Predictions [lane, sample, ...] at the states x, lane l under `lanes[l]`, and what the seam recorded of the
-        first `measured` lanes (empty if there are none).
+        first `measured` lanes (empty if there are none; missing of lanes that change the network).
 
-        Raises MemoryShort where a single sample under a single lane does not fit.
+        memories: of each lane what it remembers, changed by this call. Raises MemoryShort where a single sample under a
+        single lane does not fit, `Interrupted` where memory runs out and a lane remembers something.
         """
-        asked = Asked(moment, lanes, measured)
+        asked = Asked(moment, lanes, measured, memories or [None] * len(lanes))
         while True:
             parts = self._parts()
             largest = max(len(self._samples[part]) for part in parts)
@@ -103,6 +131,8 @@ class Batches:
                 self._abandon(error)
                 said = str(error).splitlines()[0] if str(error) else type(error).__name__
             self._halve(min(at_once, len(lanes)), largest, x.device, said)
+            if any(memory is not None for memory in asked.memories):
+                raise Interrupted
 
     def _parts(self) -> list[slice]:
         count = len(self._samples)
@@ -110,6 +140,8 @@ class Batches:
         return [slice(*ends) for ends in pairwise([*sorted(start for start in starts if start < count), count])]
 
     def _lanes_at_once(self, device: torch.device, samples: int, lanes: Sequence[Intervention]) -> int:
+        if self._alone:
+            return 1
         rows = ROWS.get(device.type, ROWS["cpu"]) * (BESIDE_CLEAN if _need_clean(lanes) else 1)
         most = max(1, rows // (samples * self._halves))
         return min(most, self._limits.lanes or most)
@@ -121,15 +153,30 @@ class Batches:
             self._close()
             there = [k for k, lane in enumerate(asked.lanes) if part.start < self._few.get(lane, len(self._samples))]
             with self._opened(self._samples[part]) as evaluation:
-                some = Asked(asked.moment, [asked.lanes[k] for k in there], sum(k < asked.measured for k in there))
-                few = self._of_lanes(evaluation, x[there, part], some, at_once)
+                few = self._of_lanes(evaluation, x[there, part], asked.of(there), at_once, part)
             return _spread(few, [there.index(k) if k in there else 0 for k in range(len(asked.lanes))], asked.measured)
         if self._whole is None:
             self._whole = self._stack.enter_context(self._opened(self._samples))
-        return self._of_lanes(self._whole, x, asked, at_once)
+        return self._of_lanes(self._whole, x, asked, at_once, part)
 
-    def _of_lanes(self, evaluation: Evaluation, x: Tensor, asked: Asked, at_once: int) -> tuple[Prediction, Recorded]:
-        """All lanes for the samples of one opened evaluation, so many at once."""
+    def _of_lanes(
+        self, evaluation: Evaluation, x: Tensor, asked: Asked, at_once: int, part: slice
+    ) -> tuple[Prediction, Recorded]:
+        """All lanes for the samples of one opened evaluation: those at the seam, then each change of the network."""
+        changed = [k for k, lane in enumerate(asked.lanes) if isinstance(lane, Change)]
+        seam = [k for k in range(len(asked.lanes)) if k not in changed]
+        predicted, recorded = self._at_seam(evaluation, x[seam], asked.of(seam), at_once)
+        if not changed:
+            return predicted, recorded
+        samples = part.start, part.stop
+        others = [self._changed(evaluation, x[[k]], asked.of([k]), samples) for k in changed]
+        together = _joined([(predicted, {}), *((other, {}) for other in others)], axis=0)[0]
+        places = [*seam, *changed]
+        filled = {key: _with_missing(value, seam, asked.measured) for key, value in recorded.items()}
+        return _spread((together, {}), [places.index(k) for k in range(len(places))], 0)[0], filled
+
+    def _at_seam(self, evaluation: Evaluation, x: Tensor, asked: Asked, at_once: int) -> tuple[Prediction, Recorded]:
+        """Lanes that the seam tells apart, so many at once."""
         results: list[tuple[Prediction, Recorded]] = []
         for group in _groups(asked.lanes, at_once):
             seen = sum(g < asked.measured for g in group)
@@ -143,6 +190,17 @@ class Batches:
                 taken = {key: value[1:] for key, value in taken.items()}
             results.append((prediction, taken))
         return _joined(results, axis=0)
+
+    def _changed(self, evaluation: Evaluation, x: Tensor, asked: Asked, samples: tuple[int, int]) -> Prediction:
+        """One lane under a change of the network, the seam set aside."""
+        moment, (change,), (remembered,) = asked.moment, asked.lanes, asked.memories
+        assert isinstance(change, Change)
+        memory = {} if remembered is None else remembered.setdefault(samples, {})
+        aside = nullcontext() if evaluation.aside is None else evaluation.aside()
+        if evaluation.measure is not None:
+            evaluation.measure(0)
+        with aside, change.around(self._network, memory, At(moment.step, moment.steps)):
+            return evaluation.predict(x, moment, [Clean()])
 
     def _close(self) -> None:
         self._stack.close()
@@ -175,6 +233,13 @@ class Batches:
 def _taken(evaluation: Evaluation, seen: int, removed: int) -> Recorded:
     """What the seam recorded of the first `seen` lanes, removed keys padded; empty for none."""
     return padded({key: value[:seen] for key, value in evaluation.take().items()} if seen else {}, removed)
+
+
+def _with_missing(recorded: Tensor, at: Sequence[int], measured: int) -> Tensor:
+    """What was recorded of the lanes at these places among the first `measured`: NaN, or -1, of the others."""
+    filled = recorded.new_full((measured, *recorded.shape[1:]), torch.nan if recorded.is_floating_point() else -1)
+    filled[[k for k in at if k < measured]] = recorded
+    return filled
 
 
 def padded(taken: Recorded, removed: int) -> Recorded:

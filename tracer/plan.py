@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from interventions import Intervention, parse
+from interventions.changes.base import Change
+from interventions.changes.fewer import FewerSteps, Moves, OtherSampler
 from interventions.naming import unknown
 from interventions.spec import Clean, Full
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
@@ -150,10 +152,12 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     ):
         raise PlanError(f"--batch-size {request.batch_size}: {itself.alone}; type --batch-size 1")
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
+    _check_changes(denoiser, sampler, specs, steps)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
     _check_kept(request, denoiser, recorded)
     _check_noise(denoiser, request, sampler, levels)
+    changes = _fingerprints(denoiser, specs)
     resolved = {
         "model": denoiser.name,
         "checkpoint": dict(denoiser.checkpoint),
@@ -165,6 +169,8 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
         "dtype": str(getattr(optional_parts(denoiser).model, "dtype", denoiser.dtype)).removeprefix("torch."),
         "conditions": _digest(samples),
     }
+    if changes:
+        resolved["changes"] = changes
     beyond = {"prediction": denoiser.prediction, "scheduler": dict(denoiser.scheduler)}
     if by:
         resolved["moved"] = by
@@ -172,6 +178,12 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
         beyond["pipeline_call"] = dict(itself.call)
     config = request.configuration(resolved) | beyond
     return Plan(request, denoiser, sampler, arms, samples, levels, guidance, recorded, config)
+
+
+def _fingerprints(denoiser: Denoiser, specs: Sequence[Intervention]) -> dict[str, str]:
+    """What the arms that change the network, or act by code of the user's, are made of, by name."""
+    network = optional_parts(denoiser).model
+    return {str(spec): made for spec in specs if (made := spec.fingerprint(network))}
 
 
 MOST_SAMPLES = 1_000_000
@@ -269,13 +281,42 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_s
         if denoiser.layout is not None:
             spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
             spec.check_told(denoiser.layout, itself is None and optional_parts(denoiser).padding is not None)
-        elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full):
+        elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full | Change):
             raise PlanError(
                 f"{spec}: {denoiser.name} has no layout, so it would be ignored. Give the denoiser its `layout` and "
                 "attach the seam in `opened`, or set `own_lanes = True` where its `predict` acts on the lanes by "
                 'itself (docs/extending.md, "A model")'
             )
-    return tuple(Arm(spec, spec.scope.window(steps), floor_samples if spec == Full() else None) for spec in specs)
+    return tuple(Arm(spec, spec.window(steps), floor_samples if spec == Full() else None) for spec in specs)
+
+
+def _check_changes(denoiser: Denoiser, sampler: Sampler, specs: Sequence[Intervention], steps: int) -> None:
+    """Raise PlanError for changes of the network, or of the way the state moves, that cannot be made here."""
+    parts = optional_parts(denoiser)
+    for spec in specs:
+        if not isinstance(spec, Change):
+            continue
+        if not isinstance(spec, Moves):
+            if parts.model is None:
+                raise PlanError(
+                    f"{spec}: {denoiser.name} does not say which network it is that would be changed; give the "
+                    "denoiser its torch module as the attribute `model`"
+                )
+            if spec.remembers and sampler.evaluations > 1:
+                raise PlanError(f"{spec}: {sampler.name} asks the network several times a step; use another --sampler")
+        elif parts.runs_itself:
+            raise PlanError(
+                f"{spec}: in a pipeline its own scheduler moves the state; make a second run with other --steps, or "
+                "with another scheduler"
+            )
+        elif not sampler.has_null:
+            raise PlanError(f"{spec}: {sampler.name} asks the network more than once a step, or reads earlier steps")
+        elif isinstance(spec, FewerSteps):
+            spec.check_steps(steps)
+        elif isinstance(spec, OtherSampler):
+            other = SAMPLERS.get_or_raise(spec.sampler, SamplerError)
+            if denoiser.prediction not in other.fits or not other.has_null:
+                raise PlanError(f"{spec}: {other.name} cannot move this model's predictions at the levels of the run")
 
 
 def _prompts(request: Request, denoiser: Denoiser) -> list[Prompt] | None:

@@ -350,9 +350,10 @@ class Request:
     def named_arms(self) -> tuple[Intervention, ...]:
         """The arms that were named, as values. Raises SpecError."""
         from interventions import Intervention, parse
+        from tracer.arm import typed_arm
 
         assert isinstance(self.arms, tuple)
-        return tuple(arm if isinstance(arm, Intervention) else parse(arm) for arm in self.arms)
+        return tuple(arm if isinstance(arm, Intervention) else typed_arm(arm) or parse(arm) for arm in self.arms)
 
     def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """The stored configuration: the stored keys, from `resolved` where the plan had to fill them in."""

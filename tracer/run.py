@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from interventions import arm_coordinates, rings
+from interventions import Intervention, arm_coordinates, rings
 from interventions.records import TOP
 from interventions.segments import KINDS
-from interventions.spec import Clean, Full, KeyRemoval
+from interventions.spec import Clean, Full
 from tracer import store
 from tracer.batches import Limits
 from tracer.denoisers.base import optional_parts
@@ -340,6 +340,6 @@ def masks(plan: Plan) -> dict[str, np.ndarray]:
         return {}
     full = np.ones((layout.size, layout.size), bool)
     cut = [
-        full if isinstance(arm.spec, Clean | KeyRemoval) else arm.spec.mask(layout, plan.mask_seed) for arm in plan.arms
+        full if type(arm.spec).mask is Intervention.mask else arm.spec.mask(layout, plan.mask_seed) for arm in plan.arms
     ]
     return {"interventions/mask": np.stack(cut)}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interventions.spec import Full
 from tracer import gains as jacobian
-from tracer.batches import Limits
+from tracer.batches import Interrupted, Limits
 from tracer.denoisers.base import Sample, optional_parts
 from tracer.divergence import failed_steps
 from tracer.frames import frame_steps, frames_of
@@ -54,6 +54,16 @@ def run_unit(
     if not (asked := plan.asked(samples)).all():
         buffer.ask(asked)
         plan = plan.of(samples)
+    while True:
+        try:
+            return _run(plan, samples, buffer, on_step, limits)
+        except Interrupted:  # what arms remember is lost with the batch that did not fit
+            continue
+
+
+def _run(
+    plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callable[[int], None] | None, limits: Limits | None
+) -> None:
     opened = passed if optional_parts(plan.denoiser).runs_itself else partial(sampled, limits=limits)
     with torch.no_grad(), opened(plan, samples, looked(plan)) as unit:
         if "latents" in plan.record:

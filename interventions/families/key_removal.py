@@ -46,6 +46,7 @@ class KeyRemoval(Intervention):
     per: str = "head"
     matching: str = "kinds"
     options: ClassVar[frozenset[str]] = frozenset(OPTIONS)
+    noun: ClassVar[str] = "removal"
     example: ClassVar[str] = "sink-k5"
     heads: ClassVar[tuple[str, ...]] = ("sink-k5", "sink-k5-value", "random-k5", "random-k5-mass", "bottom-k5")
     nearly: ClassVar[tuple[tuple[str, str, str], ...]] = (

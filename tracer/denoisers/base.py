@@ -72,11 +72,14 @@ class Evaluation:
     `predict(x, moment, lanes)`: x [lanes, samples, channel, y, x]; lane l of the batch runs under `lanes[l]`.
     `take()`: what the seam recorded during the last call, arrays [lanes, samples, layers, ...] of the conditional pass.
     `measure(count)`: record only the first `count` lanes of the calls from now on. None: it always records all.
+    `aside()`: a context in which the network runs as if no seam were attached, for arms that change the network itself;
+    None: there is no seam.
     """
 
     predict: Callable[[Tensor, Moment, Sequence[Intervention]], Prediction]
     take: Callable[[], dict[str, Tensor]] = dict
     measure: Callable[[int], None] | None = None
+    aside: Callable[[], AbstractContextManager[None]] | None = None
 
 
 @dataclass(frozen=True)

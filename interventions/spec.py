@@ -8,6 +8,7 @@ re-exported.
 import re
 from dataclasses import replace
 
+from interventions.changes.registry import ARMS, registered
 from interventions.errors import SpecError, spec_error
 from interventions.families import (
     Clean,
@@ -85,6 +86,8 @@ def _read(head: str, scope: Scope) -> Intervention:
         except Exception as error:  # of a family that does not keep to `SpecError`
             why = f"the family {family.__name__} fails on it with {type(error).__name__}: {error}"
             raise spec_error(f"head {head!r}", why, family.example) from error
+    if (value := registered(head)) is not None:
+        return replace(value, scope=scope)
     raise _unknown_head(head)
 
 
@@ -95,7 +98,7 @@ def _unknown_head(head: str) -> SpecError:
         if meant := family.meant(head):
             likely, why = meant
             return spec_error(f"head {head!r}", f"{why}; did you mean {likely}?", likely)
-    heads = [example for family in families for example in family.heads]
+    heads = [*(example for family in families for example in family.heads), *ARMS]
     likely = closest(head, heads)
     hint = f"; did you mean {likely}?" if likely else "."
     why = f"no intervention is written so{hint} Known are {', '.join(heads)}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from interventions.changes.base import Change
 from interventions.errors import spec_error
 from interventions.families import Clean, Intervention, KeyRemoval
 from interventions.layout import TokenLayout
@@ -164,6 +165,11 @@ class Lanes:
             raise SeamError("nested attend contexts take one lane each")
         layers = 1 + max(site.layer for site in self.sites)
         for lane in lanes:
+            if isinstance(lane, Change):
+                why = "it acts around the network's forward and not at its attention"
+                raise spec_error(
+                    lane, f"{why}; enter `change.around(model, {{}}, At(0, 1))` instead of attend", "R4S32"
+                )
             _checked(lane, self.layout, layers)
             check_reach(lane, self.sites)
             lane.check_told(self.layout, self.padding is not None)

@@ -13,6 +13,7 @@ from itertools import count
 
 import torch
 
+from interventions.changes.base import Change
 from interventions.records import Words
 from interventions.spec import Full
 from tracer import store
@@ -141,13 +142,18 @@ def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> flo
     denoiser, i = plan.denoiser, plan.schedule.steps // 2
     x = sample_noise(samples, -1, denoiser.shape, torch.empty(0, dtype=denoiser.dtype, device=denoiser.device))
     with torch.no_grad(), batches(plan, samples, record) as opened:
-        lanes = lanes_of_step(plan, i)[:count]
+        lanes = [lane for lane in lanes_of_step(plan, i) if not _remembers(lane)][:count]
         states = x.expand(len(lanes), *x.shape)
         start = time.perf_counter()
         measured = len(set(lanes) & set(measured_lanes(plan, i)))
         prediction, _ = Sampled(plan, samples, x, opened).evaluate(i, lanes, states, plan.schedule.level(i), measured)
         float(prediction.value.sum())  # waits for the device
         return (time.perf_counter() - start) / len(lanes)
+
+
+def _remembers(lane: Lane) -> bool:
+    """Whether a lane cannot be evaluated alone: a cache reuses in this step what the steps before it computed."""
+    return isinstance(lane.spec, Change) and lane.spec.remembers
 
 
 def _evaluations_a_step(plan: Plan) -> float:

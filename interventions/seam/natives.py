@@ -134,8 +134,7 @@ def _native_dispatch(found: dict[str, Any]) -> Iterator[None]:
         yield
         return
     registry, native_name = dispatch._AttentionBackendRegistry, dispatch.AttentionBackendName.NATIVE
-    tables = (registry._backends, registry._supported_arg_names, registry._constraints)
-    before, active = [dict(table) for table in tables], registry._active_backend
+    before, active = _tables(registry), registry._active_backend
     functions, names, constraints = before
     for backend, function in functions.items():
         registry._backends[backend] = _natively(
@@ -143,14 +142,43 @@ def _native_dispatch(found: dict[str, Any]) -> Iterator[None]:
         )
         registry._supported_arg_names[backend] = names[backend] | names[native_name]
         registry._constraints[backend] = constraints[native_name]
-    registry._active_backend, found["backend"] = native_name, active
+    registry._active_backend, found["backend"], found["tables"] = native_name, active, before
     try:
         yield
     finally:
-        for table, kept in zip(tables, before, strict=True):
-            table.clear()
-            table.update(kept)
+        _refill(registry, before)
         registry._active_backend = active
+
+
+@contextlib.contextmanager
+def released() -> Iterator[None]:
+    """While inside, the backends of diffusers are their own functions again, whatever contexts are open.
+
+    For a forward that no context is attached to (`Recorder.aside`), in all threads of the process.
+    """
+    own = _whole_process.found.get("tables")
+    if own is None:
+        yield
+        return
+    registry = _dispatch()._AttentionBackendRegistry
+    pinned = _tables(registry)
+    _refill(registry, own)
+    try:
+        yield
+    finally:
+        _refill(registry, pinned)
+
+
+def _tables(registry: Any) -> list[dict]:
+    """Copies of what diffusers' registry knows of its backends: functions, names of arguments, constraints."""
+    return [dict(table) for table in (registry._backends, registry._supported_arg_names, registry._constraints)]
+
+
+def _refill(registry: Any, tables: list[dict]) -> None:
+    live = (registry._backends, registry._supported_arg_names, registry._constraints)
+    for table, kept in zip(live, tables, strict=True):
+        table.clear()
+        table.update(kept)
 
 
 def _natively(native: Callable, known: set[str], own: Callable, its: set[str], backend: Any) -> Callable:

@@ -173,7 +173,7 @@ def test_a_patch_without_its_donor_and_other_nonsense_is_refused():
             parse(text)
     with pytest.raises(SpecError, match="radius R9"):
         parse("R9S0-into-clean").check(LAYOUT)
-    with pytest.raises(SeamError, match="names steps: call recorder.begin"):
+    with pytest.raises(SeamError, match=r"names steps: call recorder\.begin"):
         run([parse("clean"), parse("clean-into-topk3@steps=0:2")], random_call(rows=2), samples=[0])
 
 

@@ -109,6 +109,11 @@ def _unknown_head(head: str) -> SpecError:
 
 def _scope(text: str) -> Scope:
     """Return the scope of the part behind the @."""
+    return Scope(**options(text))  # type: ignore[arg-type]
+
+
+def options(text: str) -> dict[str, object]:
+    """Return the options of a scope by name, as the part behind the @ writes them. Raises `SpecError`."""
     if not text.strip():
         raise spec_error("'@'", "nothing follows it", "R4S32@layers=6,12,18")
     values: dict[str, object] = {}
@@ -125,7 +130,7 @@ def _scope(text: str) -> Scope:
         if "=" in value or "@" in value:
             raise spec_error(f"{name}={value}", "options are separated by ';'", "layers=6,12,18;steps=0:50")
         values[name] = _OPTION_READERS.get(name, str)(value)
-    return Scope(**values)  # type: ignore[arg-type]
+    return values
 
 
 def _read_numbers(option: str, text: str) -> tuple[int, ...]:
@@ -150,15 +155,15 @@ def _read_steps(text: str) -> object:
     """Read 0:50 as ints, 0.0:0.2 as fractions, and 4,6,8:12 as several windows."""
     parts = text.split(",")
     several = [_read_window(text, part.strip()) for part in parts]
-    return several if len(parts) > 1 or isinstance(several[0], int) else several[0]
+    return several if len(parts) > 1 else several[0]
 
 
-def _read_window(text: str, part: str) -> tuple[float, float] | int:
+def _read_window(text: str, part: str) -> tuple[float, float]:
     match = re.fullmatch(rf"{NUMBER}\s*:\s*{NUMBER}", part)
     if match:
         return read_number(match[1]), read_number(match[2])
     if re.fullmatch(r"\d+", part) and "," in text:
-        return int(part)
+        return int(part), int(part) + 1
     raise spec_error(f"steps={text}", "a window is start:stop, the stop not included", "steps=0:50 or steps=0.0:0.2")
 
 

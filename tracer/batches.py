@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,7 @@ from interventions import Intervention
 from interventions.changes.base import At, Change, Memory
 from interventions.errors import FailureError
 from interventions.spec import Clean
+from tracer.cost import Meter
 from tracer.denoisers.base import ROWS, Evaluation, Moment, Sample
 from tracer.samplers.base import Prediction
 
@@ -44,18 +45,21 @@ class Interrupted(Exception):
 class Asked:
     """One question to the network: where in the trajectory, under which lanes, and how many of them are measured.
 
-    memories: of each lane what it remembers, by the samples of a call; None: nothing.
+    memories: of each lane what it remembers, by the samples of a call; None: nothing. meter: what measures the cost of
+    the calls.
     """
 
     moment: Moment
     lanes: Sequence[Intervention]
     measured: int
     memories: Sequence[LaneMemory | None]
+    meter: Meter | None = None
 
     def of(self, lanes: Sequence[int]) -> Asked:
         """The same of some of the lanes."""
         measured = sum(k < self.measured for k in lanes)
-        return Asked(self.moment, [self.lanes[k] for k in lanes], measured, [self.memories[k] for k in lanes])
+        memories = [self.memories[k] for k in lanes]
+        return Asked(self.moment, [self.lanes[k] for k in lanes], measured, memories, self.meter)
 
 
 @dataclass
@@ -111,14 +115,16 @@ class Batches:
         lanes: Sequence[Intervention],
         measured: int,
         memories: Sequence[LaneMemory | None] | None = None,
+        meter: Meter | None = None,
     ) -> tuple[Prediction, Recorded]:
         """Predictions [lane, sample, ...] at the states x, lane l under `lanes[l]`, and what the seam recorded of the
         first `measured` lanes (empty if there are none; missing of lanes that change the network).
 
-        memories: of each lane what it remembers, changed by this call. Raises MemoryShort where a single sample under a
-        single lane does not fit, `Interrupted` where memory runs out and a lane remembers something.
+        memories: of each lane what it remembers, changed by this call. meter: told what the calls cost. Raises
+        MemoryShort where a single sample under a single lane does not fit, `Interrupted` where memory runs out and a
+        lane remembers something.
         """
-        asked = Asked(moment, lanes, measured, memories or [None] * len(lanes))
+        asked = Asked(moment, lanes, measured, memories or [None] * len(lanes), meter)
         while True:
             parts = self._parts()
             largest = max(len(self._samples[part]) for part in parts)
@@ -166,9 +172,12 @@ class Batches:
         changed = [k for k, lane in enumerate(asked.lanes) if isinstance(lane, Change)]
         seam = [k for k in range(len(asked.lanes)) if k not in changed]
         predicted, recorded = self._at_seam(evaluation, x[seam], asked.of(seam), at_once)
+        samples = part.start, part.stop
+        if asked.meter is not None:
+            with _aside(evaluation):
+                asked.meter.clean(lambda: evaluation.predict(x[:1], asked.moment, [Clean()]), samples)
         if not changed:
             return predicted, recorded
-        samples = part.start, part.stop
         others = [self._changed(evaluation, x[[k]], asked.of([k]), samples) for k in changed]
         together = _joined([(predicted, {}), *((other, {}) for other in others)], axis=0)[0]
         places = [*seam, *changed]
@@ -195,11 +204,18 @@ class Batches:
         moment, (change,), (remembered,) = asked.moment, asked.lanes, asked.memories
         assert isinstance(change, Change)
         memory = {} if remembered is None else remembered.setdefault(samples, {})
-        aside = nullcontext() if evaluation.aside is None else evaluation.aside()
-        if evaluation.measure is not None:
-            evaluation.measure(0)
-        with aside, change.around(self._network, memory, At(moment.step, moment.steps)):
+
+        def around(memory: Memory) -> AbstractContextManager[None]:
+            return change.around(self._network, memory, At(moment.step, moment.steps))
+
+        def forward() -> Prediction:
             return evaluation.predict(x, moment, [Clean()])
+
+        with _aside(evaluation):
+            if asked.meter is not None:
+                return asked.meter.changed(change, samples, forward, around, memory)  # type: ignore[no-any-return]
+            with around(memory):
+                return forward()
 
     def _close(self) -> None:
         self._stack.close()
@@ -227,6 +243,15 @@ class Batches:
             self._limits.lanes, self._limits.samples = 1, samples // 2
         before, after = _size(samples, lanes), _size(self._limits.samples or samples, self._limits.lanes)
         self._limits.announce(f"out of memory with {before} in a batch: going on with {after}")
+
+
+@contextmanager
+def _aside(evaluation: Evaluation) -> Iterator[None]:
+    """The network as it is without the seam, and nothing measured."""
+    if evaluation.measure is not None:
+        evaluation.measure(0)
+    with nullcontext() if evaluation.aside is None else evaluation.aside():
+        yield
 
 
 def _taken(evaluation: Evaluation, seen: int, removed: int) -> Recorded:

@@ -155,6 +155,8 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     _check_changes(denoiser, sampler, specs, steps)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
+    if any(isinstance(spec, Change) for spec in specs):
+        recorded |= {"cost"}
     _check_kept(request, denoiser, recorded)
     _check_noise(denoiser, request, sampler, levels)
     changes = _fingerprints(denoiser, specs)
@@ -182,8 +184,10 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
 
 def _fingerprints(denoiser: Denoiser, specs: Sequence[Intervention]) -> dict[str, str]:
     """What the arms that change the network, or act by code of the user's, are made of, by name."""
-    network = optional_parts(denoiser).model
-    return {str(spec): made for spec in specs if (made := spec.fingerprint(network))}
+    parts = optional_parts(denoiser)
+    networks = parts.runs_itself.networks if parts.runs_itself else (parts.model,)
+    each = {str(spec): [spec.fingerprint(network) for network in networks] for spec in specs}
+    return {name: "; ".join(dict.fromkeys(made)) for name, made in each.items() if any(made)}
 
 
 MOST_SAMPLES = 1_000_000
@@ -315,10 +319,9 @@ def _check_changes(denoiser: Denoiser, sampler: Sampler, specs: Sequence[Interve
             if spec.remembers and sampler.evaluations > 1:
                 raise PlanError(f"{spec}: {sampler.name} asks the network several times a step; use another --sampler")
         elif parts.runs_itself:
-            raise PlanError(
-                f"{spec}: in a pipeline its own scheduler moves the state; make a second run with other --steps, or "
-                "with another scheduler"
-            )
+            parts.runs_itself.check(spec)
+            if isinstance(spec, FewerSteps):
+                spec.check_steps(steps)
         elif not sampler.has_null:
             raise PlanError(f"{spec}: {sampler.name} asks the network more than once a step, or reads earlier steps")
         elif isinstance(spec, FewerSteps):

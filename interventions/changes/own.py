@@ -56,7 +56,9 @@ class Context(Own):
 
     def around(self, network: Any, memory: Memory, at: At) -> AbstractContextManager[None]:
         """The user's context."""
-        return self._checked(self.enter(network))
+        from interventions.network.second import running
+
+        return self._checked(self.enter(running(network)))
 
     def fingerprint(self, network: Any) -> str:
         """Module, name and source of the function."""
@@ -80,7 +82,9 @@ class RememberingContext(Context):
 
     def around(self, network: Any, memory: Memory, at: At) -> AbstractContextManager[None]:
         """The user's context, with the memory of the path."""
-        told = (network, memory, at)[: _asked(self.enter)]
+        from interventions.network.second import running
+
+        told = (running(network), memory, at)[: _asked(self.enter)]
         return self._checked(self.enter(*told))
 
 
@@ -90,12 +94,14 @@ class SecondNetwork(Own):
 
     network: Any = field(kw_only=True)
     noun: ClassVar[str] = "second network"
+    replaces: ClassVar[bool] = True
 
     def around(self, network: Any, memory: Memory, at: At) -> AbstractContextManager[None]:
         """The second network in the place of the first."""
-        from interventions.network.second import stand_in
+        from interventions.network.second import running, stand_in
 
-        return stand_in(network, self._second(network))
+        base = running(network)
+        return stand_in(base, self._second(base))
 
     def fingerprint(self, network: Any) -> str:
         """The weights of the second network, and the source of the function that makes it."""

@@ -55,6 +55,10 @@ FAMILIES: Registry[type[Intervention]] = Registry(
         "full": "interventions.families.controls:Full",
         "fewer-steps": "interventions.changes.fewer:FewerSteps",
         "other-sampler": "interventions.changes.fewer:OtherSampler",
+        "weight-quantisation": "interventions.changes.quantised:Quantised",
+        "precision": "interventions.changes.precision:Precision",
+        "every-k-cache": "interventions.changes.reuse:EveryK",
+        "reuse": "interventions.changes.reuse:Reuse",
     },
     group="denoise_trace.families",
 )

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import numpy as np
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 
 import tracer
-from interventions import SpecError
+from interventions import SeamError, SpecError
 from interventions.changes.base import At
 from interventions.seam.wrapping import replaced_forward
 from tests.zoo import ZOO
@@ -186,6 +187,49 @@ def test_what_a_cache_adds_at_the_clean_states_has_seen_clean_states_alone(sd3, 
     assert (stored[:, 1::2] != 0).any()
     close(stored, injected.numpy())
     assert (stored[:, ::2] == 0).all()  # where the cache is filled
+
+
+def broadcast():
+    """As a user of diffusers would write it."""
+    return PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, cross_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(0, 1000), cross_attention_timestep_skip_range=(0, 1000),
+        spatial_attention_block_identifiers=("blocks",), cross_attention_block_identifiers=("blocks",),
+        current_timestep_callback=lambda: 500,
+    )  # fmt: skip
+
+
+@contextmanager
+def enabled(denoiser, config) -> Iterator[None]:
+    """The pipeline as it is deployed with a cache of diffusers."""
+    for network in denoisers(denoiser.pipe):
+        network.enable_cache(config)
+    try:
+        yield
+    finally:
+        for network in denoisers(denoiser.pipe):
+            network.disable_cache()
+
+
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_a_cache_of_diffusers_is_the_pipeline_with_that_cache_enabled(name, request, tmp_path):
+    """Also where diffusers has one state for the two forwards of a step: in Wan's, PAB reuses across guidance."""
+    denoiser = request.getfixturevalue(name)
+    run = traced(denoiser, tmp_path, "fbc3", "pab2")
+    for arm, config in {"fbc3": FirstBlockCacheConfig(threshold=3.0), "pab2": broadcast()}.items():
+        with enabled(denoiser, config):
+            own = plain(denoiser)
+        assert changed(run, arm) > 1e-3
+        close(ends(denoiser, run, arm), own)
+        assert float(run["metrics/closure"].sel(arm=arm).max()) < 1e-5
+
+
+def test_a_cache_that_is_enabled_already_is_refused_with_the_arm_to_type(flux):
+    with (
+        enabled(flux, broadcast()),
+        pytest.raises(SeamError, match=r"tracer\.arm\('cached', cache=PyramidAttentionBroadcastConfig"),
+    ):
+        tracer.from_pipeline(flux.pipe, **flux.asked.arguments)
 
 
 def test_the_order_of_arms_changes_nothing(sd3, tmp_path):

@@ -40,7 +40,7 @@ class About:
 
     home: "module:function". question: what it answers, in one line. reads: what it is called with: one open "run";
     "runs", one or a list of them; "sweeps", datasets as positional arguments; "depth", one depth measurement. needs:
-    the records that it cannot do without (`--record`). beyond: what else it needs: "windows" of one mask, "parts"
+    the records that it cannot do without (`--record`). beyond: what else it needs: "windows" of one arm, "parts"
     (windows or doses), several "runs" that differ, paths that "forks" made, "cells" of steps and layers. options: its
     own on the command line.
     on_page: whether it is a section of the report.
@@ -62,13 +62,11 @@ _NULL = Option(
 SHIPPED: dict[str, About] = {
     "verdict": About(
         "analysis.answer.verdict:verdict",
-        "Do masked steps feed on the error, does the path amplify it, and do more steps make it worse?",
+        "Does an arm feed on its own error, does the path amplify it, and do more steps make it worse?",
         reads="runs",
         needs=("norms", "replay"),
         options=(
-            Option(
-                "--primary", "primary", "The one mask fixed beforehand; default: R4S32 or its like.", metavar="SPEC"
-            ),
+            Option("--primary", "primary", "The one arm fixed beforehand; default: R4S32 or its like.", metavar="SPEC"),
             Option("--at", "at", "Judge at this number of steps; default: 250, else the most.", type=int, metavar="T"),
             _NULL,
         ),
@@ -76,13 +74,13 @@ SHIPPED: dict[str, About] = {
     ),
     "feedback": About(
         "analysis.measures.feedback:feedback",
-        "Do masked steps inject more because of the error that they find?",
+        "Do steps inject more because of the error that they find?",
         needs=("norms", "replay"),
         on_page=True,
     ),
     "growth": About(
         "analysis.measures.growth:growth",
-        "How far the masked trajectory drifts",
+        "How far the trajectory drifts from its clean twin",
         needs=("norms", "latents"),
         on_page=True,
     ),
@@ -94,7 +92,7 @@ SHIPPED: dict[str, About] = {
     ),
     "impulse": About(
         "analysis.measures.impulse:impulse",
-        "What one masked step does",
+        "What a single step does",
         needs=("norms", "latents"),
         beyond="windows",
         on_page=True,
@@ -214,6 +212,27 @@ SHIPPED: dict[str, About] = {
             ),
         ),
     ),
+    "tradeoff": About(
+        "analysis.measures.tradeoff:tradeoff",
+        "What does each arm get for its cost, and does it beat fewer steps at equal cost?",
+        reads="runs",
+        needs=("norms", "cost"),
+        options=(
+            Option(
+                "--cost",
+                "cost",
+                "What the cost is measured in; default: evaluations, where every arm has their count.",
+                choices=("evaluations", "time", "arithmetic"),
+            ),
+            Option(
+                "--metric",
+                "metrics",
+                "A scored metric of single pictures to show beside the error, such as lpips.",
+                metavar="METRIC",
+                several=True,
+            ),
+        ),
+    ),
     "onset": About(
         "analysis.measures.onset:onset",
         "When does the picture break?",
@@ -233,7 +252,7 @@ SHIPPED: dict[str, About] = {
     ),
     "calibrate": About(
         "analysis.measures.calibrate:calibrate",
-        "How large is each mask's shift of the pictures beside that of another seed, guidance or number of steps?",
+        "How large is each arm's shift of the pictures beside that of another seed, guidance or number of steps?",
         reads="runs",
         needs=("images",),
         beyond="runs",

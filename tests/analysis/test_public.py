@@ -51,6 +51,7 @@ PARAMETERS = {
     "schedule": ["run", "budget", "saving", "of", "measured", "confidence", "seed"],
     "sinks": ["run", "metrics", "distance", "scores", "confidence", "seed"],
     "steps": ["several", "kind"],
+    "tradeoff": ["several", "cost", "metrics", "seed"],
     "verdict": ["several", "primary", "at", "kind", "seed"],
     "view": ["several", "samples", "budget"],
     "words": ["run", "step", "sample", "confidence", "seed"],

@@ -26,6 +26,7 @@ TYPES = {
     "arm_strength": float,
     "arm_layers": str,
     "arm_match": str,
+    "arm_noun": str,
     "arm_acts": str,
 }
 

@@ -61,7 +61,7 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
         from tracer.request import Request
 
         request = Request(**typed)
-        with _loading(request):
+        with loading(request):
             (checked,) = checked_plans([request])
         if dry_run:
             return tell_costs([checked], as_json)
@@ -133,7 +133,7 @@ def counterfactual(study: str, dry_run: bool, as_json: bool, **typed: Any) -> No
 
         own = {name: typed.pop(name) for name in STUDY_OPTIONS}
         request = Request(**typed)
-        with _loading(request):
+        with loading(request):
             request, variants, denoiser = _study(study, request, **own)
         numbered = Path("runs") / f"{request.denoiser}-{study}"
         root = Path(request.out or (request.resume and latest_folder(numbered)) or free_folder(numbered))
@@ -199,7 +199,7 @@ def _study(
     return request, list(STUDIES[study].variants(setting)), base.denoiser
 
 
-def _loading(request: Request) -> AbstractContextManager[None]:
+def loading(request: Request) -> AbstractContextManager[None]:
     """Shows how the model is loaded; of one that does not ship it is said at once, before anything is imported."""
     from tracer.denoisers.checkpoints import is_embedded
     from tracer.progress import reading

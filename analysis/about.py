@@ -7,10 +7,11 @@ A measure of another distribution says the same in its own file, by the decorato
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Reads = Literal["run", "runs", "sweeps", "depth"]
-Beyond = Literal["", "windows", "parts", "runs", "forks"]
+Beyond = Literal["", "windows", "parts", "runs", "forks", "cells"]
 
 KINDS = ("model-free", "gaussian")
 """Kinds of the additive null (`analysis.answer.null`)."""
@@ -40,7 +41,8 @@ class About:
     home: "module:function". question: what it answers, in one line. reads: what it is called with: one open "run";
     "runs", one or a list of them; "sweeps", datasets as positional arguments; "depth", one depth measurement. needs:
     the records that it cannot do without (`--record`). beyond: what else it needs: "windows" of one arm, "parts"
-    (windows or doses), several "runs" that differ, paths that "forks" made. options: its own on the command line.
+    (windows or doses), several "runs" that differ, paths that "forks" made, "cells" of steps and layers. options: its
+    own on the command line.
     on_page: whether it is a section of the report.
     """
 
@@ -94,6 +96,30 @@ SHIPPED: dict[str, About] = {
         needs=("norms", "latents"),
         beyond="windows",
         on_page=True,
+    ),
+    "schedule": About(
+        "analysis.measures.schedule:schedule",
+        "Which steps and layers may be approximated, and does it come out as predicted?",
+        needs=("finals", "x0"),
+        beyond="cells",
+        options=(
+            Option("--saving", "saving", "Share of the block evaluations to save; default .5.", float, metavar="SHARE"),
+            Option(
+                "--budget",
+                "budget",
+                "Instead: error that may be expected, in standard deviations of clean results.",
+                float,
+                metavar="SD",
+            ),
+            Option(
+                "--measured",
+                "measured",
+                "A run of the proposals on fresh samples, to compare with.",
+                Path,
+                metavar="RUN",
+            ),
+            Option("--of", "of", "Which kind of arm, where a run has cells of several.", metavar="HEAD"),
+        ),
     ),
     "counterfactual": About(
         "analysis.measures.counterfactual:counterfactual",
@@ -181,6 +207,27 @@ SHIPPED: dict[str, About] = {
                 "--metric",
                 "metrics",
                 "A metric such as clip-t or lpips; default: all scored.",
+                metavar="METRIC",
+                several=True,
+            ),
+        ),
+    ),
+    "tradeoff": About(
+        "analysis.measures.tradeoff:tradeoff",
+        "What does each arm get for its cost, and does it beat fewer steps at equal cost?",
+        reads="runs",
+        needs=("norms", "cost"),
+        options=(
+            Option(
+                "--cost",
+                "cost",
+                "What the cost is measured in; default: evaluations, where every arm has their count.",
+                choices=("evaluations", "time", "arithmetic"),
+            ),
+            Option(
+                "--metric",
+                "metrics",
+                "A scored metric of single pictures to show beside the error, such as lpips.",
                 metavar="METRIC",
                 several=True,
             ),

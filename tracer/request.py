@@ -63,8 +63,9 @@ class Request:
     arms: str | Intervention | Iterable[str | Intervention] = field(
         default=("R4S32",),
         metadata=typed(
-            "An arm, e.g. R4S32 or sink-k5@layers=3. Repeatable.",
+            "An arm: R4S32, sink-k5@layers=3, int8, steps14, or NAME=module:attribute of your own. Repeatable.",
             "--mask",
+            also="--arm",
             metavar="SPEC",
             multiple=True,
             stored="arms",

@@ -115,9 +115,17 @@ def final_delta(run: xr.DataTree) -> xr.DataArray:
 
 def clean_final(run: xr.DataTree) -> xr.DataArray:
     """The clean state after the last step: (sample, channel, y, x)."""
-    if not has(run, "trajectory/latent") and stochastic(run) and has(run, "trajectory/x0"):
-        return get(run, "trajectory/x0").isel(step=-1, drop=True)  # where the last DDPM step lands
+    if not has(run, "trajectory/latent") and has(run, "trajectory/x0") and _lands_on_prediction(run):
+        return get(run, "trajectory/x0").isel(step=-1, drop=True)
     return need(run, "trajectory/latent", "norms,latents").isel(step=-1, drop=True)
+
+
+def _lands_on_prediction(run: xr.DataTree) -> bool:
+    """Whether the last step leads to the prediction it is made of: x' = p x + q D with p = 0 and q = 1."""
+    coords = run["metrics"].ds.coords
+    if "state_factor" not in coords:
+        return stochastic(run)
+    return bool(of_steps(run, "state_factor")[-1] == 0) and bool(of_steps(run, "prediction_factor")[-1] == 1)
 
 
 # --- samples ---

@@ -30,12 +30,14 @@ class Change(Intervention):
     """What is done to the network around its forward, not at the attention seam.
 
     A family like any other: frozen, read from a spec's head, with a scope. `remembers`: whether it has memory from step
-    to step. A dose a < 1 (`strength`) is F + a (G - F) of the predictions, which the loop takes care of.
+    to step. `replaces`: whether another network runs in its place, which `network.second.running` finds. A dose a < 1
+    (`strength`) is F + a (G - F) of the predictions, which the loop takes care of.
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"steps", "pause", "strength"})
     noun: ClassVar[str] = "change"
     remembers: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False
 
     def around(self, network: Any, memory: Memory, at: At) -> AbstractContextManager[None]:
         """The context of ONE forward of `network`, entered before it and left after it.

@@ -17,7 +17,10 @@ from interventions.scope import hull
 
 @dataclass(frozen=True)
 class Together(Change):
-    """Changes that act together, each in its own scope; the contexts are entered from left to right."""
+    """Changes that act together, each in its own scope.
+
+    Second networks come first, so that the others act on the network that runs; else from left to right.
+    """
 
     parts: tuple[Intervention, ...]
     options: ClassVar[frozenset[str]] = frozenset()
@@ -95,16 +98,19 @@ class Together(Change):
             ),
         )
 
-    def check(self, layout: TokenLayout, layers: int | None = None, steps: int | None = None) -> None:
+    def check(
+        self, layout: TokenLayout, layers: int | None = None, steps: int | None = None, heads: int | None = None
+    ) -> None:
         """Raise for what rules out any part."""
         for part in self.parts:
-            part.check(layout, layers=layers, steps=steps)
+            part.check(layout, layers=layers, steps=steps, heads=heads)
 
     @contextmanager
     def around(self, network: Any, memory: Memory, at: At) -> Iterator[None]:
         """The contexts of the parts that act in this step, each with a memory of its own."""
         with ExitStack() as stack:
-            for number, part in enumerate(self._changes):
+            order = sorted(enumerate(self._changes), key=lambda part: not part[1].replaces)
+            for number, part in order:
                 if at.step in part.window(at.steps):
                     own = memory.setdefault(str(number), {}) if part.remembers else {}
                     stack.enter_context(part.around(network, own, at))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from interventions.seam.wrapping import replaced_forward
 
+_standing: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 _made: WeakKeyDictionary[nn.Module, dict[Any, nn.Module]] = WeakKeyDictionary()
 
 
@@ -26,7 +27,7 @@ def made_once(network: nn.Module, key: Any, make: Callable[[nn.Module], nn.Modul
     kept = _made.setdefault(network, {})
     if key not in kept:
         with torch.no_grad():
-            kept[key] = make(network)
+            kept[key] = _attached_to_nothing(make(network), network)
         if not isinstance(kept[key], nn.Module):
             raise TypeError(f"the second network is a {type(kept.pop(key)).__name__}, and a torch module is needed")
     return kept[key]
@@ -51,13 +52,33 @@ def stand_in(network: nn.Module, second: nn.Module) -> Iterator[None]:
         return pytree.tree_map(lambda leaf: _cast(leaf, its, own), second(*args, **kwargs))
 
     with replaced_forward(network, forward):
-        yield
+        _standing[network] = second
+        try:
+            yield
+        finally:
+            del _standing[network]
+
+
+def running(network: nn.Module) -> nn.Module:
+    """The network whose modules run in a forward of this one: what stands in for it now, or itself."""
+    while network in _standing:
+        network = _standing[network]
+    return network
+
+
+def instead(network: nn.Module, key: Any, make: Callable[[nn.Module], nn.Module]) -> AbstractContextManager[None]:
+    """The network that `make` makes of the one that runs, in its place; it is made once."""
+    base = running(network)
+    return stand_in(base, made_once(base, key, make))
 
 
 def floating(network: nn.Module) -> torch.dtype:
-    """The dtype of a network's first floating parameter; float32 if it has none."""
-    own = (each.dtype for each in (*network.parameters(), *network.buffers()) if each.dtype.is_floating_point)
-    return next(own, torch.float32)
+    """The floating type that most of a network's numbers have; float32 if it has none."""
+    counts: dict[torch.dtype, int] = {}
+    for each in (*network.parameters(), *network.buffers()):
+        if each.dtype.is_floating_point:
+            counts[each.dtype] = counts.get(each.dtype, 0) + each.numel()
+    return max(counts, key=lambda kind: counts[kind], default=torch.float32)
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -72,4 +93,16 @@ def weights_sha256(network: nn.Module) -> str:
 
 
 def _cast(leaf: Any, before: torch.dtype, after: torch.dtype) -> Any:
-    return leaf.to(after) if isinstance(leaf, torch.Tensor) and leaf.dtype == before else leaf
+    """Tensors of one type as another; timesteps, which are scalars or vectors, stay exact as in a pipeline."""
+    if not isinstance(leaf, torch.Tensor) or leaf.dtype != before or leaf.dim() < 2:
+        return leaf
+    return leaf.to(after)
+
+
+def _attached_to_nothing(second: Any, network: nn.Module) -> Any:
+    """A copy of a network that was under the seam when it was copied, without the seam's forwards of the first."""
+    own = {id(module.__dict__["forward"]) for module in network.modules() if "forward" in module.__dict__}
+    for module in second.modules() if isinstance(second, nn.Module) and second is not network else ():
+        if id(module.__dict__.get("forward")) in own:
+            del module.__dict__["forward"]
+    return second

@@ -40,6 +40,7 @@ ARM_COORDINATES = {
     "arm_layers": ["", "", ""],
     "arm_match": ["", "", "k1"],
     "arm_noun": ["intervention", "mask", "removal"],
+    "arm_acts": ["[]", "[]", "[]"],
 }
 
 

@@ -27,6 +27,7 @@ TYPES = {
     "arm_layers": str,
     "arm_match": str,
     "arm_noun": str,
+    "arm_acts": str,
 }
 
 WRITTEN = [  # spec, in a run of 20 steps: role, family, parameters, mask, window, pause, strength, layers, match

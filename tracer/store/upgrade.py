@@ -12,10 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from tracer.store.arms import ARM_COORDINATES, computed
+from tracer.store.arms import ARM_COORDINATES, LATER, computed
 
-LATER = {"arm_noun"}
-"""Coordinates that version 2 had not from its beginning; whoever reads them knows what their absence means."""
 _LEVELS = ("alpha", "sigma", "alpha_after", "sigma_after")
 STOCHASTIC = {"ddpm": True, "ddim": False, "flow": False}
 FACTORS = {
@@ -32,7 +30,7 @@ def upgraded(groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     """
     root = groups["/"]
     sampler = str(json.loads(root.attrs["config"]).get("sampler", ""))
-    added = {} if set(ARM_COORDINATES) - LATER <= set(root.coords) else _of_arms(groups)
+    added = {} if set(ARM_COORDINATES) - set(LATER) <= set(root.coords) else _of_arms(groups)
     if sampler in STOCHASTIC:
         added |= _of_steps(groups, sampler)
     complete = {}

@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from interventions import Intervention
@@ -15,6 +16,8 @@ from interventions.spec import options
 
 OWN = re.compile(r"([^=@]+)=([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)(@.*)?")
 """How an arm of the user's is typed: NAME=module:attribute, with a scope behind it."""
+NEARLY = re.compile(r"(?:([^=@:]+)=)?([A-Za-z_][\w./]*)[:.]([A-Za-z_]\w*)(@.*)?")
+"""What people type for it: without a name, with a path or with a dot."""
 KINDS = ("model", "context", "cache", "backend", "attention", "steps", "sampler")
 
 
@@ -117,11 +120,34 @@ def typed_arm(text: str) -> Intervention | None:
     """
     match = OWN.fullmatch(text.strip())
     if match is None:
+        if meant := nearly(text.strip()):
+            raise spec_error(f"arm {text!r}", "an arm of your own is NAME=module:attribute", meant)
         return None
     name, module, attribute, scope = match.groups()
     value = _imported(text, module, attribute)
     made = _made(text, name.strip(), value)
     return made.at(**options(scope[1:])) if scope else made
+
+
+def nearly(text: str) -> str:
+    """What was meant by a text that is almost NAME=module:attribute; "" for one that is not."""
+    match = NEARLY.fullmatch(text)
+    if match is None or not ("=" in text or ":" in text):
+        return ""
+    name, module, attribute, scope = match.groups(default="")
+    module = module.replace("/", ".").removesuffix(".py")
+    return f"{name or attribute}={module}:{attribute}{scope}"
+
+
+def _why_not(module: str, error: Exception) -> str:
+    """What was wrong with a module, and which one of this folder was probably meant."""
+    if not isinstance(error, ModuleNotFoundError) or error.name != module:
+        return f"{module} cannot be imported: {type(error).__name__}: {error}"
+    from interventions.naming import unknown
+
+    here = sorted(file.stem for file in Path().glob("*.py"))
+    why = f"there is no module {module!r} in {Path.cwd().name}/ or among those installed"
+    return unknown(why, module, here) if here else why
 
 
 def _imported(text: str, module: str, attribute: str) -> Any:
@@ -130,8 +156,7 @@ def _imported(text: str, module: str, attribute: str) -> Any:
     try:
         value: Any = importlib.import_module(module)
     except Exception as error:
-        why = f"{module} cannot be imported: {type(error).__name__}: {error}"
-        raise spec_error(f"arm {text!r}", why, "mine=my_arms:my_cache") from error
+        raise SpecError(f"arm {text!r}: {_why_not(module, error)} (for example mine=my_arms:my_cache)") from error
     for part in attribute.split("."):
         if not hasattr(value, part):
             from interventions.naming import unknown

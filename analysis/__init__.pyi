@@ -3,6 +3,8 @@ from .answer.null import null as null
 from .answer.rule import Answers as Answers
 from .answer.rule import decide as decide
 from .answer.verdict import verdict as verdict
+from .gating.gate import Gate as Gate
+from .gating.gate import gate as gate
 from .measure import MEASURES as MEASURES
 from .measure import Measure as Measure
 from .measure import Option as Option
@@ -27,8 +29,10 @@ from .measures.paths import paths as paths
 from .measures.places import places as places
 from .measures.quality import quality as quality
 from .measures.renoise import renoise as renoise
+from .measures.schedule import schedule as schedule
 from .measures.sinks import sinks as sinks
 from .measures.steps import steps as steps
+from .measures.tradeoff import tradeoff as tradeoff
 from .measures.words import words as words
 from .page import report as report
 from .viewer.widget import view as view
@@ -36,6 +40,7 @@ from .viewer.widget import view as view
 __all__ = [
     "MEASURES",
     "Answers",
+    "Gate",
     "Measure",
     "Option",
     "against",
@@ -52,6 +57,7 @@ __all__ = [
     "depth",
     "factors",
     "feedback",
+    "gate",
     "growth",
     "impulse",
     "matched",
@@ -63,8 +69,10 @@ __all__ = [
     "quality",
     "renoise",
     "report",
+    "schedule",
     "sinks",
     "steps",
+    "tradeoff",
     "verdict",
     "view",
     "words",

@@ -117,7 +117,7 @@ def _records(names: Collection[str]) -> list[str]:
     """Nothing for the default; else what was named, without what that brings along."""
     from tracer.store.records import DEFAULT, RECORDS, with_brought
 
-    if set(names) == with_brought(DEFAULT):
+    if set(names) - {"cost"} == with_brought(DEFAULT):  # which comes by itself where an arm changes the network
         return []
     brought = {each for name in names for each in RECORDS[name].brings} | {"norms"}
     return ["--record", ",".join(name for name in RECORDS if name in set(names) - brought) or "norms"]

@@ -89,6 +89,7 @@ def _step(unit: Unit, i: int, buffer: Any) -> None:
     roles, lanes = roles_of_step(plan, i), lanes_of_step(plan, i)
     shown = unit.step(i, lanes, len(measured_lanes(plan, i)))
     unit.finite.append(torch.isfinite(norms(shown.landed)))
+    buffer.step(i, unit.costs(i))
     at, x0 = shown.at, shown.x0
     contributions = {
         m: {name: x0[at[a]] - x0[at[b]] for name, (a, b) in role.sums.items()} for m, role in roles.items()

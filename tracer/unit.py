@@ -22,6 +22,7 @@ from interventions.changes.fewer import OtherSampler
 from interventions.spec import Full, KeyRemoval
 from tracer.batches import Batches, Limits
 from tracer.changed import Asking, Memories, moved_otherwise
+from tracer.cost import Meter, meter
 from tracer.denoisers.base import Moment, Sample, optional_parts
 from tracer.gains import StepMap
 from tracer.lanes import CLEAN, Lane, asked_lanes
@@ -119,6 +120,10 @@ class Unit:
         """Where step i leads from states [direction, sample, ...], the clean path's history and noise held."""
         raise NotImplementedError
 
+    def costs(self, i: int) -> dict[str, np.ndarray]:
+        """What the calls of step i cost, as it is written; empty where it is not measured."""
+        return {}
+
     def decode(self, x0: Tensor) -> np.ndarray:
         """Final states, or predicted ones, [sample, ...] -> uint8 [sample, y, x, 3]."""
         raise NotImplementedError
@@ -128,20 +133,27 @@ class Unit:
 class Sampled(Unit):
     """A unit whose steps are taken by one of this project's samplers, all lanes in one batch.
 
-    memories: what lanes of caches and of fewer steps remember.
+    memories: what lanes of caches and of fewer steps remember. meter: what measures the cost of the calls, in the first
+    unit of a run that records it.
     """
 
     batches: Batches
     memories: Memories = field(default_factory=Memories)
+    meter: Meter | None = None
 
     def step(self, i: int, lanes: Sequence[Lane], measured: int) -> Shown:
         """Evaluate these lanes together. The noise is drawn, on the CPU, while a GPU evaluates."""
         plan = self.plan
         states = torch.stack([self.state(lane.state) for lane in lanes])
         recorded: list[dict[str, Tensor]] = []
+        if self.meter is not None:
+            self.meter.begin()
 
         def predict(x: Tensor, level: Level) -> Prediction:
-            prediction, taken = self.evaluate(i, lanes, x, level, 0 if recorded else measured)
+            first = not recorded
+            prediction, taken = self.evaluate(
+                i, lanes, x, level, measured if first else 0, self.meter if first else None
+            )
             recorded.append(taken)
             return prediction
 
@@ -168,12 +180,22 @@ class Sampled(Unit):
 
         return landed
 
+    def costs(self, i: int) -> dict[str, np.ndarray]:
+        """What the meter says of it."""
+        return {} if self.meter is None else self.meter.of_step(self.plan, len(self.samples), i)
+
     def decode(self, x0: Tensor) -> np.ndarray:
         """By the denoiser."""
         return self.plan.denoiser.decode(x0)
 
     def evaluate(
-        self, i: int, lanes: Sequence[Lane], states: Tensor, level: Level, measured: int
+        self,
+        i: int,
+        lanes: Sequence[Lane],
+        states: Tensor,
+        level: Level,
+        measured: int,
+        meter: Meter | None = None,
     ) -> tuple[Prediction, dict[str, Tensor]]:
         """Predictions [lane, sample, ...] of these lanes at these states, what the seam recorded of the first ones."""
         moment, asking = (
@@ -183,7 +205,7 @@ class Sampled(Unit):
         asked, seen = asking.asked, len(asked_lanes(lanes[:measured], i, self.plan.schedule.steps))
         memories = [self.memories.of(lane) for lane in asked]
         specs = [lane.spec for lane in asked]
-        predicted, taken = self.batches.evaluate(asking.states(states), moment, specs, seen, memories)
+        predicted, taken = self.batches.evaluate(asking.states(states), moment, specs, seen, memories, meter)
         return asking.answers(level, states, predicted), asking.recorded(measured, taken)
 
     def _history(self, lanes: Sequence[Lane]) -> list[Earlier]:
@@ -209,7 +231,7 @@ def sampled(plan: Plan, samples: Sequence[Sample], record: Iterable[str], limits
     like = torch.empty(0, dtype=plan.denoiser.dtype, device=plan.denoiser.device)
     x = sample_noise(samples, -1, plan.denoiser.shape, like)
     with batches(plan, samples, record, limits) as opened:
-        yield Sampled(plan, samples, x, opened)
+        yield Sampled(plan, samples, x, opened, meter=meter(plan, samples))
 
 
 def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), limits: Limits | None = None) -> Batches:

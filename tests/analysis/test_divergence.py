@@ -62,7 +62,7 @@ def test_every_measure_is_that_of_the_other_samples_and_counts_these(name, value
 
 def test_every_measure_of_runs_is_in_these_tests():
     asked = {name for name, measure in analysis.MEASURES.items() if measure.reads in ("run", "runs")}
-    below = {"compare", "steps", "paths", "renoise", "calibrate", "places", "onset", "words"}
+    below = {"compare", "steps", "paths", "renoise", "calibrate", "places", "onset", "words", "tradeoff"}
     assert asked - set(ONE_RUN) == below  # tested by themselves
 
 

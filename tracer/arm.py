@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def arm(
     (`interventions.changes.base.At`). cache: settings of a cache of diffusers, such as `MagCacheConfig(...)`. backend:
     an attention backend of diffusers by its name. attention: a function of (query, key, value, mask) that answers
     attention calls. steps: the network is asked at so many of the run's steps. sampler: the name of the one that moves
-    this arm.
+    this arm. What is made by backend, steps and sampler is a spec, and called by it: `steps14`.
 
     The arm has a scope like any other: `tracer.arm(...).at(steps=(0, 10), strength=0.1)`. Raises SpecError for a name
     that is none or is a spec, and where none or several of the others are given.
@@ -172,13 +173,22 @@ def _made(text: str, name: str, value: Any) -> Intervention:
 
     check_name(name)
     if isinstance(value, Intervention):
-        return value
+        return _called(text, name, value)
     wrapped = inspect.unwrap(value) if callable(value) else None
     if wrapped is not value and inspect.isgeneratorfunction(wrapped):
         return arm(name, context=value)
     if callable(value) and not inspect.signature(value).parameters:
         value = value()
         if isinstance(value, Intervention):
-            return value
+            return _called(text, name, value)
     why = "it is no arm: name what tracer.arm(...) made, a function that returns that, or a context manager function"
     raise spec_error(f"arm {text!r}", why, "mine=my_arms:my_cache")
+
+
+def _called(text: str, name: str, made: Intervention) -> Intervention:
+    """The arm under the name that was typed; what is a spec is called by it. Raises SpecError for another name."""
+    if any(own.name == "called" for own in fields(made)):
+        return replace(made, called=name)  # type: ignore[call-arg]
+    if str(made) != name:
+        raise spec_error(f"arm {text!r}", f"it is {made}, which has that name already", str(made))
+    return made

@@ -58,11 +58,12 @@ def test_an_empty_context_and_an_equal_network_change_no_bit_of_the_embedded_dit
     assert np.isfinite(seen.sel(arm=["clean", "R4S32"])).all()
 
 
+@pytest.mark.parametrize("record", [ODE["record"], "norms,finals,latents"])  # without lanes that share a question
 @pytest.mark.parametrize("sampler", ["ddim", "flow"])
 @pytest.mark.parametrize("count", [4, 5, 12])
-def test_fewer_steps_are_the_plain_loop_on_the_coarser_levels(tmp_path, sampler, count):
+def test_fewer_steps_are_the_plain_loop_on_the_coarser_levels(tmp_path, sampler, count, record):
     denoiser = system(sampler)
-    run = run_of(tmp_path, denoiser, [f"steps{count}"], sampler=sampler)
+    run = run_of(tmp_path, denoiser, [f"steps{count}"], sampler=sampler, record=record)
     levels, x = levels_of(run), start_of(denoiser, sampler, **ODE)
     asked = sorted({-(-k * 12 // count) for k in range(count)})  # the first step of every group
     coarse = [levels[step] for step in asked] + [levels[-1]]

@@ -8,7 +8,6 @@ Vig et al. 2020, Meng et al. 2022 (causal tracing).
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from interventions.changes.base import Change
 from interventions.errors import SpecError, spec_error
 from interventions.families.base import Intervention, OnCalls
 from interventions.families.controls import Clean
@@ -35,6 +34,8 @@ class Patch(OnCalls):
 
     def __post_init__(self) -> None:
         """Refuse donors and hosts with a scope of their own, and what does not act at the seam."""
+        from interventions.changes.base import Change
+
         for side in (self.donor, self.host):
             if side.scope != Scope():
                 why = "donor and host of a patch have no scope of their own; what stands behind the @ is the patch's"

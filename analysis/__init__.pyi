@@ -9,14 +9,17 @@ from .measure import MEASURES as MEASURES
 from .measure import Measure as Measure
 from .measure import Option as Option
 from .measure import measure as measure
+from .measures.against import against as against
 from .measures.anatomy import anatomy as anatomy
 from .measures.bands import bands as bands
 from .measures.calibrate import calibrate as calibrate
+from .measures.carried import carried as carried
 from .measures.compare import compare as compare
 from .measures.counterfactual import counterfactual as counterfactual
 from .measures.curves import curves as curves
 from .measures.decompose import decompose as decompose
 from .measures.depth import depth as depth
+from .measures.factors import factors as factors
 from .measures.feedback import feedback as feedback
 from .measures.growth import growth as growth
 from .measures.impulse import impulse as impulse
@@ -40,16 +43,19 @@ __all__ = [
     "Gate",
     "Measure",
     "Option",
+    "against",
     "amplification",
     "anatomy",
     "bands",
     "calibrate",
+    "carried",
     "compare",
     "counterfactual",
     "curves",
     "decide",
     "decompose",
     "depth",
+    "factors",
     "feedback",
     "gate",
     "growth",

@@ -90,6 +90,16 @@ SHIPPED: dict[str, About] = {
         needs=("norms", "latents", "decomposition"),
         on_page=True,
     ),
+    "carried": About(
+        "analysis.measures.carried:carried",
+        "What closed forms say arrives of the injections",
+        needs=("norms", "latents", "injected"),
+    ),
+    "factors": About(
+        "analysis.measures.factors:factors",
+        "Does the clean step enlarge the error, step by step, and in which unit?",
+        needs=("norms", "latents", "decomposition"),
+    ),
     "impulse": About(
         "analysis.measures.impulse:impulse",
         "What a single step does",
@@ -184,6 +194,16 @@ SHIPPED: dict[str, About] = {
         reads="runs",
         needs=("finals", "null"),
         beyond="forks",
+    ),
+    "against": About(
+        "analysis.measures.against:against",
+        "Which of two arms ends farther from clean, sample by sample?",
+        needs=("norms",),
+        options=(
+            Option(
+                "--than", "than", "What the others are compared with; default: every arm.", metavar="SPEC", several=True
+            ),
+        ),
     ),
     "compare": About(
         "analysis.measures.compare:compare",

@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def arm(
     an attention backend of diffusers by its name. attention: a function of (query, key, value, mask) that answers
     attention calls. patch: (donor, host), two arms or specs: the arm runs under the host and takes attention outputs of
     the donor, which is an arm of the run too. heads: of attention, which put out zero. steps: the network is asked at
-    so many of the run's steps. sampler: the name of the one that moves this arm. Of patch, heads, steps and sampler the
-    name is the spec that says the same.
+    so many of the run's steps. sampler: the name of the one that moves this arm. What is made by backend, patch, heads,
+    steps and sampler is a spec, and called by it: `steps14`.
 
     The arm has a scope like any other: `tracer.arm(...).at(steps=(0, 10), strength=0.1)`. Raises SpecError for a name
     that is none or is a spec, and where none or several of the others are given.
@@ -196,13 +197,27 @@ def _made(text: str, name: str, value: Any) -> Intervention:
 
     check_name(name)
     if isinstance(value, Intervention):
-        return value
+        return _called(text, name, value)
     wrapped = inspect.unwrap(value) if callable(value) else None
     if wrapped is not value and inspect.isgeneratorfunction(wrapped):
         return arm(name, context=value)
     if callable(value) and not inspect.signature(value).parameters:
         value = value()
         if isinstance(value, Intervention):
-            return value
-    why = "it is no arm: name what tracer.arm(...) made, a function that returns that, or a context manager function"
+            return _called(text, name, value)
+    elif inspect.isfunction(value) and len(inspect.signature(value).parameters) in (4, 5):  # q, k, v, mask, scale
+        return arm(name, attention=value)
+    why = (
+        "it is no arm: name what tracer.arm(...) made, a function that returns that, a context manager function, or a "
+        "function of (q, k, v, mask)"
+    )
     raise spec_error(f"arm {text!r}", why, "mine=my_arms:my_cache")
+
+
+def _called(text: str, name: str, made: Intervention) -> Intervention:
+    """The arm under the name that was typed; what is a spec is called by it. Raises SpecError for another name."""
+    if any(own.name == "called" for own in fields(made)):
+        return replace(made, called=name)  # type: ignore[call-arg]
+    if str(made) != name:
+        raise spec_error(f"arm {text!r}", f"it is {made}, which has that name already", str(made))
+    return made

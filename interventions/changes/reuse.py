@@ -142,9 +142,11 @@ class Reuse(_Reusing):
         """Whether it names the step."""
         return step in self.scope.window(steps)
 
-    def check(self, layout: TokenLayout, layers: int | None = None, steps: int | None = None) -> None:
+    def check(
+        self, layout: TokenLayout, layers: int | None = None, steps: int | None = None, heads: int | None = None
+    ) -> None:
         """Raise besides for step 0, before which nothing was computed."""
-        super().check(layout, layers=layers, steps=steps)
+        super().check(layout, layers=layers, steps=steps, heads=heads)
         if steps is not None and 0 in self.scope.window(steps):
             raise spec_error(
                 f"{self}: steps", "before step 0 there is nothing to reuse", f"{self.name}@steps=1:{steps}"

@@ -7,7 +7,7 @@ model or a run is checked elsewhere (`Intervention.check`).
 import math
 import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 
@@ -67,17 +67,18 @@ class Scope:
     """Where, when and how strongly an intervention acts.
 
     layers: 0-based, None for all. steps: half-open, of ints, or of fractions in [0, 1] of the number of steps; None for
-    all; several windows are a tuple of such, ascending and apart. pause: windows in which it does not act. queries,
-    keys: "all", "image", "text" or "prefix", which is neither (a graph mask always means image-image); keys also one of
-    `OF_TEXT`. strength: dose in [0, 1], 1 is full. source: sinks found in the arm's "own" attention or in the "clean"
-    lane's. draw: random keys, or noise, "persistent" over the steps or "fresh" at each. fill: what the value path puts
-    in place of a value: "zero", the "mean" of the others, or "noise" of their mean and standard deviation. Raises
-    `SpecError` for values that make no sense.
+    all; several windows are a tuple of such, ascending and apart. pause: windows in which it does not act. heads:
+    0-based, None for all. queries, keys: "all", "image", "text" or "prefix", which is neither (a graph mask always
+    means image-image); keys also one of `OF_TEXT`. strength: dose in [0, 1], 1 is full. source: sinks found in the
+    arm's "own" attention or in the "clean" lane's. draw: random keys, or noise, "persistent" over the steps or "fresh"
+    at each. fill: what the value path puts in place of a value: "zero", the "mean" of the others, or "noise" of their
+    mean and standard deviation. Raises `SpecError` for values that make no sense.
     """
 
     layers: tuple[int, ...] | None = None
     steps: Window | tuple[Window, ...] | None = None
     pause: Window | tuple[Window, ...] | None = None
+    heads: tuple[int, ...] | None = None
     queries: str = "all"
     keys: str = "all"
     strength: float = 1.0
@@ -87,8 +88,9 @@ class Scope:
 
     def __post_init__(self) -> None:
         """Bring every field to its canonical form and refuse what makes no sense."""
-        if self.layers is not None:
-            object.__setattr__(self, "layers", _layers(self.layers))
+        for name in ("layers", "heads"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _numbers(getattr(self, name), name))
         for name in ("steps", "pause"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _steps(getattr(self, name), name))
@@ -123,7 +125,7 @@ class Scope:
             value = getattr(self, option.name)
             if value == option.default:
                 continue
-            if option.name == "layers":
+            if option.name in ("layers", "heads"):
                 value = layer_ranges(value)
             elif option.name in ("steps", "pause"):
                 value = windows_in_words(value)
@@ -133,23 +135,23 @@ class Scope:
         return ";".join(parts)
 
 
-def _layers(layers: object) -> tuple[int, ...]:
-    """Return sorted 0-based layers."""
-    example = "layers=6,12,18"
-    if isinstance(layers, int | np.integer):
-        layers = (layers,)
-    numbers = [whole("layers", layer, 0, example) for layer in layers]  # type: ignore[attr-defined]
+def _numbers(given: object, option: str) -> tuple[int, ...]:
+    """Return sorted 0-based layers or heads."""
+    example = option_example(option)
+    if isinstance(given, int | np.integer):
+        given = (given,)
+    numbers = [whole(option, number, 0, example) for number in given]  # type: ignore[attr-defined]
     if not numbers:
-        raise spec_error("layers=", "no layer is named", example)
-    repeated = [layer for layer, count in Counter(numbers).items() if count > 1]
+        raise spec_error(f"{option}=", f"no {option[:-1]} is named", example)
+    repeated = [number for number, count in Counter(numbers).items() if count > 1]
     if repeated:
         shown = ",".join(map(str, numbers[:20])) + (",…" if len(numbers) > 20 else "")
-        raise spec_error(f"layers={shown}", f"layer {min(repeated)} is named twice", example)
+        raise spec_error(f"{option}={shown}", f"{option[:-1]} {min(repeated)} is named twice", example)
     return tuple(sorted(numbers))
 
 
 def layer_ranges(layers: tuple[int, ...]) -> str:
-    """Write layers as a list in which three or more in a row are a range: 1,4-8,12."""
+    """Write layers, or heads, as a list in which three or more in a row are a range: 1,4-8,12."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
@@ -188,6 +190,17 @@ def hull(steps: Sequence[int]) -> range:
     if isinstance(steps, range):
         return steps
     return range(steps[0], steps[-1] + 1) if len(steps) else range(0)
+
+
+def rows(steps: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the rows of steps that follow each other, as half-open windows, ascending."""
+    found: list[tuple[int, int]] = []
+    for step in sorted(steps):
+        if found and step == found[-1][1]:
+            found[-1] = found[-1][0], step + 1
+        else:
+            found.append((step, step + 1))
+    return found
 
 
 def _span(window: Window, steps: int) -> range:
@@ -261,5 +274,11 @@ def unknown_option(name: str) -> SpecError:
 
 def option_example(name: str) -> str:
     """Return a valid use of an option."""
-    known = {"layers": "layers=6,12,18", "steps": "steps=0:50", "pause": "pause=10:20", "strength": "strength=0.3"}
+    known = {
+        "layers": "layers=6,12,18",
+        "steps": "steps=0:50",
+        "pause": "pause=10:20",
+        "heads": "heads=0,2",
+        "strength": "strength=0.3",
+    }
     return known.get(name) or f"{name}={CHOICES[name][1]}"

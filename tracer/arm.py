@@ -11,6 +11,7 @@ from typing import Any
 
 from interventions import Intervention
 from interventions.errors import SpecError, spec_error
+from interventions.spec import options
 
 OWN = re.compile(r"([^=@]+)=([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)(@.*)?")
 """How an arm of the user's is typed: NAME=module:attribute, with a scope behind it."""
@@ -102,13 +103,7 @@ def typed_arm(text: str) -> Intervention | None:
     name, module, attribute, scope = match.groups()
     value = _imported(text, module, attribute)
     made = _made(text, name.strip(), value)
-    if scope:
-        from interventions import parse
-        from interventions.scope import OPTIONS
-
-        named = parse(f"full{scope}").scope if scope else None
-        made = made.at(**{option: getattr(named, option) for option in OPTIONS if f"{option}=" in scope})
-    return made
+    return made.at(**options(scope[1:])) if scope else made
 
 
 def _imported(text: str, module: str, attribute: str) -> Any:
@@ -130,7 +125,7 @@ def _imported(text: str, module: str, attribute: str) -> Any:
 
 
 def _made(text: str, name: str, value: Any) -> Intervention:
-    from interventions.changes.own import check_name
+    from interventions.given import check_name
 
     check_name(name)
     if isinstance(value, Intervention):

@@ -25,8 +25,8 @@ from tracer.cost import Meter
 from tracer.denoisers.base import ROWS, Evaluation, Moment, Sample
 from tracer.samplers.base import Prediction
 
-BESIDE_CLEAN = 4
-"""So many times as many where every call must carry the clean lane too."""
+BESIDE_OTHERS = 4
+"""So many times as many rows where calls must carry the lanes that others look at too."""
 Recorded = dict[str, Tensor]
 LaneMemory = dict[tuple[int, int], Memory]
 """What a lane remembers, by the first and last of the samples that go through the network together."""
@@ -150,7 +150,7 @@ class Batches:
     def _lanes_at_once(self, device: torch.device, samples: int, lanes: Sequence[Intervention]) -> int:
         if self._alone:
             return 1
-        rows = ROWS.get(device.type, ROWS["cpu"]) * (BESIDE_CLEAN if _need_clean(lanes) else 1)
+        rows = ROWS.get(device.type, ROWS["cpu"]) * (BESIDE_OTHERS if any(lane.looks_at for lane in lanes) else 1)
         most = max(1, rows // (samples * self._halves))
         return min(most, self._limits.lanes or most)
 
@@ -189,18 +189,17 @@ class Batches:
     def _at_seam(self, evaluation: Evaluation, x: Tensor, asked: Asked, at_once: int) -> tuple[Prediction, Recorded]:
         """Lanes that the seam tells apart, so many at once."""
         results: list[tuple[Prediction, Recorded]] = []
+        order: list[int] = []
         for group in _groups(asked.lanes, at_once):
             seen = sum(g < asked.measured for g in group)
             if evaluation.measure is not None:
                 evaluation.measure(seen)
             prediction = evaluation.predict(x[group], asked.moment, [asked.lanes[g] for g in group])
             taken = _taken(evaluation, seen, self._removed)
-            if results and group[0] == 0:  # the clean lane was only there to be read
-                variance = None if prediction.variance is None else prediction.variance[1:]
-                prediction = Prediction(prediction.value[1:], variance)
-                taken = {key: value[1:] for key, value in taken.items()}
-            results.append((prediction, taken))
-        return _joined(results, axis=0)
+            new = [k for k, g in enumerate(group) if g not in order]  # the others were only there to be looked at
+            order += [group[k] for k in new]
+            results.append(_spread((prediction, taken), new, sum(group[k] < asked.measured for k in new)))
+        return _spread(_joined(results, axis=0), [order.index(g) for g in range(len(order))], asked.measured)
 
     def _changed(self, evaluation: Evaluation, x: Tensor, asked: Asked, samples: tuple[int, int]) -> Prediction:
         """One lane under a change of the network, the seam set aside."""
@@ -297,19 +296,16 @@ def _joined(results: Sequence[tuple[Prediction, Recorded]], axis: int) -> tuple[
 
 
 def _groups(lanes: Sequence[Intervention], at_once: int) -> list[list[int]]:
-    """Lane indices of each call. Where a lane looks at the clean one (`source=clean`), every call carries it first."""
+    """Lane indices of each call, ascending; a lane is in one call with the first lanes of those that it looks at."""
     if len(lanes) <= at_once:
         return [list(range(len(lanes)))]
-    needs_clean = _need_clean(lanes)
-    size = max(1, at_once - needs_clean)
-    if not needs_clean:
-        return [list(range(k, min(k + size, len(lanes)))) for k in range(0, len(lanes), size)]
-    return [[0, *range(k, min(k + size, len(lanes)))] for k in range(1, len(lanes), size)]
-
-
-def _need_clean(lanes: Sequence[Intervention]) -> bool:
-    """Whether one of the lanes looks at the clean one."""
-    return any(lane.scope.source == "clean" for lane in lanes)
+    groups: list[set[int]] = [set()]
+    for index, lane in enumerate(lanes):
+        needed = {index, *(lanes.index(other) for other in lane.looks_at)}
+        if groups[-1] and len(groups[-1] | needed) > at_once:
+            groups.append(set())
+        groups[-1] |= needed
+    return [sorted(group) for group in groups]
 
 
 def _is_of_memory(error: BaseException) -> bool:

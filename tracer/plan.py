@@ -52,7 +52,7 @@ class Arm:
     @property
     def departs(self) -> bool:
         """Whether it ever leaves the clean path."""
-        return not isinstance(self.spec, Clean) and self.spec.scope.strength > 0 and len(self.window) > 0
+        return not isinstance(self.spec, Clean) and self.spec.acting.strength > 0 and len(self.window) > 0
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,10 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
 
 def _fingerprints(denoiser: Denoiser, specs: Sequence[Intervention]) -> dict[str, str]:
     """What the arms that change the network, or act by code of the user's, are made of, by name."""
-    network = optional_parts(denoiser).model
-    return {str(spec): made for spec in specs if (made := spec.fingerprint(network))}
+    parts = optional_parts(denoiser)
+    networks = parts.runs_itself.networks if parts.runs_itself else (parts.model,)
+    each = {str(spec): [spec.fingerprint(network) for network in networks] for spec in specs}
+    return {name: "; ".join(dict.fromkeys(made)) for name, made in each.items() if any(made)}
 
 
 MOST_SAMPLES = 1_000_000
@@ -275,13 +277,9 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_s
     for spec in specs:
         if itself is not None:
             itself.check(spec)
-        if spec.scope.source == "clean" and itself is not None:
-            raise PlanError(
-                f"{spec}: in a pipeline every arm is a call of its own, so none sees the clean one's attention; "
-                "leave source=clean out, or use a preset (trace models)"
-            )
+        _check_looked_at(spec, specs, alone=itself is not None, few=floor_samples is not None)
         if denoiser.layout is not None:
-            spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
+            spec.check(denoiser.layout, layers=denoiser.layers, steps=steps, heads=denoiser.heads)
             spec.check_told(denoiser.layout, itself is None and optional_parts(denoiser).padding is not None)
         elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full | Change):
             raise PlanError(
@@ -290,6 +288,20 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_s
                 'itself (docs/extending.md, "A model")'
             )
     return tuple(Arm(spec, spec.window(steps), floor_samples if spec == Full() else None) for spec in specs)
+
+
+def _check_looked_at(spec: Intervention, specs: Sequence[Intervention], *, alone: bool, few: bool) -> None:
+    """Raise PlanError where an arm looks at another that it cannot see: `alone`, every arm is a call of its own; the
+    other is no arm of the run, or one of `few` samples."""
+    if spec.looks_at and alone:
+        clean = spec.scope.source == "clean"
+        raise PlanError(
+            f"{spec}: in a pipeline every arm is a call of its own, so none sees the attention of another; "
+            f"{'leave source=clean out, or use' if clean else 'use'} a preset (trace models)"
+        )
+    for other in spec.looks_at:
+        if other not in specs or (few and other == Full()):
+            raise PlanError(f"{spec}: it takes from the arm {other}, which is not run; add it: --mask {other}")
 
 
 def _check_changes(denoiser: Denoiser, sampler: Sampler, specs: Sequence[Intervention], steps: int) -> None:
@@ -307,10 +319,9 @@ def _check_changes(denoiser: Denoiser, sampler: Sampler, specs: Sequence[Interve
             if spec.remembers and sampler.evaluations > 1:
                 raise PlanError(f"{spec}: {sampler.name} asks the network several times a step; use another --sampler")
         elif parts.runs_itself:
-            raise PlanError(
-                f"{spec}: in a pipeline its own scheduler moves the state; make a second run with other --steps, or "
-                "with another scheduler"
-            )
+            parts.runs_itself.check(spec)
+            if isinstance(spec, FewerSteps):
+                spec.check_steps(steps)
         elif not sampler.has_null:
             raise PlanError(f"{spec}: {sampler.name} asks the network more than once a step, or reads earlier steps")
         elif isinstance(spec, FewerSteps):

@@ -20,7 +20,7 @@ import torch
 from interventions import Intervention, arm_coordinates, rings
 from interventions.records import TOP
 from interventions.segments import KINDS
-from interventions.spec import Clean, Full
+from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.batches import Limits
 from tracer.cost import evaluations
@@ -341,7 +341,10 @@ def masks(plan: Plan) -> dict[str, np.ndarray]:
     if layout is None or layout.size > MOST_MASKED:
         return {}
     full = np.ones((layout.size, layout.size), bool)
-    cut = [
-        full if type(arm.spec).mask is Intervention.mask else arm.spec.mask(layout, plan.mask_seed) for arm in plan.arms
-    ]
+    cut = [arm.spec.mask(layout, plan.mask_seed) if _has_mask(arm.spec) else full for arm in plan.arms]
     return {"interventions/mask": np.stack(cut)}
+
+
+def _has_mask(spec: Intervention) -> bool:
+    """Whether it has a fixed mask: its family writes one, and its keys are not found while the model runs."""
+    return type(spec).mask is not Intervention.mask and not isinstance(spec, KeyRemoval)

@@ -200,10 +200,12 @@ def p_below(values: ArrayLike, bound: float = 0.0, axis: int = -1) -> float | np
 
 
 def _t_p(values: np.ndarray, bound: float, side: str, axis: int) -> float | np.ndarray:
-    """scipy's one-sample t test, with a constant series decided by its value instead of NaN."""
+    """As `scipy.stats.ttest_1samp`, many times as fast; a constant series is decided by its value, not NaN."""
+    n, sign = values.shape[axis], 1 if side == "greater" else -1
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
-        p = np.asarray(stats.ttest_1samp(values, bound, axis=axis, alternative=side).pvalue)
+        t = (values.mean(axis=axis) - bound) / np.sqrt(values.var(axis=axis, ddof=1) / n)
+    p = np.asarray(special.stdtr(n - 1, -sign * t))
     mean = values.mean(axis=axis)
     beyond = mean > bound if side == "greater" else mean < bound
     constant = (np.ptp(values, axis=axis) == 0) & (values.shape[axis] > 1)

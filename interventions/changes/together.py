@@ -98,10 +98,12 @@ class Together(Change):
             ),
         )
 
-    def check(self, layout: TokenLayout, layers: int | None = None, steps: int | None = None) -> None:
+    def check(
+        self, layout: TokenLayout, layers: int | None = None, steps: int | None = None, heads: int | None = None
+    ) -> None:
         """Raise for what rules out any part."""
         for part in self.parts:
-            part.check(layout, layers=layers, steps=steps)
+            part.check(layout, layers=layers, steps=steps, heads=heads)
 
     @contextmanager
     def around(self, network: Any, memory: Memory, at: At) -> Iterator[None]:

@@ -131,16 +131,32 @@ class Intervention:
 
     def window(self, steps: int) -> Sequence[int]:
         """Return the steps in which it acts, of a run with that many, ascending."""
-        return self.scope.window(steps)
+        return self.acting.window(steps)
+
+    @property
+    def acting(self) -> Scope:
+        """Where, when and how strongly it departs from the clean computation: its scope, unless it says something else
+        with that, as a patch of a lane that is not clean."""
+        return self.scope
+
+    @property
+    def basis(self) -> str:
+        """What it is a part or a dose of: the spec without steps, pause and strength."""
+        return str(self.at(steps=None, pause=None, strength=1.0)) if self.acting == self.scope else str(self)
+
+    @property
+    def looks_at(self) -> "tuple[Intervention, ...]":
+        """The lanes of its batch whose attention it reads, by what they run under; each call must hold them."""
+        return ()
 
     def extent(self, steps: int) -> range:
         """Return the steps from the first to the last that it names, of a run with that many, its pause included."""
-        return hull(span(self.scope.steps, steps))
+        return hull(span(self.acting.steps, steps))
 
     @property
     def whole(self) -> bool:
         """Whether it names neither steps nor pause."""
-        return self.scope.steps is None and self.scope.pause is None
+        return self.acting.steps is None and self.acting.pause is None
 
     def at(self, **changes: object) -> "Intervention":
         """Return a copy with fields of the scope replaced, e.g. `.at(layers=(12,), strength=0.5)`."""
@@ -149,15 +165,19 @@ class Intervention:
                 raise unknown_option(name)
         return replace(self, scope=replace(self.scope, **changes))  # type: ignore[arg-type]
 
-    def check(self, layout: TokenLayout, layers: int | None = None, steps: int | None = None) -> None:
-        """Raise `SpecError` for what the layout, the model's layers or the run's steps rule out."""
+    def check(
+        self, layout: TokenLayout, layers: int | None = None, steps: int | None = None, heads: int | None = None
+    ) -> None:
+        """Raise `SpecError` for what the layout, the model's layers and heads or the run's steps rule out."""
+        if heads and self.scope.heads and self.scope.heads[-1] >= heads:
+            raise spec_error(f"{self}: heads", f"the model has heads 0 to {heads - 1}", f"heads={heads // 2}")
         if layers is not None and self.scope.layers and self.scope.layers[-1] >= layers:
             raise spec_error(f"{self}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
         if steps is not None and self.scope.steps is not None:
             shown, last = windows_in_words(self.scope.steps), windows(self.scope.steps)[-1][1]
             if not isinstance(last, float) and last > steps:
                 raise spec_error(f"{self}: steps={shown}", f"the run has {steps} steps", f"steps=0:{steps}")
-        if steps is not None and not len(self.window(steps)):
+        if steps is not None and not (len(self.window(steps)) and len(self.scope.window(steps))):
             raise spec_error(f"{self}: steps", f"it acts at no step of a run with {steps}", "steps=0.0:0.5")
         for side in ("queries", "keys"):
             kind = getattr(self.scope, side)
@@ -178,13 +198,22 @@ class Intervention:
         """Raise for what this family cannot do on that layout."""
 
 
+class OnCalls(Intervention):
+    """What acts on every attention call that has the tokens of its scope, self and cross attention alike.
+
+    What it does is found while the model runs, so it has no fixed mask.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "heads", "queries", "strength"})
+
+
 class Graph(Intervention):
     """What the graph families share: the graph of the image tokens becomes a mask over the sequence.
 
     A family writes `graph`, and `check_grid` where not every value fits every grid.
     """
 
-    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "queries", "keys", "strength"})
+    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "heads", "queries", "keys", "strength"})
     noun: ClassVar[str] = "mask"
 
     def __post_init__(self) -> None:

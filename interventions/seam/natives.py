@@ -86,7 +86,8 @@ def _refuse(model: nn.Module, processors: list[Any]) -> None:
         named = skipping if cache is None else type(cache).__name__
         raise SeamError(
             f"{type(model).__name__} has a feature cache ({named}): it skips blocks by what it saw before, so two arms "
-            "would not run the same network; call model.disable_cache() first, or load the model without it"
+            "would not run the same network; call model.disable_cache() first, or load the model without it. The cache "
+            f"can be an arm, measured against the network without it: tracer.arm('cached', cache={_typed(cache)})"
         )
     split = any(getattr(holder, "_parallel_config", None) is not None for holder in (model, *processors))
     if split or any(name.startswith("cp_") for name in hooks):
@@ -94,6 +95,11 @@ def _refuse(model: nn.Module, processors: list[Any]) -> None:
             f"{type(model).__name__} runs in parallel (enable_parallelism): a process holds a part of the tokens or "
             "heads, and masks need all; load the model without it, and use more processes for more samples instead"
         )
+
+
+def _typed(cache: Any) -> str:
+    """How a cache's configuration is typed."""
+    return "config" if cache is None else f"{type(cache).__name__}(...)"
 
 
 def _dispatch() -> Any:

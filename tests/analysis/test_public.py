@@ -14,9 +14,11 @@ import analysis
 
 ROOT = Path(__file__).parents[2]
 PARAMETERS = {
+    "against": ["run", "than", "confidence", "seed"],
     "amplification": ["run", "kind"],
     "bands": ["run", "confidence", "seed"],
     "calibrate": ["several", "metrics", "seed"],
+    "carried": ["run", "confidence", "seed"],
     "compare": ["several", "confidence", "seed"],
     "counterfactual": ["run", "confidence", "seed"],
     "curves": ["sweeps", "published", "resamples", "seed"],
@@ -36,6 +38,7 @@ PARAMETERS = {
     "anatomy": ["run", "confidence", "seed"],
     "decompose": ["run", "confidence", "seed"],
     "depth": ["measured"],
+    "factors": ["run", "confidence", "seed"],
     "feedback": ["run", "confidence", "seed"],
     "growth": ["run", "statistic", "confidence", "seed"],
     "impulse": ["run", "confidence", "seed"],
@@ -48,6 +51,7 @@ PARAMETERS = {
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
     "report": ["several", "sections"],
+    "schedule": ["run", "budget", "saving", "of", "measured", "confidence", "seed"],
     "sinks": ["run", "metrics", "distance", "scores", "confidence", "seed"],
     "steps": ["several", "kind"],
     "tradeoff": ["several", "cost", "metrics", "seed"],

@@ -144,7 +144,7 @@ def values(run):
 
 
 def same(one, other):
-    """Every array of two runs, bit for bit, arms and samples by name; but what its calls took, which is measured."""
+    """Every array of two runs but measured times, bit for bit, arms and samples by name."""
     for path, array in values(one).items():
         if "arm" in array.dims and not path.startswith(("/interventions", "/cost")):
             beside = values(other)[path].sel(arm=array.arm)

@@ -92,6 +92,18 @@ def metrics() -> Iterable[str]:
     return METRICS
 
 
+def margins(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Items:
+    """Kinds of evidence and =."""
+    from analysis.gating.margins import MARGINS
+
+    return _items(f"{name}=" for name in MARGINS if name.startswith(incomplete) and "=" not in incomplete)
+
+
+def specs_or_arms(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Items:
+    """The arms of the run that is named on the line; where none is, masks."""
+    return (arms if _typed(ctx) else specs)(ctx, parameter, incomplete)
+
+
 def studies() -> Iterable[str]:
     """Counterfactual studies."""
     from tracer.studies import STUDIES

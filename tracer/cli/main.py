@@ -35,6 +35,7 @@ class Commands(Group):
         "counterfactual": ("tracer.cli.run:counterfactual", "Run a study: impulses, windows, doses, step counts."),
         "analyze": ("tracer.cli.measures:analyze", "Table, sentence, figure and CSV of a run."),
         "score": ("tracer.cli.score:score", "Measure a run's pictures by networks and keep the scores."),
+        "gate": ("tracer.cli.gate:gate", "Is an arm good enough? Judges arms against clean, by exit code."),
         "report": ("tracer.cli.analyze:report", "One self-contained HTML page about a run."),
         "view": ("tracer.cli.view:view", "Look at the runs of a folder in a browser."),
         "sweep": ("tracer.cli.sweep:sweep", "Classification and retrieval under the same masks."),

@@ -61,7 +61,7 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
         from tracer.request import Request
 
         request = Request(**typed)
-        with _loading(request):
+        with loading(request):
             (checked,) = checked_plans([request])
         if dry_run:
             return tell_costs([checked], as_json)
@@ -74,6 +74,9 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
     else:
         click.echo(f"look: {look_command(path)}\nnext: {then}")
     tell_of_diverged([path])
+
+
+STUDY_OPTIONS = ("every", "counts", "forks", "groups", "longest")
 
 
 class StudyCommand(Command):
@@ -90,7 +93,7 @@ class StudyCommand(Command):
 
 @click.command(
     cls=StudyCommand,
-    headings={"Study": ("every", "counts", "forks"), **HEADINGS},
+    headings={"Study": STUDY_OPTIONS, **HEADINGS},
     examples=(
         "trace counterfactual impulse --mask R4S32 --steps 50 --every 5",
         "trace counterfactual steps --mask R4S32 --guidance 1 --counts 50,100,250  # for the verdict",
@@ -106,11 +109,20 @@ class StudyCommand(Command):
 @click.option(
     "--forks", type=int, default=8, show_default=True, metavar="N", help="renoise: forks, spread over the run."
 )
+@click.option(
+    "--groups", type=int, metavar="N", help="schedule: groups of layers; default 3 where they can be joined, else 1."
+)
+@click.option(
+    "--longest",
+    type=int,
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="schedule: longest row of steps that is run by itself, where an arm remembers earlier steps.",
+)
 @dry_run
 @as_json
-def counterfactual(
-    study: str, every: int, counts: str | None, forks: int, dry_run: bool, as_json: bool, **typed: Any
-) -> None:
+def counterfactual(study: str, dry_run: bool, as_json: bool, **typed: Any) -> None:
     """Run a counterfactual study of one or more masks: variants of one run, or several runs.
 
     At its end it prints the analysis that reads them.
@@ -119,9 +131,10 @@ def counterfactual(
         from tracer.request import Request
         from tracer.store import free_folder, latest_folder, make_free_folder
 
+        own = {name: typed.pop(name) for name in STUDY_OPTIONS}
         request = Request(**typed)
-        with _loading(request):
-            request, variants, denoiser = _study(study, every, counts, forks, request)
+        with loading(request):
+            request, variants, denoiser = _study(study, request, **own)
         numbered = Path("runs") / f"{request.denoiser}-{study}"
         root = Path(request.out or (request.resume and latest_folder(numbered)) or free_folder(numbered))
         folders = [root / variant.name if len(variants) > 1 else root for variant in variants]
@@ -162,7 +175,7 @@ def _moved(plan: Plan, planned: Path, root: Path) -> Plan:
 
 
 def _study(
-    study: str, every: int, counts: str | None, forks: int, request: Request
+    study: str, request: Request, *, every: int, counts: str | None, forks: int, groups: int | None, longest: int
 ) -> tuple[Request, list[Variant], Any]:
     """The request and the runs of a study, and the model, loaded once; what is wrong with any is raised here."""
     from tracer.plan import plan
@@ -172,18 +185,21 @@ def _study(
         raise click.UsageError(unknown(f"no study {study!r}", study, STUDIES))
     if not request.arms:
         raise click.UsageError(f"name at least one --mask, for example: trace counterfactual {study} --mask R4S32")
-    for flag, number in (("--every", every), ("--forks", forks)):
-        if number < 1:
+    for flag, number in (("--every", every), ("--forks", forks), ("--groups", groups), ("--longest", longest)):
+        if number is not None and number < 1:
             raise click.UsageError(f"{flag} {number}: at least 1")
     numbers = tuple(whole_numbers(counts, "--counts")) if counts else STEP_COUNTS
-    base = plan(replace(request, record="norms"))
-    masks = request.named_arms()
-    setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths)
+    # a cache over the whole run is no arm, but its schedule is
+    base = plan(replace(request, record="norms", arms="clean" if study == "schedule" else request.arms))
+    setting = Setting(
+        request.named_arms(), base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths,
+        base.denoiser.layers or 1, groups, longest,
+    )  # fmt: skip
     request = replace(request, denoiser=base.denoiser.name)
     return request, list(STUDIES[study].variants(setting)), base.denoiser
 
 
-def _loading(request: Request) -> AbstractContextManager[None]:
+def loading(request: Request) -> AbstractContextManager[None]:
     """Shows how the model is loaded; of one that does not ship it is said at once, before anything is imported."""
     from tracer.denoisers.checkpoints import is_embedded
     from tracer.progress import reading
@@ -225,7 +241,9 @@ def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr:
     folder: what --out names in the command that goes on, a study's own folder. label: which run of a study it is.
     """
     from tracer import run as running
+    from tracer import store
     from tracer.cli.announce import about, promises, warnings
+    from tracer.cli.costs import measured
     from tracer.price import price
 
     for line in [*(["", label] if label else []), *about(plan)]:
@@ -247,6 +265,9 @@ def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr:
         elif not report.whole:
             fail(str(report), command)
         click.echo(f"done in {human_seconds(time.monotonic() - began)}", err=to_stderr)
+        if "cost" in plan.record:
+            for line in measured(store.open_run(path)):
+                click.echo(line, err=to_stderr)
     from tracer.cli.pictures import pictures_of
 
     if pictures := pictures_of(path):

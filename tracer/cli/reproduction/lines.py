@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterable, Mapping
+from math import log2
 from pathlib import Path
 
 from tracer.cli.reproduction.recipe import Study
@@ -71,5 +72,5 @@ def rehearsal(line: list[str]) -> list[str]:
 
 
 def _few(count: str) -> int:
-    """50 -> 5, 100 -> 7, 250 -> 11, 1000 -> 22: different numbers of steps stay different."""
-    return max(FEWEST_STEPS, round((int(count) / 2) ** 0.5))
+    """50 -> 5, 100 -> 6, 250 -> 8, 500 -> 10, 1000 -> 11: different numbers of steps stay different."""
+    return max(FEWEST_STEPS, round(FEWEST_STEPS + 1.5 * log2(int(count) / 50)))

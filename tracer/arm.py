@@ -15,7 +15,7 @@ from interventions.spec import options
 
 OWN = re.compile(r"([^=@]+)=([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)(@.*)?")
 """How an arm of the user's is typed: NAME=module:attribute, with a scope behind it."""
-KINDS = ("model", "context", "attention", "steps", "sampler")
+KINDS = ("model", "context", "cache", "backend", "attention", "steps", "sampler")
 
 
 def arm(
@@ -23,6 +23,8 @@ def arm(
     *,
     model: Any = None,
     context: Callable[..., Any] | None = None,
+    cache: Any = None,
+    backend: str | None = None,
     attention: Callable[..., Any] | None = None,
     steps: int | None = None,
     sampler: str | None = None,
@@ -33,15 +35,17 @@ def arm(
     once. context: a function of the network that returns a context manager, entered around every forward of the arm
     (`contextlib.contextmanager` makes one of a generator); with a second parameter it is handed this path's memory, a
     dict that is kept from step to step and empty at the first, and with a third where in the run the forward is
-    (`interventions.changes.base.At`). attention: a function of (query, key, value, mask) that answers attention calls.
-    steps: the network is asked at so many of the run's steps. sampler: the name of the one that moves this arm.
+    (`interventions.changes.base.At`). cache: settings of a cache of diffusers, such as `MagCacheConfig(...)`. backend:
+    an attention backend of diffusers by its name. attention: a function of (query, key, value, mask) that answers
+    attention calls. steps: the network is asked at so many of the run's steps. sampler: the name of the one that moves
+    this arm.
 
     The arm has a scope like any other: `tracer.arm(...).at(steps=(0, 10), strength=0.1)`. Raises SpecError for a name
     that is none or is a spec, and where none or several of the others are given.
     """
     given = {
         kind: value
-        for kind, value in zip(KINDS, (model, context, attention, steps, sampler), strict=True)
+        for kind, value in zip(KINDS, (model, context, cache, backend, attention, steps, sampler), strict=True)
         if value is not None
     }
     if len(given) != 1:
@@ -62,6 +66,18 @@ def _of_context(name: str, enter: Callable[..., Any]) -> Intervention:
     from interventions.changes.own import context
 
     return context(name, enter)
+
+
+def _of_cache(name: str, config: Any) -> Intervention:
+    from interventions.changes.own import ConfiguredCache
+
+    return ConfiguredCache(name, config=config)
+
+
+def _of_backend(name: str, backend: str) -> Intervention:
+    from interventions.changes.backend import Backend
+
+    return Backend(backend)
 
 
 def _of_attention(name: str, function: Callable[..., Any]) -> Intervention:
@@ -85,6 +101,8 @@ def _of_sampler(name: str, sampler: str) -> Intervention:
 _MAKERS: dict[str, Callable[[str, Any], Intervention]] = {
     "model": _of_model,
     "context": _of_context,
+    "cache": _of_cache,
+    "backend": _of_backend,
     "attention": _of_attention,
     "steps": _of_steps,
     "sampler": _of_sampler,

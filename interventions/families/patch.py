@@ -34,7 +34,7 @@ class Patch(OnCalls):
 
     def __post_init__(self) -> None:
         """Refuse donors and hosts with a scope of their own, and what does not act at the seam."""
-        from interventions.changes.base import Change  # which is an intervention itself
+        from interventions.changes.base import Change  # which derives from the base of families
 
         for side in (self.donor, self.host):
             if side.scope != Scope():

@@ -95,6 +95,7 @@ class ConfiguredCache(Own):
     config: Any = field(kw_only=True)
     noun: ClassVar[str] = "cache"
     remembers: ClassVar[bool] = True
+    shares: ClassVar[bool] = True
 
     def around(self, network: Any, memory: Memory, at: At) -> AbstractContextManager[None]:
         """diffusers' hooks, with the states of this path."""

@@ -144,7 +144,8 @@ class Network:
             return [None], missing  # what it holds, or the clean network's answer
         assert isinstance(lane.spec, Change)
         which, recorder = list(self.recorders).index(forward.module), self.recorders[forward.module]
-        memory = lane.memories.setdefault((which, asked.call), {}) if lane.spec.remembers else {}
+        own = 0 if lane.spec.shares and forward.named else asked.call
+        memory = lane.memories.setdefault((which, own), {}) if lane.spec.remembers else {}
         around = partial(under, forward, lane.spec, At(asked.step, self.steps, asked.call))
         with unattached(forward, recorder):
             if self.meter is not None:

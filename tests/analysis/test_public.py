@@ -37,6 +37,7 @@ PARAMETERS = {
     "decompose": ["run", "confidence", "seed"],
     "depth": ["measured"],
     "feedback": ["run", "confidence", "seed"],
+    "gate": ["several", "arms", "require", "metrics", "distance", "margins"],
     "growth": ["run", "statistic", "confidence", "seed"],
     "impulse": ["run", "confidence", "seed"],
     "matched": ["sweeps", "timesteps"],
@@ -54,7 +55,7 @@ PARAMETERS = {
     "view": ["several", "samples", "budget"],
     "words": ["run", "step", "sample", "confidence", "seed"],
 }
-VALUES = ["Answers", "MEASURES", "Measure", "Option"]
+VALUES = ["Answers", "Gate", "MEASURES", "Measure", "Option"]
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip", "tracer", "classify_clip"}
 GROWTH = """
 import sys

@@ -15,6 +15,7 @@ from tests.builders.command_line import ROOT
 from tests.builders.typed import files, trace
 from tests.docs.reader import parse_like_click
 from tracer import store
+from tracer.store.places import PlaceError
 from tracer.visible import visible
 
 WEAK, STRONG = "R4S32@strength=0.01", "R0S1"
@@ -82,18 +83,21 @@ def test_an_open_arm_is_exit_3(here):
     assert re.search(r"undecided, judge across the margin; about \d+ samples would decide", done.stdout)
 
 
-def test_a_run_without_scores_that_may_not_be_written_is_refused_and_with_scores_read(here, monkeypatch):
-    from tracer.store.places import PlaceError
-
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(PlaceError("may not be written"), "may not be written"), (ModuleNotFoundError(name="torch"), "needs torch")],
+    ids=["not to be written", "base install"],
+)
+def test_where_nothing_can_be_measured_scores_are_read_and_a_run_without_is_refused(error, told, here, monkeypatch):
     def refuse(*_):
-        raise PlaceError("may not be written")
+        raise error
 
     monkeypatch.setattr("tracer.store.places.check_writable", refuse)
     assert trace("gate", "runs/x", "--mask", WEAK).exit_code == 0
     shutil.rmtree("runs/x/scores")
     done = trace("gate", "runs/x")
     assert done.exit_code == 2
-    assert "may not be written" in done.output
+    assert told in done.output
 
 
 @pytest.mark.parametrize(

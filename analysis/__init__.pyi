@@ -9,14 +9,17 @@ from .measure import MEASURES as MEASURES
 from .measure import Measure as Measure
 from .measure import Option as Option
 from .measure import measure as measure
+from .measures.against import against as against
 from .measures.anatomy import anatomy as anatomy
 from .measures.bands import bands as bands
 from .measures.calibrate import calibrate as calibrate
+from .measures.carried import carried as carried
 from .measures.compare import compare as compare
 from .measures.counterfactual import counterfactual as counterfactual
 from .measures.curves import curves as curves
 from .measures.decompose import decompose as decompose
 from .measures.depth import depth as depth
+from .measures.factors import factors as factors
 from .measures.feedback import feedback as feedback
 from .measures.growth import growth as growth
 from .measures.impulse import impulse as impulse
@@ -26,8 +29,10 @@ from .measures.paths import paths as paths
 from .measures.places import places as places
 from .measures.quality import quality as quality
 from .measures.renoise import renoise as renoise
+from .measures.schedule import schedule as schedule
 from .measures.sinks import sinks as sinks
 from .measures.steps import steps as steps
+from .measures.tradeoff import tradeoff as tradeoff
 from .measures.words import words as words
 from .page import report as report
 from .viewer.widget import view as view
@@ -38,16 +43,19 @@ __all__ = [
     "Gate",
     "Measure",
     "Option",
+    "against",
     "amplification",
     "anatomy",
     "bands",
     "calibrate",
+    "carried",
     "compare",
     "counterfactual",
     "curves",
     "decide",
     "decompose",
     "depth",
+    "factors",
     "feedback",
     "gate",
     "growth",
@@ -61,8 +69,10 @@ __all__ = [
     "quality",
     "renoise",
     "report",
+    "schedule",
     "sinks",
     "steps",
+    "tradeoff",
     "verdict",
     "view",
     "words",

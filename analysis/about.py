@@ -7,10 +7,11 @@ A measure of another distribution says the same in its own file, by the decorato
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Reads = Literal["run", "runs", "sweeps", "depth"]
-Beyond = Literal["", "windows", "parts", "runs", "forks"]
+Beyond = Literal["", "windows", "parts", "runs", "forks", "cells"]
 
 KINDS = ("model-free", "gaussian")
 """Kinds of the additive null (`analysis.answer.null`)."""
@@ -39,8 +40,9 @@ class About:
 
     home: "module:function". question: what it answers, in one line. reads: what it is called with: one open "run";
     "runs", one or a list of them; "sweeps", datasets as positional arguments; "depth", one depth measurement. needs:
-    the records that it cannot do without (`--record`). beyond: what else it needs: "windows" of one mask, "parts"
-    (windows or doses), several "runs" that differ, paths that "forks" made. options: its own on the command line.
+    the records that it cannot do without (`--record`). beyond: what else it needs: "windows" of one arm, "parts"
+    (windows or doses), several "runs" that differ, paths that "forks" made, "cells" of steps and layers. options: its
+    own on the command line.
     on_page: whether it is a section of the report.
     """
 
@@ -60,13 +62,11 @@ _NULL = Option(
 SHIPPED: dict[str, About] = {
     "verdict": About(
         "analysis.answer.verdict:verdict",
-        "Do masked steps feed on the error, does the path amplify it, and do more steps make it worse?",
+        "Does an arm feed on its own error, does the path amplify it, and do more steps make it worse?",
         reads="runs",
         needs=("norms", "replay"),
         options=(
-            Option(
-                "--primary", "primary", "The one mask fixed beforehand; default: R4S32 or its like.", metavar="SPEC"
-            ),
+            Option("--primary", "primary", "The one arm fixed beforehand; default: R4S32 or its like.", metavar="SPEC"),
             Option("--at", "at", "Judge at this number of steps; default: 250, else the most.", type=int, metavar="T"),
             _NULL,
         ),
@@ -74,13 +74,13 @@ SHIPPED: dict[str, About] = {
     ),
     "feedback": About(
         "analysis.measures.feedback:feedback",
-        "Do masked steps inject more because of the error that they find?",
+        "Do steps inject more because of the error that they find?",
         needs=("norms", "replay"),
         on_page=True,
     ),
     "growth": About(
         "analysis.measures.growth:growth",
-        "How far the masked trajectory drifts",
+        "How far the trajectory drifts from its clean twin",
         needs=("norms", "latents"),
         on_page=True,
     ),
@@ -90,12 +90,46 @@ SHIPPED: dict[str, About] = {
         needs=("norms", "latents", "decomposition"),
         on_page=True,
     ),
+    "carried": About(
+        "analysis.measures.carried:carried",
+        "What closed forms say arrives of the injections",
+        needs=("norms", "latents", "injected"),
+    ),
+    "factors": About(
+        "analysis.measures.factors:factors",
+        "Does the clean step enlarge the error, step by step, and in which unit?",
+        needs=("norms", "latents", "decomposition"),
+    ),
     "impulse": About(
         "analysis.measures.impulse:impulse",
-        "What one masked step does",
+        "What a single step does",
         needs=("norms", "latents"),
         beyond="windows",
         on_page=True,
+    ),
+    "schedule": About(
+        "analysis.measures.schedule:schedule",
+        "Which steps and layers may be approximated, and does it come out as predicted?",
+        needs=("finals", "x0"),
+        beyond="cells",
+        options=(
+            Option("--saving", "saving", "Share of the block evaluations to save; default .5.", float, metavar="SHARE"),
+            Option(
+                "--budget",
+                "budget",
+                "Instead: error that may be expected, in standard deviations of clean results.",
+                float,
+                metavar="SD",
+            ),
+            Option(
+                "--measured",
+                "measured",
+                "A run of the proposals on fresh samples, to compare with.",
+                Path,
+                metavar="RUN",
+            ),
+            Option("--of", "of", "Which kind of arm, where a run has cells of several.", metavar="HEAD"),
+        ),
     ),
     "counterfactual": About(
         "analysis.measures.counterfactual:counterfactual",
@@ -161,6 +195,16 @@ SHIPPED: dict[str, About] = {
         needs=("finals", "null"),
         beyond="forks",
     ),
+    "against": About(
+        "analysis.measures.against:against",
+        "Which of two arms ends farther from clean, sample by sample?",
+        needs=("norms",),
+        options=(
+            Option(
+                "--than", "than", "What the others are compared with; default: every arm.", metavar="SPEC", several=True
+            ),
+        ),
+    ),
     "compare": About(
         "analysis.measures.compare:compare",
         "Runs that differ in one setting, such as the sampler, side by side",
@@ -188,6 +232,27 @@ SHIPPED: dict[str, About] = {
             ),
         ),
     ),
+    "tradeoff": About(
+        "analysis.measures.tradeoff:tradeoff",
+        "What does each arm get for its cost, and does it beat fewer steps at equal cost?",
+        reads="runs",
+        needs=("norms", "cost"),
+        options=(
+            Option(
+                "--cost",
+                "cost",
+                "What the cost is measured in; default: evaluations, where every arm has their count.",
+                choices=("evaluations", "time", "arithmetic"),
+            ),
+            Option(
+                "--metric",
+                "metrics",
+                "A scored metric of single pictures to show beside the error, such as lpips.",
+                metavar="METRIC",
+                several=True,
+            ),
+        ),
+    ),
     "onset": About(
         "analysis.measures.onset:onset",
         "When does the picture break?",
@@ -207,7 +272,7 @@ SHIPPED: dict[str, About] = {
     ),
     "calibrate": About(
         "analysis.measures.calibrate:calibrate",
-        "How large is each mask's shift of the pictures beside that of another seed, guidance or number of steps?",
+        "How large is each arm's shift of the pictures beside that of another seed, guidance or number of steps?",
         reads="runs",
         needs=("images",),
         beyond="runs",

@@ -57,13 +57,16 @@ class Measure(Generic[Parameters]):
         return self.compute.__name__
 
     def __call__(self, *args: Parameters.args, **options: Parameters.kwargs) -> xr.Dataset:
-        """Compute the measure; of runs, its attributes say what was left out (`divergence.left_out`)."""
+        """Compute the measure; of runs, its attributes say what was left out (`divergence.left_out`), and `noun`
+        what was done to them (`nouns`).
+        """
         result = self.compute(*args, **options)
         if self.reads in ("run", "runs"):
-            from analysis.common import divergence, pairing
+            from analysis.common import divergence, nouns, pairing
 
             given = inspect.signature(self.compute).bind(*args, **options).args[0]
-            result.attrs |= divergence.left_out_of(pairing.as_list(given))
+            trees = pairing.as_list(given)
+            result.attrs |= {"noun": nouns.of_runs(trees), **divergence.left_out_of(trees)}
         return result
 
     def __repr__(self) -> str:

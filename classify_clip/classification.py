@@ -18,7 +18,7 @@ from classify_clip import cells as grid
 from classify_clip import distances, sweep
 from classify_clip.data import Images, held_out, image_folder, match_classes
 from classify_clip.models import Classifier, load_classifier
-from interventions import Intervention, attend, parse
+from interventions import Intervention, attend
 
 RANKS = 5
 VARIABLES: dict[str, tuple[tuple[str, ...], str, dict]] = {
@@ -116,7 +116,7 @@ def outputs(
 
     Sinks chosen from the clean model's attention (`source=clean`) run with a clean lane beside them.
     """
-    lanes = [parse("clean"), intervention] if intervention.scope.source == "clean" else [intervention]
+    lanes = [*intervention.looks_at, intervention]
     device = next(classifier.model.parameters()).device
     features, logits = [], []
     for rows, pixels in images.batches(batch_size, classifier.transform):

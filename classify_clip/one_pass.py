@@ -129,7 +129,7 @@ def _passes(
         for start in range(0, len(rows), batch_size):
             part = slice(start, start + batch_size)
             noisy = alpha * pictures[part] + sigma * own[part]
-            lanes = [parse("clean"), intervention] if intervention.scope.source == "clean" else [intervention]
+            lanes = [*intervention.looks_at, intervention]
             batch, classes = noisy.repeat(len(lanes), 1, 1, 1), label[part].repeat(len(lanes))
             times, seeds = torch.full((len(batch),), t), rows[part].tolist()
             with attend(denoiser.model, lanes, layout=denoiser.layout, seed=seed, samples=seeds):

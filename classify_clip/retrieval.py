@@ -178,7 +178,7 @@ def embeddings(
 
 
 def _lanes(intervention: Intervention) -> list[Intervention]:
-    return [parse("clean"), intervention] if intervention.scope.source == "clean" else [intervention]
+    return [*intervention.looks_at, intervention]
 
 
 def ranks(query: np.ndarray, key: np.ndarray, query_group: np.ndarray, key_group: np.ndarray) -> np.ndarray:

@@ -8,13 +8,14 @@ import json
 from typing import Any
 
 from interventions.families.base import Intervention
-from interventions.scope import layer_ranges, span
+from interventions.rules import rows
+from interventions.scope import hull, layer_ranges, span
 
 ArmCoordinates = dict[str, str | int | float | bool]
 
 
 def arm_coordinates(intervention: Intervention, steps: int) -> ArmCoordinates:
-    """Return the coordinates of an arm in a run of so many steps, always these twelve.
+    """Return the coordinates of an arm in a run of so many steps, always these fourteen.
 
     arm_role: "clean", "floor" (the all-true mask), "control" (random or bottom keys), "cell" (everything else).
     arm_family: "small-world", "local", "sink-keys", ...; arm_parameters: the family's own fields as JSON, keys sorted.
@@ -25,16 +26,20 @@ def arm_coordinates(intervention: Intervention, steps: int) -> ArmCoordinates:
     arm_strength: the dose. arm_layers: the layers as ranges, "1,4-8"; empty for all.
     arm_match: what a sink arm and its control share, the spec without the kind, source and draw; empty for arms that
         remove no keys.
+    arm_noun: what sentences call it, "mask", "removal", "cache".
+    arm_acts: what each part does, one but of arms joined by +, as JSON: {"head": its spec without steps, pause, dose
+        and layers, "layers": [0, 1], none for all, "windows": [[4, 5], [6, 8]] in which it acts, "remembers":
+        whether it reuses what earlier steps left}.
     """
-    scope = intervention.scope
-    window = span(scope.steps, steps)
-    pause = range(0) if scope.pause is None else span(scope.pause, steps)
+    scope = intervention.acting
+    window = intervention.extent(steps)
+    pause = range(0) if scope.pause is None else hull(span(scope.pause, steps))
     return {
         "arm_role": intervention.role,
         "arm_family": intervention.family,
         "arm_parameters": json.dumps(intervention.parameters, sort_keys=True, default=_plain),
-        "arm_mask": str(intervention.at(steps=None, pause=None, strength=1.0)),
-        "arm_whole": scope.steps is None and scope.pause is None,
+        "arm_mask": intervention.basis,
+        "arm_whole": intervention.whole,
         "arm_start": window.start,
         "arm_stop": window.stop,
         "arm_pause_start": pause.start,
@@ -42,6 +47,17 @@ def arm_coordinates(intervention: Intervention, steps: int) -> ArmCoordinates:
         "arm_strength": scope.strength,
         "arm_layers": "" if scope.layers is None else layer_ranges(scope.layers),
         "arm_match": intervention.match,
+        "arm_noun": intervention.noun,
+        "arm_acts": json.dumps([_act(part, steps) for part in getattr(intervention, "parts", (intervention,))]),
+    }
+
+
+def _act(part: Intervention, steps: int) -> dict[str, object]:
+    return {
+        "head": str(part.at(steps=None, pause=None, strength=1.0, layers=None)),
+        "layers": list(part.scope.layers or ()),
+        "windows": rows(part.scope.window(steps)),
+        "remembers": bool(getattr(part, "remembers", False)),
     }
 
 

@@ -7,6 +7,7 @@ model or a run is checked elsewhere (`Intervention.check`).
 import math
 import operator
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 
@@ -28,6 +29,7 @@ token of a layout that may be such."""
 
 
 NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"  # one group, as every head and option writes numbers
+UNSIGNED = r"((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"  # the same without a sign, where a dash may stand before it
 
 
 def read_number(text: str) -> int | float:
@@ -57,21 +59,27 @@ def whole(name: str, value: object, least: int, example: str) -> int:
     return number
 
 
+Window = tuple[int, int] | tuple[float, float]
+"""Half-open, of ints or of fractions of the number of steps."""
+
+
 @dataclass(frozen=True)
 class Scope:
     """Where, when and how strongly an intervention acts.
 
     layers: 0-based, None for all. steps: half-open, of ints, or of fractions in [0, 1] of the number of steps; None for
-    all. pause: such a window in which it does not act. queries, keys: "all", "image", "text" or "prefix", which is
-    neither (a graph mask always means image-image); keys also one of `OF_TEXT`. strength: dose in [0, 1], 1 is full.
-    source: sinks found in the arm's "own" attention or in the "clean" lane's. draw: random keys, or noise, "persistent"
-    over the steps or "fresh" at each. fill: what the value path puts in place of a value: "zero", the "mean" of the
-    others, or "noise" of their mean and standard deviation. Raises `SpecError` for values that make no sense.
+    all; several windows are a tuple of such, ascending and apart. pause: windows in which it does not act. heads:
+    0-based, None for all. queries, keys: "all", "image", "text" or "prefix", which is neither (a graph mask always
+    means image-image); keys also one of `OF_TEXT`. strength: dose in [0, 1], 1 is full. source: sinks found in the
+    arm's "own" attention or in the "clean" lane's. draw: random keys, or noise, "persistent" over the steps or "fresh"
+    at each. fill: what the value path puts in place of a value: "zero", the "mean" of the others, or "noise" of their
+    mean and standard deviation. Raises `SpecError` for values that make no sense.
     """
 
     layers: tuple[int, ...] | None = None
-    steps: tuple[int, int] | tuple[float, float] | None = None
-    pause: tuple[int, int] | tuple[float, float] | None = None
+    steps: Window | tuple[Window, ...] | None = None
+    pause: Window | tuple[Window, ...] | None = None
+    heads: tuple[int, ...] | None = None
     queries: str = "all"
     keys: str = "all"
     strength: float = 1.0
@@ -81,8 +89,9 @@ class Scope:
 
     def __post_init__(self) -> None:
         """Bring every field to its canonical form and refuse what makes no sense."""
-        if self.layers is not None:
-            object.__setattr__(self, "layers", _layers(self.layers))
+        for name in ("layers", "heads"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _numbers(getattr(self, name), name))
         for name in ("steps", "pause"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _steps(getattr(self, name), name))
@@ -107,7 +116,8 @@ class Scope:
         acting = span(self.steps, steps)
         if self.pause is None:
             return acting
-        return tuple(step for step in acting if step not in span(self.pause, steps))
+        paused = span(self.pause, steps)
+        return tuple(step for step in acting if step not in paused)
 
     def __str__(self) -> str:
         """Return the options that differ from the default, as they stand behind the @ of a spec."""
@@ -116,33 +126,33 @@ class Scope:
             value = getattr(self, option.name)
             if value == option.default:
                 continue
-            if option.name == "layers":
+            if option.name in ("layers", "heads"):
                 value = layer_ranges(value)
             elif option.name in ("steps", "pause"):
-                value = ":".join(map(repr, value))
+                value = windows_in_words(value)
             elif option.name == "strength":
                 value = as_text(value)
             parts.append(f"{option.name}={value}")
         return ";".join(parts)
 
 
-def _layers(layers: object) -> tuple[int, ...]:
-    """Return sorted 0-based layers."""
-    example = "layers=6,12,18"
-    if isinstance(layers, int | np.integer):
-        layers = (layers,)
-    numbers = [whole("layers", layer, 0, example) for layer in layers]  # type: ignore[attr-defined]
+def _numbers(given: object, option: str) -> tuple[int, ...]:
+    """Return sorted 0-based layers or heads."""
+    example = option_example(option)
+    if isinstance(given, int | np.integer):
+        given = (given,)
+    numbers = [whole(option, number, 0, example) for number in given]  # type: ignore[attr-defined]
     if not numbers:
-        raise spec_error("layers=", "no layer is named", example)
-    repeated = [layer for layer, count in Counter(numbers).items() if count > 1]
+        raise spec_error(f"{option}=", f"no {option[:-1]} is named", example)
+    repeated = [number for number, count in Counter(numbers).items() if count > 1]
     if repeated:
         shown = ",".join(map(str, numbers[:20])) + (",…" if len(numbers) > 20 else "")
-        raise spec_error(f"layers={shown}", f"layer {min(repeated)} is named twice", example)
+        raise spec_error(f"{option}={shown}", f"{option[:-1]} {min(repeated)} is named twice", example)
     return tuple(sorted(numbers))
 
 
 def layer_ranges(layers: tuple[int, ...]) -> str:
-    """Write layers as a list in which three or more in a row are a range: 1,4-8,12."""
+    """Write layers, or heads, as a list in which three or more in a row are a range: 1,4-8,12."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
@@ -152,17 +162,69 @@ def layer_ranges(layers: tuple[int, ...]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
-def span(window: tuple[int, int] | tuple[float, float] | None, steps: int) -> range:
-    """Return the steps of a window, of a run with that many; None is all of them."""
-    if window is None:
+def windows(value: Window | tuple[Window, ...]) -> tuple[Window, ...]:
+    """The windows of a scope's steps or pause, one or several."""
+    return value if isinstance(value[0], tuple) else (value,)  # type: ignore[return-value]
+
+
+def windows_in_words(value: Window | tuple[Window, ...]) -> str:
+    """Write windows as they are typed, single steps of several by themselves: 0:50, or 4,6,8:12."""
+    several = windows(value)
+    if len(several) == 1:
+        return ":".join(map(repr, several[0]))
+    single = [isinstance(start, int) and stop == start + 1 for start, stop in several]
+    return ",".join(
+        repr(each[0]) if alone else ":".join(map(repr, each)) for each, alone in zip(several, single, strict=True)
+    )
+
+
+def span(value: Window | tuple[Window, ...] | None, steps: int) -> range | tuple[int, ...]:
+    """Return the steps of windows, of a run with that many, ascending; None is all of them."""
+    if value is None:
         return range(steps)
+    spans = [_span(window, steps) for window in windows(value)]
+    return spans[0] if len(spans) == 1 else tuple(sorted({step for each in spans for step in each}))
+
+
+def hull(steps: Sequence[int]) -> range:
+    """Return all steps from the first of these to the last."""
+    if isinstance(steps, range):
+        return steps
+    return range(steps[0], steps[-1] + 1) if len(steps) else range(0)
+
+
+def _span(window: Window, steps: int) -> range:
     start, stop = window
     if isinstance(start, float):
         start, stop = (math.floor(Fraction(repr(edge)) * steps + Fraction(1, 2)) for edge in (start, stop))
     return range(min(int(start), steps), min(int(stop), steps))
 
 
-def _steps(steps: object, option: str = "steps") -> tuple[int, int] | tuple[float, float]:
+def _steps(steps: object, option: str = "steps") -> Window | tuple[Window, ...]:
+    """Return one half-open window, or several that are ascending and apart; a number is the window of one step."""
+    several = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps]
+    if len(several) == 2 and not any(isinstance(each, Sequence) for each in several):
+        return _window(several, option)
+    each = sorted(_window(item if isinstance(item, Sequence) else (item, _after(item)), option) for item in several)
+    joined: list[Window] = []
+    for window in each:
+        if joined and window[0] < joined[-1][1]:
+            raise spec_error(f"{option}={windows_in_words(tuple(each))}", "two windows overlap", "steps=4,6,8:12")
+        if joined and window[0] == joined[-1][1]:
+            joined[-1] = joined[-1][0], window[1]  # type: ignore[assignment]
+        else:
+            joined.append(window)
+    if len({isinstance(window[0], float) for window in joined}) > 1:
+        why = "fractions and step numbers are mixed"
+        raise spec_error(f"{option}={windows_in_words(tuple(joined))}", why, "steps=4,6,8:12")
+    return tuple(joined) if len(joined) > 1 else joined[0]
+
+
+def _after(step: object) -> object:
+    return step + 1 if isinstance(step, int | np.integer) else None
+
+
+def _window(steps: object, option: str) -> Window:
     """Return a half-open window, both edges ints or both floats."""
     example = "steps=0:50 or steps=0.0:0.2"
     try:
@@ -202,5 +264,11 @@ def unknown_option(name: str) -> SpecError:
 
 def option_example(name: str) -> str:
     """Return a valid use of an option."""
-    known = {"layers": "layers=6,12,18", "steps": "steps=0:50", "pause": "pause=10:20", "strength": "strength=0.3"}
+    known = {
+        "layers": "layers=6,12,18",
+        "steps": "steps=0:50",
+        "pause": "pause=10:20",
+        "heads": "heads=0,2",
+        "strength": "strength=0.3",
+    }
     return known.get(name) or f"{name}={CHOICES[name][1]}"

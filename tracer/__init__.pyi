@@ -1,3 +1,4 @@
+from .arm import arm as arm
 from .denoisers.base import CheckpointError as CheckpointError
 from .denoisers.base import Denoiser as Denoiser
 from .denoisers.base import DeviceError as DeviceError
@@ -51,6 +52,7 @@ __all__ = [
     "Sampler",
     "SamplerError",
     "Schedule",
+    "arm",
     "from_pipeline",
     "load",
     "open_run",

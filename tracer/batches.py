@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from interventions import Intervention
+from interventions.changes.base import At, Change, Memory
 from interventions.errors import FailureError
+from interventions.spec import Clean
+from tracer.cost import Meter
 from tracer.denoisers.base import ROWS, Evaluation, Moment, Sample
 from tracer.samplers.base import Prediction
 
-BESIDE_CLEAN = 4
-"""So many times as many where every call must carry the clean lane too."""
+BESIDE_OTHERS = 4
+"""So many times as many rows where calls must carry the lanes that others look at too."""
 Recorded = dict[str, Tensor]
+LaneMemory = dict[tuple[int, int], Memory]
+"""What a lane remembers, by the first and last of the samples that go through the network together."""
 Opened = Callable[[Sequence[Sample]], AbstractContextManager[Evaluation]]
 
 
@@ -31,13 +37,29 @@ class MemoryShort(FailureError):
     """One sample under one lane does not fit into the memory."""
 
 
+class Interrupted(Exception):
+    """Memory ran out while arms remembered earlier steps: what they remember is lost, the unit starts again."""
+
+
 @dataclass(frozen=True)
 class Asked:
-    """One question to the network: where in the trajectory, under which lanes, and how many of them are measured."""
+    """One question to the network: where in the trajectory, under which lanes, and how many of them are measured.
+
+    memories: of each lane what it remembers, by the samples of a call; None: nothing. meter: what measures the cost of
+    the calls.
+    """
 
     moment: Moment
     lanes: Sequence[Intervention]
     measured: int
+    memories: Sequence[LaneMemory | None]
+    meter: Meter | None = None
+
+    def of(self, lanes: Sequence[int]) -> Asked:
+        """The same of some of the lanes."""
+        measured = sum(k < self.measured for k in lanes)
+        memories = [self.memories[k] for k in lanes]
+        return Asked(self.moment, [self.lanes[k] for k in lanes], measured, memories, self.meter)
 
 
 @dataclass
@@ -57,8 +79,9 @@ class Batches:
 
     opened: opens the denoiser for some samples. While all samples go at once it is opened once. halves: rows that the
     network gets for one lane of one sample. removed: what the recorded keys that an arm removes are padded to, since
-    every lane may remove another number. few: lane -> how many of the samples, the first ones, it is evaluated for; for
-    the others the first lane, the clean one, stands in.
+    every lane may remove another number. network: what changes of the network act on. alone: every lane is a call of
+    its own, so that all calls have the same shape and a lane under a change differs by nothing else. few: lane -> how
+    many of the samples, the first ones, it is evaluated for; for the others the first lane, the clean one, stands in.
     """
 
     def __init__(
@@ -69,10 +92,13 @@ class Batches:
         *,
         halves: int = 1,
         removed: int = 1,
+        network: Any = None,
+        alone: bool = False,
         few: Mapping[Intervention, int] | None = None,
     ) -> None:
         self._opened, self._samples, self._limits = opened, list(samples), limits
         self._halves, self._removed, self._few = halves, removed, dict(few or {})
+        self._network, self._alone = network, alone
         self._stack = ExitStack()
         self._whole: Evaluation | None = None
 
@@ -83,15 +109,25 @@ class Batches:
         self._close()
 
     def evaluate(
-        self, x: Tensor, moment: Moment, lanes: Sequence[Intervention], measured: int
+        self,
+        x: Tensor,
+        moment: Moment,
+        lanes: Sequence[Intervention],
+        measured: int,
+        memories: Sequence[LaneMemory | None] | None = None,
+        meter: Meter | None = None,
     ) -> tuple[Prediction, Recorded]:
         """Predictions [lane, sample, ...] at the states x, lane l under `lanes[l]`, and what the seam recorded of the
-        first `measured` lanes (empty if there are none).
+        first `measured` lanes (empty if there are none; missing of lanes that change the network).
 
-        Raises MemoryShort where a single sample under a single lane does not fit.
+        memories: of each lane what it remembers, changed by this call. meter: told what the calls cost. Raises
+        MemoryShort where a single sample under a single lane does not fit, `Interrupted` where memory runs out and a
+        lane remembers something.
         """
-        asked = Asked(moment, lanes, measured)
+        asked = Asked(moment, lanes, measured, memories or [None] * len(lanes), meter)
         while True:
+            if meter is not None:
+                meter.begin()
             parts = self._parts()
             largest = max(len(self._samples[part]) for part in parts)
             at_once = self._lanes_at_once(x.device, largest, lanes)
@@ -103,6 +139,8 @@ class Batches:
                 self._abandon(error)
                 said = str(error).splitlines()[0] if str(error) else type(error).__name__
             self._halve(min(at_once, len(lanes)), largest, x.device, said)
+            if any(memory is not None for memory in asked.memories):
+                raise Interrupted
 
     def _parts(self) -> list[slice]:
         count = len(self._samples)
@@ -110,7 +148,9 @@ class Batches:
         return [slice(*ends) for ends in pairwise([*sorted(start for start in starts if start < count), count])]
 
     def _lanes_at_once(self, device: torch.device, samples: int, lanes: Sequence[Intervention]) -> int:
-        rows = ROWS.get(device.type, ROWS["cpu"]) * (BESIDE_CLEAN if _need_clean(lanes) else 1)
+        if self._alone:
+            return 1
+        rows = ROWS.get(device.type, ROWS["cpu"]) * (BESIDE_OTHERS if any(lane.looks_at for lane in lanes) else 1)
         most = max(1, rows // (samples * self._halves))
         return min(most, self._limits.lanes or most)
 
@@ -121,28 +161,63 @@ class Batches:
             self._close()
             there = [k for k, lane in enumerate(asked.lanes) if part.start < self._few.get(lane, len(self._samples))]
             with self._opened(self._samples[part]) as evaluation:
-                some = Asked(asked.moment, [asked.lanes[k] for k in there], sum(k < asked.measured for k in there))
-                few = self._of_lanes(evaluation, x[there, part], some, at_once)
+                few = self._of_lanes(evaluation, x[there, part], asked.of(there), at_once, part)
             return _spread(few, [there.index(k) if k in there else 0 for k in range(len(asked.lanes))], asked.measured)
         if self._whole is None:
             self._whole = self._stack.enter_context(self._opened(self._samples))
-        return self._of_lanes(self._whole, x, asked, at_once)
+        return self._of_lanes(self._whole, x, asked, at_once, part)
 
-    def _of_lanes(self, evaluation: Evaluation, x: Tensor, asked: Asked, at_once: int) -> tuple[Prediction, Recorded]:
-        """All lanes for the samples of one opened evaluation, so many at once."""
+    def _of_lanes(
+        self, evaluation: Evaluation, x: Tensor, asked: Asked, at_once: int, part: slice
+    ) -> tuple[Prediction, Recorded]:
+        """All lanes for the samples of one opened evaluation: those at the seam, then each change of the network."""
+        changed = [k for k, lane in enumerate(asked.lanes) if isinstance(lane, Change)]
+        seam = [k for k in range(len(asked.lanes)) if k not in changed]
+        predicted, recorded = self._at_seam(evaluation, x[seam], asked.of(seam), at_once)
+        samples = part.start, part.stop
+        if asked.meter is not None:
+            with _aside(evaluation):
+                asked.meter.clean(lambda: evaluation.predict(x[:1], asked.moment, [Clean()]), samples)
+        if not changed:
+            return predicted, recorded
+        others = [self._changed(evaluation, x[[k]], asked.of([k]), samples) for k in changed]
+        together = _joined([(predicted, {}), *((other, {}) for other in others)], axis=0)[0]
+        places = [*seam, *changed]
+        filled = {key: _with_missing(value, seam, asked.measured) for key, value in recorded.items()}
+        return _spread((together, {}), [places.index(k) for k in range(len(places))], 0)[0], filled
+
+    def _at_seam(self, evaluation: Evaluation, x: Tensor, asked: Asked, at_once: int) -> tuple[Prediction, Recorded]:
+        """Lanes that the seam tells apart, so many at once."""
         results: list[tuple[Prediction, Recorded]] = []
+        order: list[int] = []
         for group in _groups(asked.lanes, at_once):
             seen = sum(g < asked.measured for g in group)
             if evaluation.measure is not None:
                 evaluation.measure(seen)
             prediction = evaluation.predict(x[group], asked.moment, [asked.lanes[g] for g in group])
             taken = _taken(evaluation, seen, self._removed)
-            if results and group[0] == 0:  # the clean lane was only there to be read
-                variance = None if prediction.variance is None else prediction.variance[1:]
-                prediction = Prediction(prediction.value[1:], variance)
-                taken = {key: value[1:] for key, value in taken.items()}
-            results.append((prediction, taken))
-        return _joined(results, axis=0)
+            new = [k for k, g in enumerate(group) if g not in order]  # the others were only there to be looked at
+            order += [group[k] for k in new]
+            results.append(_spread((prediction, taken), new, sum(group[k] < asked.measured for k in new)))
+        return _spread(_joined(results, axis=0), [order.index(g) for g in range(len(order))], asked.measured)
+
+    def _changed(self, evaluation: Evaluation, x: Tensor, asked: Asked, samples: tuple[int, int]) -> Prediction:
+        """One lane under a change of the network, the seam set aside."""
+        moment, (change,), (remembered,) = asked.moment, asked.lanes, asked.memories
+        assert isinstance(change, Change)
+        memory = {} if remembered is None else remembered.setdefault(samples, {})
+
+        def around(memory: Memory) -> AbstractContextManager[None]:
+            return change.around(self._network, memory, At(moment.step, moment.steps))
+
+        def forward() -> Prediction:
+            return evaluation.predict(x, moment, [Clean()])
+
+        with _aside(evaluation):
+            if asked.meter is not None:
+                return asked.meter.changed(change, samples, forward, around, memory)  # type: ignore[no-any-return]
+            with around(memory):
+                return forward()
 
     def _close(self) -> None:
         self._stack.close()
@@ -172,9 +247,25 @@ class Batches:
         self._limits.announce(f"out of memory with {before} in a batch: going on with {after}")
 
 
+@contextmanager
+def _aside(evaluation: Evaluation) -> Iterator[None]:
+    """The network as it is without the seam, and nothing measured."""
+    if evaluation.measure is not None:
+        evaluation.measure(0)
+    with nullcontext() if evaluation.aside is None else evaluation.aside():
+        yield
+
+
 def _taken(evaluation: Evaluation, seen: int, removed: int) -> Recorded:
     """What the seam recorded of the first `seen` lanes, removed keys padded; empty for none."""
     return padded({key: value[:seen] for key, value in evaluation.take().items()} if seen else {}, removed)
+
+
+def _with_missing(recorded: Tensor, at: Sequence[int], measured: int) -> Tensor:
+    """What was recorded of the lanes at these places among the first `measured`: NaN, or -1, of the others."""
+    filled = recorded.new_full((measured, *recorded.shape[1:]), torch.nan if recorded.is_floating_point() else -1)
+    filled[[k for k in at if k < measured]] = recorded
+    return filled
 
 
 def padded(taken: Recorded, removed: int) -> Recorded:
@@ -205,19 +296,16 @@ def _joined(results: Sequence[tuple[Prediction, Recorded]], axis: int) -> tuple[
 
 
 def _groups(lanes: Sequence[Intervention], at_once: int) -> list[list[int]]:
-    """Lane indices of each call. Where a lane looks at the clean one (`source=clean`), every call carries it first."""
+    """Lane indices of each call, ascending; a lane is in one call with the first lanes of those that it looks at."""
     if len(lanes) <= at_once:
         return [list(range(len(lanes)))]
-    needs_clean = _need_clean(lanes)
-    size = max(1, at_once - needs_clean)
-    if not needs_clean:
-        return [list(range(k, min(k + size, len(lanes)))) for k in range(0, len(lanes), size)]
-    return [[0, *range(k, min(k + size, len(lanes)))] for k in range(1, len(lanes), size)]
-
-
-def _need_clean(lanes: Sequence[Intervention]) -> bool:
-    """Whether one of the lanes looks at the clean one."""
-    return any(lane.scope.source == "clean" for lane in lanes)
+    groups: list[set[int]] = [set()]
+    for index, lane in enumerate(lanes):
+        needed = {index, *(lanes.index(other) for other in lane.looks_at)}
+        if groups[-1] and len(groups[-1] | needed) > at_once:
+            groups.append(set())
+        groups[-1] |= needed
+    return [sorted(group) for group in groups]
 
 
 def _is_of_memory(error: BaseException) -> bool:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interventions.changes.base import Change
+from interventions.errors import SpecError
+from interventions.spec import parse
 from tracer.parameters import Parameter, words_of
 from tracer.request import FLOOR_SAMPLES, parameters
 
@@ -42,6 +45,7 @@ def command_of(tree: xr.DataTree, config: Mapping[str, Any]) -> str:
             words += _shown(name, tree)
         elif name == "arms":
             words += _arms(value, tree)
+            beyond += _own(value, config)
         elif parameter.flag is None:
             beyond += [f"{name} {value}"] if value != parameter.default else []
         else:
@@ -84,8 +88,29 @@ def _arms(names: Sequence[str], tree: xr.DataTree) -> list[str]:
 
     extent = np.asarray(tree["status"])[names.index("full")] if "full" in names else np.array([])
     named = extent.size > FLOOR_SAMPLES and not np.isin(extent, (STATUS_MISSING, STATUS_UNASKED)).any()
-    masks = [word for name in names[1:] if name != "full" or named for word in ("--mask", name)]
-    return [*masks, *([] if "full" in names else ["--no-floor"])] or ["--mask", "full"]
+    typed = [word for name in names[1:] if name != "full" or named for word in (_flag(name), name)]
+    return [*typed, *([] if "full" in names else ["--no-floor"])] or ["--mask", "full"]
+
+
+def _flag(name: str) -> str:
+    """`--mask` for what acts at the attention seam, `--arm` for a change of the network and for what no spec writes."""
+    return "--mask" if _is_spec(name) and not isinstance(parse(name), Change) else "--arm"
+
+
+def _own(names: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """What the arms that no spec writes are made of."""
+    made = config.get("changes", {})
+    return [
+        f"{name}: an arm of one's own, made of {made[name]}" for name in names if name in made and not _is_spec(name)
+    ]
+
+
+def _is_spec(name: str) -> bool:
+    try:
+        parse(name)
+    except SpecError:
+        return False
+    return True
 
 
 def _shown(name: str, tree: xr.DataTree) -> list[str]:

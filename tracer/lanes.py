@@ -5,12 +5,14 @@ Arms share lanes where they ask the same question, the clean one above all. Noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from interventions import Intervention
+from interventions.changes.base import Change
+from interventions.changes.fewer import FewerSteps, Moves
 from interventions.spec import Clean, Full
 from tracer import gains as jacobian
 from tracer.plan import Arm, Plan
@@ -27,6 +29,17 @@ class Lane(NamedTuple):
 
     state: Any
     spec: Intervention
+
+    def asked(self, i: int, steps: int) -> Lane | None:
+        """The lane that the network is asked for at step i of so many; None where an earlier prediction is held."""
+        if isinstance(self.spec, FewerSteps) and not self.spec.asks(i, steps):
+            return None
+        return Lane(self.state, CLEAN.spec) if isinstance(self.spec, Moves) else self
+
+    @property
+    def diluted(self) -> bool:
+        """Whether its prediction is mixed with that of the clean network at the same state."""
+        return isinstance(self.spec, Change) and self.spec.scope.strength < 1
 
 
 CLEAN = Lane("clean", Clean())
@@ -113,8 +126,14 @@ def _replayed(arm: Arm, m: int, i: int) -> Any:
 def lanes_of_step(plan: Plan, i: int) -> list[Lane]:
     """The distinct evaluations of step i: the clean one, then those of `measured_lanes`, then the rest."""
     roles = roles_of_step(plan, i).values()
-    rest = (lane for role in roles for lane in role.lanes())
-    return list(dict.fromkeys([*measured_lanes(plan, i), *rest]))
+    named = list(dict.fromkeys([*measured_lanes(plan, i), *(lane for role in roles for lane in role.lanes())]))
+    beside = (Lane(lane.state, CLEAN.spec) for lane in named if lane.diluted)
+    return list(dict.fromkeys([*named, *beside]))
+
+
+def asked_lanes(lanes: Sequence[Lane], i: int, steps: int) -> list[Lane]:
+    """What the network is asked for in these lanes, each once, in order."""
+    return list(dict.fromkeys(asked for lane in lanes if (asked := lane.asked(i, steps)) is not None))
 
 
 def measured_lanes(plan: Plan, i: int) -> list[Lane]:
@@ -134,7 +153,7 @@ def evaluations(plan: Plan) -> int:
 
 def evaluations_of_step(plan: Plan, i: int) -> int:
     """Network evaluations of step i per sample, lanes and what the linear gains take (guidance not counted)."""
-    count = len(lanes_of_step(plan, i))
+    count = len(asked_lanes(lanes_of_step(plan, i), i, plan.schedule.steps))
     if "tangent" in plan.record:
         departed = [arm for arm in plan.arms if arm.departs and not isinstance(arm.spec, Full)]
         count += jacobian.TANGENT_COST * sum(i > arm.window[0] for arm in departed)

@@ -21,18 +21,19 @@ Result = TypeVar("Result")
 class Parameter:
     """How a field of `Request` meets the command line and the store.
 
-    flag: as typed, "--steps", or "--floor/--no-floor" for a switch with two names; None: for Python only. type: of one
-    value. choices: gives the names that are allowed, or may stand in the list; called only when help is shown or an
-    error explained, since it may import. multiple: the flag may be repeated. many: one string holds several, by comma.
-    stored: key of the stored configuration, which `--resume` compares; None: it does not change a number. default: that
-    of the field. later: left out of the stored configuration at its default, so that runs older than it can go on.
-    once: the default that such older runs had, where it has changed since; it is left out at this one. beside: the
-    records that it is about; without any of them the field is not stored, and refused. option: handed to the model's
-    loader, under the field's name, where it is not the default.
+    flag: as typed, "--steps", or "--floor/--no-floor" for a switch with two names; None: for Python only. also: another
+    flag for the same. type: of one value. choices: gives the names that are allowed, or may stand in the list; called
+    only when help is shown or an error explained, since it may import. multiple: the flag may be repeated. many: one
+    string holds several, by comma. stored: key of the stored configuration, which `--resume` compares; None: it does
+    not change a number. default: that of the field. later: left out of the stored configuration at its default, so that
+    runs older than it can go on. once: the default that such older runs had, where it has changed since; it is left out
+    at this one. beside: the records that it is about; without any of them the field is not stored, and refused. option:
+    handed to the model's loader, under the field's name, where it is not the default.
     """
 
     help: str
     flag: str | None = None
+    also: str | None = None
     metavar: str | None = None
     type: type = str
     choices: Callable[[], Iterable[str]] | None = None
@@ -116,7 +117,7 @@ def _records(names: Collection[str]) -> list[str]:
     """Nothing for the default; else what was named, without what that brings along."""
     from tracer.store.records import DEFAULT, RECORDS, with_brought
 
-    if set(names) == with_brought(DEFAULT):
+    if set(names) - {"cost"} == with_brought(DEFAULT):  # which comes by itself where an arm changes the network
         return []
     brought = {each for name in names for each in RECORDS[name].brings} | {"norms"}
     return ["--record", ",".join(name for name in RECORDS if name in set(names) - brought) or "norms"]

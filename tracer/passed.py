@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from interventions.changes.base import Change
 from tracer.batches import padded
+from tracer.changed import Memories
 from tracer.denoisers.base import Landed, OwnSteps, Sample, optional_parts
 from tracer.gains import StepMap
 from tracer.lanes import CLEAN, Lane
@@ -27,10 +29,11 @@ from tracer.unit import Shown, Unit, most_removed
 @dataclass
 class Passed(Unit):
     """A unit of a pipeline. `steps`: the pipeline, opened; `first`: the clean lane's first step, which shows x_T, and
-    what was recorded in it."""
+    what was recorded in it; `memories`: what lanes under a change of the network remember."""
 
     steps: OwnSteps
     first: tuple[Landed, dict[str, Tensor]]
+    memories: Memories = field(default_factory=Memories)
 
     def remember(self, latest: Mapping[Any, tuple[Any, Any]]) -> None:
         """A path's history is one value: what its last step left."""
@@ -41,7 +44,8 @@ class Passed(Unit):
         known, recorded = self.first if i == 0 else (None, {})
         asked = lanes[1:] if known else lanes
         each = [(lane.spec, self.state(lane.state), self._carried(self.path(lane.state))) for lane in asked]
-        landed, taken = self.steps.evaluate(i, each, measured - bool(known)) if asked else ([], {})
+        memories = [self.memories.of(lane) for lane in asked]
+        landed, taken = self.steps.evaluate(i, each, measured - bool(known), memories) if asked else ([], {})
         parts = [padded(dict(part), most_removed(self.plan)) for part in (recorded, taken) if part]
         landed = [known, *landed] if known else landed
         eps, x0, led, mean = (
@@ -81,6 +85,7 @@ def passed(plan: Plan, samples: Sequence[Sample], record: Iterable[str]) -> Iter
         return sample_noise(samples, number, shape, like, number + 1 if step < fork else 0)
 
     assert itself is not None
-    with itself.opened(samples, mask_seed=plan.mask_seed, record=sorted(record), draw=draw) as steps:
+    alone = any(isinstance(arm.spec, Change) for arm in plan.arms)
+    with itself.opened(samples, mask_seed=plan.mask_seed, record=sorted(record), draw=draw, alone=alone) as steps:
         (first,), recorded = steps.evaluate(0, [(CLEAN.spec, None, None)], 1)
         yield Passed(plan, samples, first.sample, steps, (first, recorded))

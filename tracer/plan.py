@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from interventions import Intervention, parse
+from interventions.changes.base import Change
+from interventions.changes.fewer import FewerSteps, Moves, OtherSampler
 from interventions.naming import unknown
 from interventions.spec import Clean, Full
 from tracer.denoisers.base import Denoiser, Sample, optional_parts
@@ -50,7 +52,7 @@ class Arm:
     @property
     def departs(self) -> bool:
         """Whether it ever leaves the clean path."""
-        return not isinstance(self.spec, Clean) and self.spec.scope.strength > 0 and len(self.window) > 0
+        return not isinstance(self.spec, Clean) and self.spec.acting.strength > 0 and len(self.window) > 0
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,14 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
     ):
         raise PlanError(f"--batch-size {request.batch_size}: {itself.alone}; type --batch-size 1")
     levels = noise_levels(sampler, steps, denoiser.prediction, denoiser.scheduler)
+    _check_changes(denoiser, sampler, specs, steps)
     arms = _arms(denoiser, specs, steps, None if request.names_floor() else FLOOR_SAMPLES)
     recorded = resolve(request.record, denoiser, sampler)
+    if any(isinstance(spec, Change) for spec in specs):
+        recorded |= {"cost"}
     _check_kept(request, denoiser, recorded)
     _check_noise(denoiser, request, sampler, levels)
+    changes = _fingerprints(denoiser, specs)
     resolved = {
         "model": denoiser.name,
         "checkpoint": dict(denoiser.checkpoint),
@@ -165,6 +171,8 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
         "dtype": str(getattr(optional_parts(denoiser).model, "dtype", denoiser.dtype)).removeprefix("torch."),
         "conditions": _digest(samples),
     }
+    if changes:
+        resolved["changes"] = changes
     beyond = {"prediction": denoiser.prediction, "scheduler": dict(denoiser.scheduler)}
     if by:
         resolved["moved"] = by
@@ -172,6 +180,14 @@ def plan(request: Request, denoiser: Denoiser | None = None) -> Plan:
         beyond["pipeline_call"] = dict(itself.call)
     config = request.configuration(resolved) | beyond
     return Plan(request, denoiser, sampler, arms, samples, levels, guidance, recorded, config)
+
+
+def _fingerprints(denoiser: Denoiser, specs: Sequence[Intervention]) -> dict[str, str]:
+    """What the arms that change the network, or act by code of the user's, are made of, by name."""
+    parts = optional_parts(denoiser)
+    networks = parts.runs_itself.networks if parts.runs_itself else (parts.model,)
+    each = {str(spec): [spec.fingerprint(network) for network in networks] for spec in specs}
+    return {name: "; ".join(dict.fromkeys(made)) for name, made in each.items() if any(made)}
 
 
 MOST_SAMPLES = 1_000_000
@@ -261,21 +277,59 @@ def _arms(denoiser: Denoiser, specs: Sequence[Intervention], steps: int, floor_s
     for spec in specs:
         if itself is not None:
             itself.check(spec)
-        if spec.scope.source == "clean" and itself is not None:
-            raise PlanError(
-                f"{spec}: in a pipeline every arm is a call of its own, so none sees the clean one's attention; "
-                "leave source=clean out, or use a preset (trace models)"
-            )
+        _check_looked_at(spec, specs, alone=itself is not None, few=floor_samples is not None)
         if denoiser.layout is not None:
-            spec.check(denoiser.layout, layers=denoiser.layers, steps=steps)
+            spec.check(denoiser.layout, layers=denoiser.layers, steps=steps, heads=denoiser.heads)
             spec.check_told(denoiser.layout, itself is None and optional_parts(denoiser).padding is not None)
-        elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full):
+        elif not optional_parts(denoiser).own_lanes and not isinstance(spec, Clean | Full | Change):
             raise PlanError(
                 f"{spec}: {denoiser.name} has no layout, so it would be ignored. Give the denoiser its `layout` and "
                 "attach the seam in `opened`, or set `own_lanes = True` where its `predict` acts on the lanes by "
                 'itself (docs/extending.md, "A model")'
             )
-    return tuple(Arm(spec, spec.scope.window(steps), floor_samples if spec == Full() else None) for spec in specs)
+    return tuple(Arm(spec, spec.window(steps), floor_samples if spec == Full() else None) for spec in specs)
+
+
+def _check_looked_at(spec: Intervention, specs: Sequence[Intervention], *, alone: bool, few: bool) -> None:
+    """Raise PlanError where an arm looks at another that it cannot see: `alone`, every arm is a call of its own; the
+    other is no arm of the run, or one of `few` samples."""
+    if spec.looks_at and alone:
+        clean = spec.scope.source == "clean"
+        raise PlanError(
+            f"{spec}: in a pipeline every arm is a call of its own, so none sees the attention of another; "
+            f"{'leave source=clean out, or use' if clean else 'use'} a preset (trace models)"
+        )
+    for other in spec.looks_at:
+        if other not in specs or (few and other == Full()):
+            raise PlanError(f"{spec}: it takes from the arm {other}, which is not run; add it: --mask {other}")
+
+
+def _check_changes(denoiser: Denoiser, sampler: Sampler, specs: Sequence[Intervention], steps: int) -> None:
+    """Raise PlanError for changes of the network, or of the way the state moves, that cannot be made here."""
+    parts = optional_parts(denoiser)
+    for spec in specs:
+        if not isinstance(spec, Change):
+            continue
+        if not isinstance(spec, Moves):
+            if parts.model is None:
+                raise PlanError(
+                    f"{spec}: {denoiser.name} does not say which network it is that would be changed; give the "
+                    "denoiser its torch module as the attribute `model`"
+                )
+            if spec.remembers and sampler.evaluations > 1:
+                raise PlanError(f"{spec}: {sampler.name} asks the network several times a step; use another --sampler")
+        elif parts.runs_itself:
+            parts.runs_itself.check(spec)
+            if isinstance(spec, FewerSteps):
+                spec.check_steps(steps)
+        elif not sampler.has_null:
+            raise PlanError(f"{spec}: {sampler.name} asks the network more than once a step, or reads earlier steps")
+        elif isinstance(spec, FewerSteps):
+            spec.check_steps(steps)
+        elif isinstance(spec, OtherSampler):
+            other = SAMPLERS.get_or_raise(spec.sampler, SamplerError)
+            if denoiser.prediction not in other.fits or not other.has_null:
+                raise PlanError(f"{spec}: {other.name} cannot move this model's predictions at the levels of the run")
 
 
 def _prompts(request: Request, denoiser: Denoiser) -> list[Prompt] | None:

@@ -13,12 +13,13 @@ from itertools import count
 
 import torch
 
+from interventions.changes.base import Change
 from interventions.records import Words
 from interventions.spec import Full
 from tracer import store
 from tracer.denoisers.base import Sample, optional_parts
 from tracer.frames import frame_steps
-from tracer.lanes import CLEAN, Lane, evaluations, lanes_of_step, measured_lanes
+from tracer.lanes import CLEAN, Lane, asked_lanes, evaluations, lanes_of_step, measured_lanes
 from tracer.noise import sample_noise
 from tracer.passed import passed
 from tracer.plan import Plan
@@ -96,7 +97,7 @@ def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None)
         return _seconds_of_pass(plan, samples, tell)
     tried = samples[: -(-len(samples) // 4)] if plan.denoiser.device.type == "cpu" else samples
     attention, words, counted = plan.record & ATTENTION - {"words"}, _words_everywhere(plan), count(1)
-    lanes = len(lanes_of_step(plan, plan.schedule.steps // 2))
+    lanes = len(_tried(plan, plan.schedule.steps // 2))
 
     def timed(samples: tuple, lanes: int, record: Iterable[str]) -> float:
         seconds = _timed(plan, samples, lanes, record)
@@ -141,13 +142,21 @@ def _timed(plan: Plan, samples: tuple, count: int, record: Iterable[str]) -> flo
     denoiser, i = plan.denoiser, plan.schedule.steps // 2
     x = sample_noise(samples, -1, denoiser.shape, torch.empty(0, dtype=denoiser.dtype, device=denoiser.device))
     with torch.no_grad(), batches(plan, samples, record) as opened:
-        lanes = lanes_of_step(plan, i)[:count]
+        lanes = _tried(plan, i)[:count]
         states = x.expand(len(lanes), *x.shape)
         start = time.perf_counter()
         measured = len(set(lanes) & set(measured_lanes(plan, i)))
         prediction, _ = Sampled(plan, samples, x, opened).evaluate(i, lanes, states, plan.schedule.level(i), measured)
         float(prediction.value.sum())  # waits for the device
         return (time.perf_counter() - start) / len(lanes)
+
+
+def _tried(plan: Plan, i: int) -> list[Lane]:
+    """The lanes of a step that can be evaluated without the steps before it: of what remembers, the clean network."""
+    asked = asked_lanes(lanes_of_step(plan, i), i, plan.schedule.steps)
+    cold = (isinstance(lane.spec, Change) and lane.spec.remembers for lane in asked)
+    tried = [Lane(lane.state, CLEAN.spec) if forgets else lane for lane, forgets in zip(asked, cold, strict=True)]
+    return list(dict.fromkeys(tried))
 
 
 def _evaluations_a_step(plan: Plan) -> float:

@@ -35,7 +35,7 @@ def _sinks(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
 
 
 def _all(denoiser: Denoiser, sampler: Sampler) -> Iterable[str]:
-    missing = {"worst"} | (ATTENTION if denoiser.layout is None else frozenset())
+    missing = {"worst", "cost"} | (ATTENTION if denoiser.layout is None else frozenset())
     missing |= set() if denoiser.layout is not None and denoiser.layout.text else {"words"}
     missing |= set() if sampler.has_null else {"null"}
     missing |= set() if _martingale(sampler) else {"own"}
@@ -47,7 +47,8 @@ PRESETS: dict[str, Preset] = {
     "default": _default, "growth": _growth, "verdict": _verdict, "sinks": _sinks, "all": _all
 }  # fmt: skip
 """Name -> the records that it stands for. `default` is what `trace analyze verdict`, `growth` and `sinks` need (of the
-verdict, its feedback), and pictures on the way. `all` leaves out `worst`, which costs more than all else together."""
+verdict, its feedback), and pictures on the way. `all` leaves out `worst`, which costs more than all else together.
+`cost` comes by itself where an arm changes the network (`tracer.plan.plan`)."""
 
 
 def check_names(names: Iterable[str]) -> None:

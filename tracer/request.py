@@ -63,8 +63,9 @@ class Request:
     arms: str | Intervention | Iterable[str | Intervention] = field(
         default=("R4S32",),
         metadata=typed(
-            "An arm, e.g. R4S32 or sink-k5@layers=3. Repeatable.",
+            "An arm: R4S32, sink-k5@layers=3, int8, steps14, or NAME=module:attribute of your own. Repeatable.",
             "--mask",
+            also="--arm",
             metavar="SPEC",
             multiple=True,
             stored="arms",
@@ -350,9 +351,10 @@ class Request:
     def named_arms(self) -> tuple[Intervention, ...]:
         """The arms that were named, as values. Raises SpecError."""
         from interventions import Intervention, parse
+        from tracer.arm import typed_arm
 
         assert isinstance(self.arms, tuple)
-        return tuple(arm if isinstance(arm, Intervention) else parse(arm) for arm in self.arms)
+        return tuple(arm if isinstance(arm, Intervention) else typed_arm(arm) or parse(arm) for arm in self.arms)
 
     def configuration(self, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """The stored configuration: the stored keys, from `resolved` where the plan had to fill them in."""

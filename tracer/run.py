@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from interventions import arm_coordinates, rings
+from interventions import Intervention, arm_coordinates, rings
 from interventions.records import TOP
 from interventions.segments import KINDS
 from interventions.spec import Clean, Full, KeyRemoval
 from tracer import store
 from tracer.batches import Limits
+from tracer.cost import evaluations
 from tracer.denoisers.base import optional_parts
 from tracer.frames import frame_size, frame_steps
 from tracer.parameters import with_parameters_of, words_of
@@ -126,7 +127,8 @@ def _create(plan: Plan, path: Path) -> None:
         "sampler_stochastic": plan.sampler.stochastic,
     }
     variables, sizes = arrays(plan), dimensions(plan)
-    store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=masks(plan))
+    static = masks(plan) | ({"cost/evaluations": evaluations(plan)} if "cost" in plan.record else {})
+    store.create(path, variables, sizes, coordinates(plan), attributes, plan.unit, static=static)
 
 
 def complete(
@@ -339,7 +341,10 @@ def masks(plan: Plan) -> dict[str, np.ndarray]:
     if layout is None or layout.size > MOST_MASKED:
         return {}
     full = np.ones((layout.size, layout.size), bool)
-    cut = [
-        full if isinstance(arm.spec, Clean | KeyRemoval) else arm.spec.mask(layout, plan.mask_seed) for arm in plan.arms
-    ]
+    cut = [arm.spec.mask(layout, plan.mask_seed) if _has_mask(arm.spec) else full for arm in plan.arms]
     return {"interventions/mask": np.stack(cut)}
+
+
+def _has_mask(spec: Intervention) -> bool:
+    """Whether it has a fixed mask: its family writes one, and its keys are not found while the model runs."""
+    return type(spec).mask is not Intervention.mask and not isinstance(spec, KeyRemoval)

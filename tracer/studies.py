@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from interventions import Intervention
+from interventions import Intervention, rules
+from interventions.changes.base import Change
+from interventions.errors import spec_error
 from tracer.request import Request
 from tracer.samplers.base import Sampler
 from tracer.samplers.registry import SAMPLERS
@@ -29,7 +31,9 @@ FORKS, FORK_PATHS = 8, 32
 class Setting:
     """What a study starts from: masks, and the run it varies.
 
-    every: steps of an impulse. counts: numbers of steps, for `steps`. forks, paths: for `renoise`.
+    every: steps of an impulse. counts: numbers of steps, for `steps`. forks, paths: for `renoise`. layers: of the
+    model; groups: into so many they are divided for `schedule`, None: 3 where groups can be joined; longest: row of
+    steps that is run by itself where an arm remembers.
     """
 
     masks: tuple[Intervention, ...]
@@ -40,6 +44,9 @@ class Setting:
     counts: tuple[int, ...] = STEP_COUNTS
     forks: int = FORKS
     paths: int = 1
+    layers: int = 1
+    groups: int | None = None
+    longest: int = 2
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,40 @@ def impulse(setting: Setting) -> Iterator[Variant]:
     steps, every = setting.steps, setting.every
     single = (mask.at(steps=(j, min(j + every, steps))) for mask in setting.masks for j in range(0, steps, every))
     yield Variant("impulse", (*setting.masks, *single), ("latents", "decomposition", *_null(setting.sampler)))
+
+
+def schedule(setting: Setting) -> Iterator[Variant]:
+    """Each arm at single steps, in groups of layers and in all; in rows too where it remembers; and the usual rules."""
+    arms: list[Intervention] = []
+    for mask in setting.masks:
+        first, longest = (1, setting.longest) if getattr(mask, "remembers", False) else (0, setting.every)
+        lengths = range(1, longest + 1) if first else (longest,)
+        windows = [
+            (start, start + length)
+            for length in lengths
+            for start in range(first, setting.steps - length + 1, 1 if first else length)
+        ]
+        each = [mask, *(mask.at(layers=group) for group in _groups(mask, setting))]
+        arms += [where.at(steps=window) for where in each for window in windows]
+        ruled = [rules.steps_of(rule, setting.steps, setting.steps // part) for rule in rules.RULES for part in (2, 4)]
+        arms += [mask.at(steps=rules.windows_of(steps)) for steps in ruled if steps and len(steps) > longest]
+    yield Variant("schedule", tuple(dict.fromkeys(arms)), ("finals", "x0"))
+
+
+def _groups(mask: Intervention, setting: Setting) -> list[tuple[int, ...]]:
+    """The groups of layers that are approximated by themselves, none where all are approximated together."""
+    joined = isinstance(mask, Change) and "layers" in mask.options
+    count = setting.groups or (min(3, setting.layers) if joined else 1)
+    if count > 1 and not joined:
+        why = f"{mask.name} cannot be joined with itself in other layers, so a schedule has all its layers together"
+        raise spec_error(f"--groups {count}", why, "--groups 1")
+    if count > setting.layers:
+        raise spec_error(f"--groups {count}", f"the model has {setting.layers} layers", f"--groups {setting.layers}")
+    if count == 1:
+        return []
+    if mask.scope.layers is not None:
+        raise spec_error(f"{mask} with --groups {count}", "it names its layers itself", mask.name)
+    return [tuple(map(int, group)) for group in np.array_split(np.arange(setting.layers), count)]
 
 
 def windows(setting: Setting) -> Iterator[Variant]:
@@ -169,6 +210,7 @@ def _thirds() -> tuple[tuple[float, float], ...]:
 
 STUDIES = {
     "impulse": Study("What does a mask at one step alone do to the result?", impulse, "impulse"),
+    "schedule": Study("Which steps and layers may be approximated?", schedule, "schedule"),
     "windows": Study("Which third of the trajectory carries the damage?", windows, "counterfactual"),
     "all-but": Study("Which third is needed for the damage?", all_but, "counterfactual"),
     "prefix": Study("How does the damage build up as more steps are masked?", prefix, "counterfactual"),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interventions.spec import Full
 from tracer import gains as jacobian
-from tracer.batches import Limits
+from tracer.batches import Interrupted, Limits
 from tracer.denoisers.base import Sample, optional_parts
 from tracer.divergence import failed_steps
 from tracer.frames import frame_steps, frames_of
@@ -54,6 +54,16 @@ def run_unit(
     if not (asked := plan.asked(samples)).all():
         buffer.ask(asked)
         plan = plan.of(samples)
+    while True:
+        try:
+            return _run(plan, samples, buffer, on_step, limits)
+        except Interrupted:  # what arms remember is lost with the batch that did not fit
+            continue
+
+
+def _run(
+    plan: Plan, samples: Sequence[Sample], buffer: Any, on_step: Callable[[int], None] | None, limits: Limits | None
+) -> None:
     opened = passed if optional_parts(plan.denoiser).runs_itself else partial(sampled, limits=limits)
     with torch.no_grad(), opened(plan, samples, looked(plan)) as unit:
         if "latents" in plan.record:
@@ -79,6 +89,7 @@ def _step(unit: Unit, i: int, buffer: Any) -> None:
     roles, lanes = roles_of_step(plan, i), lanes_of_step(plan, i)
     shown = unit.step(i, lanes, len(measured_lanes(plan, i)))
     unit.finite.append(torch.isfinite(norms(shown.landed)))
+    buffer.step(i, unit.costs(i))
     at, x0 = shown.at, shown.x0
     contributions = {
         m: {name: x0[at[a]] - x0[at[b]] for name, (a, b) in role.sums.items()} for m, role in roles.items()

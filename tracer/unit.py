@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,15 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interventions.changes.base import Change
+from interventions.changes.fewer import OtherSampler
 from interventions.spec import Full, KeyRemoval
 from tracer.batches import Batches, Limits
-from tracer.denoisers.base import Moment, Sample
+from tracer.changed import Asking, Memories, moved_otherwise
+from tracer.cost import Meter, meter
+from tracer.denoisers.base import Moment, Sample, optional_parts
 from tracer.gains import StepMap
-from tracer.lanes import CLEAN, Lane
+from tracer.lanes import CLEAN, Lane, asked_lanes
 from tracer.noise import coupled_noise, sample_noise
 from tracer.plan import Plan
 from tracer.samplers.advance import advance
 from tracer.samplers.base import Earlier, Level, Prediction, epsilon_and_x0, kept_signal
+from tracer.samplers.registry import SAMPLERS
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,10 @@ class Unit:
         """Where step i leads from states [direction, sample, ...], the clean path's history and noise held."""
         raise NotImplementedError
 
+    def costs(self, i: int) -> dict[str, np.ndarray]:
+        """What the calls of step i cost, as it is written; empty where it is not measured."""
+        return {}
+
     def decode(self, x0: Tensor) -> np.ndarray:
         """Final states, or predicted ones, [sample, ...] -> uint8 [sample, y, x, 3]."""
         raise NotImplementedError
@@ -122,9 +131,15 @@ class Unit:
 
 @dataclass
 class Sampled(Unit):
-    """A unit whose steps are taken by one of this project's samplers, all lanes in one batch."""
+    """A unit whose steps are taken by one of this project's samplers, all lanes in one batch.
+
+    memories: what lanes of caches and of fewer steps remember. meter: what measures the cost of the calls, in the first
+    unit of a run that records it.
+    """
 
     batches: Batches
+    memories: Memories = field(default_factory=Memories)
+    meter: Meter | None = None
 
     def step(self, i: int, lanes: Sequence[Lane], measured: int) -> Shown:
         """Evaluate these lanes together. The noise is drawn, on the CPU, while a GPU evaluates."""
@@ -133,15 +148,21 @@ class Sampled(Unit):
         recorded: list[dict[str, Tensor]] = []
 
         def predict(x: Tensor, level: Level) -> Prediction:
-            prediction, taken = self.evaluate(i, lanes, x, level, 0 if recorded else measured)
+            first = not recorded
+            prediction, taken = self.evaluate(
+                i, lanes, x, level, measured if first else 0, self.meter if first else None
+            )
             recorded.append(taken)
             return prediction
 
         prediction, move = advance(plan.sampler, plan.schedule, i, states, predict, self._history(lanes))
         noise = self._noise(i)
         eps, x0 = epsilon_and_x0(plan.schedule, i, states, prediction.value)
+        landed, mean = moved_otherwise(
+            plan.schedule, i, lanes, states, prediction, (move.land(noise), move.mean), noise
+        )
         at, earlier = {lane: k for k, lane in enumerate(lanes)}, [Earlier(*pair) for pair in zip(eps, x0, strict=True)]
-        return Shown(at, eps, x0, move.land(noise), move.mean, earlier, recorded[0], noise)
+        return Shown(at, eps, x0, landed, mean, earlier, recorded[0], noise)
 
     def clean_step(self, i: int, history: Sequence[Earlier], noise: Tensor | None) -> StepMap:
         """The map of the state alone, as torch can differentiate it."""
@@ -157,16 +178,33 @@ class Sampled(Unit):
 
         return landed
 
+    def costs(self, i: int) -> dict[str, np.ndarray]:
+        """What the meter says of it."""
+        return {} if self.meter is None else self.meter.of_step(self.plan, len(self.samples), i)
+
     def decode(self, x0: Tensor) -> np.ndarray:
         """By the denoiser."""
         return self.plan.denoiser.decode(x0)
 
     def evaluate(
-        self, i: int, lanes: Sequence[Lane], states: Tensor, level: Level, measured: int
+        self,
+        i: int,
+        lanes: Sequence[Lane],
+        states: Tensor,
+        level: Level,
+        measured: int,
+        meter: Meter | None = None,
     ) -> tuple[Prediction, dict[str, Tensor]]:
         """Predictions [lane, sample, ...] of these lanes at these states, what the seam recorded of the first ones."""
-        moment = Moment(i, self.plan.schedule.steps, *level)
-        return self.batches.evaluate(states, moment, [lane.spec for lane in lanes], measured)
+        moment, asking = (
+            Moment(i, self.plan.schedule.steps, *level),
+            Asking(lanes, i, self.plan.schedule, self.memories),
+        )
+        asked, seen = asking.asked, len(asked_lanes(lanes[:measured], i, self.plan.schedule.steps))
+        memories = [self.memories.of(lane) for lane in asked]
+        specs = [lane.spec for lane in asked]
+        predicted, taken = self.batches.evaluate(asking.states(states), moment, specs, seen, memories, meter)
+        return asking.answers(level, states, predicted), asking.recorded(measured, taken)
 
     def _history(self, lanes: Sequence[Lane]) -> list[Earlier]:
         """What the sampler may read of earlier steps, [lane, sample, ...] each."""
@@ -176,7 +214,7 @@ class Sampled(Unit):
     def _noise(self, i: int) -> Tensor | None:
         """The noise of step i; none in the last step, and in a sampler that draws none."""
         plan = self.plan
-        if not plan.sampler.stochastic or i + 1 == plan.schedule.steps:
+        if not draws_noise(plan) or i + 1 == plan.schedule.steps:
             return None
         shape, fork, like = plan.denoiser.shape, plan.request.fork, self.x
         if plan.request.noise == "coupled":
@@ -191,7 +229,7 @@ def sampled(plan: Plan, samples: Sequence[Sample], record: Iterable[str], limits
     like = torch.empty(0, dtype=plan.denoiser.dtype, device=plan.denoiser.device)
     x = sample_noise(samples, -1, plan.denoiser.shape, like)
     with batches(plan, samples, record, limits) as opened:
-        yield Sampled(plan, samples, x, opened)
+        yield Sampled(plan, samples, x, opened, meter=meter(plan, samples))
 
 
 def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), limits: Limits | None = None) -> Batches:
@@ -200,7 +238,16 @@ def batches(plan: Plan, samples: Sequence[Sample], record: Iterable[str] = (), l
     halves = 1 if plan.guidance == 1 else 2
     counts = zip(plan.arms, plan.asked(samples).sum(axis=1).tolist(), strict=True)
     few = {arm.spec: count for arm, count in counts if count < len(samples)}
-    return Batches(opened, samples, limits or Limits(), halves=halves, removed=most_removed(plan), few=few)
+    return Batches(
+        opened, samples, limits or Limits(), halves=halves, removed=most_removed(plan), few=few,
+        network=optional_parts(plan.denoiser).model, alone=any(isinstance(arm.spec, Change) for arm in plan.arms),
+    )  # fmt: skip
+
+
+def draws_noise(plan: Plan) -> bool:
+    """Whether the steps of the run, or of an arm with another sampler, draw noise."""
+    others = [SAMPLERS[arm.spec.sampler] for arm in plan.arms if isinstance(arm.spec, OtherSampler)]
+    return any(sampler.stochastic for sampler in (plan.sampler, *others))
 
 
 def most_removed(plan: Plan) -> int:

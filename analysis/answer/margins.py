@@ -25,7 +25,8 @@ CONFIDENCE = (0.90, 0.95)
 LEVEL = 0.05
 INTERMITTENCY_LEVEL = 0.01
 
-CLAIM = "masking errors compound multiplicatively along the trajectory"
+CLAIM = "{errors} compound multiplicatively along the trajectory"
+"""What is judged, of the errors that `nouns.Wording.errors` names: of masks "masking errors"."""
 UNDECIDED = "undecided"
 LABELS = {
     "feedback": ("amplifying", "none", "damping"),

@@ -1,6 +1,6 @@
-"""A verdict in plain sentences: per mask, dose and question, with every estimate, its interval and what limits it.
+"""A verdict in plain sentences: per arm, dose and question, with every estimate, its interval and what limits it.
 
-One line a question under one line a mask and dose, then the claim, then notes; a blank line between these.
+One line a question under one line an intervention and dose, then the claim, then notes; a blank line between these.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import xarray as xr
 
 from analysis.answer import calibration, words
 from analysis.answer.margins import LABELS, LINEAR, MARGIN, SATURATED, UNDECIDED
+from analysis.common.nouns import Wording, wording
 from analysis.common.runs import FLOOR_FACTOR
 
 FEWEST_STEPS, MOST_STEPS = 50, 1000
@@ -23,36 +24,44 @@ SUBJECTS = {
 
 
 def told(dataset: xr.Dataset) -> str:
-    """All of it: the primary mask first, then the others, then what was not measured and what would measure it."""
+    """All of it: the primary arm first, then the others, then what was not measured and what would measure it."""
     counts = dataset.attrs["steps"]
     several = f" (runs of {', '.join(map(str, counts))})" if len(counts) > 1 else ""
     parts = [f"{dataset.attrs['title']}, {dataset.attrs['at']} steps{several}; brackets are 95% intervals over starts."]
     masks, shared = list(dict.fromkeys(str(mask) for mask in dataset["mask"].values)), _everywhere(dataset)
-    primary = dataset.attrs["primary"]
+    primary, called = dataset.attrs["primary"], wording(dataset)
     if not primary:
-        parts.append("The primary mask fixed beforehand (small-world at 25% density) is not in this run.")
+        parts.append(_no_primary(called))
     for mask in sorted(masks, key=lambda name: name != primary):
-        parts += _mask(dataset, mask, shared)
+        parts += _passages(dataset, mask, shared)
     secondary = len(masks) - bool(primary)
     if secondary and len(dataset["cell"]) > 1:
         rows = int((~dataset["primary"]).sum())
-        parts.append(f"Answers of the {secondary} other masks are those left by Holm's correction over {rows} rows.")
+        parts.append(
+            f"Answers of the {secondary} other {called.plural} are those left by Holm's correction over {rows} rows."
+        )
     notes = [*(f"{_capital(reason)}." for reason in shared), *_missing(dataset), *_limits(dataset)]
     return "\n".join([*parts, "", *notes] if notes else parts)
 
 
-def _mask(dataset: xr.Dataset, mask: str, shared: list[str]) -> list[str]:
-    """One mask: a passage for each dose, and what they say of the claim."""
+def _no_primary(called: Wording) -> str:
+    if called == words.MASKS:
+        return "The primary mask fixed beforehand (small-world at 25% density) is not in this run."
+    return f"No {called.noun} of this run was fixed beforehand as the primary one."
+
+
+def _passages(dataset: xr.Dataset, mask: str, shared: list[str]) -> list[str]:
+    """One intervention: a passage for each dose, and what they say of the claim."""
     rows = dataset.isel(cell=np.flatnonzero(dataset["mask"].values == mask))
     rows = rows.isel(cell=np.argsort(-rows["dose"].values, kind="stable"))
     views = [rows.isel(cell=index) for index in range(rows.sizes["cell"])]
     parts = [_row(view, mask, dataset, shared) for view in views]
-    claim = words.claim({float(view["dose"]): str(view["claim"].item()) for view in views})
+    claim = words.claim({float(view["dose"]): str(view["claim"].item()) for view in views}, wording(dataset))
     return ["", *parts, f"{claim}{_open(views)}{_hidden(views)}."]
 
 
 def _row(view: xr.Dataset, mask: str, dataset: xr.Dataset, shared: list[str]) -> str:
-    role = ", primary mask" if view["primary"].item() else ""
+    role = f", primary {wording(dataset).noun}" if view["primary"].item() else ""
     size = f"{int(view['samples'])} samples"
     if int(view["starts"]) < int(view["samples"]):
         size += f" from {int(view['starts'])} starts"
@@ -75,7 +84,8 @@ def answered(view: xr.Dataset, question: str, shared: Collection[str] = ()) -> s
     if not np.isfinite(words.limits(interval)[1]):
         return ""
     alone, label = view[f"{question}_alone"].item(), view[question].item()
-    text = words.answer(question, alone, interval)
+    called = wording(view)
+    text = words.answer(question, alone, interval, called)
     if question == "feedback":
         text += _rms(view)
     if question == "along" and slope_taken_as_one(view):
@@ -89,7 +99,7 @@ def answered(view: xr.Dataset, question: str, shared: Collection[str] = ()) -> s
         text += f" (that of the error itself, p_e, is {words.quoted(view['error_slope_interval'])})"
     if alone != label:
         p = float(view[f"{question}_p_holm"])
-        text += f"; as one of several masks this counts as {UNDECIDED}, for the corrected p is {p:.2g}"
+        text += f"; as one of several {called.plural} this counts as {UNDECIDED}, for the corrected p is {p:.2g}"
     return text + "".join(f" ({reason})" for reason in _reasons(view, question) if reason not in shared)
 
 
@@ -210,11 +220,11 @@ def needed(dataset: xr.Dataset) -> dict[str, str]:
 def _missing(dataset: xr.Dataset) -> list[str]:
     """What was not measured at all, and what to type for it."""
     texts = [f"{SUBJECTS[question]} {text}" for question, text in needed(dataset).items()]
-    masks = dict.fromkeys(str(mask) for mask in dataset["mask"].values)
+    masks, flag = dict.fromkeys(str(mask) for mask in dataset["mask"].values), wording(dataset).flag
     for mask in masks:
         measured = dataset["dose"].values[dataset["mask"].values == mask]
         if missing := [dose for dose in LINEAR if dose not in measured]:
-            options = " ".join(f"--mask {_dosed(mask, dose)}" for dose in missing)
+            options = " ".join(f"{flag} {_dosed(mask, dose)}" for dose in missing)
             texts.append(f"The linear regime of {mask} lacks {' and '.join(map(words.dose, missing))}: {options}")
     return [f"{text}." for text in texts]
 

@@ -20,7 +20,7 @@ from analysis.answer.measured import measured
 from analysis.answer.primary import primary_cell
 from analysis.answer.telling import scatter_may_amplify, slope_taken_as_one, told
 from analysis.answer.verdict_figure import figure
-from analysis.common import pairing, runs, statistics
+from analysis.common import nouns, pairing, runs, statistics
 from analysis.measure import shipped
 from analysis.measures.steps import title
 from interventions.naming import unknown
@@ -42,20 +42,20 @@ def verdict(
     kind: str | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
-    """The answers of the rule for every whole arm (mask and dose) of a run, or of runs that differ in steps or doses.
+    """The answers of the rule for every whole arm (arm and dose) of a run, or of runs that differ in steps or doses.
 
     Per `cell` (the arm's spec; coordinates `mask` and `dose`): `feedback`, `along` and `steps_answer` with
     `feedback_interval`, `along_interval`, `steps_interval` (confidence, bound); `claim` ("supported", "refuted",
     "open"); `calibration_state`. Beside them intervals of RMS S, |N*| / |N| (`systematic`), the slope on N*
-    (`calibration`), p_e (`error_slope`), the `scatter` share of the masked and of the replayed path; of feedback and
+    (`calibration`), p_e (`error_slope`), the `scatter` share of the arm's and of the replayed path; of feedback and
     along, what a small dose `extrapolated` to full dose comes to, its power 1 / dose; `saturation`, the
     RMS final error in spreads; per sample log S and what else was measured; A, R, coherence and stretch as
-    descriptions. Answers of secondary masks are those left by Holm's correction over all their doses, question by
+    descriptions. Answers of secondary arms are those left by Holm's correction over all their doses, question by
     question, of p-values that invert the very intervals; `*_alone` is the rule's own and `*_p_holm` the corrected p.
 
     A cell is judged at `at` steps (250 if there, else the most; a cell without that number at the most it has), p_S and
     p_e on the starts that have every number of steps of their cell. A run of one number of steps answers what it can.
-    `primary` names the mask fixed beforehand; left out, it is the small-world mask nearest to 25% density (20 to 30%).
+    `primary` names the arm fixed beforehand; left out, it is the small-world mask nearest to 25% density (20 to 30%).
     `kind` chooses the null of A. Raises RunError where no arm acts over the whole run, runs differ in
     more than steps and doses, or nothing fits. Source: docs/science.md, "The rule and its margins".
     """
@@ -72,7 +72,7 @@ def verdict(
     cells = sorted(measured_arms, key=lambda name: (masks.index(arms[name].mask), -arms[name].strength))
     fixed = primary if primary is not None else primary_cell(trees, masks)
     if fixed and fixed not in masks:
-        raise runs.RunError(unknown(f"the primary mask {fixed!r} is not among the arms", fixed, masks))
+        raise runs.RunError(unknown(f"the primary arm {fixed!r} is not among the arms", fixed, masks))
     stochastic = runs.stochastic(trees[0])
     guided = runs.configuration(trees[0]).get("guidance", 1) not in (1, None)
     parts = [_judge(table.loc[cell], at, seed, posterior_mean=not (stochastic and guided)) for cell in cells]
@@ -178,7 +178,7 @@ def _interval(question: str) -> str:
 
 
 def _corrected(result: xr.Dataset) -> xr.Dataset:
-    """Holm's correction over the secondary masks with all their doses, question by question; the primary stands alone.
+    """Holm's correction over the secondary arms with all their doses, question by question; the primary stands alone.
 
     An answer that the rule gives has a p of at most .05 by the same interval; it is kept if the corrected one is, too.
     """
@@ -194,7 +194,7 @@ def _corrected(result: xr.Dataset) -> xr.Dataset:
 
 
 def _claims(result: xr.Dataset) -> list[str]:
-    """What the answers `along` of a mask at all its doses say of the claim, for every cell.
+    """What the answers `along` of an intervention at all its doses say of the claim, for every cell.
 
     Where a stochastic sampler's slope on N* was not measured, |N*| / |N| is half an answer and no claim rests on it.
     An ODE sampler's |y - x| / |tau| counts scatter as systematic, so that an additive system whose modes switch reads
@@ -221,11 +221,11 @@ verdict.presents("figure")(figure)
 
 @verdict.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per mask and dose: the answers that were asked, with estimates and 95% intervals; the CSV says more."""
-    rows = []
+    """One row per arm and dose: the answers that were asked, with estimates and 95% intervals; the CSV says more."""
+    rows, called = [], nouns.wording(dataset).noun
     for cell in dataset["cell"].values:
         view = dataset.sel(cell=cell)
-        row: dict[str, object] = {"mask": str(view["mask"].item()), "dose": float(view["dose"])}
+        row: dict[str, object] = {called: str(view["mask"].item()), "dose": float(view["dose"])}
         for question, symbol in (("feedback", "S"), ("along", "amplification"), ("steps_answer", "p_S")):
             if np.isfinite(dataset[_interval(question)]).any():
                 row |= {symbol: words.quoted(view[_interval(question)]), question: view[question].item()}
@@ -241,10 +241,10 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
 @verdict.presents("records")
 def records(dataset: xr.Dataset) -> pd.DataFrame:
     """The table with every limit as a number, calibration, scatter, extrapolation, descriptions and exclusions."""
-    rows = []
+    rows, called = [], nouns.wording(dataset).noun
     for cell in dataset["cell"].values:
         view = dataset.sel(cell=cell)
-        row: dict[str, object] = {"mask": str(view["mask"].item()), "dose": float(view["dose"])}
+        row: dict[str, object] = {called: str(view["mask"].item()), "dose": float(view["dose"])}
         row |= {"steps": int(view["steps_at"]), "claim": view["claim"].item()}
         for label, question, name in (
             ("feedback", "feedback", "S"), ("along", "along", "amplification"), ("steps answer", "steps_answer", "p_S"),
@@ -267,5 +267,5 @@ def records(dataset: xr.Dataset) -> pd.DataFrame:
 
 @verdict.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
-    """The answers in words: the primary mask first, dose by dose, then the claim, and everything that limits it."""
+    """The answers in words: the primary arm first, dose by dose, then the claim, and everything that limits it."""
     return told(dataset)

@@ -1,4 +1,4 @@
-"""The answer plane: where each mask lies at each dose, in feedback and in amplification along the trajectory.
+"""The answer plane: where each intervention lies at each dose, in feedback and in amplification along the trajectory.
 
 It draws what `verdict` found and computes no answer of its own; the margins come from `margins`.
 """
@@ -14,6 +14,7 @@ from scipy import stats
 
 from analysis.answer import words
 from analysis.answer.margins import MARGIN, SATURATED, SLOPE_MARGIN
+from analysis.common.nouns import wording
 from analysis.figures import style as figures
 
 BAND = "#ececec"
@@ -21,7 +22,7 @@ MOST_ROWS = 12  # cells drawn
 MARKERS = ("o", "s", "^", "D", "v")
 """Of the doses, the largest first."""
 NAMES = {
-    "feedback_interval": ("feedback S", "Do masked steps feed on the error?"),
+    "feedback_interval": ("feedback S", "Do {acted} steps feed on the error?"),
     "along_interval": ("amplification along the trajectory", "Does the trajectory amplify it?"),
     "steps_interval": ("slope p of log S on log N", "Does feedback grow with steps?"),
 }
@@ -34,7 +35,7 @@ NOTE = (
 
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
-    """The plane of feedback and amplification, an ellipse per mask and dose, and the slopes over numbers of steps."""
+    """The plane of feedback and amplification, an ellipse per arm and dose, and the slopes over numbers of steps."""
     known = [name for name in NAMES if np.isfinite(dataset[name]).any()]
     plane_too = {"feedback_interval", "along_interval"} <= set(known)
     rows = [name for name in known if name == "steps_interval" or not plane_too] or ["feedback_interval"]
@@ -96,7 +97,7 @@ def plane(axes: Axes, dataset: xr.Dataset) -> None:
 
 
 def _cell(axes: Axes, view: xr.Dataset, color: str, marker: str, filled: bool) -> np.ndarray:
-    """One mask at one dose; returns the values [2, point] that must be in view."""
+    """One intervention at one dose; returns the values [2, point] that must be in view."""
     slope = words.limits(view["along_interval"])[1] / words.limits(view["systematic_interval"])[1]
     values = np.stack([view["log_feedback"].values, view["log_systematic"].values + np.log(slope)])
     both = values[:, np.isfinite(values).all(axis=0)]
@@ -116,7 +117,7 @@ def _cell(axes: Axes, view: xr.Dataset, color: str, marker: str, filled: bool) -
 
 
 def rows_of(axes: Axes, dataset: xr.Dataset, name: str, *, labelled: bool = True) -> None:
-    """One answer, a row per mask and dose: estimate, interval, and samples where they are known."""
+    """One answer, a row per intervention and dose: estimate, interval, and samples where they are known."""
     label, title = NAMES[name]
     ratio = name != "steps_interval"
     low, high, none = (1 / MARGIN, MARGIN, 1) if ratio else (-SLOPE_MARGIN, SLOPE_MARGIN, 0)
@@ -140,7 +141,7 @@ def rows_of(axes: Axes, dataset: xr.Dataset, name: str, *, labelled: bool = True
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
-    axes.set_title(title, loc="left")
+    axes.set_title(title.format(acted=wording(dataset).acted), loc="left")
 
 
 def ellipse(values: np.ndarray, confidence: float = 0.95, points: int = 90, units: int | None = None) -> np.ndarray:
@@ -158,7 +159,7 @@ def ellipse(values: np.ndarray, confidence: float = 0.95, points: int = 90, unit
 
 
 def _look(dataset: xr.Dataset, cell: str) -> tuple[str, str, bool]:
-    """Colour (the mask's), marker (the dose's) and whether it is filled (not saturated)."""
+    """Colour (the intervention's), marker (the dose's) and whether it is filled (not saturated)."""
     view = dataset.sel(cell=cell)
     masks = list(dict.fromkeys(str(mask) for mask in dataset["mask"].values))
     doses = sorted({float(dose) for dose in dataset["dose"].values}, reverse=True)
@@ -167,7 +168,7 @@ def _look(dataset: xr.Dataset, cell: str) -> tuple[str, str, bool]:
 
 
 def _legend(axes: Axes, dataset: xr.Dataset) -> None:
-    """One entry per mask and dose."""
+    """One entry per intervention and dose."""
     for cell in dataset["cell"].values:
         color, marker, filled = _look(dataset, str(cell))
         role = " (primary)" if bool(dataset["primary"].sel(cell=cell)) else ""

@@ -11,12 +11,15 @@ import numpy as np
 import xarray as xr
 
 from analysis.answer.margins import CLAIM, LABELS, MARGIN, SATURATED, SLOPE_MARGIN, UNDECIDED, WORDS_MARGIN
+from analysis.common.nouns import Wording
 from analysis.common.statistics import BOUNDS
+
+MASKS = Wording()
 
 SUBJECTS = {"feedback": "feedback S", "along": "amplification along the trajectory", "steps_answer": "slope p_S"}
 MEANINGS = {
-    "amplifying": "masked steps inject more because of the error that they find",
-    "damping": "masked steps inject less because of the error that they find",
+    "amplifying": "{acted} steps inject more because of the error that they find",
+    "damping": "{acted} steps inject less because of the error that they find",
     "amplified": "the trajectory amplifies the error",
     "contracted": "the trajectory absorbs a part of the error",
     "grows": "feedback grows with the number of steps",
@@ -24,7 +27,7 @@ MEANINGS = {
 }
 
 
-def answer(question: str, label: str, interval: xr.DataArray) -> str:
+def answer(question: str, label: str, interval: xr.DataArray, called: Wording = MASKS) -> str:
     """One answer, such as "feedback S 1.20 [1.08, 1.33], across the margin of 1.25: undecided, and at most 1.33"."""
     low, estimate, high = limits(interval)
     subject = SUBJECTS[question]
@@ -36,7 +39,7 @@ def answer(question: str, label: str, interval: xr.DataArray) -> str:
     if label == UNDECIDED:
         return text + _open(question, low, high)
     if label in MEANINGS:
-        return f"{text}: {label}, {MEANINGS[label]}"
+        return f"{text}: {label}, {MEANINGS[label].format(acted=called.acted)}"
     return f"{text}: {label}, {_absence(question, interval)}"
 
 
@@ -97,7 +100,7 @@ def dose(strength: float) -> str:
 
 
 def named(view: xr.Dataset) -> str:
-    """A mask with its dose, from the coordinates `mask` and `dose`: "R4S32", "R4S32 x 0.1"."""
+    """What an arm is a dose of, with the dose, from the coordinates `mask` and `dose`: "R4S32", "R4S32 x 0.1"."""
     strength = float(view["dose"])
     return str(view["mask"].item()) + ("" if strength == 1 else f" × {strength:g}")
 
@@ -112,14 +115,14 @@ def saturation(spreads: float) -> str:
     return text + ", above half of what two unrelated pictures differ by (1.41): saturated, growth may not show"
 
 
-def claim(answers: dict[float, str]) -> str:
+def claim(answers: dict[float, str], called: Wording = MASKS) -> str:
     """Whether the paper's claim holds, by dose; `answers` maps a dose to supported, refuted or open."""
-    doses = sorted(answers, reverse=True)
+    doses, said = sorted(answers, reverse=True), CLAIM.format(errors=called.errors)
     if len(set(answers.values())) == 1:
         where = f"at {dose(doses[0])}" if len(doses) == 1 else "at every dose measured"
-        return f'The claim "{CLAIM}" is {answers[doses[0]]} {where}'
+        return f'The claim "{said}" is {answers[doses[0]]} {where}'
     parts = ", ".join(f"{answers[each]} at {dose(each)}" for each in doses)
-    return f'The claim "{CLAIM}" is {parts}'
+    return f'The claim "{said}" is {parts}'
 
 
 QUESTIONS = tuple(LABELS)

@@ -106,7 +106,7 @@ def advice(run: xr.DataTree) -> str:
     """What may keep the trajectories of such a run finite, in a sentence."""
     if json.loads(run.attrs.get("config", "{}")).get("dtype") == "float16":
         return "float16 overflows beyond 65504: run it again with --dtype bfloat16 or float32."
-    return "Run it again with a milder mask (@strength=0.3), a lower --guidance or more --steps."
+    return "Run it again at a smaller dose (@strength=0.3), a lower --guidance or more --steps."
 
 
 def left_out_of(several: Iterable[xr.DataTree]) -> dict[str, str | int]:

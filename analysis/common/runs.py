@@ -107,7 +107,7 @@ def plain(values: xr.DataArray) -> xr.DataArray:
 
 
 def final_delta(run: xr.DataTree) -> xr.DataArray:
-    """Masked minus clean state after the last step: (arm, sample, channel, y, x)."""
+    """Changed minus clean state after the last step: (arm, sample, channel, y, x)."""
     if has(run, "trajectory/final_delta"):
         return get(run, "trajectory/final_delta")
     return need(run, "trajectory/delta", "norms,latents,decomposition,null").isel(step=-1, drop=True)
@@ -115,9 +115,17 @@ def final_delta(run: xr.DataTree) -> xr.DataArray:
 
 def clean_final(run: xr.DataTree) -> xr.DataArray:
     """The clean state after the last step: (sample, channel, y, x)."""
-    if not has(run, "trajectory/latent") and stochastic(run) and has(run, "trajectory/x0"):
-        return get(run, "trajectory/x0").isel(step=-1, drop=True)  # where the last DDPM step lands
+    if not has(run, "trajectory/latent") and has(run, "trajectory/x0") and _lands_on_prediction(run):
+        return get(run, "trajectory/x0").isel(step=-1, drop=True)
     return need(run, "trajectory/latent", "norms,latents").isel(step=-1, drop=True)
+
+
+def _lands_on_prediction(run: xr.DataTree) -> bool:
+    """Whether the last step leads to the prediction it is made of: x' = p x + q D with p = 0 and q = 1."""
+    coords = run["metrics"].ds.coords
+    if "state_factor" not in coords:
+        return stochastic(run)
+    return bool(of_steps(run, "state_factor")[-1] == 0) and bool(of_steps(run, "prediction_factor")[-1] == 1)
 
 
 # --- samples ---
@@ -157,7 +165,7 @@ def _keep(dataset: xr.Dataset, kept: Mapping[str, np.ndarray]) -> xr.Dataset:
 class Arm:
     """One experimental condition, as the store describes it.
 
-    name: its spec. role: clean, floor, control or cell. family, parameters: the kind of mask and its own numbers. mask:
+    name: its spec. role: clean, floor, control or cell. family, parameters: the kind of arm and its own numbers. mask:
     the spec without steps, pause and strength, which it is a part or a dose of. whole: whether it names neither steps
     nor a pause. window: the steps it names, all of them by default. pause: the steps left out of these, none by
     default. strength: the dose. layers: "1,4-8", "" for all. match: what a sink arm and its control have in common, ""
@@ -220,7 +228,7 @@ def arms(run: xr.DataTree, *, floor: bool = False) -> list[Arm]:
 
 
 def narrowed(mask: str, option: str) -> str:
-    """The spec of a mask with one more option, such as "steps=0:1", as a message says to type it."""
+    """The spec of an arm with one more option, such as "steps=0:1", as a message says to type it."""
     return shlex.quote(f"{mask}{';' if '@' in mask else '@'}{option}")
 
 

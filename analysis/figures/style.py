@@ -98,7 +98,8 @@ class StyledFigure(Figure):
                     if isinstance(axis.get_major_formatter(), LogFormatter) and axis.get_scale() == "log":
                         log_axis(ax, which)
             self._settle()
-            super().draw(renderer)
+            with self._cm_set(layout_engine="none"):  # type: ignore[attr-defined] # it has settled
+                super().draw(renderer)
 
     def _settle(self) -> None:
         """Lay out until no panel moves: panels of fixed aspect and their colour bars need a few passes."""
@@ -266,11 +267,11 @@ def arm_null(
     axes.plot(x, middle, color=color, linewidth=1.0, linestyle=DASHES, alpha=0.9, zorder=1.9)
 
 
-def one_pass(axes: Axes, x: ArrayLike, error: ArrayLike, *, color: str) -> None:
-    """The error of one masked pass at the clean state, dotted; it ends where nothing is masked."""
+def one_pass(axes: Axes, x: ArrayLike, error: ArrayLike, *, color: str, acted: str = "masked") -> None:
+    """The error of one `acted` pass at the clean state, dotted; it ends where nothing acts."""
     error = np.asarray(error, dtype=float)
     shown = np.where(error > 0, error, np.nan)
-    axes.plot(x, shown, color=color, linewidth=1.3, linestyle=(0, (1, 1)), label="one masked pass, clean state")
+    axes.plot(x, shown, color=color, linewidth=1.3, linestyle=(0, (1, 1)), label=f"one {acted} pass, clean state")
 
 
 def legend_above(figure: Figure, *axes: Axes, heading: str, note: str = "") -> None:

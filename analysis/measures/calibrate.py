@@ -1,6 +1,6 @@
-"""How large what a mask does to the pictures is beside what another seed, guidance or number of steps does to them.
+"""How large what an arm does to the pictures is beside what another seed, guidance or number of steps does to them.
 
-A distance has no scale of its own. The first run holds the masks; the clean arms of the others are the calibrations.
+A distance has no scale of its own. The first run holds the arms; the clean arms of the others are the calibrations.
 Reads scores that are kept beside the runs (`trace score RUN`); no network is loaded and no picture is looked at.
 """
 
@@ -22,7 +22,7 @@ from interventions.errors import RunError
 
 BOUNDS = ["low", "estimate", "high"]
 SETTINGS = ("model", "checkpoint", "sampler", "steps", "guidance", "seed", "dtype")
-NO_TWIN = "it compares a masked picture with its clean twin, which another run does not have"
+NO_TWIN = "it compares a picture with its clean twin, which another run does not have"
 _Statistic = Callable[[np.ndarray], np.ndarray]
 
 
@@ -47,7 +47,7 @@ def calibrate(
     """
     trees = pairing.as_list(several)
     if len(trees) < 2:
-        raise RunError("give the run with the masks first, then runs with another --seed, --guidance or --steps")
+        raise RunError("give the run with the arms first, then runs with another --seed, --guidance or --steps")
     first, *others = [runs.complete(run) for run in trees]
     named = names(trees)
     scores = [_scores(run, metrics) for run in (first, *others)]
@@ -60,7 +60,7 @@ def calibrate(
         )
     arms = [arm for arm in first.ds["arm"].values.tolist() if arm not in (runs.CLEAN, runs.FULL)]
     if not arms:
-        raise RunError("the first run has no mask: give the run with the masks first")
+        raise RunError("the first run has no intervened arm: give the run with the arms first")
     partners = [_partners(first, other) for other in others]
     parts = [
         xr.concat(

@@ -1,6 +1,6 @@
-"""What would have happened: the final error of arms that mask only a window, all but a window, or only in part.
+"""What would have happened: the final error of arms that act only in a window, all but a window, or only in part.
 
-Each arm is compared with the whole mask it is a part of. Windows say when masking matters, prefixes add up to the
+Each arm is compared with the whole intervention it is a part of. Windows say when it matters, prefixes add up to the
 whole by telescoping, doses show saturation. The gain of single steps is `impulse`; nothing here is a verdict.
 """
 
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.common import runs, spectrum
+from analysis.common import nouns, runs, spectrum
 from analysis.figures import style as figures
 from analysis.measure import shipped
 
@@ -26,12 +26,12 @@ KINDS = ("whole", "prefix", "suffix", "window", "all but", "dose")
 
 @shipped
 def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
-    """Final error of every intervened arm beside that of its whole mask: (arm, sample).
+    """Final error of every intervened arm beside that of the whole intervention: (arm, sample).
 
     Coordinates of `arm`: `mask` (its spec without `steps`, `pause` and `strength`), `kind` (whole, prefix, suffix,
     window, all but, dose), `start` and `stop` of its window (of "all but": the window left out), `strength`.
     `final`: |delta_final| / sqrt(d lam), as the raw error of `growth`.
-    `of_whole`: its ratio to the whole mask's; `along`: <delta, delta_whole> / |delta_whole|^2, the signed part of
+    `of_whole`: its ratio to the whole one's; `along`: <delta, delta_whole> / |delta_whole|^2, the signed part of
     the whole that the arm brings about, so tiling windows sum to 1 where errors only add. `step_along` (prefixes):
     what the steps since the next shorter prefix add, telescoping to the longest prefix exactly. `slope` (doses): d
     log final / d log strength between this dose and the next larger, 1 where small doses act linearly, below where
@@ -47,7 +47,7 @@ def counterfactual(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0)
     if set(labels["kind"]) <= {"whole"}:
         mask = arms[0].mask if arms else "R4S32"
         raise runs.RunError(
-            "every arm masks the whole run: add windows or doses such as "
+            "every arm acts on the whole run: add windows or doses such as "
             f"--mask {runs.narrowed(mask, 'steps=0.0:0.5')} --mask {runs.narrowed(mask, 'strength=0.1')}"
         )
     last = runs.plain(delta.sel(arm=[arm.name for arm in arms]).isel(step=-1, drop=True).astype(np.float64).compute())
@@ -169,18 +169,18 @@ def _middle(values: xr.DataArray) -> float:
 
 @counterfactual.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
-    """Which part of the run brings about most of each mask's final error, and whether small doses act linearly."""
-    texts = []
+    """Which part of the run brings about most of each arm's final error, and whether small doses act linearly."""
+    texts, called = [], nouns.wording(dataset)
     for mask in dict.fromkeys(dataset["mask"].values):
         at = dataset.isel(arm=np.flatnonzero(dataset["mask"].values == mask))
         parts = _partial(at)
         if parts.sizes["arm"] and _estimate(parts, "of_whole").notnull().any():
-            # the most per masked step, or long windows would always win
+            # the most per step that it acts on, or long windows would always win
             rate = _estimate(parts, "of_whole") / (parts["stop"] - parts["start"])
             best = parts.isel(arm=int(np.argmax(rate.fillna(-1).values)))
             texts.append(
-                f"{mask}: per masked step, steps {int(best['start'])}:{int(best['stop'])} alone matter most and leave "
-                f"{float(_estimate(best, 'of_whole')):.0%} of the whole mask's final error"
+                f"{mask}: per {called.acted} step, steps {int(best['start'])}:{int(best['stop'])} alone matter most "
+                f"and leave {float(_estimate(best, 'of_whole')):.0%} of the whole {called.noun}'s final error"
             )
         doses = at.isel(arm=np.flatnonzero(at["kind"].values == "dose")).sortby("strength")
         if doses.sizes["arm"] and doses["slope"].notnull().any():
@@ -194,14 +194,14 @@ def sentence(dataset: xr.Dataset) -> str:
             best = gaps.isel(arm=int(np.argmin(_estimate(gaps, "of_whole").fillna(np.inf).values)))
             texts.append(
                 f"{mask}: leaving out steps {int(best['start'])}:{int(best['stop'])} spares most and leaves "
-                f"{float(_estimate(best, 'of_whole')):.0%} of the whole mask's final error"
+                f"{float(_estimate(best, 'of_whole')):.0%} of the whole {called.noun}'s final error"
             )
-    text = "; ".join(texts) or "no mask was also run as a whole, so there is nothing to compare with"
+    text = "; ".join(texts) or f"no {called.noun} was also run as a whole, so there is nothing to compare with"
     return f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {text}."
 
 
 def _partial(dataset: xr.Dataset) -> xr.Dataset:
-    """The arms that mask a part of the run."""
+    """The arms that act on a part of the run."""
     inside = dataset["stop"].values - dataset["start"].values < dataset.attrs["steps"]
     return dataset.isel(arm=np.flatnonzero(inside & np.isin(dataset["kind"].values, ["window", "prefix", "suffix"])))
 
@@ -226,7 +226,8 @@ def figure(dataset: xr.Dataset) -> Figure:
     samples = dataset.attrs["samples"]
     heading = f"{dataset.attrs['title']} · {samples} samples · median, {dataset.attrs['confidence']:.0%} BCa"
     note = "Final error: root mean square over the picture, in standard deviations of clean images." + (
-        " A bar spans the masked (or spared) steps at the error they leave, its box is the BCa interval."
+        f" A bar spans the {nouns.wording(dataset).acted} (or spared) steps at the error they leave, its box is the "
+        "BCa interval."
         if {_windows, _all_but} & set(draw)
         else ""
     )
@@ -246,18 +247,19 @@ def _share_error(axes: np.ndarray) -> None:
 
 def _windows(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
     _spans(ax, dataset, _partial(dataset), masks)
-    ax.set_title("Masked only in a window", loc="left")
-    ax.set_xlabel("masked steps (noise → image)")
+    acted = nouns.wording(dataset).acted
+    ax.set_title(f"{acted.capitalize()} only in a window", loc="left")
+    ax.set_xlabel(f"{acted} steps (noise → image)")
 
 
 def _all_but(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
     _spans(ax, dataset, dataset.isel(arm=np.flatnonzero(dataset["kind"].values == "all but")), masks)
-    ax.set_title("Masked everywhere but in a window", loc="left")
+    ax.set_title(f"{nouns.wording(dataset).acted.capitalize()} everywhere but in a window", loc="left")
     ax.set_xlabel("steps left clean (noise → image)")
 
 
 def _spans(ax: Axes, dataset: xr.Dataset, parts: xr.Dataset, masks: list[str]) -> None:
-    """The final error of each of these arms over its window, beside that of the whole mask."""
+    """The final error of each of these arms over its window, beside that of the whole intervention."""
     for arm in range(parts.sizes["arm"]):
         at = parts.isel(arm=arm)
         mask = str(at["mask"].values)
@@ -288,8 +290,9 @@ def _prefixes(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
         look: dict[str, Any] = {"marker": "o", "markersize": 3} | figures.look(mask, masks, every=None)
         figures.band(ax, x, *values, label=f"{mask}, first steps only", **look)
     ax.axhline(1, color="black", linewidth=0.7)
-    ax.set_title("Masked from the start, then clean", loc="left")
-    ax.set_xlabel("number of masked steps")
+    acted = nouns.wording(dataset).acted
+    ax.set_title(f"{acted.capitalize()} from the start, then clean", loc="left")
+    ax.set_xlabel(f"number of {acted} steps")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_ylabel("part of the whole error")
 
@@ -302,7 +305,7 @@ def _doses(ax: Axes, dataset: xr.Dataset, masks: list[str]) -> None:
         look: dict[str, Any] = {"marker": "o", "markersize": 3} | figures.look(mask, masks, every=None)
         figures.band(ax, x, *values, label=f"{mask}, dose", **look)
         ax.plot(x, values[1][0] * x / x[0], color="black", linewidth=0.7, linestyle=":")
-    ax.set_title("Dose of the mask (dotted: linear)", loc="left")
+    ax.set_title(f"Dose of the {nouns.wording(dataset).noun} (dotted: linear)", loc="left")
     ax.set_xlabel("strength")
     ax.set_ylabel(FINAL)
     figures.log_axis(ax, "x")

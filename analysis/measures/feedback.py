@@ -1,7 +1,7 @@
-"""Feedback at every step: the masked path's error over that of the replay, which meets the same clean network.
+"""Feedback at every step: the arm's error over that of the replay, which meets the same clean network.
 
-The replay plays the clean path's injections through the clean network, so that the two differ only in whether the mask
-saw the error. `verdict` judges S at the end; here it is followed along the path, with the pictures of all three paths.
+The replay plays the clean path's injections through the clean network, so that the two differ only in whether the
+arm acts where the error is. `verdict` judges S at the end; here it is followed along the path, with pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis.answer import words
 from analysis.answer.margins import MARGIN
-from analysis.common import pairing, runs, statistics
+from analysis.common import nouns, pairing, runs, statistics
 from analysis.figures import style as figures
 from analysis.measure import shipped
 
@@ -32,12 +32,12 @@ RATIOS = {
 def feedback(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
     """S = |y - x| / |w - x| after every step and at the end, for every intervened arm and sample.
 
-    x, y and w are the clean, the masked and the replayed path. `S` (arm, sample, step), `final` (arm, sample) its value
+    x, y and w are the clean, the arm's and the replayed path. `S` (arm, sample, step), `final` (arm, sample) its value
     at the end. Where the own-path sum was recorded, `injection_ratio` = |G(y) - F(y)| / |G(x) - F(x)| says whether the
-    masked path's injections are larger than the clean path's, and `shift_ratio` = |d*_k| / |d_k| whether they shift
+    changed path's injections are larger than the clean path's, and `shift_ratio` = |d*_k| / |d_k| whether they shift
     the prediction more; where only the second rises, the response is steeper. NaN where the lower norm is 0.
     `*_interval` are geometric means with BCa limits over starts along `bound`, `final_rms` the RMS at the end.
-    `image` (shown, picture, image_y, image_x, rgb) holds clean, replayed and masked pictures of the first samples of
+    `image` (shown, picture, image_y, image_x, rgb) holds clean, replayed and changed pictures of the first samples of
     the first arm, where recorded. Raises RunError where no replay was recorded.
     Source: docs/science.md, "Feedback: the replay".
     """
@@ -77,13 +77,14 @@ def _geometric(values: xr.DataArray, start: list[str], confidence: float, seed: 
 
 
 def _pictures(run: xr.DataTree, arm: str) -> xr.DataArray:
-    """Clean, replayed and masked pictures of the first samples, one of every start: (shown, picture, ...)."""
+    """Clean, replayed and changed pictures of the first samples, one of every start: (shown, picture, ...)."""
     start = pairing.identities(run, paths=False)
     first = [start.index(name) for name in dict.fromkeys(start)][:PICTURES]
     images = run["images"].to_dataset().isel(sample=first)
     rows = [images["image"].sel(arm=runs.CLEAN), images["replay"].sel(arm=arm), images["image"].sel(arm=arm)]
     stacked = xr.concat([row.reset_coords(drop=True).drop_vars("arm", errors="ignore") for row in rows], dim="picture")
-    stacked = stacked.assign_coords(picture=["clean", "replayed", "masked"]).rename(sample="shown")
+    acted = nouns.Wording(nouns.of_runs([run])).acted
+    stacked = stacked.assign_coords(picture=["clean", "replayed", acted]).rename(sample="shown")
     return stacked.drop_vars("shown", errors="ignore").astype(np.uint8).compute().assign_attrs(arm=arm)
 
 
@@ -126,8 +127,9 @@ def sentence(dataset: xr.Dataset) -> str:
     size = f"{dataset.attrs['samples']} samples"
     if dataset.attrs["starts"] < dataset.attrs["samples"]:
         size += f" from {dataset.attrs['starts']} starts"
+    both = f"the {nouns.wording(dataset).acted} path over that of the replay"
     return (
-        f"{dataset.attrs['title']}, {size}. Error of the masked path over that of the replay: {'; '.join(texts)}{rest}."
+        f"{dataset.attrs['title']}, {size}. Error of {both}: {'; '.join(texts)}{rest}."
         " 1 is no feedback; `trace analyze verdict` answers with margins."
     )
 
@@ -141,14 +143,14 @@ def figure(dataset: xr.Dataset) -> Figure:
     columns = 1 + more + (pictures is not None)
     ratios = [1.3, *([1.3] if more else []), *([1.25] if pictures is not None else [])]
     canvas, ((*axes,),) = figures.panels(1, columns, width=0.6 + 3.1 * columns, height=3.2, width_ratios=ratios)
-    arms = runs.to_draw(dataset, MOST_ARMS)
+    arms, acted = runs.to_draw(dataset, MOST_ARMS), nouns.wording(dataset).acted
     _curves(axes[0], dataset, arms, "S")
     axes[0].set_ylabel("S = |y − x| / |w − x|")
     axes[0].set_title("Feedback after every step", loc="left")
     if more:
         _curves(axes[1], dataset, arms, "injection_ratio")
         _curves(axes[1], dataset, arms, "shift_ratio", linestyle=(0, (4, 2)))
-        axes[1].set_ylabel("masked path / clean path")
+        axes[1].set_ylabel(f"{acted} path / clean path")
         axes[1].set_title("Injections where the error is", loc="left")
     if pictures is not None:
         _rows(axes[-1], pictures)
@@ -162,7 +164,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     if pictures is not None:
         note += (
             f" Pictures, {pictures.attrs.get('arm', 'first arm')}: the replay has the clean path's injections and the "
-            "clean network; masked against replayed is what feedback changes."
+            f"clean network; {acted} against replayed is what feedback changes."
         )
     heading = f"{dataset.attrs['title']} · {dataset.attrs['samples']} samples"
     figures.legend_above(

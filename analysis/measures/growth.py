@@ -1,4 +1,4 @@
-"""How far a masked trajectory is from its clean twin, step by step, in three coordinates and beside what addition
+"""How far a changed trajectory is from its clean twin, step by step, in three coordinates and beside what addition
 alone would give.
 
 A rising curve proves nothing about compounding (docs/science.md, "The trap"), so the sentence and the figure describe;
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.answer import null
-from analysis.common import floor, runs, spectrum, statistics
+from analysis.common import floor, nouns, runs, spectrum, statistics
 from analysis.figures import style as figures
 from analysis.measure import shipped
 
@@ -33,7 +33,7 @@ NOTES = {
         "of the same spectrum. Guidance and nonlinearity are what it leaves out."
     ),
     SHAPE_NULL: (
-        "Shape of an additive null: a Gaussian system given x0-errors of equal size at every masked step, at random "
+        "Shape of an additive null: a Gaussian system given x0-errors of equal size at every {acted} step, at random "
         "(one edge) or all alike (other edge), scaled to the observed final error. Only its shape can be compared; "
         "record decomposition for the null itself."
     ),
@@ -43,7 +43,7 @@ NULL_LABELS = {
     SHAPE_NULL: "shape of errors that only add up",
 }
 MEANING = (
-    "Error: masked minus clean, root mean square over the picture, in units of the standard deviation of clean states "
+    "Error: {acted} minus clean, root mean square over the picture, in units of the standard deviation of clean states "
     "(a), of clean images (b), of clean states in each ring of spatial frequency (c); log scale."
 )
 
@@ -58,8 +58,8 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
     difference of the predictions made in each step over sqrt(d lam); whitened is |V_t^-1/2 delta| / sqrt(d), V_t
     the clean states' variance per radial DCT ring (`spectrum.ring_variance`). `error_interval` summarises it over
     samples along `bound` (low, estimate, high); `null_interval` is the null, whose kind is in attrs["null"]; `floor` is
-    the `full` arm's error (NaN without one). `one_pass_interval` (with the decomposition): the x0 error that masking
-    makes in a single pass at the clean state, which is what a classifier would suffer. Raises RunError where the
+    the `full` arm's error (NaN without one). `one_pass_interval` (with the decomposition): the x0 error that the
+    arm makes in a single pass at the clean state, which is what a classifier would suffer. Raises RunError where the
     clean latents were not recorded. Source: docs/science.md, "Coordinates and closed forms".
     """
     run = runs.complete(run)
@@ -89,10 +89,10 @@ def growth(run: xr.DataTree, *, statistic: str = "median", confidence: float = 0
     result = result.assign_coords(
         {name: coords[name] for name in ("timestep", "log_snr", "sigma_after") if name in coords}
     )
-    result = runs.with_arms(result, run)
+    result, called = runs.with_arms(result, run), nouns.Wording(nouns.of_runs([run]))
     result.attrs = {
         "title": runs.title(run), "statistic": statistic, "confidence": confidence, "samples": masked.sizes["sample"],
-        "null": kind, "null_meaning": NOTES[kind],
+        "null": kind, "null_meaning": NOTES[kind].format(acted=called.acted),
         "whitening": "variance of clean states per radial DCT ring, pooled over channels, shrunk to a log-log line",
         "data_variance": float(scale["mean_variance"]),
     }  # fmt: skip
@@ -225,14 +225,15 @@ def sentence(dataset: xr.Dataset) -> str:
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
     """The same run in raw, x0 and whitened coordinates, with the additive Gaussian null."""
-    arms, steps = runs.to_draw(dataset, MOST_ARMS), dataset.sizes["step"]
+    arms, steps, called = runs.to_draw(dataset, MOST_ARMS), dataset.sizes["step"], nouns.wording(dataset)
     canvas, axes = figures.panels(1, 3, width=7.6, height=3.1)
     for ax, coordinate in zip(axes[0], COORDINATES, strict=True):
         _panel(ax, dataset.sel(coordinate=coordinate), arms)
         if coordinate == "x0" and "one_pass_interval" in dataset:
             for arm in arms:
                 once = runs.bounds(dataset["one_pass_interval"].sel(arm=arm))[1]
-                figures.one_pass(ax, np.arange(steps), once, color=figures.colour(arm, figures.palette(dataset)))
+                color = figures.colour(arm, figures.palette(dataset))
+                figures.one_pass(ax, np.arange(steps), once, color=color, acted=called.acted)
         name, unit = LABELS[coordinate]
         ax.set_title(name, loc="left")
         ax.set_ylabel(unit)
@@ -242,7 +243,8 @@ def figure(dataset: xr.Dataset) -> Figure:
     kind, samples = dataset.attrs["null"], dataset.attrs["samples"]
     statistic = f"{dataset.attrs['statistic']}, {dataset.attrs['confidence']:.0%} BCa bands"
     heading = f"{dataset.attrs['title']} · {samples} samples · {statistic}"
-    note = f"{MEANING} {NOTES[kind]}{figures.few(samples)}{figures.left_out(dataset.sizes['arm'], len(arms))}"
+    note = f"{MEANING} {NOTES[kind]}".format(acted=called.acted)
+    note += f"{figures.few(samples)}{figures.left_out(dataset.sizes['arm'], len(arms))}"
     figures.legend_above(canvas, axes[0, 0], axes[0, 1], heading=heading, note=note)
     return canvas
 

@@ -1,6 +1,6 @@
 """What one disturbed step does to the final image, and what many do together: the counterfactual runs.
 
-Arms of one mask that act on single steps or windows ("R4S32@steps=7:8") are the true cumulative gains, because
+Arms of one intervention that act on single steps or windows ("R4S32@steps=7:8") are the true cumulative gains, because
 nothing is injected after them (docs/science.md, "Counterfactual runs"). S and R are measured here; whether they make a
 verdict is for `verdict`.
 """
@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from analysis.answer import null
-from analysis.common import runs, spectrum
+from analysis.common import nouns, runs, spectrum
 from analysis.figures import style as figures
 from analysis.measure import shipped
 from analysis.measures.bands import to_bands
@@ -46,7 +46,7 @@ def impulse(run: xr.DataTree, *, confidence: float = 0.95, seed: int = 0) -> xr.
     if not sets:
         mask = next((arm.mask for arm in runs.arms(run)), "R4S32")
         raise runs.RunError(
-            "no mask of this run has two windows to compare: add arms such as "
+            "no arm of this run has two windows to compare: add arms such as "
             f"--mask {runs.narrowed(mask, 'steps=0:1')} --mask {runs.narrowed(mask, 'steps=1:2')}"
         )
     variance = spectrum.clean_variance(run)
@@ -187,15 +187,15 @@ def _carry(run: xr.DataTree, left: xr.DataArray, last: xr.DataArray, variance: x
 
 @impulse.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per mask and window: final error, gain, excess over the Gaussian null; S and R repeated per mask."""
-    rows = []
+    """One row per arm and window: final error, gain, excess over the Gaussian null; S and R repeated per arm."""
+    rows, called = [], nouns.wording(dataset).noun
     for mask in dataset["mask"].values:
         at = dataset.sel(mask=mask)
         together = {name: float(runs.bounds(at[f"{name}_interval"])[1]) for name in ("S", "R")}
         for start in at["window"].values[at["final_l2"].notnull().any("sample").values]:
             here = at.sel(window=start)
             low, excess, high = (float(bound) for bound in runs.bounds(here["excess_interval"]))
-            row = {"mask": str(mask), "start": int(start), "stop": int(here["stop"])}
+            row = {called: str(mask), "start": int(start), "stop": int(here["stop"])}
             row |= {"final error": float(here["final_l2"].mean(skipna=False))}
             row |= {"gain": float(runs.bounds(here["gain_interval"])[1])}
             row |= {"excess": excess, "excess low": low, "excess high": high}
@@ -206,15 +206,16 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
 @impulse.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
     """Where a single disturbed step hurts most, and whether the parts add up to the whole."""
-    texts = []
+    texts, called = [], nouns.wording(dataset)
     for mask in dataset["mask"].values:
         at = dataset.sel(mask=mask)
         typical = at["final_l2"].mean("sample", skipna=False)
         worst = int(np.argmax(typical.fillna(-1).values))
         start, stop = int(at["window"][worst]), int(at["stop"][worst])
-        text = f"{mask}: masking steps {start}:{stop} alone leaves the largest final error ({float(typical.max()):.3g})"
+        alone = f"{called.acting} steps {start}:{stop} alone"
+        text = f"{mask}: {alone} leaves the largest final error ({float(typical.max()):.3g})"
         for name, meaning in (
-            ("S", "the whole mask's error over the sum of its parts"),
+            ("S", f"the whole {called.noun}'s error over the sum of its parts"),
             ("R", "the sum over its null"),
         ):
             low, point, high = (float(bound) for bound in runs.bounds(at[f"{name}_interval"]))
@@ -227,8 +228,8 @@ def sentence(dataset: xr.Dataset) -> str:
 @impulse.presents("figure")
 @figures.styled
 def figure(dataset: xr.Dataset) -> Figure:
-    """Step of the mask x band of the final error, with the excess of every impulse below."""
-    masks = [str(mask) for mask in dataset["mask"].values[:MOST_MASKS]]
+    """Step of the intervention x band of the final error, with the excess of every impulse below."""
+    masks, acted = [str(mask) for mask in dataset["mask"].values[:MOST_MASKS]], nouns.wording(dataset).acted
     views = {mask: _present(dataset.sel(mask=mask)) for mask in masks}
     width = max(5.0, 3.6 * len(masks))
     canvas, axes = figures.panels(2, len(masks), width=width, height=2.2, sharex=True, sharey="row")
@@ -239,12 +240,12 @@ def figure(dataset: xr.Dataset) -> Figure:
         edges, single = _edges(at), bool((at["stop"] - at["window"] == 1).all())
         values, names = at["map"].transpose("band", "window").values, list(at["band"].values)
         figures.band_map(canvas, upper, values, names, label="final error (sd)", edges=edges, limits=limits)
-        upper.set_title(f"Masked at one {'step' if single else 'window'} only, {mask}", loc="left")
+        upper.set_title(f"{acted.capitalize()} at one {'step' if single else 'window'} only, {mask}", loc="left")
         x = (edges[:-1] + edges[1:]) / 2
         figures.band(lower, x, *runs.bounds(at["excess_interval"]), color=figures.colour(mask, palette), label=mask)
         lower.plot(x, at["excess_rms"], color="#333333", linewidth=1, linestyle=figures.DASHES, label=RMS)
         lower.axhline(1, color="black", linewidth=0.7)
-        lower.set_xlabel(f"masked {'step' if single else 'window'} (noise → image)")
+        lower.set_xlabel(f"{acted} {'step' if single else 'window'} (noise → image)")
         lower.set_title("Excess cumulative gain", loc="left")
         figures.log_axis(lower)
     for ax, label in zip(axes[:, 0], ("band", "error / null"), strict=True):
@@ -267,7 +268,7 @@ def figure(dataset: xr.Dataset) -> Figure:
 
 
 def _present(at: xr.Dataset) -> xr.Dataset:
-    """The windows that a mask has."""
+    """The windows that an intervention has."""
     return at.isel(window=np.flatnonzero(at["final_l2"].notnull().any("sample").values))
 
 

@@ -210,7 +210,7 @@ def _lag(change: np.ndarray, own: np.ndarray, share: float, frames: np.ndarray, 
 
 @onset.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per metric and masked arm: change at the end, onset with limits, what was seen first, the clean curve's
+    """One row per metric and arm: change at the end, onset with limits, what was seen first, the clean curve's
     own half way and the lag behind it."""
     rows = []
     for metric in dataset["metric"].values:
@@ -260,8 +260,9 @@ def sentence(dataset: xr.Dataset) -> str:
     """For every arm and metric the step from which on the change stays, or that none is shown; never "no effect"."""
     texts = [_of_arm(dataset.sel(arm=arm)) for arm in dataset["arm"].values[1:]]
     share = dataset.attrs["share"]
+    told = " ".join(texts) or "There is no intervened arm."
     return (
-        f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {' '.join(texts) or 'There is no masked arm.'} "
+        f"{dataset.attrs['title']}, {dataset.attrs['samples']} samples. {told} "
         f"Onset: the first frame from which on the mean change keeps {share:.0%} of the final one; it says when a "
         "metric of the predicted image can tell, which at high noise is a blur for clean too."
     )

@@ -1,6 +1,6 @@
 """Scatter told from systematic error: what each path's own injections shift the result by, and what arrives.
 
-The own-path sum N* holds what masking does to the mean; the rest of an error is scatter about it. Over several noise
+The own-path sum N* holds what the arm does to the mean; the rest of an error is scatter about it. Over several noise
 paths of one start the slope of the error on N* calibrates the clean network. No answer is given here (see `verdict`).
 """
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from analysis.answer import calibration, rule, words
 from analysis.answer.margins import CALIBRATION
 from analysis.answer.measured import measured
-from analysis.common import runs
+from analysis.common import nouns, runs
 from analysis.figures import style as figures
 from analysis.measure import shipped
 
@@ -91,11 +91,11 @@ def _of_arm(rows: pd.DataFrame, seed: int) -> xr.Dataset:
 
 @paths.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per mask and dose: scatter shares, |N*| / |N|, the slope on N* and what is known of it."""
-    rows = []
+    """One row per intervention and dose: scatter shares, |N*| / |N|, the slope on N* and what is known of it."""
+    rows, called = [], nouns.wording(dataset).noun
     for arm in dataset["arm"].values:
         at = dataset.sel(arm=arm)
-        row: dict[str, Any] = {"mask": at["mask"].item(), "dose": float(at["dose"])}
+        row: dict[str, Any] = {called: at["mask"].item(), "dose": float(at["dose"])}
         for label, name in (
             ("scatter", "scatter"), ("replay scatter", "replay_scatter"), ("|N*|/|N|", "systematic"),
             ("slope on N*", "calibration"),
@@ -109,7 +109,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
 
 @paths.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
-    """Scatter of the masked path and of the replay, systematic amplification and calibration of every arm."""
+    """Scatter of the changed path and of the replay, systematic amplification and calibration of every arm."""
     texts = []
     for arm in dataset["arm"].values:
         at = dataset.sel(arm=arm)
@@ -148,8 +148,9 @@ def figure(dataset: xr.Dataset) -> Figure:
         axes[2].set_xlabel("slope of the error on N*")
         axes[2].set_title("Calibration", loc="left")
     figures.letters(np.array(axes))
+    acted = nouns.wording(dataset).acted
     note = (
-        "Dots in a: samples; on the dashed line both parts are equal. Circles in b: masked path, with 95% intervals; "
+        f"Dots in a: samples; on the dashed line both parts are equal. Circles in b: {acted} path, with 95% intervals; "
         "crosses: replay, which meets the same clean network without feedback."
     )
     if calibrated:

@@ -1,7 +1,7 @@
 """Metrics of a run's decoded pictures: every arm against the clean pictures of the same samples.
 
 Reads the scores that are kept beside the run (`trace score RUN`); no network is loaded and no picture is looked at.
-Metrics are scores of single pictures, distances of each masked picture to its clean twin, or distances of whole sets.
+Metrics are scores of single pictures, distances of each changed picture to its clean twin, or distances of whole sets.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def quality(run: xr.DataTree, metrics: str | Sequence[str] | None = None, *, see
     and `reference_relative`, that over the clean distance (bound); the same of the U-statistic as `unbiased_...`. Their
     intervals resample samples, clean and masked together; the reference stays as it is.
     Where pictures of the replay were scored: `replayed` (bound), the value of those, and `from_replay` (bound) with
-    `p_replay`, masked minus replayed, for the question whether the mask costs more than its clean-path injections.
+    `p_replay`, changed minus replayed, for the question whether the arm costs more than its clean-path injections.
     `score` (metric, arm, sample) holds the single values, NaN for metrics of whole sets. Samples that are not complete,
     or that a metric has no score of, are left out. Raises RunError where there are no scores, naming what to type.
     """

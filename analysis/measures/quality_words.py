@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.common import runs
+from analysis.common.nouns import wording
 
 BOUNDS = ["low", "estimate", "high"]
 TO_REFERENCE = {
@@ -137,10 +138,10 @@ def _to_reference(here: xr.Dataset, clean: xr.Dataset) -> str:
 
 
 def _replayed(here: xr.Dataset) -> str:
-    """The replay's value, and whether the masked one differs from it; "" where it was not scored."""
+    """The replay's value, and whether the arm's differs from it; "" where it was not scored."""
     if "replayed" not in here or not np.isfinite(here["replayed"].sel(bound="estimate")):
         return ""
     p = float(here["p_replay"])
     return f", replayed {float(here['replayed'].sel(bound='estimate')):.3g}" + (
-        f" (p of no difference from masked {p:.2g})" if np.isfinite(p) else ""
+        f" (p of no difference from {wording(here).acted} {p:.2g})" if np.isfinite(p) else ""
     )

@@ -18,7 +18,7 @@ from analysis.measures import quality
 
 KINDS = ("image", "text", "padding", "prefix")
 DISTANCES = {
-    "state": "relative L2 distance of the final states, |masked - clean| / |clean|",
+    "state": "relative L2 distance of the final states, |changed - clean| / |clean|",
     "image": "root-mean-square difference of the decoded images, in units of the full range",
 }
 SINK, CONTROL = "sink-keys", "random-keys"  # families

@@ -1,7 +1,7 @@
 """One injection, fresh noise: does it end, on average, where its null says, and how much of its energy is scatter?
 
-Each run masks one step k alone and lets every path of a start go on with noise of its own after it. The mean over paths
-is compared with d_k, the shift of the prediction that the injection made; energies are split by off-diagonal sums.
+Each run acts on one step k alone and lets every path of a start go on with noise of its own after it. The mean over
+paths is compared with d_k, the shift of the prediction that it made; energies are split by off-diagonal sums.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from analysis.answer import words
 from analysis.answer.measured import off_diagonal
-from analysis.common import pairing, runs, spectrum, statistics
+from analysis.common import nouns, pairing, runs, spectrum, statistics
 from analysis.common.resampling import resample
 from analysis.figures import style as figures
 from analysis.measure import shipped
@@ -35,14 +35,14 @@ QUANTITIES = {
 def renoise(several: pairing.Runs, *, seed: int = 0) -> xr.Dataset:
     """Mean and scatter of single injections under fresh noise, per mask, step of the injection and start.
 
-    `several`: runs of `trace counterfactual renoise`, whose arms mask one step k alone and whose paths share all noise
-    up to it. With delta the final difference of a path and d = d_k, per (mask, step, start): `slope` = <mean of delta,
-    d> / |d|^2; over |d|^2, `systematic` = the off-diagonal mean of <delta_i, delta_j>, which is |E delta|^2 without
-    bias, `total` the mean of |delta|^2, and `departure` the off-diagonal mean of delta - d, 0 where the clean network
-    is a posterior mean; `paths` how many. `*_interval` (mask, step, bound) pool starts by |d|^2, with 95% BCa limits
-    over them; `share_interval` is that of systematic over total, and `all_*_interval` (mask, bound) pool the steps too,
-    a start with all its steps being one unit. A mask at a dose is a mask of its own. Raises RunError where no arm
-    masks one step alone, there is one path a start, or errors and null were not recorded.
+    `several`: runs of `trace counterfactual renoise`, whose arms act on one step k alone and whose paths share all
+    noise up to it. With delta the final difference of a path and d = d_k, per (mask, step, start): `slope` = <mean of
+    delta, d> / |d|^2; over |d|^2, `systematic` = the off-diagonal mean of <delta_i, delta_j>, which is |E delta|^2
+    without bias, `total` the mean of |delta|^2, and `departure` the off-diagonal mean of delta - d, 0 where the clean
+    network is a posterior mean; `paths` how many. `*_interval` (mask, step, bound) pool starts by |d|^2, with 95% BCa
+    limits over them; `share_interval` is that of systematic over total, and `all_*_interval` (mask, bound) pool the
+    steps too, a start with all its steps being one unit. A mask at a dose is a mask of its own. Raises RunError where
+    no arm acts on one step alone, there is one path a start, or errors and null were not recorded.
     Source: docs/science.md, "Propagation: the own-path sum".
     """
     trees = [runs.complete(run) for run in pairing.as_list(several)]
@@ -50,7 +50,7 @@ def renoise(several: pairing.Runs, *, seed: int = 0) -> xr.Dataset:
     parts = [part for run in trees for arm in runs.arms(run) if len(arm.window) == 1 for part in _of_arm(run, arm)]
     if not parts:
         raise runs.RunError(
-            "no start has several paths that fork after one masked step: make such runs with `trace counterfactual "
+            "no start has several paths that fork after one step alone: make such runs with `trace counterfactual "
             "renoise --mask R4S32`"
         )
     rows = pd.DataFrame(parts).set_index(["mask", "step", "start"])
@@ -79,7 +79,7 @@ def _pooled() -> dict[str, tuple[str, str]]:
 
 
 def _of_arm(run: xr.DataTree, arm: runs.Arm) -> list[dict[str, Any]]:
-    """One row for every start of an arm that masks one step alone; [] where each start has one path."""
+    """One row for every start of an arm that acts on one step alone; [] where each start has one path."""
     delta = _field(runs.final_delta(run), arm.name)
     null = _field(runs.need(run, "decomposition/null_sum", "finals,null"), arm.name)
     start = np.array(pairing.identities(run, paths=False))
@@ -133,12 +133,12 @@ def _ratio(sums: np.ndarray, seed: int) -> list[float]:
 
 @renoise.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per mask and step, and one for all steps: slope, energies over |d|^2 and the systematic share."""
-    rows = []
+    """One row per intervention and step, and one for all steps: slope, energies over |d|^2 and the systematic share."""
+    rows, called = [], nouns.wording(dataset).noun
     for mask in dataset["mask"].values:
         at = dataset.sel(mask=mask)
         for step in [*dataset["step"].values, "all"]:
-            row: dict[str, Any] = {"mask": str(mask), "step": str(step)}
+            row: dict[str, Any] = {called: str(mask), "step": str(step)}
             for name in QUANTITIES:
                 interval = at[f"all_{name}_interval"] if step == "all" else at[f"{name}_interval"].sel(step=step)
                 low, value, high = (float(bound) for bound in runs.bounds(interval))
@@ -191,7 +191,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     for axes in (left, right):
         axes.axhline(1, color=figures.NULL, linewidth=0.9, linestyle=(0, (4, 2)))
         figures.progress_axis(axes, dataset.attrs["steps"])
-        axes.set_xlabel("masked step (noise → image)")
+        axes.set_xlabel(f"{nouns.wording(dataset).acted} step (noise → image)")
     left.set_ylabel("⟨mean difference, d⟩ / |d|²")
     left.set_title("Where an injection ends on average", loc="left")
     figures.log_axis(right)

@@ -17,7 +17,7 @@ from analysis.answer import words
 from analysis.answer.margins import MARGIN, SATURATED, SLOPE_MARGIN
 from analysis.answer.measured import measured
 from analysis.answer.rule import step_slope
-from analysis.common import pairing, runs, statistics
+from analysis.common import nouns, pairing, runs, statistics
 from analysis.common.pairing import Runs
 from analysis.figures import style as figures
 from analysis.measure import shipped
@@ -105,7 +105,7 @@ def too_few(counts: list[int]) -> str:
     others = " ".join(str(count) for count in SUGGESTED if count not in counts)
     return (
         f"slopes need runs that differ in their number of steps, and there is only {counts}: `trace counterfactual "
-        f"steps`, or repeat the run with the same masks and seed and `--steps N --record verdict` for N in {others}, "
+        f"steps`, or repeat the run with the same arms and seed and `--steps N --record verdict` for N in {others}, "
         "then `trace analyze steps RUN RUN ...`"
     )
 
@@ -115,12 +115,12 @@ def too_few(counts: list[int]) -> str:
 
 @steps.presents("table")
 def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per mask, dose and number of steps: S, final error and A with intervals, and the slopes."""
-    rows = []
+    """One row per intervention, dose and number of steps: S, final error and A with intervals, and the slopes."""
+    rows, called = [], nouns.wording(dataset).noun
     for arm in dataset["arm"].values:
         at = dataset.sel(arm=arm)
         for count in dataset["steps"].values:
-            row: dict[str, object] = {"mask": at["mask"].item(), "dose": float(at["dose"]), "steps": int(count)}
+            row: dict[str, object] = {called: at["mask"].item(), "dose": float(at["dose"]), "steps": int(count)}
             for name, (_, symbol, _) in FOLLOWED.items():
                 low, middle, high = _bounds(at[f"log_{name}_interval"].sel(steps=count), np.exp)
                 row |= {symbol: middle, f"{symbol} low": low, f"{symbol} high": high}
@@ -133,7 +133,7 @@ def table(dataset: xr.Dataset) -> pd.DataFrame:
 
 @steps.presents("sentence")
 def sentence(dataset: xr.Dataset) -> str:
-    """The slopes of every mask and dose with their intervals, and what they do not say."""
+    """The slopes of every intervention and dose with their intervals, and what they do not say."""
     counts = dataset["steps"].values
     parts = []
     for arm in dataset["arm"].values:
@@ -187,7 +187,7 @@ def figure(dataset: xr.Dataset) -> Figure:
 
 
 def _follow(axes: Axes, dataset: xr.Dataset, name: str) -> None:
-    """One quantity over the number of steps, a line per mask and dose."""
+    """One quantity over the number of steps, a line per intervention and dose."""
     axes.set_yscale("log")  # before anything is drawn, so that the limits are found in logs
     counts = dataset["steps"].values.astype(float)
     for arm in dataset["arm"].values:
@@ -225,7 +225,7 @@ def _slopes(axes: Axes, dataset: xr.Dataset, name: str) -> None:
 
 
 def _look(dataset: xr.Dataset, arm: str) -> tuple[str, object]:
-    """Colour (the mask's) and line style (the dose's)."""
+    """Colour (the intervention's) and line style (the dose's)."""
     masks = list(dict.fromkeys(str(mask) for mask in dataset["mask"].values))
     doses = sorted({float(dose) for dose in dataset["dose"].values}, reverse=True)
     at = dataset.sel(arm=arm)

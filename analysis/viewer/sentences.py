@@ -1,6 +1,6 @@
 """What stands above the viewer, a sentence each: what was run, the three answers, what the run cannot show.
 
-The answers are the verdict's, of the primary mask at its largest dose, in the words of `analysis.answer`; a question
+The answers are the verdict's, of the primary arm at its largest dose, in the words of `analysis.answer`; a question
 that the run cannot answer says so and what to type for it.
 """
 
@@ -13,6 +13,7 @@ import xarray as xr
 
 from analysis.answer import telling, verdict, words
 from analysis.common import divergence, pairing, runs
+from analysis.common.nouns import wording
 
 QUESTIONS = {"feedback": "Feedback", "along": "Amplification", "steps_answer": "More steps"}
 MOST_NAMES = 6
@@ -82,7 +83,7 @@ def _steps(alike: Sequence[xr.DataTree]) -> dict[str, str]:
 
 
 def answers(found: xr.Dataset) -> dict[str, str]:
-    """Question -> the answer of a verdict for the primary mask at its largest dose, or why it was not asked."""
+    """Question -> the answer of a verdict for the primary intervention at its largest dose, or why it was not asked."""
     primary = found["primary"].values.astype(bool)
     masks = found["mask"].values.astype(str)
     rows = np.flatnonzero(primary if primary.any() else masks == masks[0])
@@ -97,7 +98,7 @@ def _answer(view: xr.Dataset, question: str, needed: str) -> str:
     text = telling.answered(view, question)
     head = f"{view['mask'].item()} at {words.dose(float(view['dose']))}"
     if not view["primary"].item():
-        head += " (not the mask fixed beforehand)"
+        head += f" (not the {wording(view).noun} fixed beforehand)"
     return f"{head}: {text or f'not measured: {words.UNDECIDED}'}."
 
 

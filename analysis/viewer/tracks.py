@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from analysis.common import runs
+from analysis.common import nouns, runs
 from analysis.measures import decompose, feedback, growth
 
 GROUPS = {
@@ -29,22 +29,22 @@ GROUPS = {
 MEDIAN = "Line and band over samples: median with its 95% BCa interval."
 QUANTILES = "Line and band: mean, and quantiles 0.1 and 0.9, over the samples of this page."
 COORDINATES = {
-    "raw": ("sd of clean states", "Masked minus clean state after the step, root mean square."),
+    "raw": ("sd of clean states", "{Acted} minus clean state after the step, root mean square."),
     "x0": ("sd of clean images", "Difference of the predicted pictures of the step, root mean square."),
     "whitened": ("sd, ring by ring", "The state error in units of the clean states' spread in each ring of frequency."),
 }
 PARTS = {
-    "injected": "Injected: energy that masking adds in the step, at the clean state.",
+    "injected": "Injected: energy that {does} adds in the step, at the clean state.",
     "propagated": "Propagated: energy of the error that the clean step passes on.",
     "interaction": (
-        "Interaction: energy that is there only because the mask meets the error. Shares of the three; mean over "
+        "Interaction: energy that is there only because the {noun} meets the error. Shares of the three; mean over "
         "samples with its 95% BCa interval."
     ),
 }
 RATIOS = {
-    "S": ("S, masked over replayed", "Error of the masked path over that of the replay; 1 is no feedback."),
-    "injection_ratio": ("Injection ratio", "Size of what masking adds on the masked path, over that on the clean one."),
-    "shift_ratio": ("Shift ratio", "How far these injections shift the prediction, masked over clean path."),
+    "S": ("S, {acted} over replayed", "Error of the {acted} path over that of the replay; 1 is no feedback."),
+    "injection_ratio": ("Injection ratio", "Size of what {does} adds on the {acted} path, over that on the clean one."),
+    "shift_ratio": ("Shift ratio", "How far these injections shift the prediction, {acted} over clean path."),
 }  # fmt: skip
 
 ATTENTION = (
@@ -121,17 +121,24 @@ def of_run(run: xr.DataTree) -> list[Track]:
     return sorted(made, key=lambda track: list(GROUPS).index(track.group))
 
 
+def _called(run: xr.DataTree) -> dict[str, str]:
+    """What the texts of tracks are filled with."""
+    words = nouns.Wording(nouns.of_runs([run]))
+    return {"noun": words.noun, "acted": words.acted, "Acted": words.acted.capitalize(), "does": words.does}
+
+
 def _error(run: xr.DataTree) -> list[Track]:
     if not (runs.has(run, "trajectory/latent") and runs.has(run, "metrics/x0_l2")):
         return [_relative(run)]
-    measured = growth.growth(run)
+    measured, called = growth.growth(run), _called(run)
     found = []
     for name, (unit, text) in COORDINATES.items():
         at = measured.sel(coordinate=name, drop=True)
         found.append(
             Track(
-                name, "error", growth.LABELS[name][0], unit, f"{text} {MEDIAN}", at["error"], at["error_interval"],
-                log=True, band=at["null_interval"], band_label=growth.NULL_LABELS[measured.attrs["null"]],
+                name, "error", growth.LABELS[name][0], unit, f"{text.format(**called)} {MEDIAN}",
+                at["error"], at["error_interval"], log=True,
+                band=at["null_interval"], band_label=growth.NULL_LABELS[measured.attrs["null"]],
             )
         )  # fmt: skip
     return [track for track in found if np.isfinite(track.values).any()]
@@ -140,19 +147,27 @@ def _error(run: xr.DataTree) -> list[Track]:
 def _relative(run: xr.DataTree) -> Track:
     """The recorded norm of the error over that of the clean state: all that a run without latents has."""
     values = runs.plain(runs.get(run, "metrics/delta_rel").sel(arm=runs.names(run))).compute()
-    text = f"Norm of masked minus clean state over that of the clean state. {MEDIAN}"
+    text = f"Norm of {_called(run)['acted']} minus clean state over that of the clean state. {MEDIAN}"
     return Track(
         "relative", "error", "Relative error", "norm of the clean state", text, values, runs.summary(values), log=True
     )
 
 
 def _parts(run: xr.DataTree) -> list[Track]:
-    measured = decompose.decompose(run)
+    measured, called = decompose.decompose(run), _called(run)
     found = []
     for part, text in PARTS.items():
         share = measured["share"].sel(part=part, drop=True)
         found.append(
-            Track(part, "parts", part.capitalize(), "share of energy", text, share, runs.summary(share, "mean"))
+            Track(
+                part,
+                "parts",
+                part.capitalize(),
+                "share of energy",
+                text.format(**called),
+                share,
+                runs.summary(share, "mean"),
+            )
         )
     gain = measured["gain"]
     text = "Size of the propagated error over that of the error before the step; 1 passes it on as it is."
@@ -168,12 +183,12 @@ def _parts(run: xr.DataTree) -> list[Track]:
 
 
 def _feedback(run: xr.DataTree) -> list[Track]:
-    measured = feedback.feedback(run)
+    measured, called = feedback.feedback(run), _called(run)
     tail = "Line and band: geometric mean over starts with its 95% BCa interval."
     return [
         Track(
-            name, "feedback", title, "ratio", f"{text} {tail}", measured[name], measured[f"{name}_interval"],
-            log=True, reference=1.0,
+            name, "feedback", title.format(**called), "ratio", f"{text.format(**called)} {tail}", measured[name],
+            measured[f"{name}_interval"], log=True, reference=1.0,
         )
         for name, (title, text) in RATIOS.items()
         if name in measured

@@ -9,24 +9,33 @@ import warnings
 from collections.abc import Iterator
 
 from interventions.errors import InputError
-from interventions.families.base import Graph, Intervention
+from interventions.families.base import Graph, Intervention, OnCalls
 from interventions.families.controls import Clean, Full
+from interventions.families.function import Function
+from interventions.families.heads_off import HeadsOff
 from interventions.families.hub_spoke import HubSpoke
 from interventions.families.key_removal import KeyRemoval
+from interventions.families.patch import Patch
 from interventions.families.preferential import Preferential
 from interventions.families.small_world import SmallWorld
+from interventions.families.top_keys import TopKeys
 from interventions.registry import Registry
 
 __all__ = [
     "FAMILIES",
     "Clean",
     "Full",
+    "Function",
     "Graph",
+    "HeadsOff",
     "HubSpoke",
     "Intervention",
     "KeyRemoval",
+    "OnCalls",
+    "Patch",
     "Preferential",
     "SmallWorld",
+    "TopKeys",
     "density_families",
     "every_family",
 ]
@@ -37,9 +46,22 @@ FAMILIES: Registry[type[Intervention]] = Registry(
         "small-world": "interventions.families.small_world:SmallWorld",
         "preferential": "interventions.families.preferential:Preferential",
         "hub-spoke": "interventions.families.hub_spoke:HubSpoke",
+        "patch": "interventions.families.patch:Patch",
         "key-removal": "interventions.families.key_removal:KeyRemoval",
+        "top-keys": "interventions.families.top_keys:TopKeys",
+        "heads-off": "interventions.families.heads_off:HeadsOff",
+        "function": "interventions.families.function:Function",
         "clean": "interventions.families.controls:Clean",
         "full": "interventions.families.controls:Full",
+        "fewer-steps": "interventions.changes.fewer:FewerSteps",
+        "other-sampler": "interventions.changes.fewer:OtherSampler",
+        "weight-quantisation": "interventions.changes.quantised:Quantised",
+        "precision": "interventions.changes.precision:Precision",
+        "every-k-cache": "interventions.changes.reuse:EveryK",
+        "reuse": "interventions.changes.reuse:Reuse",
+        "token-merging": "interventions.changes.merging:TokenMerging",
+        "library-cache": "interventions.changes.library_caches:LibraryCache",
+        "attention-backend": "interventions.changes.backend:Backend",
     },
     group="denoise_trace.families",
 )

@@ -6,15 +6,16 @@ found by `check`. Nothing here touches a model: `attend` does.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from interventions.errors import spec_error
 from interventions.graphs import Grid, check_mask
 from interventions.layout import TokenLayout
-from interventions.scope import OF_TEXT, OPTIONS, Scope, unknown_option
+from interventions.scope import OF_TEXT, OPTIONS, Scope, hull, span, unknown_option, windows, windows_in_words
 
 Candidate = tuple["Intervention", float]  # and the density of image-image pairs that it has
 
@@ -26,7 +27,8 @@ class Intervention:
     A family states `options` (which scope fields mean something for it), `example` (a valid spec), `heads` (what is
     listed when a spec is unknown), `nearly` (what people type by mistake: pattern, template of what was meant, why),
     `solvers` (the names under which `solve_density` finds it) and, of graphs, `knows_frames` (whether a grid may be
-    (frames, height, width)); it writes `read`, `name` and `family`.
+    (frames, height, width)), and `noun`, what sentences call it ("mask", "removal"); it writes `read`, `name` and
+    `family`.
     """
 
     scope: Scope = field(default=Scope(), kw_only=True)
@@ -36,6 +38,7 @@ class Intervention:
     nearly: ClassVar[tuple[tuple[str, str, str], ...]] = ()
     solvers: ClassVar[tuple[str, ...]] = ()
     knows_frames: ClassVar[bool] = False
+    noun: ClassVar[str] = "intervention"
 
     def __post_init__(self) -> None:
         """Refuse scope options that mean nothing for this family."""
@@ -104,6 +107,10 @@ class Intervention:
         """Whether chance is involved, so that mask seeds differ."""
         return False
 
+    def fingerprint(self, network: Any) -> str:
+        """Return what the results depend on besides the spec: a function's source, weights, a library's version."""
+        return ""
+
     def __str__(self) -> str:
         """Return the canonical spec."""
         scope = str(self.scope)
@@ -120,7 +127,36 @@ class Intervention:
     def acts(self, layer: int, step: int, steps: int) -> bool:
         """Say whether it touches this layer at this step of a run with that many steps."""
         named = self.scope.layers is None or layer in self.scope.layers
-        return named and step in self.scope.window(steps)
+        return named and step in self.window(steps)
+
+    def window(self, steps: int) -> Sequence[int]:
+        """Return the steps in which it acts, of a run with that many, ascending."""
+        return self.acting.window(steps)
+
+    @property
+    def acting(self) -> Scope:
+        """Where, when and how strongly it departs from the clean computation: its scope, unless it says something else
+        with that, as a patch of a lane that is not clean."""
+        return self.scope
+
+    @property
+    def basis(self) -> str:
+        """What it is a part or a dose of: the spec without steps, pause and strength."""
+        return str(self.at(steps=None, pause=None, strength=1.0)) if self.acting == self.scope else str(self)
+
+    @property
+    def looks_at(self) -> "tuple[Intervention, ...]":
+        """The lanes of its batch whose attention it reads, by what they run under; each call must hold them."""
+        return ()
+
+    def extent(self, steps: int) -> range:
+        """Return the steps from the first to the last that it names, of a run with that many, its pause included."""
+        return hull(span(self.acting.steps, steps))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it names neither steps nor pause."""
+        return self.acting.steps is None and self.acting.pause is None
 
     def at(self, **changes: object) -> "Intervention":
         """Return a copy with fields of the scope replaced, e.g. `.at(layers=(12,), strength=0.5)`."""
@@ -129,15 +165,19 @@ class Intervention:
                 raise unknown_option(name)
         return replace(self, scope=replace(self.scope, **changes))  # type: ignore[arg-type]
 
-    def check(self, layout: TokenLayout, layers: int | None = None, steps: int | None = None) -> None:
-        """Raise `SpecError` for what the layout, the model's layers or the run's steps rule out."""
+    def check(
+        self, layout: TokenLayout, layers: int | None = None, steps: int | None = None, heads: int | None = None
+    ) -> None:
+        """Raise `SpecError` for what the layout, the model's layers and heads or the run's steps rule out."""
+        if heads and self.scope.heads and self.scope.heads[-1] >= heads:
+            raise spec_error(f"{self}: heads", f"the model has heads 0 to {heads - 1}", f"heads={heads // 2}")
         if layers is not None and self.scope.layers and self.scope.layers[-1] >= layers:
             raise spec_error(f"{self}: layers", f"the model has layers 0 to {layers - 1}", f"layers={layers // 2}")
         if steps is not None and self.scope.steps is not None:
-            shown = ":".join(map(repr, self.scope.steps))
-            if not isinstance(self.scope.steps[1], float) and self.scope.steps[1] > steps:
+            shown, last = windows_in_words(self.scope.steps), windows(self.scope.steps)[-1][1]
+            if not isinstance(last, float) and last > steps:
                 raise spec_error(f"{self}: steps={shown}", f"the run has {steps} steps", f"steps=0:{steps}")
-        if steps is not None and not len(self.scope.window(steps)):
+        if steps is not None and not (len(self.window(steps)) and len(self.scope.window(steps))):
             raise spec_error(f"{self}: steps", f"it acts at no step of a run with {steps}", "steps=0.0:0.5")
         for side in ("queries", "keys"):
             kind = getattr(self.scope, side)
@@ -158,13 +198,23 @@ class Intervention:
         """Raise for what this family cannot do on that layout."""
 
 
+class OnCalls(Intervention):
+    """What acts on every attention call that has the tokens of its scope, self and cross attention alike.
+
+    What it does is found while the model runs, so it has no fixed mask.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "heads", "queries", "strength"})
+
+
 class Graph(Intervention):
     """What the graph families share: the graph of the image tokens becomes a mask over the sequence.
 
     A family writes `graph`, and `check_grid` where not every value fits every grid.
     """
 
-    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "queries", "keys", "strength"})
+    options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause", "heads", "queries", "keys", "strength"})
+    noun: ClassVar[str] = "mask"
 
     def __post_init__(self) -> None:
         """Refuse queries or keys of another kind: graphs live on the image tokens."""

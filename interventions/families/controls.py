@@ -45,6 +45,7 @@ class Clean(Intervention):
 class Full(Intervention):
     """An all-true mask through the masked kernel: the numerical floor."""
 
+    noun: ClassVar[str] = "mask"
     options: ClassVar[frozenset[str]] = frozenset({"layers", "steps", "pause"})
     example: ClassVar[str] = "full@layers=6,12,18"
     heads: ClassVar[tuple[str, ...]] = ("full",)

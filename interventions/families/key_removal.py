@@ -8,10 +8,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
 from interventions.errors import spec_error
-from interventions.families.base import Intervention
+from interventions.families.base import Intervention, OnCalls
+from interventions.families.controls import Clean
 from interventions.layout import TokenLayout
 from interventions.naming import closest
 from interventions.scope import NUMBER, OF_TEXT, OPTIONS, read_number, whole
@@ -32,7 +31,7 @@ _FLAGS = {
 
 
 @dataclass(frozen=True)
-class KeyRemoval(Intervention):
+class KeyRemoval(OnCalls):
     """`sink-k5`: keys taken out of attention, chosen from the mass they receive at run time (the sink paper).
 
     matching: what random keys share with the sinks that they stand for. "kinds": number and token kind, never one of
@@ -46,6 +45,7 @@ class KeyRemoval(Intervention):
     per: str = "head"
     matching: str = "kinds"
     options: ClassVar[frozenset[str]] = frozenset(OPTIONS)
+    noun: ClassVar[str] = "removal"
     example: ClassVar[str] = "sink-k5"
     heads: ClassVar[tuple[str, ...]] = ("sink-k5", "sink-k5-value", "random-k5", "random-k5-mass", "bottom-k5")
     nearly: ClassVar[tuple[tuple[str, str, str], ...]] = (
@@ -141,9 +141,10 @@ class KeyRemoval(Intervention):
         """Whether chance is involved: random keys are drawn, and noise in place of values."""
         return self.kind == "random" or self.scope.fill == "noise"
 
-    def mask(self, layout: TokenLayout, seed: int = 0) -> np.ndarray:
-        """Raise `SpecError`: the keys are found at every step, so there is no fixed mask."""
-        raise spec_error(self, "its keys are chosen while the model runs, so it has no fixed mask", "R4S32")
+    @property
+    def looks_at(self) -> tuple[Intervention, ...]:
+        """The clean lane, where the keys are those that are sinks there."""
+        return (Clean(),) if self.scope.source == "clean" else ()
 
     def most(self, keys: int, size: int) -> int:
         """How large the count may be in a call with so many keys in scope, of so many in all."""

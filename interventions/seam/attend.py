@@ -8,8 +8,10 @@ not reached raises `SeamError`, and leaving the context restores the model exact
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ from interventions.records import TOP
 from interventions.seam import kernels
 from interventions.seam.actions import pieces
 from interventions.seam.blocked import Answer
-from interventions.seam.calls import Call
+from interventions.seam.calls import Call, Piece, Pieces
 from interventions.seam.lanes import Lanes, as_lanes
 from interventions.seam.measurements import Measurements
 from interventions.seam.natives import native
@@ -109,7 +111,8 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
     if not any(acting) and not seen.looks:
         return call.run()
     call = call.grouped()
-    output, begun = None, None
+    output: torch.Tensor | None = None
+    done: list[tuple[slice, Pieces]] = []
     for rows, lane in lanes.segments(call.batch, acting):
         part = call.rows(rows)
         looked = seen.looks_at(rows, call.batch)
@@ -117,25 +120,53 @@ def _attention(recorder: Recorder, site: Site, call: Call) -> torch.Tensor:
             answered = part.whole(part)
             answers = [kernels.stock(part, looked)]
         else:
-            answered = pieces(lanes, seen, site, call, rows, lane)
+            answered = pieces(lanes, seen, site, call, rows, lane, functools.partial(_of_rows, done))
             wanted = {"mass": looked and bool(seen.others), "entropy": looked and "entropy" in seen.record}
             apart = not lanes.nested and lanes.measurable(rows, call.batch)
-            answers = [kernels.acting(piece, **wanted) if apart else Answer(piece.run()) for _, piece in answered]
+            answers = [_answer(piece, apart, **wanted) for piece in answered]
         seen.measure(site, call, rows, answered, answers)
-        for (queries, piece), answer in zip(answered, (answer.output for answer in answers), strict=True):
-            assert answer is not None
-            if piece.share == 1 and answer.shape[:3] == call.query.shape[:3]:
-                return answer
-            if output is None:
-                output = _empty(call, answer)
-            if piece.share == 1:
-                output[rows, :, queries] = answer
-            elif begun == (rows, queries):
-                output[rows, :, queries] += piece.share * answer
-            else:
-                output[rows, :, queries], begun = piece.share * answer, (rows, queries)
+        made = [replace(piece, output=each.output) for piece, each in zip(answered, answers, strict=True)]
+        if len(made) == 1 and made[0].share == 1 and rows == slice(0, call.batch):
+            assert made[0].output is not None
+            return made[0].output
+        output = _written(output, call, rows, made)
+        if lanes.given:
+            done.append((rows, made))
     assert output is not None
     return output
+
+
+def _answer(piece: Piece, apart: bool, **wanted: bool) -> Answer:
+    """What answers a piece; apart: by the kernel for calls that an intervention changed, of rows that are measured."""
+    if piece.output is not None:
+        return Answer(piece.output)
+    assert piece.call is not None
+    return kernels.acting(piece.call, **wanted) if apart else Answer(piece.call.run())
+
+
+def _written(output: torch.Tensor | None, call: Call, rows: slice, made: Pieces) -> torch.Tensor:
+    """The output of a call [batch, heads, queries, head_dim] with what answers some rows written into it."""
+    if any(piece.share != 1 for piece in made) and output is not None:
+        output[rows] = 0
+    for piece in made:
+        assert piece.output is not None
+        if output is None:
+            output = _empty(call, piece.output)
+            output[rows] = 0
+        heads = slice(None) if piece.heads is None else list(piece.heads)
+        if piece.share == 1:
+            output[rows, heads, piece.queries] = piece.output
+        else:
+            output[rows, heads, piece.queries] += piece.share * piece.output
+    assert output is not None
+    return output
+
+
+def _of_rows(done: list[tuple[slice, Pieces]], rows: slice) -> Pieces:
+    """What has answered some rows, from what has answered the rows of a call so far."""
+    held, made = next((held, made) for held, made in done if held.start <= rows.start and rows.stop <= held.stop)
+    own = slice(rows.start - held.start, rows.stop - held.start)
+    return [piece.rows(own) for piece in made]
 
 
 def _empty(call: Call, answer: torch.Tensor) -> torch.Tensor:

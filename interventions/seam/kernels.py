@@ -30,6 +30,7 @@ def acting(call: Call, *, mass: bool, entropy: bool) -> Answer:
     answered by `blocked`, always, so that what is recorded never changes a result; with mass and entropy where they are
     asked for.
     """
+    call = call.settled()
     query = call.query
     if query.device.type != "cpu" or torch.is_grad_enabled() or call.attn_mask is None or call.dropout_p:
         return stock(call, mass or entropy)

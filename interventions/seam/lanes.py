@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from interventions.changes.base import Change
 from interventions.errors import spec_error
-from interventions.families import Clean, Intervention, KeyRemoval
+from interventions.families import Clean, Intervention, Patch
 from interventions.layout import TokenLayout
 from interventions.seam.reach import check_reach
 from interventions.seam.sites import SeamError, Site
@@ -79,6 +80,11 @@ class Lanes:
         return self.half is None or rows.start // size == self.half % (batch // size)
 
     @property
+    def given(self) -> bool:
+        """Whether some lane takes the output of another."""
+        return any(isinstance(lane, Patch) for lane in self.interventions)
+
+    @property
     def measured_lanes(self) -> int:
         """How many lanes are measured."""
         return len(self) if self.seen is None else min(self.seen, len(self))
@@ -86,7 +92,8 @@ class Lanes:
     def segments(self, batch: int, acting: Sequence[bool]) -> list[tuple[slice, int | None]]:
         """Contiguous rows and a lane that acts on them (None: the stock call); neighbours that are alike are one block.
 
-        Lanes that look at the clean one stay apart: each has its own distance to it.
+        Lanes that look at another stay apart, as each has its own distance to it; those that take another's output
+        come last.
         """
         block = self.block(batch)
         segments: list[tuple[slice, int | None]] = []
@@ -97,32 +104,36 @@ class Lanes:
                 segments[-1] = (slice(segments[-1][0].start, start + block), segments[-1][1])
             else:
                 segments.append((slice(start, start + block), owner))
-        return segments
+        return sorted(segments, key=lambda segment: self._takes_output(segment[1]))
+
+    def _takes_output(self, lane: int | None) -> bool:
+        return lane is not None and isinstance(self.interventions[lane], Patch)
 
     def _alike(self, one: int | None, other: int | None) -> bool:
         """Whether rows of these lanes can be answered by one call."""
         if one is None or other is None:
             return one is other
         lane = self.interventions[one]
-        return lane == self.interventions[other] and lane.scope.source != "clean"
+        return lane == self.interventions[other] and not lane.looks_at
 
     def acting(self, site: Site) -> list[bool]:
         """Whether each lane's intervention changes anything at this site in the current step."""
         return [self._acts(lane, site) for lane in self.interventions]
 
     def _acts(self, lane: Intervention, site: Site) -> bool:
-        if isinstance(lane, Clean) or lane.scope.strength == 0:
+        if isinstance(lane, Clean) or lane.acting.strength == 0:
             return False
-        if self.step is None or self.steps is None:
-            if lane.scope.steps is not None or lane.scope.pause is not None:
-                raise SeamError(f"{lane} names steps: call recorder.begin(step, steps) before each forward")
-            return lane.acts(site.layer, 0, 1)
-        return lane.acts(site.layer, self.step, self.steps)
+        if self.step is None and (lane.scope.steps is not None or lane.scope.pause is not None):
+            raise SeamError(f"{lane} names steps: call recorder.begin(step, steps) before each forward")
+        return lane.acts(*self.moment(site))
 
-    def clean_rows(self, rows: slice, lane: int, batch: int) -> slice:
-        """The rows of the same samples in the batch's clean lane."""
-        clean = next(index for index, other in enumerate(self.interventions) if isinstance(other, Clean))
-        shift = (clean - lane) * self.block(batch)
+    def moment(self, site: Site) -> tuple[int, int, int]:
+        """(layer, step, steps) of a site now; without `begin` the only step of one."""
+        return (site.layer, self.step, self.steps) if self.step is not None and self.steps else (site.layer, 0, 1)
+
+    def rows_of(self, other: Intervention, rows: slice, lane: int, batch: int) -> slice:
+        """The rows of the same samples, of a lane's rows, in the first lane that runs under another intervention."""
+        shift = (self.interventions.index(other) - lane) * self.block(batch)
         return slice(rows.start + shift, rows.stop + shift)
 
     def sample_seeds(self, rows: slice, batch: int, device: torch.device) -> torch.Tensor:
@@ -164,14 +175,18 @@ class Lanes:
             raise SeamError("nested attend contexts take one lane each")
         layers = 1 + max(site.layer for site in self.sites)
         for lane in lanes:
+            if isinstance(lane, Change):
+                why = "it acts around the network's forward and not at its attention"
+                raise spec_error(
+                    lane, f"{why}; enter `change.around(model, {{}}, At(0, 1))` instead of attend", "R4S32"
+                )
             _checked(lane, self.layout, layers)
             check_reach(lane, self.sites)
             lane.check_told(self.layout, self.padding is not None)
-            reads_clean = isinstance(lane, KeyRemoval) and lane.scope.source == "clean"
-            if reads_clean and not any(isinstance(other, Clean) for other in lanes):
-                raise spec_error(
-                    f"{lane}: source=clean", "no lane of this batch is clean", "attend(model, [parse('clean'), ...])"
-                )
+            for other in lane.looks_at:
+                if other not in lanes:
+                    why = f"it looks at the lane of {other}, and no lane of this batch is {other}"
+                    raise spec_error(lane, why, f"attend(model, [parse('{other}'), parse('{lane}')])")
 
 
 @functools.lru_cache(maxsize=256)

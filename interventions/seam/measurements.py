@@ -16,7 +16,7 @@ from interventions.errors import spec_error
 from interventions.layout import TokenLayout
 from interventions.records import RECORDS, TOP, names, words_in
 from interventions.seam.blocked import Answer
-from interventions.seam.calls import Call, Pieces
+from interventions.seam.calls import Call, Piece, Pieces
 from interventions.seam.keys import described
 from interventions.seam.mass import attention_statistics
 from interventions.seam.sinks import Chosen, of_kinds
@@ -80,7 +80,7 @@ class Measurements:
         if not self.looks or inside is None:
             return
         if inside != slice(0, rows.stop - rows.start):
-            pieces = [(queries, piece.rows(inside)) for queries, piece in pieces]
+            pieces = [piece.rows(inside) for piece in pieces]
             answers = [answer.rows(inside) for answer in answers]
             rows = slice(rows.start + inside.start, rows.start + inside.stop)
         self._measure_words(site, call, rows, pieces, answers)
@@ -88,14 +88,13 @@ class Measurements:
             return
         _, keys = call_layouts(self.layout, site, call)
         total, weighted = None, None
-        for (_, piece), answer in zip(pieces, answers, strict=True):
-            share = piece.share * piece.lengths[0] / call.lengths[0]
-            mass, entropy = self._statistics(piece, answer)
-            mass = mass if share == 1 else mass * share
-            total = mass if total is None else total + mass
+        for piece, answer in zip(pieces, answers, strict=True):
+            share = piece.share * (piece.queries.stop - piece.queries.start) / call.lengths[0]
+            mass, entropy = self._statistics(piece, answer, call)
+            total = _added(total, mass if share == 1 else mass * share, piece, call)
             if entropy is not None:  # unknown for a mixture of two softmaxes
                 entropy = entropy * share if piece.share == 1 else torch.full_like(entropy, float("nan"))
-                weighted = entropy if weighted is None else weighted + entropy
+                weighted = _added(weighted, entropy, piece, call)
         assert total is not None
         if "mass" in self.record:
             self.keep(site, call.batch, rows, "mass_layer", spread(total.mean(1), keys, self.layout))
@@ -108,7 +107,8 @@ class Measurements:
             self.keep(site, call.batch, rows, "entropy", weighted)
         if "sinks" in self.record:
             most = total.topk(min(self.top, total.shape[-1]))
-            self.keep(site, call.batch, rows, "sink_token", self._tokens(most.indices, keys))
+            token = self._tokens(most.indices, keys).masked_fill(most.values.isnan(), -1)
+            self.keep(site, call.batch, rows, "sink_token", token)
             self.keep(site, call.batch, rows, "sink_mass", most.values)
             if "removed_token" not in self.values[site.index]:  # missing, unless a lane removes keys
                 self._keep_removed(site, call, rows, *_nothing(most.values))
@@ -123,32 +123,47 @@ class Measurements:
             return
         chosen, image = text_keys(keys, call.key.device), queries.image
         paid: torch.Tensor | None = None
-        for (part, piece), answer in zip(pieces, answers, strict=True):
-            inside = _overlap(image, part)
+        for piece, answer in zip(pieces, answers, strict=True):
+            inside, start = _overlap(image, piece.queries), image.start - piece.queries.start
             if inside is None:
                 continue
-            own = slice(image.start + inside.start - part.start, image.start + inside.stop - part.start)
+            own = slice(start + inside.start, start + inside.stop)
             lse = None if answer.lse is None else answer.lse[..., own]
-            value = attention_to(piece.queries(own), chosen, lse)
             if paid is None:
-                paid = value.new_zeros(len(value), queries.image_tokens, len(chosen))
-            paid[:, inside] += value if piece.share == 1 else value * piece.share
+                size = rows.stop - rows.start, queries.image_tokens, len(chosen)
+                paid = torch.zeros(size, dtype=_precise(call.query.dtype), device=call.query.device)
+            value = attention_to(piece.call.queries(own), chosen, lse) if piece.call else math.nan
+            share = piece.share if piece.heads is None else piece.share * len(piece.heads) / call.query.shape[1]
+            paid[:, inside] += value if share == 1 else value * share
         assert paid is not None
         window = self.window(call.batch)
         at = slice(rows.start - window.start, rows.stop - window.start)
         self.paid.add(site.index, at, window.stop - window.start, paid.mT, queries)
 
-    def _statistics(self, piece: Call, answer: Answer) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(mass, entropy) of a piece; no entropy unless it is recorded."""
+    def _statistics(self, piece: Piece, answer: Answer, whole: Call) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(mass, entropy) of a piece of a call, missing where nothing is known; no entropy unless it is recorded."""
         if answer.mass is not None:
             return answer.mass, answer.entropy
-        entropy = "entropy" in self.record
-        return attention_statistics(piece.query, piece.key, piece.bias(), piece.scale, entropy, answer.lse)
+        entropy, call = "entropy" in self.record, piece.call
+        if call is None:
+            assert answer.output is not None
+            rows, heads = answer.output.shape[:2]
+            missing = torch.full((rows, heads, whole.lengths[1]), math.nan, device=whole.query.device)
+            return missing, missing[..., 0] if entropy else None
+        return attention_statistics(call.query, call.key, call.bias(), call.scale, entropy, answer.lse)
 
     def removed(
-        self, site: Site, call: Call, rows: slice, chosen: Chosen, mass: torch.Tensor, kinds: torch.Tensor
+        self,
+        site: Site,
+        call: Call,
+        rows: slice,
+        chosen: Chosen,
+        mass: torch.Tensor,
+        kinds: torch.Tensor,
+        heads: tuple[int, ...] | None = None,
     ) -> None:
-        """Keep which keys of a call a lane removes, from the mass [rows, heads, keys] and kinds of all keys."""
+        """Keep which keys of a call a lane removes in some heads, from the mass [rows, heads, keys] and kinds of all
+        keys; of other heads they are missing."""
         if "sinks" not in self.record:
             return
         own, kind = mass.gather(-1, chosen.tokens), kinds.expand_as(mass).gather(-1, chosen.tokens)
@@ -160,7 +175,8 @@ class Measurements:
         else:
             goal = chosen.goal
         count, together = of_kinds(torch.ones_like(kind, dtype=torch.int64), kind), of_kinds(own, kind)
-        self._keep_removed(site, call, rows, token, each, count, together, goal)
+        values = (token, each, count, together, goal)
+        self._keep_removed(site, call, rows, *(_of_heads(value, heads) for value in values))
 
     def _keep_removed(self, site: Site, call: Call, rows: slice, *values: torch.Tensor) -> None:
         for name, value in zip(REMOVED, values, strict=True):
@@ -200,6 +216,28 @@ class Measurements:
     def _tokens(self, indices: torch.Tensor, keys: TokenLayout) -> torch.Tensor:
         """Token numbers of the model's layout for key indices of a call."""
         return indices if keys == self.layout else positions(keys, self.layout, indices.device)[indices]
+
+
+def _added(total: torch.Tensor | None, value: torch.Tensor, piece: Piece, call: Call) -> torch.Tensor:
+    """What is known of all heads of a call [rows, heads, ...], with that of a piece's heads added."""
+    if piece.heads is None:
+        return value if total is None else total + value
+    if total is None:
+        total = value.new_zeros(len(value), call.query.shape[1], *value.shape[2:])
+    return total.index_add(1, torch.tensor(piece.heads, device=value.device), value)
+
+
+def _of_heads(value: torch.Tensor, heads: tuple[int, ...] | None) -> torch.Tensor:
+    """A value [rows, heads, ...] of some heads, None for all; NaN in the others, or -1 of integers."""
+    if heads is None:
+        return value
+    kept = torch.full_like(value, math.nan if value.is_floating_point() else -1)
+    kept[:, list(heads)] = value[:, list(heads)]
+    return kept
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.float64 else torch.float32
 
 
 def _nothing(like: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -86,7 +86,8 @@ def _refuse(model: nn.Module, processors: list[Any]) -> None:
         named = skipping if cache is None else type(cache).__name__
         raise SeamError(
             f"{type(model).__name__} has a feature cache ({named}): it skips blocks by what it saw before, so two arms "
-            "would not run the same network; call model.disable_cache() first, or load the model without it"
+            "would not run the same network; call model.disable_cache() first, or load the model without it. The cache "
+            f"can be an arm, measured against the network without it: tracer.arm('cached', cache={_typed(cache)})"
         )
     split = any(getattr(holder, "_parallel_config", None) is not None for holder in (model, *processors))
     if split or any(name.startswith("cp_") for name in hooks):
@@ -94,6 +95,11 @@ def _refuse(model: nn.Module, processors: list[Any]) -> None:
             f"{type(model).__name__} runs in parallel (enable_parallelism): a process holds a part of the tokens or "
             "heads, and masks need all; load the model without it, and use more processes for more samples instead"
         )
+
+
+def _typed(cache: Any) -> str:
+    """How a cache's configuration is typed."""
+    return "config" if cache is None else f"{type(cache).__name__}(...)"
 
 
 def _dispatch() -> Any:
@@ -134,8 +140,7 @@ def _native_dispatch(found: dict[str, Any]) -> Iterator[None]:
         yield
         return
     registry, native_name = dispatch._AttentionBackendRegistry, dispatch.AttentionBackendName.NATIVE
-    tables = (registry._backends, registry._supported_arg_names, registry._constraints)
-    before, active = [dict(table) for table in tables], registry._active_backend
+    before, active = _tables(registry), registry._active_backend
     functions, names, constraints = before
     for backend, function in functions.items():
         registry._backends[backend] = _natively(
@@ -143,14 +148,43 @@ def _native_dispatch(found: dict[str, Any]) -> Iterator[None]:
         )
         registry._supported_arg_names[backend] = names[backend] | names[native_name]
         registry._constraints[backend] = constraints[native_name]
-    registry._active_backend, found["backend"] = native_name, active
+    registry._active_backend, found["backend"], found["tables"] = native_name, active, before
     try:
         yield
     finally:
-        for table, kept in zip(tables, before, strict=True):
-            table.clear()
-            table.update(kept)
+        _refill(registry, before)
         registry._active_backend = active
+
+
+@contextlib.contextmanager
+def released() -> Iterator[None]:
+    """While inside, the backends of diffusers are their own functions again, whatever contexts are open.
+
+    For a forward that no context is attached to (`Recorder.aside`), in all threads of the process.
+    """
+    own = _whole_process.found.get("tables")
+    if own is None:
+        yield
+        return
+    registry = _dispatch()._AttentionBackendRegistry
+    pinned = _tables(registry)
+    _refill(registry, own)
+    try:
+        yield
+    finally:
+        _refill(registry, pinned)
+
+
+def _tables(registry: Any) -> list[dict]:
+    """Copies of what diffusers' registry knows of its backends: functions, names of arguments, constraints."""
+    return [dict(table) for table in (registry._backends, registry._supported_arg_names, registry._constraints)]
+
+
+def _refill(registry: Any, tables: list[dict]) -> None:
+    live = (registry._backends, registry._supported_arg_names, registry._constraints)
+    for table, kept in zip(live, tables, strict=True):
+        table.clear()
+        table.update(kept)
 
 
 def _natively(native: Callable, known: set[str], own: Callable, its: set[str], backend: Any) -> Callable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interventions.errors import spec_error
-from interventions.families import Clean, Full, Intervention, KeyRemoval
+from interventions.families import Clean, Full, Intervention, KeyRemoval, OnCalls
 from interventions.scope import OF_TEXT, layer_ranges
 from interventions.seam.sites import Site
 
@@ -17,11 +17,11 @@ from interventions.seam.sites import Site
 def check_reach(lane: Intervention, sites: Sequence[Site]) -> None:
     """Raise `SpecError` if an intervention acts on attention that cannot be reached.
 
-    A graph acts on self attention, a removal of keys on all calls that have such queries and keys, both in blocks; what
+    A graph acts on self attention, what is found call by call on all that have such queries and keys, in blocks; what
     stands elsewhere (the pooling of a prompt) they mean only by its layer. `full` changes nothing anywhere, so it runs
     on what can be reached.
     """
-    if isinstance(lane, Clean | Full) or lane.scope.strength == 0:
+    if isinstance(lane, Clean | Full) or lane.acting.strength == 0:
         return
     apart = [site for site in sites if not site.reachable and _acts(lane, site)]
     if apart:
@@ -36,7 +36,7 @@ def _acts(lane: Intervention, site: Site) -> bool:
     scope = lane.scope
     if not site.block if scope.layers is None else site.layer not in scope.layers:
         return False
-    if not isinstance(lane, KeyRemoval):
+    if not isinstance(lane, OnCalls):
         return not site.cross
     return scope.queries != "text" and scope.keys not in (("image",) if site.cross else ("text", *OF_TEXT))
 

@@ -5,7 +5,8 @@ It brings `lanes` (what runs) and `measurements` (what was seen) together, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,7 @@ class Recorder:
     measurements: Measurements
     watch: Callable[[Site, Call], None] | None = field(default=None, repr=False)
     backends: tuple[str, ...] = ("native",)  # the attention backends that the model was set to, set aside meanwhile
+    away: bool = False  # whether the model runs as if nothing were attached
     ran: bool = False
     reached: set[int] = field(default_factory=set)  # indices of the sites that ran
 
@@ -47,6 +49,15 @@ class Recorder:
     def measure(self, lanes: int | None) -> None:
         """Record the first so many lanes only from now on, which saves the time of the others; None: all of them."""
         self.lanes.seen = lanes
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """While inside, the model's forwards run as if nothing were attached: no lanes, nothing measured or checked."""
+        self.away = True
+        try:
+            yield
+        finally:
+            self.away = False
 
     def take(self, per: str = "layer") -> dict[str, torch.Tensor]:
         """What the last forward measured, as [halves, lanes, samples, layers, ...]; empty if nothing was.

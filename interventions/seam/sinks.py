@@ -16,7 +16,7 @@ from interventions.errors import spec_error
 from interventions.families import KeyRemoval
 from interventions.layout import TokenLayout
 from interventions.scope import OF_TEXT
-from interventions.seam.calls import Call, Pieces
+from interventions.seam.calls import Call, Piece, Pieces, around
 from interventions.seam.draws import Draw
 from interventions.segments import IMAGE, KINDS, PADDING, PREFIX, TEXT
 
@@ -25,11 +25,6 @@ SHUT = -1000.0
 
 PixArt, LTX, SANA and Allegro add -10000 to their padding, not -inf.
 """
-
-
-def query_tokens(lane: KeyRemoval, layout: TokenLayout) -> tuple[slice, ...]:
-    """The query tokens that a lane acts on in a call with this layout of queries, as runs of neighbours."""
-    return layout.runs(lane.scope.queries)
 
 
 def joined(runs: Sequence[slice]) -> slice | torch.Tensor:
@@ -195,21 +190,19 @@ def suppress(lane: KeyRemoval, call: Call, chosen: Chosen, queries: Sequence[sli
     noise of their mean and standard deviation, channel by channel, the same at every step unless draw=fresh. Hence with
     a = 1 and fill 0 the output is (1 - P) times that of the score path.
     """
-    edges = [0, *(edge for run in queries for edge in (run.start, run.stop)), call.lengths[0]]
-    around = [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if stop > start]
-    pieces = [(rest, call.queries(rest)) for rest in around]
+    pieces = [Piece(rest, call.queries(rest)) for rest in around(queries, call.lengths[0])]
     if lane.path == "value":
         call = replace(call, value=_filled(lane, call.value, chosen, draw))
-        return [*pieces, *((run, call.queries(run)) for run in queries)]
-    return [*pieces, *((run, answer) for run in queries for answer in _closed(lane, call.queries(run), chosen))]
+        return [*pieces, *(Piece(run, call.queries(run)) for run in queries)]
+    return [*pieces, *(piece for run in queries for piece in _closed(lane, run, call.queries(run), chosen))]
 
 
-def _closed(lane: KeyRemoval, call: Call, chosen: Chosen) -> list[Call]:
-    """The calls that answer `call` with the keys' scores lowered for all its queries; their shares add up to 1."""
+def _closed(lane: KeyRemoval, run: slice, call: Call, chosen: Chosen) -> Pieces:
+    """What answers `call`, of the queries of a run, with the keys' scores lowered; the shares add up to 1."""
     dose = lane.scope.strength
     if dose == 1:
-        return [_without(call, chosen)]
-    return [replace(call, share=1 - dose), replace(_without(call, chosen), share=dose)]
+        return [Piece(run, _without(call, chosen))]
+    return [Piece(run, call, 1 - dose), Piece(run, _without(call, chosen), dose)]
 
 
 def _without(call: Call, chosen: Chosen) -> Call:

@@ -59,7 +59,7 @@ def wrapped_module(
     attention: Callable[[Recorder, Site, Call], torch.Tensor],
 ) -> Iterator[None]:
     """Let `attention` answer the fused calls of a module's forward, the n-th as the n-th of its sites."""
-    stock = fused_forward(module)
+    stock, before = fused_forward(module), module.forward
     outer: _Attached | None = getattr(module.forward, "attached", None)
     if outer is not None:
         _nest(recorder.lanes, outer.lanes)
@@ -75,6 +75,8 @@ def wrapped_module(
 
     @functools.wraps(stock)
     def forward(*args: Any, **kwargs: Any) -> Any:
+        if recorder.away:
+            return before(*args, **kwargs)
         order.handed(stock, args, kwargs)
         interceptor = _Interceptor(answer)
         with fused(module), interceptor:
@@ -86,7 +88,7 @@ def wrapped_module(
 
     forward.attached = attached  # type: ignore[attr-defined]
     try:
-        with _replaced_forward(module, forward):
+        with replaced_forward(module, forward):
             yield
     finally:
         if outer is not None:
@@ -100,6 +102,8 @@ def watched_model(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 
     @functools.wraps(stock)
     def forward(*args: Any, **kwargs: Any) -> Any:
+        if recorder.away:
+            return stock(*args, **kwargs)
         recorder.ran = True
         inputs = form((args, kwargs))
         if inputs in seen:
@@ -111,12 +115,13 @@ def watched_model(model: nn.Module, recorder: Recorder) -> Iterator[None]:
         seen.add(inputs)
         return result
 
-    with _replaced_forward(model, forward):
+    with replaced_forward(model, forward):
         yield
 
 
 @contextlib.contextmanager
-def _replaced_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
+def replaced_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Let a module's forward be this one, and put back what it had."""
     missing = object()
     before = vars(module).get("forward", missing)
     module.forward = forward  # type: ignore[method-assign]

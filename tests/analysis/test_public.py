@@ -14,9 +14,11 @@ import analysis
 
 ROOT = Path(__file__).parents[2]
 PARAMETERS = {
+    "against": ["run", "than", "confidence", "seed"],
     "amplification": ["run", "kind"],
     "bands": ["run", "confidence", "seed"],
     "calibrate": ["several", "metrics", "seed"],
+    "carried": ["run", "confidence", "seed"],
     "compare": ["several", "confidence", "seed"],
     "counterfactual": ["run", "confidence", "seed"],
     "curves": ["sweeps", "published", "resamples", "seed"],
@@ -36,6 +38,7 @@ PARAMETERS = {
     "anatomy": ["run", "confidence", "seed"],
     "decompose": ["run", "confidence", "seed"],
     "depth": ["measured"],
+    "factors": ["run", "confidence", "seed"],
     "feedback": ["run", "confidence", "seed"],
     "gate": ["several", "arms", "require", "metrics", "distance", "margins"],
     "growth": ["run", "statistic", "confidence", "seed"],
@@ -49,8 +52,10 @@ PARAMETERS = {
     "quality": ["run", "metrics", "seed"],
     "renoise": ["several", "seed"],
     "report": ["several", "sections"],
+    "schedule": ["run", "budget", "saving", "of", "measured", "confidence", "seed"],
     "sinks": ["run", "metrics", "distance", "scores", "confidence", "seed"],
     "steps": ["several", "kind"],
+    "tradeoff": ["several", "cost", "metrics", "seed"],
     "verdict": ["several", "primary", "at", "kind", "seed"],
     "view": ["several", "samples", "budget"],
     "words": ["run", "step", "sample", "confidence", "seed"],

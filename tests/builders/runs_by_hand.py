@@ -39,6 +39,8 @@ ARM_COORDINATES = {
     "arm_strength": [1.0, 1.0, 1.0],
     "arm_layers": ["", "", ""],
     "arm_match": ["", "", "k1"],
+    "arm_noun": ["intervention", "mask", "removal"],
+    "arm_acts": ["[]", "[]", "[]"],
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,28 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.fixture(scope="module")
+def typed_before(tmp_path_factory):
+    """What the commands of BEFORE write, each typed once: command -> the folder in which it was."""
+    made: dict[str, Path] = {}
+
+    def into(there: Path, line: str, reader: Reader) -> None:
+        if line not in made:
+            made[line] = tmp_path_factory.mktemp("before")
+            reader.patch.chdir(made[line])
+            reader.types(shlex.split(line), "before it")
+            reader.patch.chdir(there)
+        shutil.copytree(made[line], there, dirs_exist_ok=True)
+
+    return into
+
+
 @pytest.mark.parametrize("page", RUN, ids=name)
-def test_the_commands_and_programs_of_a_page_run(page, there, monkeypatch):
+def test_the_commands_and_programs_of_a_page_run(page, there, typed_before, monkeypatch):
     reader = Reader(monkeypatch)
     stand_ins.readers_files(there, there.parent / "home", page.read_text())
     for line in BEFORE.get(name(page), ()):
-        reader.types(shlex.split(line), "before it")
+        typed_before(there, line, reader)
     if name(page) in HAS_A_PIPELINE:
         reader.scope["pipe"] = pipe = stand_ins.users_pipeline()
         if folder := SAVED.get(name(page)):

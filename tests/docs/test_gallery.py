@@ -44,6 +44,13 @@ class Comparing(Reader):
         super().__init__(patch)
         self.compared: list[str] = []
 
+    def types(self, words: list[str], where: str) -> None:
+        """Without the pictures of measures, which the programs draw of the same data, and without the second page."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tracer.cli.analyze.save_figure", lambda figure, path: None)
+            if words[0] != "report":
+                super().types(words, where)
+
     def does(self, block: Block) -> None:
         """As any reader, and then looks."""
         super().does(block)

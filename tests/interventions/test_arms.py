@@ -26,6 +26,8 @@ TYPES = {
     "arm_strength": float,
     "arm_layers": str,
     "arm_match": str,
+    "arm_noun": str,
+    "arm_acts": str,
 }
 
 WRITTEN = [  # spec, in a run of 20 steps: role, family, parameters, mask, window, pause, strength, layers, match

@@ -33,6 +33,7 @@ DOCUMENTED = {
     "R4S32@layers=6,12,18;steps=0:50;queries=image;keys=image;strength=0.3": SmallWorld(
         4, 32, scope=Scope(layers=(6, 12, 18), steps=(0, 50), queries="image", keys="image", strength=0.3)
     ),
+    "R4S32@steps=3,7": SmallWorld(4, 32, scope=Scope(steps=((3, 4), (7, 8)))),
     "sink-k1@steps=0.0:0.2": KeyRemoval("sink", 1, scope=Scope(steps=(0.0, 0.2))),
     "random-k1@source=clean;draw=fresh": KeyRemoval("random", 1, scope=Scope(source="clean", draw="fresh")),
     "sink-k1-value@fill=mean": KeyRemoval("sink", 1, path="value", scope=Scope(fill="mean")),

@@ -27,6 +27,8 @@ FOLDER = ROOT / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 INLINE = "module://matplotlib_inline.backend_inline"
 ENVIRONMENT = {"MPLBACKEND": INLINE, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+TORCHAO = {"DIFFUSERS_VERBOSITY": "error", "TORCH_LOGS": "-torch.utils._pytree"}
+"""Where torchao is installed, diffusers imports it with every model, and both then warn of each other's age."""
 WIDGET = "application/vnd.jupyter.widget-view+json"
 COLOURS = 256
 
@@ -34,7 +36,7 @@ COLOURS = 256
 def executed(path: Path) -> NotebookNode:
     """The notebook with fresh outputs. Raises CellExecutionError where a cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ENVIRONMENT):
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, ENVIRONMENT | TORCHAO):
         how = {"timeout": 600, "startup_timeout": 180, "record_timing": False, "store_widget_state": False}
         NotebookClient(notebook, **how).execute(cwd=folder)
     return tidy(notebook)

@@ -48,6 +48,7 @@ def analyze_runs(
 ) -> None:
     """Compute one measure of stored runs with its own `options`; print, draw and write what it gives."""
     from tracer import store
+    from tracer.command import with_command
     from tracer.store.places import check_folder
 
     if len(runs) > 1 and not takes_several(measure):
@@ -66,7 +67,11 @@ def analyze_runs(
             weights = options.pop("weights", ())
             for path in paths:
                 score_first(path, options.get("metrics", ()), weights)
-        opened = [store.open_run(path) for path in paths]
+        opened = [with_command(store.open_run(path)) for path in paths]
+    options = {
+        name: store.open_run(store.locate(value)) if isinstance(value, Path) else value
+        for name, value in options.items()
+    }
     click.echo(f"run: {', '.join(map(str, paths))}", err=True)
     with working(f"{measure.name}: {', '.join(map(size_of, opened))}"):
         result = measure(opened if len(opened) > 1 else opened[0], **options)

@@ -130,11 +130,11 @@ def _option(option: Option) -> click.Option:
     how["shell_complete"] = COMPLETERS.get(option.metavar or "")
     if option.type is bool:
         return click.Option([option.flag, option.parameter], is_flag=True, help=option.help)
-    how["type"] = Choice(option.choices) if option.choices else option.type
+    how["type"] = Choice(option.choices) if option.choices else STORE if option.type is Path else option.type
     return click.Option([option.flag, option.parameter], **how)
 
 
-VALUES = {"SPEC": "R4S32", "METRIC": "pixels", "N": "3"}
+VALUES = {"SPEC": "R4S32", "METRIC": "pixels", "N": "3", "SHARE": "0.3"}
 """What stands in an example for the value of an option, by its metavar."""
 
 

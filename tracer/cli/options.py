@@ -111,7 +111,8 @@ def option(name: str, parameter: Parameter) -> Callable[[Callable], Callable]:
         how |= {"default": shown, "type": OUT if parameter.type is Path else parameter.type}
     how["shell_complete"] = _completer(name, parameter)
     how["show_default"] = how.get("default") is not None
-    return click.option(parameter.flag, name, **how)
+    flags = [flag for flag in (parameter.flag, parameter.also) if flag]
+    return click.option(*flags, name, **how)
 
 
 COMPLETERS = {

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         "trace run --mask R4S32 --mask R0S63 --steps 250 --dry-run  # what it would take",
         "trace run --model sd3 --mask sink-k1 --mask random-k1 --prompts 'a red heart' --record sinks",
         "trace run --checkpoint facebook/DiT-XL-2-256 --mask R4S32 --steps 250 --samples 1000 --device cuda",
+        "trace run --arm int8 --arm cache2 --arm steps10 --steps 20  # quantisation, a cache, fewer steps",
+        "trace run --arm mine=my_arms:my_cache@steps=5:20  # of your own: my_arms.py in this folder",
         "trace run --resume --out runs/dit-R4S32 --mask R4S32  # go on with what was interrupted",
     ),
 )
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 @dry_run
 @as_json
 def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
-    """Run a clean trajectory and one per --mask from the same noise, and save every step.
+    """Run a clean trajectory and one per --arm from the same noise, and save every step.
 
     How masks are written: `trace mask --help`. What can be run: `trace models`.
     """
@@ -76,6 +78,9 @@ def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
     tell_of_diverged([path])
 
 
+STUDY_OPTIONS = ("every", "counts", "forks", "groups", "longest")
+
+
 class StudyCommand(Command):
     """A command that lists the studies under its text."""
 
@@ -90,7 +95,7 @@ class StudyCommand(Command):
 
 @click.command(
     cls=StudyCommand,
-    headings={"Study": ("every", "counts", "forks"), **HEADINGS},
+    headings={"Study": STUDY_OPTIONS, **HEADINGS},
     examples=(
         "trace counterfactual impulse --mask R4S32 --steps 50 --every 5",
         "trace counterfactual steps --mask R4S32 --guidance 1 --counts 50,100,250  # for the verdict",
@@ -106,11 +111,20 @@ class StudyCommand(Command):
 @click.option(
     "--forks", type=int, default=8, show_default=True, metavar="N", help="renoise: forks, spread over the run."
 )
+@click.option(
+    "--groups", type=int, metavar="N", help="schedule: groups of layers; default 3 where they can be joined, else 1."
+)
+@click.option(
+    "--longest",
+    type=int,
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="schedule: longest row of steps that is run by itself, where an arm remembers earlier steps.",
+)
 @dry_run
 @as_json
-def counterfactual(
-    study: str, every: int, counts: str | None, forks: int, dry_run: bool, as_json: bool, **typed: Any
-) -> None:
+def counterfactual(study: str, dry_run: bool, as_json: bool, **typed: Any) -> None:
     """Run a counterfactual study of one or more masks: variants of one run, or several runs.
 
     At its end it prints the analysis that reads them.
@@ -119,9 +133,10 @@ def counterfactual(
         from tracer.request import Request
         from tracer.store import free_folder, latest_folder, make_free_folder
 
+        own = {name: typed.pop(name) for name in STUDY_OPTIONS}
         request = Request(**typed)
         with loading(request):
-            request, variants, denoiser = _study(study, every, counts, forks, request)
+            request, variants, denoiser = _study(study, request, **own)
         numbered = Path("runs") / f"{request.denoiser}-{study}"
         root = Path(request.out or (request.resume and latest_folder(numbered)) or free_folder(numbered))
         folders = [root / variant.name if len(variants) > 1 else root for variant in variants]
@@ -162,7 +177,7 @@ def _moved(plan: Plan, planned: Path, root: Path) -> Plan:
 
 
 def _study(
-    study: str, every: int, counts: str | None, forks: int, request: Request
+    study: str, request: Request, *, every: int, counts: str | None, forks: int, groups: int | None, longest: int
 ) -> tuple[Request, list[Variant], Any]:
     """The request and the runs of a study, and the model, loaded once; what is wrong with any is raised here."""
     from tracer.plan import plan
@@ -172,13 +187,16 @@ def _study(
         raise click.UsageError(unknown(f"no study {study!r}", study, STUDIES))
     if not request.arms:
         raise click.UsageError(f"name at least one --mask, for example: trace counterfactual {study} --mask R4S32")
-    for flag, number in (("--every", every), ("--forks", forks)):
-        if number < 1:
+    for flag, number in (("--every", every), ("--forks", forks), ("--groups", groups), ("--longest", longest)):
+        if number is not None and number < 1:
             raise click.UsageError(f"{flag} {number}: at least 1")
     numbers = tuple(whole_numbers(counts, "--counts")) if counts else STEP_COUNTS
-    base = plan(replace(request, record="norms"))
-    masks = request.named_arms()
-    setting = Setting(masks, base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths)
+    # a cache over the whole run is no arm, but its schedule is
+    base = plan(replace(request, record="norms", arms="clean" if study == "schedule" else request.arms))
+    setting = Setting(
+        request.named_arms(), base.schedule.steps, base.sampler, base.guidance, every, numbers, forks, request.paths,
+        base.denoiser.layers or 1, groups, longest,
+    )  # fmt: skip
     request = replace(request, denoiser=base.denoiser.name)
     return request, list(STUDIES[study].variants(setting)), base.denoiser
 

@@ -72,11 +72,14 @@ class Evaluation:
     `predict(x, moment, lanes)`: x [lanes, samples, channel, y, x]; lane l of the batch runs under `lanes[l]`.
     `take()`: what the seam recorded during the last call, arrays [lanes, samples, layers, ...] of the conditional pass.
     `measure(count)`: record only the first `count` lanes of the calls from now on. None: it always records all.
+    `aside()`: a context in which the network runs as if no seam were attached, for arms that change the network itself;
+    None: there is no seam.
     """
 
     predict: Callable[[Tensor, Moment, Sequence[Intervention]], Prediction]
     take: Callable[[], dict[str, Tensor]] = dict
     measure: Callable[[int], None] | None = None
+    aside: Callable[[], AbstractContextManager[None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,16 @@ class OwnSteps(Protocol):
     """A pipeline opened for some samples, which takes its steps by itself."""
 
     def evaluate(
-        self, step: int, lanes: Sequence[tuple[Intervention, Tensor | None, Any]], measured: int
+        self,
+        step: int,
+        lanes: Sequence[tuple[Intervention, Tensor | None, Any]],
+        measured: int,
+        memories: Sequence[dict[Any, Any] | None] | None = None,
     ) -> tuple[list[Landed], dict[str, Tensor]]:
         """Take a step in every lane: (intervention, state, past of its path), None and None for the pipeline's own
         start in step 0. Also what the seam recorded of the first `measured` lanes, [lane, sample, layers, ...] each.
+        memories: for every lane what a change of the network remembers on its path, filled as the step is taken; None:
+        nothing.
         """
         ...
 
@@ -115,13 +124,14 @@ class OwnSteps(Protocol):
 class RunsItself:
     """What a network says of the pipeline that asks it.
 
-    opened: (samples, mask_seed=, record=, draw=) -> their `OwnSteps`; `draw` is (step, draws before it in this step,
-    shape) -> noise [sample, *shape]. sampler: how it moves. call: what it is called with, as it is stored and compared.
+    opened: (samples, mask_seed=, record=, draw=, alone=) -> their `OwnSteps`; `draw` is (step, draws before it in this
+    step, shape) -> noise [sample, *shape]; alone keeps every lane in a call of its own. sampler: how it moves. call:
+    what it is called with, as it is stored and compared.
     prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
     the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.
     asked: evaluations of the network in a step, those of guidance included. called: the denoiser of a call with other
     arguments. told: how its lanes went through the network, in words, once they did. check: raises SpecError for an
-    intervention on attention that cannot be reached.
+    intervention that cannot act here. networks: the torch modules that it asks, which changes of the network act on.
     """
 
     opened: Callable[..., AbstractContextManager[OwnSteps]]
@@ -135,6 +145,7 @@ class RunsItself:
     called: Callable[[Mapping[str, Any]], Denoiser] | None = None
     told: Callable[[], str] | None = None
     check: Callable[[Intervention], None] = lambda spec: None
+    networks: Sequence[Any] = ()
 
 
 @runtime_checkable

@@ -87,7 +87,7 @@ class DiT:
             def take() -> dict[str, Tensor]:
                 return {key: halves.positive(value) for key, value in recorder.take().items()} if record else {}
 
-            yield Evaluation(predict, take, recorder.measure)
+            yield Evaluation(predict, take, recorder.measure, recorder.aside)
 
     def _forward(self, rows: Tensor, timestep: float, labels: Tensor) -> Tensor:
         t = torch.full((len(rows),), int(timestep), device=self.device)

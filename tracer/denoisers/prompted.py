@@ -85,7 +85,7 @@ def opened(
         def take() -> dict[str, Tensor]:
             return {key: halves.positive(value) for key, value in recorder.take().items()} if recorded else {}
 
-        yield Evaluation(predict, take, recorder.measure)
+        yield Evaluation(predict, take, recorder.measure, recorder.aside)
 
 
 def _padding_of_rows(network: Prompted, prompts: Sequence[str], halves: Halves) -> Tensor:

@@ -190,6 +190,22 @@ def epsilon_and_x0(schedule: Schedule, level: int | Level, x: Tensor, value: Ten
     )
 
 
+def value_of_x0(schedule: Schedule, level: Level, x: Tensor, x0: Tensor) -> Tensor:
+    """What the network would predict at x where its clean-image prediction is x0: the inverse of `epsilon_and_x0`."""
+    _, a, s = level
+    if schedule.prediction == "epsilon":
+        return (x - a * x0) / s
+    if schedule.prediction == "v_prediction":
+        return (a * x - x0) / s
+    if schedule.prediction == "sample":
+        return x0
+    if schedule.prediction == "flow":
+        return (x - x0) / s
+    raise SamplerError(
+        f"{schedule.prediction!r} is read by its own scheduler: use epsilon, v_prediction, sample or flow"
+    )
+
+
 def kept_signal(config: Mapping[str, Any] | None = None) -> np.ndarray:
     """alpha^2 of every training timestep (the cumulative product of 1 - beta), float64; DDPM's where none are named.
 

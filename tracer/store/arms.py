@@ -29,8 +29,12 @@ ARM_COORDINATES: dict[str, tuple[type, str]] = {
     "arm_strength": (float, "dose of the intervention, 1 is full"),
     "arm_layers": (str, "layers on which the arm acts, as ranges; empty for all"),
     "arm_match": (str, "what an arm that removes keys and its control share; empty for other arms"),
+    "arm_noun": (str, "what sentences call the intervention: mask, removal, cache"),
+    "arm_acts": (str, "what each part of the arm does, in which layers and steps, as JSON"),
 }
 """Name -> type and long_name of every coordinate that says what an arm is."""
+LATER = ("arm_noun", "arm_acts")
+"""Those that stores of version 2 may lack, because they are older."""
 
 
 def with_arm_coordinates(coords: Mapping[str, Coordinate], steps: int) -> dict[str, Coordinate]:

@@ -20,7 +20,7 @@ _STEP = ("arm", "sample", "step")
 _STATE = ("channel", "y", "x")
 _PICTURE = ("arm", "sample", "image_y", "image_x", "rgb")
 _HEAD = (*_STEP, "layer", "head")
-_GROUPS = ("metrics", "trajectory", "decomposition", "attention", "interventions", "images")
+_GROUPS = ("metrics", "trajectory", "decomposition", "attention", "interventions", "images", "cost")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def _key(name: str, text: str, units: str = "1") -> Variable:
         units=units,
         keep_bits=MASS_BITS,
     )
+
+
+def _cost(name: str, text: str, units: str) -> Variable:
+    """What one network call took; it is measured in the first unit alone."""
+    return Variable(f"cost/{name}", _STEP, "float64", f"{text}; NaN where not measured", units, optional=True)
 
 
 _CLEAN_X0 = Variable("trajectory/x0", ("sample", "step", *_STATE), long_name="clean x0 prediction made in the step")
@@ -344,6 +349,19 @@ _CATALOGUE = (
                 "decoded x0 prediction made in the step",
                 fill=0,
             ),
+        ),
+    ),
+    Record(
+        "cost",
+        "what each arm's network calls take beside clean ones; always recorded where an arm changes the network",
+        (
+            Variable(
+                "cost/evaluations",
+                ("arm", "step"),
+                long_name="network evaluations of the arm in the step, by count; NaN where it is unknown",
+            ),
+            _cost("seconds", "wall time of the arm's network call in the step, over its samples", "s"),
+            _cost("arithmetic", "multiply-adds of the arm's network call in the step, over its samples", "1"),
         ),
     ),
 )

@@ -71,9 +71,11 @@ def read_scores(run_path: str | Path) -> dict[str, xr.Dataset]:
     Raises RunError for a file that was scored on another run.
     """
     run = locate(run_path)
+    files, scores = sorted((run / "scores").glob("*.nc")), {}
+    if not files:
+        return {}
     run_id, own = root_attributes(run)["run_id"], _index(run)
-    scores = {}
-    for file in sorted((run / "scores").glob("*.nc")):
+    for file in files:
         dataset = xr.open_dataset(readable(file), engine="scipy")
         dataset = dataset.assign_coords(arm=dataset["arm"].astype(object))
         same = all(dim in dataset.sizes and dataset[dim].values.tolist() == own[dim].tolist() for dim in own)

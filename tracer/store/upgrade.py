@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from tracer.store.arms import ARM_COORDINATES, computed
+from tracer.store.arms import ARM_COORDINATES, LATER, computed
 
 _LEVELS = ("alpha", "sigma", "alpha_after", "sigma_after")
 STOCHASTIC = {"ddpm": True, "ddim": False, "flow": False}
@@ -30,7 +30,7 @@ def upgraded(groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     """
     root = groups["/"]
     sampler = str(json.loads(root.attrs["config"]).get("sampler", ""))
-    added = {} if set(ARM_COORDINATES) <= set(root.coords) else _of_arms(groups)
+    added = {} if set(ARM_COORDINATES) - set(LATER) <= set(root.coords) else _of_arms(groups)
     if sampler in STOCHASTIC:
         added |= _of_steps(groups, sampler)
     complete = {}

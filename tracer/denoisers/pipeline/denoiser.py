@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from interventions import Intervention, TokenLayout
+from interventions.changes.base import Change
 from interventions.seam.attend import attend, sites
 from interventions.seam.reach import check_reach
 from interventions.segments import KINDS
@@ -24,7 +25,9 @@ from interventions.spec import Clean
 from tracer.denoisers.base import Evaluation, Landed, RunsItself, Sample
 from tracer.denoisers.conditions import real_tokens
 from tracer.denoisers.pipeline.call import Call, CallError, plain
-from tracer.denoisers.pipeline.hooks import denoisers
+from tracer.denoisers.pipeline.changed import Memories, Under
+from tracer.denoisers.pipeline.changes import check_change
+from tracer.denoisers.pipeline.hooks import bare, denoisers
 from tracer.denoisers.pipeline.passes import Landing, Passes, Past, Question, running
 from tracer.denoisers.pipeline.pictures import pictures
 from tracer.denoisers.pipeline.predictions import epsilon_and_x0
@@ -63,7 +66,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         self.name = type(self.pipe).__name__.removesuffix("Pipeline").lower()
         found = self.probed
-        self.frames = found.frames
+        self.frames, self._alone = found.frames, False
         self.shape = (found.frames * found.channels, found.height, found.width)
         self.layout: TokenLayout | None = found.layout
         self.model = denoisers(self.pipe)[0]
@@ -78,7 +81,7 @@ class Pipeline:
             self.passes, self.sampler, call, self.asked.prompts, self.refused, partial(self.suited, self),
             "" if found.uniform else f"in {self.name} the image lies elsewhere where a prompt has another length",
             self.rehearsed.asked,
-            self.called, check=self._check, told=self.lanes.told,
+            self.called, check=self._check, told=self._told, networks=tuple(map(bare, denoisers(self.pipe))),
         )  # fmt: skip
         if tokenizer := filled_up(self.pipe, self.asked.value("max_sequence_length"), found.layout):
             self.padding = partial(self._padding, tokenizer)
@@ -100,17 +103,23 @@ class Pipeline:
 
     @contextmanager
     def passes(
-        self, samples: Sequence[Sample], *, mask_seed: int, record: Iterable[str], draw: Draw
+        self, samples: Sequence[Sample], *, mask_seed: int, record: Iterable[str], draw: Draw, alone: bool = False
     ) -> Iterator[Opened]:
-        """The pipeline opened for these samples. `draw`: (step, draws before it in this step, shape) -> noise."""
+        """The pipeline opened for these samples. `draw`: (step, draws before it in this step, shape) -> noise. alone:
+        no two lanes go through the network in one batch."""
         seam = partial(self._seam, samples=[sample.seed for sample in samples], seed=mask_seed, record=tuple(record))
         steps = self.schedule.steps
-        network = Network(len(samples), steps, self.probed.conditional[0], self.lanes)
+        self._alone = alone
+        network = Network(len(samples), steps, self.probed.conditional[0], self.lanes, alone)
         with running(
             self.pipe, seam, network, call=lambda: self.pipe(**self.asked.of(samples)), steps=steps,
             noisy=self.sampler.stochastic, draw=partial(self._noise, draw),
         ) as passes:  # fmt: skip
             yield Opened(self, passes)
+
+    def _told(self) -> str:
+        """How the lanes of the last run went through the network."""
+        return "one by one: an arm changes the network" if self._alone else self.lanes.told()
 
     def _prompts(self, samples: Sequence[Sample]) -> list[str]:
         """What is shown to these samples: their own prompts, or in turn those that the pipeline was given."""
@@ -126,7 +135,10 @@ class Pipeline:
         return padding
 
     def _check(self, spec: Intervention) -> None:
-        """Raise SpecError for what acts on attention that cannot be reached."""
+        """Raise SpecError for what cannot act in this pipeline."""
+        if isinstance(spec, Change):
+            check_change(spec, self)
+            return
         check_reach(spec, sites(self.model, self.probed.calls, self.probed.unreachable))
 
     def _seam(self, module: torch.nn.Module, **how: Any) -> Any:
@@ -165,12 +177,22 @@ class Opened:
     passes: Passes
 
     def evaluate(
-        self, step: int, lanes: Sequence[tuple[Intervention, Tensor | None, Past | None]], measured: int
+        self,
+        step: int,
+        lanes: Sequence[tuple[Intervention, Tensor | None, Past | None]],
+        measured: int,
+        memories: Sequence[Memories | None] | None = None,
     ) -> tuple[list[Landed], dict[str, Tensor]]:
         """Take a step in every lane: (intervention, state, past of its path); see `OwnSteps`."""
+        remembered = memories or [None] * len(lanes)
         questions = [
-            Question(spec, None if past is None else self._own(x), past, k < measured)
-            for k, (spec, x, past) in enumerate(lanes)
+            Question(
+                Under(spec, {} if kept is None else kept, _beside(lanes, k)),
+                None if past is None else self._own(x),
+                past,
+                k < measured,
+            )
+            for k, ((spec, x, past), kept) in enumerate(zip(lanes, remembered, strict=True))
         ]
         landings, recorded = self.passes.evaluate(step, questions)
         return [self._landed(step, each) for each in landings], recorded
@@ -193,6 +215,11 @@ class Opened:
     def finish(self, x0: Tensor, past: Past) -> np.ndarray:
         """uint8 [sample, y, x, 3], by the rest of the pipeline's call."""
         return pictures(self.passes.finish(self._own(x0), past))
+
+
+def _beside(lanes: Sequence[tuple[Intervention, Tensor | None, Past | None]], k: int) -> int | None:
+    """Which lane asks the clean network at the state of lane k."""
+    return next((j for j, (spec, x, _) in enumerate(lanes) if isinstance(spec, Clean) and x is lanes[k][1]), None)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,12 @@ def denoisers(pipe: Any) -> list[torch.nn.Module]:
     return [part for part in parts if isinstance(part, torch.nn.Module)]
 
 
+def bare(network: torch.nn.Module) -> torch.nn.Module:
+    """The network itself where `torch.compile` holds it."""
+    inner: torch.nn.Module = getattr(network, "_orig_mod", network)
+    return inner
+
+
 @contextmanager
 def hooked(pipe: Any, on_denoise: OnDenoise, on_step: OnStep) -> Iterator[None]:
     """Inside it `on_denoise(module, stock forward, args, kwargs)` answers for every forward of a denoiser, and

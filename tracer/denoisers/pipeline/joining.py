@@ -17,12 +17,13 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward that a pass waits for."""
+    """One forward that a pass waits for. named: what the pipeline says of it to caches of diffusers, if it does."""
 
     module: torch.nn.Module
     stock: Callable[..., Any]
     args: tuple
     kwargs: dict[str, Any]
+    named: tuple[str, dict[str, Any]] | None = None
 
     @property
     def rows(self) -> int:

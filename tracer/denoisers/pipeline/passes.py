@@ -19,9 +19,10 @@ import torch
 from greenlet import greenlet
 from torch import Tensor
 
-from interventions import Intervention
 from interventions.seam.recorder import Recorder
+from interventions.spec import Clean
 from tracer.denoisers.pipeline import memory
+from tracer.denoisers.pipeline.changed import Named, Under, told_names
 from tracer.denoisers.pipeline.draws import drawn_from
 from tracer.denoisers.pipeline.hooks import denoisers, hooked, shared
 from tracer.denoisers.pipeline.joining import Forward
@@ -60,10 +61,10 @@ class Past:
 
 @dataclass(frozen=True)
 class Question:
-    """What a pass evaluates in a step: the intervention, the state in the pipeline's form and what its path carries
+    """What a pass evaluates in a step: what it runs under, the state in the pipeline's form and what its path carries
     (None: the pipeline's own start), and whether its attention is measured."""
 
-    spec: Intervention
+    under: Under
     state: Tensor | None = None
     past: Past | None = None
     measured: bool = False
@@ -83,13 +84,15 @@ class Landing:
 
 class Pass(greenlet):
     """One call of the pipeline. `at`: the step that it evaluates next. `memory`: its scheduler's while it waits.
-    `until`: it goes on to the scheduler's step of this number without asking its network; None: it asks."""
+    `until`: it goes on to the scheduler's step of this number without asking its network; None: it asks. `named`: what
+    it says of its call to caches of diffusers, while it is in one."""
 
     def __init__(self, call: Callable[[], Any], fresh: Memory) -> None:
         super().__init__(call)
         self.at = 0
         self.memory = fresh
         self.until: int | None = None
+        self.named: Named | None = None
 
 
 @dataclass
@@ -119,11 +122,11 @@ class Passes:
         [lane, sample, layers, ...]."""
         asked = [self._take(i) for _ in questions]
         waits = [self._go_on(each, question) for each, question in zip(asked, questions, strict=True)]
-        specs = [question.spec for question in questions]
+        lanes = [question.under for question in questions]
         measured = sum(question.measured for question in questions)
         calls, recorded = 0, dict[str, Tensor]()
         while isinstance(waits[0], Forward):
-            answers, taken = self.network.answer(i, calls, waits, specs, measured)
+            answers, taken = self.network.answer(i, calls, waits, lanes, measured)
             recorded |= taken
             waits = [self._switch(each, answer) for each, answer in zip(asked, answers, strict=True)]
             calls += 1
@@ -133,7 +136,7 @@ class Passes:
 
     def finish(self, state: Tensor, past: Past) -> Any:
         """What the pipeline makes of a state after its last step: its own output."""
-        self._go_on(self._take(self.steps), Question(spec=None, state=state, past=past))  # type: ignore[arg-type]
+        self._go_on(self._take(self.steps), Question(Under(Clean()), state, past))
         result, self._result = self._result, None
         return result
 
@@ -214,7 +217,7 @@ class Passes:
         assert isinstance(chosen, Pass)
         if chosen.until is not None:
             return copy.deepcopy(self.network.some)
-        return chosen.parent.switch(Forward(module, stock, args, kwargs))
+        return chosen.parent.switch(Forward(module, stock, args, kwargs, chosen.named))
 
     def step(self, stock: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
         """In the place of the scheduler's step: any state for a pass that is brought on, else that of the caller."""
@@ -237,10 +240,19 @@ def running(
         stack.callback(memory.put, pipe.scheduler, before)
         stack.enter_context(shared(pipe))
         network.recorders = {module: stack.enter_context(seam(module)) for module in denoisers(pipe)}
+        for module in denoisers(pipe):
+            stack.enter_context(told_names(module, _name_call))
         passes = Passes(pipe, network=network, **how)
         stack.enter_context(hooked(pipe, passes.denoise, passes.step))
         stack.callback(passes.close)
         yield passes
+
+
+def _name_call(named: Named | None) -> None:
+    """Note in the pass that is running what it says of its call."""
+    chosen = greenlet.getcurrent()
+    assert isinstance(chosen, Pass)
+    chosen.named = named
 
 
 def generators_of(bound: inspect.BoundArguments) -> list[torch.Generator]:

@@ -6,25 +6,30 @@ less time. The clean lane is always asked alone, so that it is the pipeline's ow
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from interventions import Intervention
+from interventions.changes.base import At, Change
+from interventions.changes.fewer import FewerSteps
 from interventions.errors import FailureError
 from interventions.seam.recorder import Recorder
 from interventions.spec import Clean
 from tracer.denoisers.base import ROWS
+from tracer.denoisers.pipeline.changed import Under, answered, blended
 from tracer.denoisers.pipeline.joining import Forward, cut, joined
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """By how much of their largest entry the answers of a batch may differ from those of each lane alone."""
+HELD = -1
+"""Where a lane of fewer steps keeps an answer: it is handed on whichever network of the pipeline is asked next."""
 SHORT = 2.0
 """Seconds of a batch of lanes below which it is timed once more."""
 
@@ -45,48 +50,60 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Asked:
-    """The forwards of a step's lanes with the intervention of each; the first `measured` are recorded."""
+    """The forwards of a step's lanes, its `call`-th ones, with what each runs under; the first `measured` are
+    recorded."""
 
     step: int
+    call: int
     forwards: Sequence[Forward]
-    specs: Sequence[Intervention]
+    lanes: Sequence[Under]
     measured: int
 
     def part(self, start: int, count: int) -> Asked:
         """So many of the lanes."""
         part = slice(start, start + count)
-        forwards = self.forwards[part]
-        return Asked(self.step, forwards, self.specs[part], min(max(0, self.measured - start), len(forwards)))
+        few = min(max(0, self.measured - start), len(self.forwards[part]))
+        return replace(self, forwards=self.forwards[part], lanes=self.lanes[part], measured=few)
+
+    @property
+    def begins_clean(self) -> bool:
+        """Whether the first lane is the clean one."""
+        return isinstance(self.lanes[0].spec, Clean)
 
 
 @dataclass
 class Network:
-    """What answers for a unit of samples. steps: of the run. conditional: which forward of a step is measured."""
+    """What answers for a unit of samples. steps: of the run. conditional: which forward of a step is measured. alone:
+    every lane is answered by itself, so that an arm that changes nothing is the clean lane to the last bit."""
 
     samples: int
     steps: int
     conditional: int
     lanes: Lanes
+    alone: bool = False
     recorders: dict[torch.nn.Module, Recorder] = field(default_factory=dict)
     some: Any = None  # an answer, for those who do not read it
+    like: dict[str, Tensor] = field(default_factory=dict)  # what was recorded of the clean lane last
 
     def answer(
-        self, step: int, call: int, forwards: Sequence[Forward], specs: Sequence[Intervention], measured: int
+        self, step: int, call: int, forwards: Sequence[Forward], lanes: Sequence[Under], measured: int
     ) -> tuple[list[Any], dict[str, Tensor]]:
         """The answers of all lanes, and what was recorded of the first `measured` ones in the conditional forward."""
-        asked = Asked(step, forwards, specs, measured if call == self.conditional else 0)
-        several = len(forwards) - isinstance(specs[0], Clean) > 1  # the clean lane is never joined
-        answers, recorded = self._try(asked) if self.lanes.together is None and several else self._all(asked)
-        self.some = answers[0]
-        return answers, recorded
+        asked = Asked(step, call, forwards, lanes, measured if call == self.conditional else 0)
+        several = len(forwards) - asked.begins_clean > 1  # the clean lane is never joined
+        tried = self.alone or self.lanes.together is not None or not several
+        answers, recorded = self._all(asked) if tried else self._try(asked)
+        told = [self._told(asked, k, answers) for k in range(len(answers))]
+        self.some = told[0]
+        return told, recorded
 
     def _all(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """All lanes, as many at once as may go together; the clean one first and alone."""
-        at_once = self._at_once(asked.forwards) if self.lanes.together else 1
+        at_once = self._at_once(asked.forwards) if self.lanes.together and not self.alone else 1
         answers: list[Any] = []
         recorded: list[dict[str, Tensor]] = []
         while (done := len(answers)) < len(asked.forwards):
-            alone = not done and isinstance(asked.specs[0], Clean)
+            alone = not done and asked.begins_clean
             try:
                 some, taken = self._run(asked.part(done, 1 if alone else at_once))
             except torch.OutOfMemoryError as error:
@@ -98,16 +115,54 @@ class Network:
 
     def _run(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """These lanes in one forward, or the first alone where their arguments cannot be joined."""
+        if isinstance(asked.lanes[0].spec, Change):
+            return self._change(asked.part(0, 1))
         whole = asked.forwards[0] if len(asked.forwards) == 1 else joined(asked.forwards, self.samples)
         if whole is None:
             return self._run(asked.part(0, 1))
         recorder = self.recorders[whole.module]
-        recorder.begin(asked.step, self.steps, asked.specs)
+        recorder.begin(asked.step, self.steps, [lane.spec for lane in asked.lanes])
         recorder.measure(asked.measured)
         answer = whole.run()
         taken = {name: value[0] for name, value in recorder.take().items()} if asked.measured else {}
         lanes = len(asked.forwards)
+        if taken and asked.begins_clean:
+            self.like = {name: value[:1] for name, value in taken.items()}
         return ([answer] if lanes == 1 else cut(answer, lanes, self.samples)), taken
+
+    def _change(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
+        """One lane under a change, of whose attention nothing is known."""
+        (forward,), (lane,) = asked.forwards, asked.lanes
+        missing = {name: _missing_like(value) for name, value in self.like.items()} if asked.measured else {}
+        if isinstance(lane.spec, FewerSteps):
+            return [None], missing  # what it holds, or the clean network's answer
+        assert isinstance(lane.spec, Change)
+        which, recorder = list(self.recorders).index(forward.module), self.recorders[forward.module]
+        call = 0 if lane.spec.shares and forward.named else asked.call
+        memory = lane.memories.setdefault((which, call), {}) if lane.spec.remembers else {}
+        answer = answered(forward, lane.spec, recorder, memory, At(asked.step, self.steps, asked.call))
+        return [answer], missing
+
+    def _told(self, asked: Asked, k: int, answers: Sequence[Any]) -> Any:
+        """What lane k is told: its own answer, mixed with the clean network's where it is diluted, or a held one."""
+        lane = asked.lanes[k]
+        if isinstance(lane.spec, FewerSteps):
+            held = lane.memories.setdefault((HELD, asked.call), {})
+            if lane.spec.asks(asked.step, self.steps):
+                held["answer"] = copy.deepcopy(self._clean(asked, k, answers))
+            return copy.deepcopy(held["answer"])
+        return (
+            blended(self._clean(asked, k, answers), answers[k], lane.spec.scope.strength)
+            if lane.diluted
+            else answers[k]
+        )
+
+    def _clean(self, asked: Asked, k: int, answers: Sequence[Any]) -> Any:
+        """The clean network's answer to the forward of lane k, from the lane that has it already if there is one."""
+        beside = asked.lanes[k].beside
+        if beside is not None:
+            return answers[beside]
+        return self._run(replace(asked.part(k, 1), lanes=[Under(Clean())], measured=0))[0][0]
 
     def _try(self, asked: Asked) -> tuple[list[Any], dict[str, Tensor]]:
         """Answer one by one, then together, compare, and remember which to take from now on."""
@@ -175,9 +230,17 @@ def _stacked(recorded: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _filled(values: Sequence[Tensor]) -> Tensor:
-    width = max(value.shape[-1] for value in values)
-    fill = float("nan") if values[0].is_floating_point() else -1
+    width, fill = max(value.shape[-1] for value in values), _missing(values[0])
     return torch.cat([torch.nn.functional.pad(value, (0, width - value.shape[-1]), value=fill) for value in values])
+
+
+def _missing_like(value: Tensor) -> Tensor:
+    """A record of the same shape of which nothing is known."""
+    return torch.full_like(value, _missing(value))
+
+
+def _missing(value: Tensor) -> float:
+    return float("nan") if value.is_floating_point() else -1
 
 
 def _difference(one: Any, other: Any) -> float:

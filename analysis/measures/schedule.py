@@ -82,10 +82,15 @@ def schedule(
         "measured_samples": 0 if other is None else other["metrics"].sizes["sample"],
         "held_out": int(np.isfinite(plans.held_out).all()),
         "command": str(run.attrs.get("command", "")),
-        "fewer": f"steps{cells.steps - int(plans.approximated[plan])}" if cells.remembers and runs.sampler(run) in HELD else "",
+        "fewer": _fewer(plans, plan) if cells.remembers and runs.sampler(run) in HELD else "",
         "first_seed": int(runs.configuration(run).get("seed", 0)) + len(cells.gram),
     }  # fmt: skip
     return result
+
+
+def _fewer(plans: Plans, plan: int) -> str:
+    """The arm of fewer steps that costs as much as a plan."""
+    return f"steps{plans.cells.steps - int(plans.approximated[plan])}"
 
 
 def _asked(plans: Plans, budget: float | None, saving: float | None) -> int:

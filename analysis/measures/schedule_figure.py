@@ -15,7 +15,7 @@ from analysis.answer.margins import MARGIN
 from analysis.figures import style as figures
 
 LOOKS = {"schedule": (figures.ARMS[0], "o"), "uniform": (figures.ARMS[1], "s"),
-         "first quarter exact": (figures.ARMS[2], "^"), "fewer steps": (figures.ARMS[3], "D"),
+         "first quarter exact": (figures.ARMS[2], "^"), "fewer steps, same levels": (figures.ARMS[3], "D"),
          "other": (figures.NULL, "x")}  # fmt: skip
 UNIT = "final error (sd of clean results)"
 

@@ -29,6 +29,7 @@ token of a layout that may be such."""
 
 
 NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"  # one group, as every head and option writes numbers
+UNSIGNED = r"((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"  # the same without a sign, where a dash may stand before it
 
 
 def read_number(text: str) -> int | float:

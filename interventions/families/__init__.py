@@ -48,7 +48,7 @@ FAMILIES: Registry[type[Intervention]] = Registry(
         "hub-spoke": "interventions.families.hub_spoke:HubSpoke",
         "patch": "interventions.families.patch:Patch",
         "key-removal": "interventions.families.key_removal:KeyRemoval",
-        "top-keys": "interventions.families.top_keys:TopKeys",
+        "top-k": "interventions.families.top_keys:TopKeys",
         "heads-off": "interventions.families.heads_off:HeadsOff",
         "function": "interventions.families.function:Function",
         "clean": "interventions.families.controls:Clean",
@@ -59,6 +59,9 @@ FAMILIES: Registry[type[Intervention]] = Registry(
         "precision": "interventions.changes.precision:Precision",
         "every-k-cache": "interventions.changes.reuse:EveryK",
         "reuse": "interventions.changes.reuse:Reuse",
+        "token-merging": "interventions.changes.merging:TokenMerging",
+        "library-cache": "interventions.changes.library_caches:LibraryCache",
+        "attention-backend": "interventions.changes.backend:Backend",
     },
     group="denoise_trace.families",
 )

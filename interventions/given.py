@@ -46,6 +46,7 @@ def of_function(function: Any) -> str:
     if isinstance(function, functools.partial):
         named = [f"{name}={value!r}" for name, value in sorted(function.keywords.items())]
         fixed, function = f"({', '.join([*map(repr, function.args), *named])})", function.func
+        fixed = re.sub(r" at 0x[0-9a-f]+", "", fixed)  # where an object lies in memory
     inner = inspect.unwrap(function)
     where = place_of(function) + fixed
     try:

@@ -196,11 +196,11 @@ def test_an_arm_of_another_make_is_not_gone_on_with(tmp_path):
 def test_the_fingerprint_of_a_function_holds_its_source_and_what_was_fixed_of_it():
     same = tracer.arm("a", context=every_second), tracer.arm("b", context=every_second)
     other = tracer.arm("a", context=empty)
-    fixed = [tracer.arm("a", context=partial(every_second, every=every)) for every in (2, 4)]
+    fixed = [tracer.arm("a", context=partial(every_second, unused=value)) for value in (2, 4)]
     made = [arm.fingerprint(None) for arm in (*same, other, *fixed)]
     assert made[0] == made[1]
     assert len(set(made)) == 4
-    assert "every=4" in made[-1]
+    assert "every_second(unused=4)" in made[-1]
 
 
 def test_a_second_network_is_made_once_and_runs_in_its_own_precision(tmp_path):

@@ -31,6 +31,12 @@ def check_name(called: str) -> None:
     raise spec_error(f"name {called!r}", "that is a spec already, so the two could not be told apart", f"my-{called}")
 
 
+def place_of(function: Any) -> str:
+    """Where a function is defined, as module:name."""
+    inner = inspect.unwrap(getattr(function, "func", function))
+    return f"{getattr(inner, '__module__', '')}:{getattr(inner, '__qualname__', type(inner).__name__)}"
+
+
 def of_function(function: Any) -> str:
     """Where a function comes from, what `functools.partial` fixed of it, and a hash of its source.
 
@@ -42,7 +48,7 @@ def of_function(function: Any) -> str:
         fixed, function = f"({', '.join([*map(repr, function.args), *named])})", function.func
         fixed = re.sub(r" at 0x[0-9a-f]+", "", fixed)  # where an object lies in memory
     inner = inspect.unwrap(function)
-    where = f"{getattr(inner, '__module__', '')}:{getattr(inner, '__qualname__', type(inner).__name__)}{fixed}"
+    where = place_of(function) + fixed
     try:
         source = inspect.getsource(inner if inspect.isroutine(inner) or inspect.isclass(inner) else type(inner))
     except (OSError, TypeError):

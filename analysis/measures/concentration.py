@@ -68,7 +68,8 @@ def described(run: xr.DataTree) -> xr.Dataset:
     tokens = mass.sizes["token"]
     counted = None if kinds is None else (kinds.values[..., None] == np.arange(len(KINDS))).mean((0, 1))
     top_key = result["top_mass"].sel(top=1, bound="estimate").mean("layer", skipna=False)
-    result["peak"] = top_key.argmax("step") / max(top_key.sizes["step"] - 1, 1)
+    highest = top_key.fillna(-1).argmax("step") / max(top_key.sizes["step"] - 1, 1)
+    result["peak"] = highest.where(top_key.notnull().all("step"))
     result["first_token"] = result["first_token"].mean(("step", "layer"), skipna=False)
     result["uniform"] = 1.0 / tokens
     result["chance"] = _chance(tokens, count)
@@ -82,7 +83,10 @@ def described(run: xr.DataTree) -> xr.Dataset:
 
 
 def _layer(values: np.ndarray, top: np.ndarray, clean: np.ndarray | None, kinds: xr.DataArray | None) -> xr.Dataset:
-    """Every description of one layer of one arm: values [sample, step, token], top sets [sample, step, rank]."""
+    """Every description of one layer of one arm: values [sample, step, token], top sets [sample, step, rank].
+
+    NaN in the steps whose attention is not known, as under a change of the network or a user's attention function.
+    """
     ranked = np.take_along_axis(values, top, axis=-1)
     data: dict[str, Any] = {
         "top_mass": (("step", "top", "bound"), _bands(np.stack([ranked[..., 0], ranked.sum(-1)], axis=-1))),
@@ -100,9 +104,14 @@ def _layer(values: np.ndarray, top: np.ndarray, clean: np.ndarray | None, kinds:
         data["kind_mass"] = (("step", "kind", "bound"), _bands(shares))
         data["sink_kind"] = (("step", "kind"), (first == np.arange(len(KINDS))).mean(0))
     coords = {"top": [1, top.shape[-1]], "bound": list(BOUNDS), "kind": list(KINDS)}
-    return xr.Dataset(
+    described = xr.Dataset(
         data, coords={name: value for name, value in coords.items() if name != "kind" or kinds is not None}
     )
+    known = xr.DataArray(np.isfinite(values).all((0, 2)), dims="step")
+    if known.all():
+        return described
+    described["step_overlap"] = described["step_overlap"].where(known.rename(step="other_step"))
+    return described.where(known)
 
 
 def _bands(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from interventions.errors import spec_error
 from interventions.families.base import OnCalls
-from interventions.given import check_name, of_function
+from interventions.given import check_name, of_function, place_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Function(OnCalls):
     @property
     def where(self) -> str:
         """Where the function is defined, as module:qualname."""
-        return of_function(self.function).split()[0]
+        return place_of(self.function)
 
     @property
     def parameters(self) -> dict[str, object]:

@@ -48,6 +48,22 @@ def test_the_planted_sink_is_found_where_it_was_put(found):
     assert float(shown.max()) == pytest.approx(expected, rel=0.02)
 
 
+def test_attention_that_is_not_known_is_missing_in_its_steps_and_changes_nothing_else(found):
+    partly = made()
+    mass = partly["attention/mass_layer"].copy(deep=True)
+    arm, other = (str(name) for name in mass["arm"].values[1:3])
+    mass.loc[{"arm": arm, "step": mass["step"].values[1]}] = np.nan
+    partly["attention/mass_layer"] = mass
+    again = sinks(partly)
+    for name in ("top_mass", "gini", "sink_kind", "clean_overlap"):
+        ours = again[name].sel(arm=arm)
+        assert ours.isel(step=1).isnull().all(), name
+        xr.testing.assert_equal(ours.isel(step=0), found[name].sel(arm=arm).isel(step=0))
+        xr.testing.assert_equal(again[name].sel(arm=other), found[name].sel(arm=other))
+    assert np.isnan(again["peak"].sel(arm=arm))
+    assert again["step_overlap"].sel(arm=arm).isel(step=0, other_step=1).isnull().all()
+
+
 def test_without_a_padding_coordinate_padding_counts_as_text():
     found = sinks(made(padding=False))
     assert float(found["kind_count"].sel(kind="text")) == pytest.approx(TEXT / TOKENS)

@@ -18,6 +18,7 @@ from torch import Tensor
 from interventions.changes.base import Change
 from tracer.batches import padded
 from tracer.changed import Memories
+from tracer.cost import Meter, meter
 from tracer.denoisers.base import Landed, OwnSteps, Sample, optional_parts
 from tracer.gains import StepMap
 from tracer.lanes import CLEAN, Lane
@@ -29,11 +30,13 @@ from tracer.unit import Shown, Unit, most_removed
 @dataclass
 class Passed(Unit):
     """A unit of a pipeline. `steps`: the pipeline, opened; `first`: the clean lane's first step, which shows x_T, and
-    what was recorded in it; `memories`: what lanes under a change of the network remember."""
+    what was recorded in it; `memories`: what lanes under a change of the network remember; `meter`: what measures the
+    cost of the calls, in the first unit."""
 
     steps: OwnSteps
     first: tuple[Landed, dict[str, Tensor]]
     memories: Memories = field(default_factory=Memories)
+    meter: Meter | None = None
 
     def remember(self, latest: Mapping[Any, tuple[Any, Any]]) -> None:
         """A path's history is one value: what its last step left."""
@@ -42,6 +45,8 @@ class Passed(Unit):
     def step(self, i: int, lanes: Sequence[Lane], measured: int) -> Shown:
         """Evaluate these lanes; the clean one's first step was made when the unit was opened."""
         known, recorded = self.first if i == 0 else (None, {})
+        if self.meter is not None and i > 0:
+            self.meter.begin()
         asked = lanes[1:] if known else lanes
         each = [(lane.spec, self.state(lane.state), self._carried(self.path(lane.state))) for lane in asked]
         memories = [self.memories.of(lane) for lane in asked]
@@ -63,6 +68,10 @@ class Passed(Unit):
             return torch.stack([each.landed for each in self.steps.evaluate(i, lanes, 0)[0]])
 
         return landed
+
+    def costs(self, i: int) -> dict[str, np.ndarray]:
+        """What the meter says of it."""
+        return {} if self.meter is None else self.meter.of_step(self.plan, len(self.samples), i)
 
     @staticmethod
     def _carried(history: Sequence[Any]) -> Any:
@@ -86,6 +95,8 @@ def passed(plan: Plan, samples: Sequence[Sample], record: Iterable[str]) -> Iter
 
     assert itself is not None
     alone = any(isinstance(arm.spec, Change) for arm in plan.arms)
-    with itself.opened(samples, mask_seed=plan.mask_seed, record=sorted(record), draw=draw, alone=alone) as steps:
+    how = {"mask_seed": plan.mask_seed, "record": sorted(record), "draw": draw, "alone": alone}
+    measured = meter(plan, samples)
+    with itself.opened(samples, meter=measured, **how) as steps:
         (first,), recorded = steps.evaluate(0, [(CLEAN.spec, None, None)], 1)
-        yield Passed(plan, samples, first.sample, steps, (first, recorded))
+        yield Passed(plan, samples, first.sample, steps, (first, recorded), meter=measured)

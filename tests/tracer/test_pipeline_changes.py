@@ -315,3 +315,21 @@ def test_fewer_steps_are_refused_elsewhere_with_what_to_do(wan, tmp_path):
         traced(wan, tmp_path, "steps2")
     with pytest.raises(SpecError, match="another scheduler"):
         traced(wan, tmp_path, "sampler-ddim")
+
+
+def test_the_arithmetic_of_a_change_is_that_of_all_its_forwards_in_a_step(wan, tmp_path):
+    """Two forwards a step; in odd steps both blocks are left out, and measuring changes no number."""
+    run = traced(wan, tmp_path / "measured", "cache2", record="latents,cost")
+    products = run["cost/arithmetic"].isel(sample=0)
+    clean, cached = products.sel(arm="clean").values, products.sel(arm="cache2").values
+    assert (clean == clean[0]).all()
+    assert (cached[::2] == clean[::2]).all()
+    assert (cached[1::2] < 0.1 * clean[1::2]).all()
+    plainly = traced(wan, tmp_path / "plain", "cache2", record="latents")
+    np.testing.assert_array_equal(run["trajectory/delta"], plainly["trajectory/delta"])
+
+
+def test_a_cache_computes_where_the_second_network_takes_over(wan, tmp_path):
+    """Filled in step 1 by the first network, in steps 2 and 3 the second is asked, which has given nothing before."""
+    run = traced(wan, tmp_path, "cache2@steps=1:4", record="latents")
+    assert changed(run, "cache2@steps=1:4") == 0

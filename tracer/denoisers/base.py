@@ -124,8 +124,9 @@ class OwnSteps(Protocol):
 class RunsItself:
     """What a network says of the pipeline that asks it.
 
-    opened: (samples, mask_seed=, record=, draw=, alone=) -> their `OwnSteps`; `draw` is (step, draws before it in this
-    step, shape) -> noise [sample, *shape]; alone keeps every lane in a call of its own. sampler: how it moves. call:
+    opened: (samples, mask_seed=, record=, draw=, alone=, meter=) -> their `OwnSteps`; `draw` is (step, draws before it
+    in this step, shape) -> noise [sample, *shape]; alone keeps every lane in a call of its own; the `cost.Meter`, if
+    any, measures the calls. sampler: how it moves. call:
     what it is called with, as it is stored and compared.
     prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
     the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils import _pytree as pytree
 from interventions import Intervention
 from interventions.changes.base import At, Change, Memory
 from interventions.seam.recorder import Recorder
+from tracer.cost import Meter
 from tracer.denoisers.pipeline.hooks import bare, replaced
 from tracer.denoisers.pipeline.joining import Forward
 
@@ -44,17 +46,39 @@ class Under:
         return isinstance(self.spec, Change) and self.spec.scope.strength < 1
 
 
-def answered(forward: Forward, spec: Change, recorder: Recorder, memory: Memory, at: At) -> Any:
-    """The network's answer to a forward under a change."""
+def answered(
+    forward: Forward, spec: Change, recorder: Recorder, memory: Memory, at: At, meter: Meter | None, key: Any
+) -> Any:
+    """The network's answer to a forward under a change, measured as the call `key` of the step if there is a meter."""
     network = bare(forward.module)
+
+    @contextmanager
+    def around(memory: Memory) -> Iterator[None]:
+        with spec.around(network, memory, at), _cache_context(network, forward):
+            yield
+
+    with _alone(forward, recorder):
+        if meter is not None:
+            return meter.changed(spec, key, partial(network, *forward.args, **forward.kwargs), around, memory)
+        with around(memory):
+            return network(*forward.args, **forward.kwargs)
+
+
+def measure_clean(forward: Forward, recorder: Recorder, meter: Meter, key: Any) -> None:
+    """Make a clean forward once more, as changed ones are made, and measure it."""
+    with _alone(forward, recorder):
+        meter.clean(partial(bare(forward.module), *forward.args, **forward.kwargs), key)
+
+
+@contextmanager
+def _alone(forward: Forward, recorder: Recorder) -> Iterator[None]:
+    """While inside, the network is as its user left it: nothing waits in its forward, no seam, no hook runs again."""
     with ExitStack() as stack:
         stack.enter_context(replaced(forward.module, "forward", forward.stock))
         for hooks in HOOKS:
-            stack.enter_context(replaced(network, hooks, OrderedDict()))
+            stack.enter_context(replaced(bare(forward.module), hooks, OrderedDict()))
         stack.enter_context(recorder.aside())
-        stack.enter_context(spec.around(network, memory, at))
-        stack.enter_context(_cache_context(network, forward))
-        return network(*forward.args, **forward.kwargs)
+        yield
 
 
 def blended(clean: Any, changed: Any, strength: float) -> Any:

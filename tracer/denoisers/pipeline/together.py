@@ -22,8 +22,9 @@ from interventions.changes.fewer import FewerSteps
 from interventions.errors import FailureError
 from interventions.seam.recorder import Recorder
 from interventions.spec import Clean
+from tracer.cost import Meter
 from tracer.denoisers.base import ROWS
-from tracer.denoisers.pipeline.changed import Under, answered, blended
+from tracer.denoisers.pipeline.changed import Under, answered, blended, measure_clean
 from tracer.denoisers.pipeline.joining import Forward, cut, joined
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -74,13 +75,15 @@ class Asked:
 @dataclass
 class Network:
     """What answers for a unit of samples. steps: of the run. conditional: which forward of a step is measured. alone:
-    every lane is answered by itself, so that an arm that changes nothing is the clean lane to the last bit."""
+    every lane is answered by itself, so that an arm that changes nothing is the clean lane to the last bit. meter: what
+    measures the cost of the calls."""
 
     samples: int
     steps: int
     conditional: int
     lanes: Lanes
     alone: bool = False
+    meter: Meter | None = None
     recorders: dict[torch.nn.Module, Recorder] = field(default_factory=dict)
     some: Any = None  # an answer, for those who do not read it
     like: dict[str, Tensor] = field(default_factory=dict)  # what was recorded of the clean lane last
@@ -126,6 +129,8 @@ class Network:
         answer = whole.run()
         taken = {name: value[0] for name, value in recorder.take().items()} if asked.measured else {}
         lanes = len(asked.forwards)
+        if self.meter is not None and asked.begins_clean:
+            measure_clean(whole, recorder, self.meter, asked.call)
         if taken and asked.begins_clean:
             self.like = {name: value[:1] for name, value in taken.items()}
         return ([answer] if lanes == 1 else cut(answer, lanes, self.samples)), taken
@@ -140,7 +145,8 @@ class Network:
         which, recorder = list(self.recorders).index(forward.module), self.recorders[forward.module]
         call = 0 if lane.spec.shares and forward.named else asked.call
         memory = lane.memories.setdefault((which, call), {}) if lane.spec.remembers else {}
-        answer = answered(forward, lane.spec, recorder, memory, At(asked.step, self.steps, asked.call))
+        at = At(asked.step, self.steps, asked.call)
+        answer = answered(forward, lane.spec, recorder, memory, at, self.meter, asked.call)
         return [answer], missing
 
     def _told(self, asked: Asked, k: int, answers: Sequence[Any]) -> Any:

@@ -30,13 +30,12 @@ from tracer.unit import Shown, Unit, most_removed
 @dataclass
 class Passed(Unit):
     """A unit of a pipeline. `steps`: the pipeline, opened; `first`: the clean lane's first step, which shows x_T, and
-    what was recorded in it; `memories`: what lanes under a change of the network remember; `meter`: what measures the
-    cost of the calls, in the first unit."""
+    what was recorded in it; `memories`: what lanes under a change of the network remember."""
 
     steps: OwnSteps
     first: tuple[Landed, dict[str, Tensor]]
-    memories: Memories = field(default_factory=Memories)
     meter: Meter | None = None
+    memories: Memories = field(default_factory=Memories)
 
     def remember(self, latest: Mapping[Any, tuple[Any, Any]]) -> None:
         """A path's history is one value: what its last step left."""
@@ -45,8 +44,6 @@ class Passed(Unit):
     def step(self, i: int, lanes: Sequence[Lane], measured: int) -> Shown:
         """Evaluate these lanes; the clean one's first step was made when the unit was opened."""
         known, recorded = self.first if i == 0 else (None, {})
-        if self.meter is not None and i > 0:
-            self.meter.begin()
         asked = lanes[1:] if known else lanes
         each = [(lane.spec, self.state(lane.state), self._carried(self.path(lane.state))) for lane in asked]
         memories = [self.memories.of(lane) for lane in asked]
@@ -70,7 +67,7 @@ class Passed(Unit):
         return landed
 
     def costs(self, i: int) -> dict[str, np.ndarray]:
-        """What the meter says of it."""
+        """What the meter says of the step."""
         return {} if self.meter is None else self.meter.of_step(self.plan, len(self.samples), i)
 
     @staticmethod
@@ -97,6 +94,6 @@ def passed(plan: Plan, samples: Sequence[Sample], record: Iterable[str]) -> Iter
     alone = any(isinstance(arm.spec, Change) for arm in plan.arms)
     how = {"mask_seed": plan.mask_seed, "record": sorted(record), "draw": draw, "alone": alone}
     measured = meter(plan, samples)
-    with itself.opened(samples, meter=measured, **how) as steps:
+    with itself.opened(samples, **how, meter=measured) as steps:
         (first,), recorded = steps.evaluate(0, [(CLEAN.spec, None, None)], 1)
-        yield Passed(plan, samples, first.sample, steps, (first, recorded), meter=measured)
+        yield Passed(plan, samples, first.sample, steps, (first, recorded), measured)

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from torch.utils import _pytree as pytree
 from interventions import Intervention
 from interventions.changes.base import At, Change, Memory
 from interventions.seam.recorder import Recorder
-from tracer.cost import Meter
 from tracer.denoisers.pipeline.hooks import bare, replaced
 from tracer.denoisers.pipeline.joining import Forward
 
@@ -46,38 +44,28 @@ class Under:
         return isinstance(self.spec, Change) and self.spec.scope.strength < 1
 
 
-def answered(
-    forward: Forward, spec: Change, recorder: Recorder, memory: Memory, at: At, meter: Meter | None, key: Any
-) -> Any:
-    """The network's answer to a forward under a change, measured as the call `key` of the step if there is a meter."""
-    network = bare(forward.module)
-
-    @contextmanager
-    def around(memory: Memory) -> Iterator[None]:
-        with spec.around(network, memory, at), _cache_context(network, forward):
-            yield
-
-    with _alone(forward, recorder):
-        if meter is not None:
-            return meter.changed(spec, key, partial(network, *forward.args, **forward.kwargs), around, memory)
-        with around(memory):
-            return network(*forward.args, **forward.kwargs)
-
-
-def measure_clean(forward: Forward, recorder: Recorder, meter: Meter, key: Any) -> None:
-    """Make a clean forward once more, as changed ones are made, and measure it."""
-    with _alone(forward, recorder):
-        meter.clean(partial(bare(forward.module), *forward.args, **forward.kwargs), key)
+def call(forward: Forward) -> Any:
+    """What the network answers to a forward, in whatever context it is."""
+    return bare(forward.module)(*forward.args, **forward.kwargs)
 
 
 @contextmanager
-def _alone(forward: Forward, recorder: Recorder) -> Iterator[None]:
-    """While inside, the network is as its user left it: nothing waits in its forward, no seam, no hook runs again."""
+def unattached(forward: Forward, recorder: Recorder) -> Iterator[None]:
+    """The network as its user left it: the seam set aside, and what waits for its answer."""
+    network = bare(forward.module)
     with ExitStack() as stack:
         stack.enter_context(replaced(forward.module, "forward", forward.stock))
         for hooks in HOOKS:
-            stack.enter_context(replaced(bare(forward.module), hooks, OrderedDict()))
+            stack.enter_context(replaced(network, hooks, OrderedDict()))
         stack.enter_context(recorder.aside())
+        yield
+
+
+@contextmanager
+def under(forward: Forward, spec: Change, at: At, memory: Memory) -> Iterator[None]:
+    """The change around a forward of the network, and the place in the run that the pipeline names for caches."""
+    network = bare(forward.module)
+    with spec.around(network, memory, at), cache_context(network, forward):
         yield
 
 
@@ -92,7 +80,7 @@ def _between(one: Any, other: Any, strength: float) -> Any:
     return torch.lerp(one, other, strength) if isinstance(one, Tensor) and one.is_floating_point() else one
 
 
-def _cache_context(network: torch.nn.Module, forward: Forward) -> AbstractContextManager[None]:
+def cache_context(network: torch.nn.Module, forward: Forward) -> AbstractContextManager[None]:
     """diffusers' caches keep a memory by the name of the call and ask which step it is; both are the pipeline's."""
     if forward.named is None:
         return nullcontext()
@@ -107,7 +95,7 @@ def told_names(network: torch.nn.Module, tell: Callable[[Named | None], None]) -
     stock = getattr(network, "cache_context", None)
 
     @contextmanager
-    def cache_context(name: str, **where: Any) -> Iterator[None]:
+    def told(name: str, **where: Any) -> Iterator[None]:
         assert stock is not None
         with stock(name, **where):
             tell((name, where))
@@ -116,5 +104,5 @@ def told_names(network: torch.nn.Module, tell: Callable[[Named | None], None]) -
             finally:
                 tell(None)
 
-    with replaced(network, "cache_context", cache_context):
+    with replaced(network, "cache_context", told):
         yield

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from interventions.changes.fewer import FewerSteps
 from interventions.errors import FailureError
 from interventions.seam.recorder import Recorder
 from interventions.spec import Clean
-from tracer.cost import Meter
-from tracer.denoisers.base import ROWS
-from tracer.denoisers.pipeline.changed import Under, answered, blended, measure_clean
+from tracer.denoisers.base import ROWS, CallMeter
+from tracer.denoisers.pipeline.changed import Under, blended, cache_context, call, unattached, under
+from tracer.denoisers.pipeline.hooks import bare
 from tracer.denoisers.pipeline.joining import Forward, cut, joined
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -83,7 +84,7 @@ class Network:
     conditional: int
     lanes: Lanes
     alone: bool = False
-    meter: Meter | None = None
+    meter: CallMeter | None = None
     recorders: dict[torch.nn.Module, Recorder] = field(default_factory=dict)
     some: Any = None  # an answer, for those who do not read it
     like: dict[str, Tensor] = field(default_factory=dict)  # what was recorded of the clean lane last
@@ -94,6 +95,8 @@ class Network:
         """The answers of all lanes, and what was recorded of the first `measured` ones in the conditional forward."""
         asked = Asked(step, call, forwards, lanes, measured if call == self.conditional else 0)
         several = len(forwards) - asked.begins_clean > 1  # the clean lane is never joined
+        if self.meter is not None:
+            self._measure_clean(self.meter, asked)
         tried = self.alone or self.lanes.together is not None or not several
         answers, recorded = self._all(asked) if tried else self._try(asked)
         told = [self._told(asked, k, answers) for k in range(len(answers))]
@@ -129,8 +132,6 @@ class Network:
         answer = whole.run()
         taken = {name: value[0] for name, value in recorder.take().items()} if asked.measured else {}
         lanes = len(asked.forwards)
-        if self.meter is not None and asked.begins_clean:
-            measure_clean(whole, recorder, self.meter, asked.call)
         if taken and asked.begins_clean:
             self.like = {name: value[:1] for name, value in taken.items()}
         return ([answer] if lanes == 1 else cut(answer, lanes, self.samples)), taken
@@ -143,11 +144,23 @@ class Network:
             return [None], missing  # what it holds, or the clean network's answer
         assert isinstance(lane.spec, Change)
         which, recorder = list(self.recorders).index(forward.module), self.recorders[forward.module]
-        call = 0 if lane.spec.shares and forward.named else asked.call
-        memory = lane.memories.setdefault((which, call), {}) if lane.spec.remembers else {}
-        at = At(asked.step, self.steps, asked.call)
-        answer = answered(forward, lane.spec, recorder, memory, at, self.meter, asked.call)
-        return [answer], missing
+        own = 0 if lane.spec.shares and forward.named else asked.call
+        memory = lane.memories.setdefault((which, own), {}) if lane.spec.remembers else {}
+        around = partial(under, forward, lane.spec, At(asked.step, self.steps, asked.call))
+        with unattached(forward, recorder):
+            if self.meter is not None:
+                place = which, asked.call
+                return [self.meter.changed(lane.spec, place, partial(call, forward), around, memory)], missing
+            with around(memory):
+                return [call(forward)], missing
+
+    def _measure_clean(self, meter: CallMeter, asked: Asked) -> None:
+        """A clean call beside those of the step, made as those under a change are."""
+        forward = asked.forwards[0]
+        which, recorder = list(self.recorders).index(forward.module), self.recorders[forward.module]
+        meter.at(asked.step)
+        with unattached(forward, recorder), cache_context(bare(forward.module), forward):
+            meter.clean(partial(call, forward), (which, asked.call))
 
     def _told(self, asked: Asked, k: int, answers: Sequence[Any]) -> Any:
         """What lane k is told: its own answer, mixed with the clean network's where it is diluted, or a held one."""

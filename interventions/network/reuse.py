@@ -27,10 +27,16 @@ def computed(block: Block, memory: dict[str, Any], kept: str) -> Callable[..., A
 
 
 def reused(block: Block, memory: dict[str, Any], kept: str) -> Callable[..., Any]:
-    """A forward that gives what is remembered, added to what enters where that is a residual; nothing runs."""
+    """A forward that gives what is remembered, added to what enters where that is a residual; nothing runs.
+
+    Where nothing is remembered it computes: a pipeline has gone over to its second network (Wan 2.2).
+    """
+    compute = computed(block, memory, kept)
 
     @functools.wraps(block.module.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:
+        if block.name not in memory:
+            return compute(*args, **kwargs)
         if kept == "output":
             return memory[block.name]
         several, added = memory[block.name]

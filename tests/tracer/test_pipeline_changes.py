@@ -334,3 +334,9 @@ def test_measuring_costs_changes_no_bit_of_a_pipeline(sd3, tmp_path, monkeypatch
     alone = traced(sd3, tmp_path / "alone", "cache2", record="latents")
     assert np.isnan(alone["cost/seconds"]).all()
     np.testing.assert_array_equal(measured["trajectory/delta"], alone["trajectory/delta"])
+
+
+def test_a_cache_computes_where_the_second_network_takes_over(wan, tmp_path):
+    """Filled in step 1 by the first network, in steps 2 and 3 the second is asked, which has given nothing before."""
+    run = traced(wan, tmp_path, "cache2@steps=1:4", record="latents")
+    assert changed(run, "cache2@steps=1:4") == 0

@@ -61,11 +61,12 @@ def _counted(change: Change) -> bool:
     return not change.remembers or type(change).cost is not Change.cost
 
 
-def _repeatable(change: Change) -> bool:
-    """Whether its forward may be made once more to be counted: not a user's context, which may count its own calls."""
+def _countable(change: Change, own_code: bool) -> bool:
+    """Whether its forward can be made once more and counted. A user's context may count its own calls, so that it is
+    entered once more only where `own_code` says so."""
     if isinstance(change, Together):
-        return all(_repeatable(part) for part in change.parts if isinstance(part, Change))
-    return getattr(change, "countable", True) and not isinstance(change, Context | Moves)
+        return all(_countable(part, own_code) for part in change.parts if isinstance(part, Change))
+    return change.countable and not isinstance(change, Moves) and (own_code or not isinstance(change, Context))
 
 
 @dataclass
@@ -115,7 +116,7 @@ class Meter:
         own, not that at another state."""
         if first := (change, call) not in self._done:
             self._done.add((change, call))
-            if _repeatable(change) or (self.own_code and not isinstance(change, Moves)):
+            if _countable(change, self.own_code):
                 self._count(change, call, forward, lambda: around(change.forked(memory)), again=change.remembers)
             else:
                 self._add(self.products, change, math.nan)

@@ -28,6 +28,7 @@ class Backend(Change):
         (r"(?:backend[-_ :]?)?_?(?:native_?)?(math|flash|efficient|cudnn)", r"backend-_native_\1", "it is so called"),
     )
     noun: ClassVar[str] = "attention kernel"
+    countable: ClassVar[bool] = False
 
     @classmethod
     def read(cls, head: str) -> Backend | None:

@@ -32,7 +32,8 @@ class Change(Intervention):
     A family like any other: frozen, read from a spec's head, with a scope. `remembers`: whether it has memory from step
     to step. `shares`: whether the forwards of a step (the conditional, the unconditional one) share a memory where a
     pipeline names them to it, as diffusers' caches do; else each has its own. `replaces`: whether another network runs
-    in its place, which `network.second.running` finds. A dose a < 1 (`strength`) is F + a (G - F) of the predictions,
+    in its place, which `network.second.running` finds. `countable`: whether torch sees all of its multiply-adds, as it
+    does not of a kernel that is no operator of torch. A dose a < 1 (`strength`) is F + a (G - F) of the predictions,
     which the loop takes care of.
     """
 
@@ -41,6 +42,7 @@ class Change(Intervention):
     remembers: ClassVar[bool] = False
     shares: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
+    countable: ClassVar[bool] = True
 
     def around(self, network: Any, memory: Memory, at: At) -> AbstractContextManager[None]:
         """The context of ONE forward of `network`, entered before it and left after it.

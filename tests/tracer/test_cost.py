@@ -200,6 +200,12 @@ def test_a_context_of_the_users_is_not_entered_once_more_unless_costs_are_asked_
     assert len(entered) == 6 + 6 + 1  # it is counted once: it remembers nothing
 
 
+def test_kernels_that_torch_may_not_see_are_not_counted_alone_or_in_company():
+    halves, kernel = parse("bf16"), parse("backend-_native_math")
+    assert [cost._countable(each, own_code=True) for each in (halves, kernel)] == [True, False]
+    assert not cost._countable(parse("bf16+backend-_native_math"), own_code=True)
+
+
 def test_arithmetic_of_the_embedded_dit_is_known_and_halved_by_a_cache(tmp_path):
     """Multiply-adds by hand: attention and feed-forward of every block, by their sizes; the cache leaves the rest."""
     denoiser = tracer.load("dit")

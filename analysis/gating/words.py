@@ -103,14 +103,23 @@ def missing(row: Row, require: str) -> str:
     asked = judged.of(picture=True) if judged.answer == QUALITY_ALONE else judged.of(picture=False)
     if not asked:
         return f"no {'distance' if judged.answer == QUALITY_ALONE else 'score'} of its pictures: add --metric"
-    across = [each.evidence.metric for each in asked if each.shown == "undecided"]
-    what = f"{', '.join(across)} across the margin" if across else f"not after Holm's correction for {judged.arms} arms"
+    what = ", ".join(_open(each, judged.arms) for each in asked if each.shown == "undecided")
+    what = what or f"not after Holm's correction for {judged.arms} arms"
     needed = judged.needed(require)
     if not needed:
         return what
     if needed > MOST:
         return f"{what} and on it: no reasonable number of samples would decide"
     return f"{what}; about {needed} samples would decide"
+
+
+def _open(tested: Tested, arms: int) -> str:
+    """Why one metric decides nothing."""
+    one = tested.evidence
+    beyond = one.interval()[0] > one.margin
+    return f"{one.metric} {'beyond' if beyond else 'across'} the margin" + (
+        f" before Holm's correction for {arms} arms" if beyond else ""
+    )
 
 
 def clause(tested: Tested) -> str:

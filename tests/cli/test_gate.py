@@ -1,5 +1,6 @@
 """`trace gate` as it is typed: on a run, making one, its exit status, and what it writes."""
 
+import importlib
 import json
 import re
 import shlex
@@ -18,6 +19,7 @@ from tracer import store
 from tracer.store.places import PlaceError
 from tracer.visible import visible
 
+gate = importlib.import_module("tracer.cli.gate")
 WEAK, STRONG = "R4S32@strength=0.01", "R0S1"
 MADE = shlex.split(f"gate --mask '{WEAK}' --mask {STRONG} --samples 8 --steps 2 --batch-size 8 --out runs/x")
 
@@ -100,19 +102,30 @@ def test_where_nothing_can_be_measured_scores_are_read_and_a_run_without_is_refu
     assert told in done.output
 
 
+def test_metrics_whose_weights_are_here_count_where_pictures_are_large_or_the_weights_are_named(here, monkeypatch):
+    """The run has no prompts, so that what compares with these does not fit; fid has no limits."""
+    run = Path("runs/x")
+    monkeypatch.setattr("classify_clip.scores.weights.on_this_machine", lambda source: run)
+    assert (gate._here(run, {}), gate._here(run, {"lpips": "w.pth"})) == ([], ["lpips"])
+    monkeypatch.setattr(gate, "SMALLEST", 32)
+    assert gate._here(run, {}) == ["cmmd", "lpips"]
+    monkeypatch.setattr("classify_clip.scores.weights.on_this_machine", lambda source: None)
+    assert gate._here(run, {}) == []
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
         ("gate runs/x --mask R4S32@strength=0.1", "no arm 'R4S32@strength=0.1' in runs/x: did you mean"),
         ("gate runs/x --steps 3", "--steps: an option of a run that the gate makes, and runs/x is read as it is"),
-        ("gate --steps 3", "--steps: an option of a run that the gate makes, and no --mask is named"),
+        ("gate --steps 3", "--steps: an option of a run that the gate makes, and no --arm is named"),
         ("gate runs/x --metric pixel", "no such metric: did you mean pixels?"),
         ("gate runs/x --distance judge", "no distance 'judge' to clean is scored"),
         ("gate runs/x --margin picture", "give KIND=VALUE, for example picture=0.05"),
         ("gate runs/x --margin pictur=1", "no margin 'pictur': did you mean picture?"),
         ("gate runs/x --require same-pictures", "did you mean same-picture?"),
         ("gate runs/x --markdown nowhere/at/all.md", "nowhere"),
-        ("gate runs/x --dry-run", "name at least one --mask, and no RUN"),
+        ("gate runs/x --dry-run", "name at least one --arm, and no RUN"),
         ("gate run/x", "did you mean runs/x?"),
         ("gate --mask R4S3x", "R4S3x"),
         ("gate --mask R4S32 --markdown runs", "runs"),

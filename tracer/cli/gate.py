@@ -55,7 +55,7 @@ def own_defaults(command: Callable) -> Callable:
     },
     examples=(
         "trace gate runs/dit-R4S32  # all arms of a run",
-        "trace gate --mask R4S32 --samples 48 --markdown gate.md  # run, score and judge",
+        "trace gate --arm R4S32 --samples 48 --markdown gate.md  # run, score and judge",
         "trace gate runs/dit-R4S32 --require same-picture --json",
         "trace gate runs/dit-R4S32 --metric lpips --metric clip-t --margin picture=0.05",
     ),
@@ -100,7 +100,7 @@ def gate(
 ) -> None:  # fmt: skip
     """Judge arms against clean: same picture / same quality, other picture / worse / undecided.
 
-    RUN is read and what is missing of its scores is measured; with --mask and no RUN a run is made first, with any
+    RUN is read and what is missing of its scores is measured; with --arm and no RUN a run is made first, with any
     option of `trace run`. Neither: the latest run under ./runs.
 
     Exit status: 0 every arm is at least what --require says; 1 one is not; 3 none fails, one is undecided; 2 the
@@ -136,7 +136,7 @@ def made(typed: Mapping[str, Any], runs: Sequence[Path], *, dry_run: bool, as_js
     from tracer.request import Request
 
     if runs or not typed["arms"]:
-        raise click.UsageError("--dry-run tells what a run would cost: name at least one --mask, and no RUN")
+        raise click.UsageError("--dry-run tells what a run would cost: name at least one --arm, and no RUN")
     record = typed["record"]
     kept = record.split(",") if isinstance(record, str) else list(record)
     kept += [] if {"images", "default", "all"} & set(kept) else ["images"]
@@ -155,7 +155,7 @@ def read(runs: Sequence[Path], given: set[str]) -> list[Path]:
 
     if foreign := sorted(given - set(FOR_BOTH)):
         flags = ", ".join(str(parameters()[name].flag).partition("/")[0] for name in foreign)
-        what = f"{runs[0]} is read as it is" if runs else "no --mask is named, so no run is made"
+        what = f"{runs[0]} is read as it is" if runs else "no --arm is named, so no run is made"
         raise click.UsageError(f"{flags}: an option of a run that the gate makes, and {what}; leave out one of them")
     return [store.locate(path) for path in runs] or [store.latest_run()]
 

@@ -139,3 +139,17 @@ def test_a_sink_arm_finds_its_control_by_what_they_share(arms):
 def test_numpy_numbers_in_a_family_are_written_as_plain_ones():
     arm = arm_coordinates(SmallWorld(np.int64(4), np.int32(32)), 10)
     assert arm["arm_parameters"] == '{"radius": 4, "shortcuts": 32}'
+
+
+def test_what_an_arm_does_is_told_part_by_part():
+    def acts(spec):
+        return json.loads(arm_coordinates(parse(spec), 12)["arm_acts"])
+
+    cache = {"head": "reuse", "remembers": True}
+    assert acts("reuse@layers=0-2;steps=4,6,8:10+reuse@layers=3;steps=1:3") == [
+        {**cache, "layers": [0, 1, 2], "windows": [[4, 5], [6, 7], [8, 10]]},
+        {**cache, "layers": [3], "windows": [[1, 3]]},
+    ]
+    assert acts("R4S32@keys=image;pause=2:4;strength=0.5") == [
+        {"head": "R4S32@keys=image", "layers": [], "windows": [[0, 2], [4, 12]], "remembers": False}
+    ]

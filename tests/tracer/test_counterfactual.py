@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from interventions import parse
+from interventions import SpecError, parse
 from tests.tracer.test_trajectory import system
 from tracer.cli.reproduce import commands, recipes
 from tracer.lanes import lanes_of_step
@@ -55,3 +55,22 @@ def test_a_rehearsal_reads_the_runs_that_it_made(tmp_path):
     verdict = next(line for line in lines if line.startswith("analyze verdict"))
     assert {Path(word).name for word in verdict.split() if "/T" in word} == made
     assert all("--samples 3 " in line for line in lines if not line.startswith("analyze"))
+
+
+def test_a_schedule_of_a_cache_has_rows_in_groups_and_in_all_layers_and_the_rules():
+    """Steps 1 to 11 alone and in rows of two, in three groups and together; uniform and first quarter of 6 and 3."""
+    (variant,) = variants("schedule", masks=(parse("reuse"),), layers=6)
+    names = list(map(str, variant.arms))
+    assert len(names) == len(set(names)) == 4 * (11 + 10) + 4
+    assert {"reuse@steps=1:2", "reuse@layers=0,1;steps=10:12", "reuse@layers=4,5;steps=11:12"} <= set(names)
+    assert names[-4:-2] == ["reuse@steps=1,3,5,7,9,11", "reuse@steps=3,7,11"]
+    assert not any(arm.scope.window(12)[0] == 0 for arm in variant.arms)
+
+
+def test_a_schedule_of_a_mask_has_single_steps_of_all_its_layers():
+    (variant,) = variants("schedule", layers=6)
+    assert [str(arm) for arm in variant.arms[:2]] == ["R1S0@steps=0:1", "R1S0@steps=1:2"]
+    with pytest.raises(SpecError, match="cannot be joined"):
+        variants("schedule", layers=6, groups=2)
+    with pytest.raises(SpecError, match="the model has 6 layers"):
+        variants("schedule", masks=(parse("reuse"),), layers=6, groups=7)

@@ -6,7 +6,9 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from interventions import Intervention
@@ -15,7 +17,9 @@ from interventions.spec import options
 
 OWN = re.compile(r"([^=@]+)=([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)(@.*)?")
 """How an arm of the user's is typed: NAME=module:attribute, with a scope behind it."""
-KINDS = ("model", "context", "cache", "backend", "attention", "steps", "sampler")
+NEARLY = re.compile(r"(?:([^=@:]+)=)?([A-Za-z_][\w./]*)[:.]([A-Za-z_]\w*)(@.*)?")
+"""What people type for it: without a name, with a path or with a dot."""
+KINDS = ("model", "context", "cache", "backend", "attention", "patch", "heads", "steps", "sampler")
 
 
 def arm(
@@ -26,6 +30,8 @@ def arm(
     cache: Any = None,
     backend: str | None = None,
     attention: Callable[..., Any] | None = None,
+    patch: tuple[str | Intervention, str | Intervention] | None = None,
+    heads: int | Sequence[int] | None = None,
     steps: int | None = None,
     sampler: str | None = None,
 ) -> Intervention:
@@ -37,15 +43,19 @@ def arm(
     dict that is kept from step to step and empty at the first, and with a third where in the run the forward is
     (`interventions.changes.base.At`). cache: settings of a cache of diffusers, such as `MagCacheConfig(...)`. backend:
     an attention backend of diffusers by its name. attention: a function of (query, key, value, mask) that answers
-    attention calls. steps: the network is asked at so many of the run's steps. sampler: the name of the one that moves
-    this arm.
+    attention calls. patch: (donor, host), two arms or specs: the arm runs under the host and takes attention outputs of
+    the donor, which is an arm of the run too. heads: of attention, which put out zero. steps: the network is asked at
+    so many of the run's steps. sampler: the name of the one that moves this arm. What is made by backend, patch, heads,
+    steps and sampler is a spec, and called by it: `steps14`.
 
     The arm has a scope like any other: `tracer.arm(...).at(steps=(0, 10), strength=0.1)`. Raises SpecError for a name
     that is none or is a spec, and where none or several of the others are given.
     """
     given = {
         kind: value
-        for kind, value in zip(KINDS, (model, context, cache, backend, attention, steps, sampler), strict=True)
+        for kind, value in zip(
+            KINDS, (model, context, cache, backend, attention, patch, heads, steps, sampler), strict=True
+        )
         if value is not None
     }
     if len(given) != 1:
@@ -86,6 +96,22 @@ def _of_attention(name: str, function: Callable[..., Any]) -> Intervention:
     return Function(name, function)
 
 
+def _of_patch(name: str, sides: tuple[str | Intervention, str | Intervention]) -> Intervention:
+    from interventions import parse
+    from interventions.families.patch import Patch
+
+    if not isinstance(sides, list | tuple) or len(sides) != 2:
+        raise spec_error(f"patch={sides!r}", "it is (donor, host)", "tracer.arm('mine', patch=('clean', 'R4S32'))")
+    donor, host = (parse(side) if isinstance(side, str) else side for side in sides)
+    return Patch(donor=donor, host=host)
+
+
+def _of_heads(name: str, heads: int | Sequence[int]) -> Intervention:
+    from interventions.families.heads_off import HeadsOff
+
+    return HeadsOff().at(heads=heads)
+
+
 def _of_steps(name: str, count: int) -> Intervention:
     from interventions.changes.fewer import FewerSteps
 
@@ -104,6 +130,8 @@ _MAKERS: dict[str, Callable[[str, Any], Intervention]] = {
     "cache": _of_cache,
     "backend": _of_backend,
     "attention": _of_attention,
+    "patch": _of_patch,
+    "heads": _of_heads,
     "steps": _of_steps,
     "sampler": _of_sampler,
 }
@@ -117,11 +145,34 @@ def typed_arm(text: str) -> Intervention | None:
     """
     match = OWN.fullmatch(text.strip())
     if match is None:
+        if meant := nearly(text.strip()):
+            raise spec_error(f"arm {text!r}", "an arm of your own is NAME=module:attribute", meant)
         return None
     name, module, attribute, scope = match.groups()
     value = _imported(text, module, attribute)
     made = _made(text, name.strip(), value)
     return made.at(**options(scope[1:])) if scope else made
+
+
+def nearly(text: str) -> str:
+    """What was meant by a text that is almost NAME=module:attribute; "" for one that is not."""
+    match = NEARLY.fullmatch(text)
+    if match is None or not ("=" in text or ":" in text):
+        return ""
+    name, module, attribute, scope = match.groups(default="")
+    module = module.replace("/", ".").removesuffix(".py")
+    return f"{name or attribute}={module}:{attribute}{scope}"
+
+
+def _why_not(module: str, error: Exception) -> str:
+    """What was wrong with a module, and which one of this folder was probably meant."""
+    if not isinstance(error, ModuleNotFoundError) or error.name != module:
+        return f"{module} cannot be imported: {type(error).__name__}: {error}"
+    from interventions.naming import unknown
+
+    here = sorted(file.stem for file in Path().glob("*.py"))
+    why = f"there is no module {module!r} in {Path.cwd().name}/ or among those installed"
+    return unknown(why, module, here) if here else why
 
 
 def _imported(text: str, module: str, attribute: str) -> Any:
@@ -130,8 +181,7 @@ def _imported(text: str, module: str, attribute: str) -> Any:
     try:
         value: Any = importlib.import_module(module)
     except Exception as error:
-        why = f"{module} cannot be imported: {type(error).__name__}: {error}"
-        raise spec_error(f"arm {text!r}", why, "mine=my_arms:my_cache") from error
+        raise SpecError(f"arm {text!r}: {_why_not(module, error)} (for example mine=my_arms:my_cache)") from error
     for part in attribute.split("."):
         if not hasattr(value, part):
             from interventions.naming import unknown
@@ -147,13 +197,27 @@ def _made(text: str, name: str, value: Any) -> Intervention:
 
     check_name(name)
     if isinstance(value, Intervention):
-        return value
+        return _called(text, name, value)
     wrapped = inspect.unwrap(value) if callable(value) else None
     if wrapped is not value and inspect.isgeneratorfunction(wrapped):
         return arm(name, context=value)
     if callable(value) and not inspect.signature(value).parameters:
         value = value()
         if isinstance(value, Intervention):
-            return value
-    why = "it is no arm: name what tracer.arm(...) made, a function that returns that, or a context manager function"
+            return _called(text, name, value)
+    elif inspect.isfunction(value) and len(inspect.signature(value).parameters) in (4, 5):  # q, k, v, mask, scale
+        return arm(name, attention=value)
+    why = (
+        "it is no arm: name what tracer.arm(...) made, a function that returns that, a context manager function, or a "
+        "function of (q, k, v, mask)"
+    )
     raise spec_error(f"arm {text!r}", why, "mine=my_arms:my_cache")
+
+
+def _called(text: str, name: str, made: Intervention) -> Intervention:
+    """The arm under the name that was typed; what is a spec is called by it. Raises SpecError for another name."""
+    if any(own.name == "called" for own in fields(made)):
+        return replace(made, called=name)  # type: ignore[call-arg]
+    if str(made) != name:
+        raise spec_error(f"arm {text!r}", f"it is {made}, which has that name already", str(made))
+    return made

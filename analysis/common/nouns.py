@@ -24,8 +24,7 @@ class Wording:
     """A noun in the forms that sentences need; those of a mask are verbs, as it always was.
 
     acted, acting: of steps, paths and pictures ("masked", "masking"; "changed", "changing"). does: the subject of what
-    is added ("masking", "the cache"). errors: its errors. column: the head of a table's column of arms without dose.
-    flag: the option that types such an arm.
+    is added ("masking", "the cache"). errors: its errors. flag: the option that types such an arm.
     """
 
     noun: str = MASK
@@ -69,7 +68,8 @@ def wording(dataset: xr.Dataset) -> Wording:
 
 def of_runs(several: Iterable[xr.DataTree]) -> str:
     """The noun of all arms that act in these runs; "intervention" where they differ, "mask" where nothing acts."""
-    return _one({noun for run in several if "metrics" in run.children for noun in of_arms(run["metrics"].ds)})
+    described = [run["metrics"].ds if "metrics" in run.children else run.ds for run in several]
+    return _one({noun for data in described for noun in of_arms(data)})
 
 
 def of_arms(dataset: xr.Dataset) -> set[str]:

@@ -37,12 +37,12 @@ def renoise(several: pairing.Runs, *, seed: int = 0) -> xr.Dataset:
 
     `several`: runs of `trace counterfactual renoise`, whose arms act on one step k alone and whose paths share all
     noise up to it. With delta the final difference of a path and d = d_k, per (mask, step, start): `slope` = <mean of
-    delta, d> / |d|^2; over |d|^2, `systematic` = the off-diagonal mean of <delta_i, delta_j>, which is |E delta|^2 without
-    bias, `total` the mean of |delta|^2, and `departure` the off-diagonal mean of delta - d, 0 where the clean network
-    is a posterior mean; `paths` how many. `*_interval` (mask, step, bound) pool starts by |d|^2, with 95% BCa limits
-    over them; `share_interval` is that of systematic over total, and `all_*_interval` (mask, bound) pool the steps too,
-    a start with all its steps being one unit. A mask at a dose is a mask of its own. Raises RunError where no arm
-    acts on one step alone, there is one path a start, or errors and null were not recorded.
+    delta, d> / |d|^2; over |d|^2, `systematic` = the off-diagonal mean of <delta_i, delta_j>, which is |E delta|^2
+    without bias, `total` the mean of |delta|^2, and `departure` the off-diagonal mean of delta - d, 0 where the clean
+    network is a posterior mean; `paths` how many. `*_interval` (mask, step, bound) pool starts by |d|^2, with 95% BCa
+    limits over them; `share_interval` is that of systematic over total, and `all_*_interval` (mask, bound) pool the
+    steps too, a start with all its steps being one unit. A mask at a dose is a mask of its own. Raises RunError where
+    no arm acts on one step alone, there is one path a start, or errors and null were not recorded.
     Source: docs/science.md, "Propagation: the own-path sum".
     """
     trees = [runs.complete(run) for run in pairing.as_list(several)]

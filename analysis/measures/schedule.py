@@ -24,7 +24,7 @@ from analysis.schedules.predict import Plans
 from interventions import rules
 
 HELD = ("ddpm", "ddim", "flow")
-"""Samplers in which fewer steps are an arm of the same run (`steps12`)."""
+"""Samplers in which fewer steps are an arm of the same run (`steps12`): what a cache has to beat at equal cost."""
 SAVING = 0.5
 """Share of the block evaluations saved, where neither a saving nor a budget is asked for."""
 
@@ -48,7 +48,8 @@ def schedule(
     (rule, plan, bound) of the usual rules. `size` (step, layer): error of one approximated step in the layers that
     were approximated together. `chosen` (step, layer) is the plan that is asked for: the cheapest whose `expected` is
     within `budget`, or the best with at least this share `saving` (default .5). Dimension `proposal`: it and the rules
-    at its cost, with `in_quadrature` and `sum_of_sizes`, two other predictions. Dimension `tested`: arms made of cells
+    at its cost, with `in_quadrature` and `sum_of_sizes`, two other predictions, and `beside_rule`,
+    the schedule's over it. Dimension `tested`: arms made of cells
     that were run as a whole, here or in the run `measured`; `predicted`, `measured` and `ratio` of these, `answer`:
     held or failed by the margin of 1.25, or undecided. Dimension `pair`: a schedule and a rule of no larger saving,
     `rms_ratio` and the geometric mean `typical_ratio` over the same samples. `of`: which head, where a run has several.
@@ -81,10 +82,15 @@ def schedule(
         "measured_samples": 0 if other is None else other["metrics"].sizes["sample"],
         "held_out": int(np.isfinite(plans.held_out).all()),
         "command": str(run.attrs.get("command", "")),
-        "fewer": f"steps{cells.steps - int(plans.approximated[plan])}" if runs.sampler(run) in HELD else "",
+        "fewer": _fewer(plans, plan) if cells.remembers and runs.sampler(run) in HELD else "",
         "first_seed": int(runs.configuration(run).get("seed", 0)) + len(cells.gram),
     }  # fmt: skip
     return result
+
+
+def _fewer(plans: Plans, plan: int) -> str:
+    """The arm of fewer steps that costs as much as a plan."""
+    return f"steps{plans.cells.steps - int(plans.approximated[plan])}"
 
 
 def _asked(plans: Plans, budget: float | None, saving: float | None) -> int:
@@ -160,6 +166,7 @@ def _proposals(plans: Plans, plan: int, limits: dict[str, Any]) -> xr.Dataset:
         {
             "spec": ("proposal", [cells.spec(cover) for cover, _ in known.values()]),
             "saved": ("proposal", [cover.sum() / cells.total for cover, _ in known.values()]),
+            "beside_rule": (("proposal", "bound"), _against(known, limits)),
             "of_proposal": (
                 ("proposal", "bound"),
                 np.stack([predict.rms(each, **limits) for _, each in known.values()]),
@@ -169,6 +176,12 @@ def _proposals(plans: Plans, plan: int, limits: dict[str, Any]) -> xr.Dataset:
         },
         coords={"proposal": list(known)},
     )
+
+
+def _against(known: dict[str, tuple[np.ndarray, np.ndarray]], limits: dict[str, Any]) -> np.ndarray:
+    """Predicted error of the schedule over that of each proposal [proposal, bound]."""
+    _, own = known["schedule"]
+    return np.stack([predict.ratio(own, other, paired=True, **limits) for _, other in known.values()])
 
 
 def _tested(arms: list[Tested], cells: Cells, same: bool, limits: dict[str, Any]) -> xr.Dataset:

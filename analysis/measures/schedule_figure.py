@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from analysis.answer.margins import MARGIN
 from analysis.figures import style as figures
 
 LOOKS = {"schedule": (figures.ARMS[0], "o"), "uniform": (figures.ARMS[1], "s"),
-         "first quarter exact": (figures.ARMS[2], "^"), "fewer steps": (figures.ARMS[3], "D"),
+         "first quarter exact": (figures.ARMS[2], "^"), "fewer steps, same levels": (figures.ARMS[3], "D"),
          "other": (figures.NULL, "x")}  # fmt: skip
 UNIT = "final error (sd of clean results)"
 
@@ -53,10 +53,19 @@ def _cells(canvas: Figure, ax: Axes, dataset: xr.Dataset) -> None:
             label="approximated by the schedule")  # fmt: skip
     ax.grid(visible=False)
     figures.progress_axis(ax, dataset.sizes["step"], cells=True)
-    ax.set_yticks(range(dataset.sizes["layer"]), [str(layer) for layer in dataset["layer"].values])
-    ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+    every = -(-dataset.sizes["layer"] // 8)
+    shown_layers = [] if dataset.attrs["whole"] else range(0, dataset.sizes["layer"], every)
+    ax.set_yticks(shown_layers, [str(dataset["layer"].values[place]) for place in shown_layers])
     ax.set_ylabel("whole network" if dataset.attrs["whole"] else "layer")
     ax.set_title(f"Approximated at {float(dataset['saving'][dataset.attrs['plan']]):.0%} saved", loc="left")
+
+
+def _point(ax: Axes, x: float, interval: np.ndarray, kind: str) -> None:
+    """A measured error with its interval."""
+    color, marker = LOOKS[kind]
+    low, middle, high = interval
+    ax.errorbar(x, middle, yerr=[[middle - low], [high - middle]], color=color, marker=marker, linestyle="",
+                markerfacecolor="white", markersize=6, linewidth=1, label=f"{kind}, measured")  # fmt: skip
 
 
 def _curve(ax: Axes, dataset: xr.Dataset) -> None:
@@ -72,10 +81,7 @@ def _curve(ax: Axes, dataset: xr.Dataset) -> None:
         )
     for place in range(dataset.sizes["tested"]):
         at = dataset.isel(tested=place)
-        color, marker = LOOKS[str(at["kind"].values)]
-        low, middle, high = at["measured"].values
-        ax.errorbar(float(at["tested_saving"]), middle, yerr=[[middle - low], [high - middle]], color=color,
-                    marker=marker, markerfacecolor="white", markersize=6, linewidth=1)  # fmt: skip
+        _point(ax, float(at["tested_saving"]), at["measured"].values, str(at["kind"].values))
     ax.axvline(
         float(dataset["saving"][dataset.attrs["plan"]]), color=figures.NULL, linewidth=0.7, linestyle=figures.DASHES
     )
@@ -89,18 +95,16 @@ def _curve(ax: Axes, dataset: xr.Dataset) -> None:
 def _predictions(ax: Axes, dataset: xr.Dataset) -> None:
     """Measured against predicted; between the dotted lines they agree within the margin."""
     predicted, measured = dataset["predicted"].values, dataset["measured"].values
-    for place in np.flatnonzero(np.isfinite(predicted[:, 1])):
-        color, marker = LOOKS[str(dataset["kind"].values[place])]
-        low, middle, high = measured[place]
-        ax.errorbar(predicted[place, 1], middle, yerr=[[middle - low], [high - middle]], color=color,
-                    marker=marker, markerfacecolor="white", markersize=6, linewidth=1)  # fmt: skip
-    known = np.concatenate([predicted[np.isfinite(predicted)], measured.ravel()])
+    told = np.isfinite(predicted[:, 1])
+    known = np.concatenate([predicted[told].ravel(), measured[told].ravel()]) if told.any() else np.ones(1)
+    for place in np.flatnonzero(told):
+        _point(ax, predicted[place, 1], measured[place], str(dataset["kind"].values[place]))
     ends = np.array([known.min() / 1.2, known.max() * 1.2])
     ax.plot(ends, ends, color="black", linewidth=0.7)
     for factor in (MARGIN, 1 / MARGIN):
         ax.plot(ends, ends * factor, color="black", linewidth=0.7, linestyle=":")
-    ax.set_xlabel(f"predicted {UNIT}")
-    ax.set_ylabel(f"measured {UNIT}")
-    ax.set_title("Does adding predict it? (dotted: within 1.25)", loc="left")
+    ax.set_xlabel("predicted (sd)")
+    ax.set_ylabel("measured (sd)")
+    ax.set_title("Does adding predict it?", loc="left")
     figures.log_axis(ax)
     figures.log_axis(ax, "x")

@@ -80,7 +80,12 @@ def _proposed(dataset: xr.Dataset) -> str:
     rules = {str(name): dataset["of_proposal"].sel(proposal=name).values for name in dataset["proposal"].values[1:]}
     specs = dict(zip(dataset["proposal"].values.tolist(), dataset["spec"].values.tolist(), strict=True))
     texts += [f"It is {name} itself." for name in rules if specs[name] == specs["schedule"]]
-    known = [f"{name} {_interval(values)}" for name, values in rules.items() if np.isfinite(values[1])]
+    over = dataset["beside_rule"]
+    known = [
+        f"{name} {_interval(values)} (the schedule over it {_interval(over.sel(proposal=name).values)})"
+        for name, values in rules.items()
+        if np.isfinite(values[1])
+    ]
     unknown = [name for name, values in rules.items() if not np.isfinite(values[1])]
     if known:
         texts.append(f"At the same saving: {', '.join(known)}.")
@@ -109,8 +114,12 @@ def held(dataset: xr.Dataset, what: tuple[str, str]) -> str:
     counts = {name: int((answers[known] == name).sum()) for name in ("held", "undecided", "failed")}
     texts = [
         f"Of {int(known.sum())} {what[int(known.sum() != 1)]} with a prediction {counts['held']} came out within a "
-        f"factor of {MARGIN:g} of it, {counts['failed']} did not, {counts['undecided']} stay undecided."
+        f"factor of {MARGIN:g} of it, {counts['failed']} did not, {counts['undecided']} stay undecided"
     ]
+    if known.any():
+        middle = dataset["ratio"].values[known, 1]
+        texts.append(f" (measured over predicted: {middle.min():.3g} to {middle.max():.3g})")
+    texts.append(".")
     for place in np.flatnonzero(known & (answers == "failed")):
         at = dataset.isel(tested=place)
         wrong = "understated" if float(at["ratio"][1]) > 1 else "overstated"

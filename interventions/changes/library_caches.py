@@ -89,6 +89,11 @@ class LibraryCache(Change):
         return f"{self.kind}{as_text(self.amount)}" + (f"-o{self.order}" if self.order != 1 else "")
 
     @property
+    def shares(self) -> bool:  # type: ignore[override]
+        """Whether forwards of a step share a memory, in which diffusers keeps them apart by name, or does not (PAB)."""
+        return self.kind != "fastercache"
+
+    @property
     def family(self) -> str:
         """Name of the family."""
         return FAMILIES[self.kind]

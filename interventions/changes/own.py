@@ -92,9 +92,10 @@ class RememberingContext(Context):
 class ConfiguredCache(Own):
     """A cache of diffusers with settings of the user's: any that `enable_cache` takes and `library_caches` knows."""
 
-    config: Any = field(kw_only=True)
+    config: Any = field(kw_only=True, hash=False)  # diffusers' settings have no hash
     noun: ClassVar[str] = "cache"
     remembers: ClassVar[bool] = True
+    shares: ClassVar[bool] = True
 
     def around(self, network: Any, memory: Memory, at: At) -> AbstractContextManager[None]:
         """diffusers' hooks, with the states of this path."""

@@ -34,14 +34,12 @@ class Patch(OnCalls):
 
     def __post_init__(self) -> None:
         """Refuse donors and hosts with a scope of their own, and what does not act at the seam."""
-        from interventions.changes.base import Change  # which derives from the base of families
-
         for side in (self.donor, self.host):
             if side.scope != Scope():
                 why = "donor and host of a patch have no scope of their own; what stands behind the @ is the patch's"
                 raise spec_error(side, why, self.example)
-            if isinstance(side, Patch | Change):
-                why = "it runs in a call of its own" if isinstance(side, Change) else "it is a patch itself"
+            if isinstance(side, Patch | _changes()):
+                why = "it runs in a call of its own" if not isinstance(side, Patch) else "it is a patch itself"
                 raise spec_error(side, f"{why}, so it is neither donor nor host of a patch", self.example)
         super().__post_init__()
 
@@ -109,3 +107,10 @@ class Patch(OnCalls):
     def _check_layout(self, layout: TokenLayout) -> None:
         for side in (self.donor, self.host):
             side._check_layout(layout)
+
+
+def _changes() -> type[Intervention]:
+    """Changes of the network; asked for late, for they are interventions of this package's kind."""
+    from interventions.changes.base import Change
+
+    return Change

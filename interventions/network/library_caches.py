@@ -123,7 +123,7 @@ def attached(network: nn.Module, config: Any, memory: dict[str, Any], spec: obje
     config: any that `enable_cache` of diffusers takes. Raises `SpecError`, naming `spec`, where the cache does not know
     the network's blocks.
     """
-    from diffusers.hooks.hooks import CacheContext, _set_cache_context
+    from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
 
     _refuse(network, config, spec)
     config, seen = _told_timesteps(network, config)
@@ -141,6 +141,7 @@ def attached(network: nn.Module, config: Any, memory: dict[str, Any], spec: obje
             why = f"it finds nothing to do in {type(network).__name__}, whose modules it does not know by name"
             raise spec_error(spec, why, "cache2")
         _hand_over(hooks, memory)
+        HookRegistry.check_if_exists_or_initialize(network).invalidate_child_registries_cache()  # a pipeline has asked
         _set_cache_context(network, CacheContext("path"))
         yield
     finally:
@@ -155,6 +156,8 @@ def attached(network: nn.Module, config: Any, memory: dict[str, Any], spec: obje
                     vars(module)[attribute] = own[attribute]
                 else:
                     vars(module).pop(attribute, None)
+        if "_diffusers_hook" in vars(network):
+            network._diffusers_hook.invalidate_child_registries_cache()  # type: ignore[operator, union-attr]
 
 
 def _told_timesteps(network: nn.Module, config: Any) -> tuple[Any, Any]:

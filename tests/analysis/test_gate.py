@@ -1,4 +1,4 @@
-"""The gate: series against loops and closed forms, limits against scipy's tests, answers on pairs whose truth is known."""
+"""The gate: series against loops and closed forms, limits against scipy's tests, answers where the truth is known."""
 
 import json
 import math
@@ -149,7 +149,9 @@ def test_with_the_samples_that_are_asked_for_nine_studies_of_ten_decide(rng):
     seen = series("score", 0.5, sd=2)
     n = answer(seen).needed("same-quality")
     studies = 0.5 + 2 * rng.normal(size=(2000, n))
-    assert (stats.ttest_1samp(studies, 1, axis=1, alternative="less").pvalue < 0.05).mean() == pytest.approx(0.9, abs=0.02)
+    assert (stats.ttest_1samp(studies, 1, axis=1, alternative="less").pvalue < 0.05).mean() == pytest.approx(
+        0.9, abs=0.02
+    )
 
 
 @pytest.mark.parametrize(

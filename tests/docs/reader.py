@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ class Reader:
         words = stand_ins.on_this_machine(small_command(words)) if self.small else as_a_shell_reads(words)
         result: Result = CliRunner().invoke(main, words)
         self.told = result.output
-        assert result.exit_code == 0, f"{where}: trace {shlex.join(words)}\n{result.output}\n{result.exception!r}"
+        answered = words[0] == "gate" and re.search(r"gate (passed|failed|undecided)", result.output)
+        assert result.exit_code == 0 or answered, (
+            f"{where}: trace {shlex.join(words)}\n{result.output}\n{result.exception!r}"
+        )
 
 
 def run_elsewhere(words: list[str]) -> bool:

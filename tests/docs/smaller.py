@@ -13,6 +13,7 @@ FEW = ("--samples", "2", "--steps", "4", "--batch-size", "2")
 LAST = {
     "run": FEW,
     "counterfactual": FEW,
+    "gate": FEW,
     "counterfactual renoise": ("--paths", "3"),
     "sweep classify": ("--limit", "6"),
     "sweep retrieve": ("--limit", "8"),
@@ -45,7 +46,9 @@ def small_command(words: Sequence[str]) -> list[str]:
     more: list[str] = []
     for verb in (words[0], " ".join(words[:2])):
         more += LAST.get(verb, ())
-    if any("@steps=" in word for word in words):  # a window of steps that the run must have
+    if words[0] == "gate" and (words[1:2] and not words[1].startswith("-")):  # a run that is there
+        more = []
+    if any(re.search(r"@steps=|^steps\d", word) for word in words):  # what the run must have so many steps for
         more = _without(more, "--steps")
     if words[:2] == ["counterfactual", "steps"]:
         more += WHERE_NAMED["--counts"]

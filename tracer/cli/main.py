@@ -83,13 +83,14 @@ class Commands(Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     examples=(
         "trace run --model dit --mask R4S32  # paired clean and masked trajectories",
+        "trace run --arm int8 --arm cache2  # any change of the network: quantisation, a cache",
         "trace analyze growth  # curves, table and figure of the latest run",
         "trace analyze verdict  # does the error compound?",
     ),
 )
 @click.version_option(package_name="denoise-trace", prog_name="trace")
 def main() -> None:
-    """Measure how an error in attention travels through a diffusion trajectory."""
+    """Measure how the error of a mask, a cache or any other change travels through a diffusion trajectory."""
     silence()
     keep_freed_memory()
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         "trace run --mask R4S32 --mask R0S63 --steps 250 --dry-run  # what it would take",
         "trace run --model sd3 --mask sink-k1 --mask random-k1 --prompts 'a red heart' --record sinks",
         "trace run --checkpoint facebook/DiT-XL-2-256 --mask R4S32 --steps 250 --samples 1000 --device cuda",
+        "trace run --arm int8 --arm cache2 --arm steps10 --steps 20  # quantisation, a cache, fewer steps",
+        "trace run --arm mine=my_arms:my_cache@steps=5:20  # of your own: my_arms.py in this folder",
         "trace run --resume --out runs/dit-R4S32 --mask R4S32  # go on with what was interrupted",
     ),
 )
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 @dry_run
 @as_json
 def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
-    """Run a clean trajectory and one per --mask from the same noise, and save every step.
+    """Run a clean trajectory and one per --arm from the same noise, and save every step.
 
     How masks are written: `trace mask --help`. What can be run: `trace models`.
     """
@@ -241,7 +243,9 @@ def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr:
     folder: what --out names in the command that goes on, a study's own folder. label: which run of a study it is.
     """
     from tracer import run as running
+    from tracer import store
     from tracer.cli.announce import about, promises, warnings
+    from tracer.cli.costs import measured
     from tracer.price import price
 
     for line in [*(["", label] if label else []), *about(plan)]:
@@ -263,6 +267,9 @@ def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr:
         elif not report.whole:
             fail(str(report), command)
         click.echo(f"done in {human_seconds(time.monotonic() - began)}", err=to_stderr)
+        if "cost" in plan.record:
+            for line in measured(store.open_run(path)):
+                click.echo(line, err=to_stderr)
     from tracer.cli.pictures import pictures_of
 
     if pictures := pictures_of(path):

@@ -45,7 +45,7 @@ def small_command(words: Sequence[str]) -> list[str]:
     more: list[str] = []
     for verb in (words[0], " ".join(words[:2])):
         more += LAST.get(verb, ())
-    if any("@steps=" in word for word in words):  # a window of steps that the run must have
+    if any(re.search(r"@steps=|^steps\d", word) for word in words):  # steps that the run must have
         more = _without(more, "--steps")
     if words[:2] == ["counterfactual", "steps"]:
         more += WHERE_NAMED["--counts"]

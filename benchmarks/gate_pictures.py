@@ -25,31 +25,42 @@ COLUMNS = ("same picture", "same quality", "worse", "undecided")
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """Clean pictures and those of an arm, as the metrics see them; all [n] or [n, feature]."""
+class Seen:
+    """Pictures uint8 [n, 32, 32, 3] as the metrics see them: whether the judge names the class, CLIP's features."""
 
-    distance: np.ndarray
-    unrelated: np.ndarray
-    clean_right: np.ndarray
+    pictures: np.ndarray
     right: np.ndarray
-    clean_features: np.ndarray
     features: np.ndarray
 
-    def evidence(self, rows: np.ndarray | slice = slice(None)) -> list[Evidence]:
+    def at(self, rows: np.ndarray) -> Seen:
+        """Those at these positions."""
+        return Seen(self.pictures[rows], self.right[rows], self.features[rows])
+
+
+def look(pictures: np.ndarray, labels: np.ndarray) -> Seen:
+    """Look at pictures of the classes `labels` [n], the judge's numbers."""
+    return Seen(pictures, (seen(pictures) == labels).astype(float), embed(shipped_clip(), pictures))
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Clean pictures and those of an arm, of the same samples."""
+
+    clean: Seen
+    arm: Seen
+
+    def __len__(self) -> int:
+        return len(self.clean.right)
+
+    def evidence(self, *, judge: bool = True) -> list[Evidence]:
         """What a study of these pairs has to judge by."""
+        clean, arm = self.clean, self.arm
+        unrelated = rms(np.roll(clean.pictures, -1, axis=0), clean.pictures)
         return [
-            of_distance("pixels", self.distance[rows], self.unrelated[rows]),
-            of_scores("judge", self.clean_right[rows], self.right[rows]),
-            of_sets("mmd", self.clean_features[rows], self.features[rows]),
+            of_distance("pixels", rms(arm.pictures, clean.pictures), unrelated),
+            of_sets("mmd", clean.features, arm.features),
+            *([of_scores("judge", clean.right, arm.right)] if judge else []),
         ]
-
-
-def pairs(clean: np.ndarray, arm: np.ndarray, labels: np.ndarray) -> Pairs:
-    """Pictures uint8 [n, 32, 32, 3] of the classes `labels` [n], the judge's numbers."""
-    clip = shipped_clip()
-    right = [(seen(each) == labels).astype(float) for each in (clean, arm)]
-    features = [embed(clip, each) for each in (clean, arm)]
-    return Pairs(rms(arm, clean), rms(np.roll(clean, -1, axis=0), clean), *right, *features)
 
 
 def of_run(path: str | Path) -> dict[str, Pairs]:
@@ -58,13 +69,11 @@ def of_run(path: str | Path) -> dict[str, Pairs]:
     images = tree["images/image"].transpose("arm", "sample", "image_y", "image_x", "rgb")
     status = tree["status"].transpose("arm", "sample").values
     done = np.flatnonzero((status == store.STATUS_COMPLETE).all(axis=0))
-    pictures = {str(arm): images.sel(arm=arm).values[done].astype(np.uint8) for arm in images["arm"].values}
-    names = images["class_name"].values[done]
-    labels = np.array([class_names().index(name) for name in names])
-    clean = pictures.pop("clean")
-    found = {arm: pairs(clean, own, labels) for arm, own in pictures.items()}
+    labels = np.array([class_names().index(name) for name in images["class_name"].values[done]])
+    arms = {str(arm): look(images.sel(arm=arm).values[done].astype(np.uint8), labels) for arm in images["arm"].values}
+    clean = arms.pop("clean")
     first, second = other_of_the_same_class(labels)
-    return found | {OTHER: pairs(clean[first], clean[second], labels[first])}
+    return {arm: Pairs(clean, own) for arm, own in arms.items()} | {OTHER: Pairs(clean.at(first), clean.at(second))}
 
 
 def other_of_the_same_class(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,11 +85,13 @@ def other_of_the_same_class(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return first[order], second[order]
 
 
-def studies(whole: Pairs, *, n: int, count: int, seed: int = 0) -> list[Judged]:
+def studies(whole: Pairs, *, n: int, count: int, seed: int = 0, judge: bool = True) -> list[Judged]:
     """What the gate says of so many studies of n pairs, each drawn without replacement."""
-    rng, size = np.random.default_rng([seed, n]), len(whole.distance)
-    drawn = (rng.choice(size, n, replace=False) for _ in range(count))
-    return [decide({"arm": whole.evidence(rows)})["arm"] for rows in drawn]
+    rng = np.random.default_rng([seed, n])
+    drawn = (rng.choice(len(whole), n, replace=False) for _ in range(count))
+    return [
+        decide({"arm": Pairs(whole.clean.at(rows), whole.arm.at(rows)).evidence(judge=judge)})["arm"] for rows in drawn
+    ]
 
 
 def column(judged: Judged) -> str:
@@ -90,11 +101,11 @@ def column(judged: Judged) -> str:
 
 def pictures_table(path: str, samples: Sequence[int], count: int) -> None:
     """Print, for every arm, what all pairs show and how often small studies give each answer."""
-    print("| arm | pairs | all pairs: distance, judge, set | n | " + " | ".join(COLUMNS) + " |")
+    print("| arm | pairs | all pairs: distance, set, judge | n | " + " | ".join(COLUMNS) + " |")
     print("|---|---|---|---|" + "---|" * len(COLUMNS))
     arms: Mapping[str, Pairs] = of_run(path)
     for number, (arm, whole) in enumerate(arms.items()):
-        size = len(whole.distance)
+        size = len(whole)
         values = ", ".join(f"{one.estimate:.2g}" for one in whole.evidence())
         for n in (n for n in samples if n <= size // 2):
             said = [column(each) for each in studies(whole, n=n, count=count, seed=number)]

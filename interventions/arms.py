@@ -8,7 +8,8 @@ import json
 from typing import Any
 
 from interventions.families.base import Intervention
-from interventions.scope import hull, layer_ranges, rows, span
+from interventions.rules import rows
+from interventions.scope import hull, layer_ranges, span
 
 ArmCoordinates = dict[str, str | int | float | bool]
 

@@ -6,13 +6,23 @@ A study runs them and an analysis recognises them; they are what a schedule has 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
-from interventions.scope import rows
-
 RULES = {"uniform": 0.0, "first quarter exact": 0.25}
 """Rule -> the share of the run that it computes exactly before it begins."""
+
+
+def rows(steps: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the rows of steps that follow each other, as half-open windows, ascending."""
+    found: list[tuple[int, int]] = []
+    for step in sorted(steps):
+        if found and step == found[-1][1]:
+            found[-1] = found[-1][0], step + 1
+        else:
+            found.append((step, step + 1))
+    return found
 
 
 def steps_of(rule: str, steps: int, approximated: int) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ model or a run is checked elsewhere (`Intervention.check`).
 import math
 import operator
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 
@@ -29,6 +29,7 @@ token of a layout that may be such."""
 
 
 NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"  # one group, as every head and option writes numbers
+UNSIGNED = r"((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"  # the same without a sign, where a dash may stand before it
 
 
 def read_number(text: str) -> int | float:
@@ -190,17 +191,6 @@ def hull(steps: Sequence[int]) -> range:
     if isinstance(steps, range):
         return steps
     return range(steps[0], steps[-1] + 1) if len(steps) else range(0)
-
-
-def rows(steps: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the rows of steps that follow each other, as half-open windows, ascending."""
-    found: list[tuple[int, int]] = []
-    for step in sorted(steps):
-        if found and step == found[-1][1]:
-            found[-1] = found[-1][0], step + 1
-        else:
-            found.append((step, step + 1))
-    return found
 
 
 def _span(window: Window, steps: int) -> range:

@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ OWN = re.compile(r"([^=@]+)=([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)(@.*)?")
 """How an arm of the user's is typed: NAME=module:attribute, with a scope behind it."""
 NEARLY = re.compile(r"(?:([^=@:]+)=)?([A-Za-z_][\w./]*)[:.]([A-Za-z_]\w*)(@.*)?")
 """What people type for it: without a name, with a path or with a dot."""
-KINDS = ("model", "context", "attention", "steps", "sampler")
+KINDS = ("model", "context", "cache", "backend", "attention", "steps", "sampler")
 
 
 def arm(
@@ -26,6 +27,8 @@ def arm(
     *,
     model: Any = None,
     context: Callable[..., Any] | None = None,
+    cache: Any = None,
+    backend: str | None = None,
     attention: Callable[..., Any] | None = None,
     steps: int | None = None,
     sampler: str | None = None,
@@ -36,15 +39,17 @@ def arm(
     once. context: a function of the network that returns a context manager, entered around every forward of the arm
     (`contextlib.contextmanager` makes one of a generator); with a second parameter it is handed this path's memory, a
     dict that is kept from step to step and empty at the first, and with a third where in the run the forward is
-    (`interventions.changes.base.At`). attention: a function of (query, key, value, mask) that answers attention calls.
-    steps: the network is asked at so many of the run's steps. sampler: the name of the one that moves this arm.
+    (`interventions.changes.base.At`). cache: settings of a cache of diffusers, such as `MagCacheConfig(...)`. backend:
+    an attention backend of diffusers by its name. attention: a function of (query, key, value, mask) that answers
+    attention calls. steps: the network is asked at so many of the run's steps. sampler: the name of the one that moves
+    this arm. What is made by backend, steps and sampler is a spec, and called by it: `steps14`.
 
     The arm has a scope like any other: `tracer.arm(...).at(steps=(0, 10), strength=0.1)`. Raises SpecError for a name
     that is none or is a spec, and where none or several of the others are given.
     """
     given = {
         kind: value
-        for kind, value in zip(KINDS, (model, context, attention, steps, sampler), strict=True)
+        for kind, value in zip(KINDS, (model, context, cache, backend, attention, steps, sampler), strict=True)
         if value is not None
     }
     if len(given) != 1:
@@ -65,6 +70,18 @@ def _of_context(name: str, enter: Callable[..., Any]) -> Intervention:
     from interventions.changes.own import context
 
     return context(name, enter)
+
+
+def _of_cache(name: str, config: Any) -> Intervention:
+    from interventions.changes.own import ConfiguredCache
+
+    return ConfiguredCache(name, config=config)
+
+
+def _of_backend(name: str, backend: str) -> Intervention:
+    from interventions.changes.backend import Backend
+
+    return Backend(backend)
 
 
 def _of_attention(name: str, function: Callable[..., Any]) -> Intervention:
@@ -88,6 +105,8 @@ def _of_sampler(name: str, sampler: str) -> Intervention:
 _MAKERS: dict[str, Callable[[str, Any], Intervention]] = {
     "model": _of_model,
     "context": _of_context,
+    "cache": _of_cache,
+    "backend": _of_backend,
     "attention": _of_attention,
     "steps": _of_steps,
     "sampler": _of_sampler,
@@ -154,13 +173,22 @@ def _made(text: str, name: str, value: Any) -> Intervention:
 
     check_name(name)
     if isinstance(value, Intervention):
-        return value
+        return _called(text, name, value)
     wrapped = inspect.unwrap(value) if callable(value) else None
     if wrapped is not value and inspect.isgeneratorfunction(wrapped):
         return arm(name, context=value)
     if callable(value) and not inspect.signature(value).parameters:
         value = value()
         if isinstance(value, Intervention):
-            return value
+            return _called(text, name, value)
     why = "it is no arm: name what tracer.arm(...) made, a function that returns that, or a context manager function"
     raise spec_error(f"arm {text!r}", why, "mine=my_arms:my_cache")
+
+
+def _called(text: str, name: str, made: Intervention) -> Intervention:
+    """The arm under the name that was typed; what is a spec is called by it. Raises SpecError for another name."""
+    if any(own.name == "called" for own in fields(made)):
+        return replace(made, called=name)  # type: ignore[call-arg]
+    if str(made) != name:
+        raise spec_error(f"arm {text!r}", f"it is {made}, which has that name already", str(made))
+    return made

@@ -126,6 +126,8 @@ class Batches:
         """
         asked = Asked(moment, lanes, measured, memories or [None] * len(lanes), meter)
         while True:
+            if meter is not None:
+                meter.begin()
             parts = self._parts()
             largest = max(len(self._samples[part]) for part in parts)
             at_once = self._lanes_at_once(x.device, largest, lanes)

@@ -146,8 +146,6 @@ class Sampled(Unit):
         plan = self.plan
         states = torch.stack([self.state(lane.state) for lane in lanes])
         recorded: list[dict[str, Tensor]] = []
-        if self.meter is not None:
-            self.meter.begin()
 
         def predict(x: Tensor, level: Level) -> Prediction:
             first = not recorded

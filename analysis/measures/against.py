@@ -20,7 +20,7 @@ from analysis.measure import shipped
 from interventions.naming import unknown
 
 ERRORS = {"total": "distance to clean", "systematic": "own-path sum"}
-MOST_ROWS = 14  # drawn
+MOST_ROWS = 24  # drawn
 
 
 @shipped

@@ -48,7 +48,8 @@ def schedule(
     (rule, plan, bound) of the usual rules. `size` (step, layer): error of one approximated step in the layers that
     were approximated together. `chosen` (step, layer) is the plan that is asked for: the cheapest whose `expected` is
     within `budget`, or the best with at least this share `saving` (default .5). Dimension `proposal`: it and the rules
-    at its cost, with `in_quadrature` and `sum_of_sizes`, two other predictions. Dimension `tested`: arms made of cells
+    at its cost, with `in_quadrature` and `sum_of_sizes`, two other predictions, and `beside_rule`,
+    the schedule's over it. Dimension `tested`: arms made of cells
     that were run as a whole, here or in the run `measured`; `predicted`, `measured` and `ratio` of these, `answer`:
     held or failed by the margin of 1.25, or undecided. Dimension `pair`: a schedule and a rule of no larger saving,
     `rms_ratio` and the geometric mean `typical_ratio` over the same samples. `of`: which head, where a run has several.
@@ -160,6 +161,7 @@ def _proposals(plans: Plans, plan: int, limits: dict[str, Any]) -> xr.Dataset:
         {
             "spec": ("proposal", [cells.spec(cover) for cover, _ in known.values()]),
             "saved": ("proposal", [cover.sum() / cells.total for cover, _ in known.values()]),
+            "beside_rule": (("proposal", "bound"), _against(known, limits)),
             "of_proposal": (
                 ("proposal", "bound"),
                 np.stack([predict.rms(each, **limits) for _, each in known.values()]),
@@ -169,6 +171,12 @@ def _proposals(plans: Plans, plan: int, limits: dict[str, Any]) -> xr.Dataset:
         },
         coords={"proposal": list(known)},
     )
+
+
+def _against(known: dict[str, tuple[np.ndarray, np.ndarray]], limits: dict[str, Any]) -> np.ndarray:
+    """Predicted error of the schedule over that of each proposal [proposal, bound]."""
+    _, own = known["schedule"]
+    return np.stack([predict.ratio(own, other, paired=True, **limits) for _, other in known.values()])
 
 
 def _tested(arms: list[Tested], cells: Cells, same: bool, limits: dict[str, Any]) -> xr.Dataset:

@@ -59,6 +59,14 @@ def _cells(canvas: Figure, ax: Axes, dataset: xr.Dataset) -> None:
     ax.set_title(f"Approximated at {float(dataset['saving'][dataset.attrs['plan']]):.0%} saved", loc="left")
 
 
+def _point(ax: Axes, x: float, interval: np.ndarray, kind: str) -> None:
+    """A measured error with its interval."""
+    color, marker = LOOKS[kind]
+    low, middle, high = interval
+    ax.errorbar(x, middle, yerr=[[middle - low], [high - middle]], color=color, marker=marker, linestyle="",
+                markerfacecolor="white", markersize=6, linewidth=1, label=f"{kind}, measured")  # fmt: skip
+
+
 def _curve(ax: Axes, dataset: xr.Dataset) -> None:
     """Expected error against saving, by schedule and by rule, and the arms that were run."""
     lines = {"schedule": dataset["expected"]} | {
@@ -72,10 +80,7 @@ def _curve(ax: Axes, dataset: xr.Dataset) -> None:
         )
     for place in range(dataset.sizes["tested"]):
         at = dataset.isel(tested=place)
-        color, marker = LOOKS[str(at["kind"].values)]
-        low, middle, high = at["measured"].values
-        ax.errorbar(float(at["tested_saving"]), middle, yerr=[[middle - low], [high - middle]], color=color,
-                    marker=marker, markerfacecolor="white", markersize=6, linewidth=1)  # fmt: skip
+        _point(ax, float(at["tested_saving"]), at["measured"].values, str(at["kind"].values))
     ax.axvline(
         float(dataset["saving"][dataset.attrs["plan"]]), color=figures.NULL, linewidth=0.7, linestyle=figures.DASHES
     )
@@ -89,18 +94,16 @@ def _curve(ax: Axes, dataset: xr.Dataset) -> None:
 def _predictions(ax: Axes, dataset: xr.Dataset) -> None:
     """Measured against predicted; between the dotted lines they agree within the margin."""
     predicted, measured = dataset["predicted"].values, dataset["measured"].values
-    for place in np.flatnonzero(np.isfinite(predicted[:, 1])):
-        color, marker = LOOKS[str(dataset["kind"].values[place])]
-        low, middle, high = measured[place]
-        ax.errorbar(predicted[place, 1], middle, yerr=[[middle - low], [high - middle]], color=color,
-                    marker=marker, markerfacecolor="white", markersize=6, linewidth=1)  # fmt: skip
-    known = np.concatenate([predicted[np.isfinite(predicted)], measured.ravel()])
+    told = np.isfinite(predicted[:, 1])
+    known = np.concatenate([predicted[told].ravel(), measured[told].ravel()]) if told.any() else np.ones(1)
+    for place in np.flatnonzero(told):
+        _point(ax, predicted[place, 1], measured[place], str(dataset["kind"].values[place]))
     ends = np.array([known.min() / 1.2, known.max() * 1.2])
     ax.plot(ends, ends, color="black", linewidth=0.7)
     for factor in (MARGIN, 1 / MARGIN):
         ax.plot(ends, ends * factor, color="black", linewidth=0.7, linestyle=":")
-    ax.set_xlabel(f"predicted {UNIT}")
-    ax.set_ylabel(f"measured {UNIT}")
-    ax.set_title("Does adding predict it? (dotted: within 1.25)", loc="left")
+    ax.set_xlabel("predicted (sd)")
+    ax.set_ylabel("measured (sd)")
+    ax.set_title("Does adding predict it?", loc="left")
     figures.log_axis(ax)
     figures.log_axis(ax, "x")

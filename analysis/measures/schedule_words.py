@@ -80,7 +80,12 @@ def _proposed(dataset: xr.Dataset) -> str:
     rules = {str(name): dataset["of_proposal"].sel(proposal=name).values for name in dataset["proposal"].values[1:]}
     specs = dict(zip(dataset["proposal"].values.tolist(), dataset["spec"].values.tolist(), strict=True))
     texts += [f"It is {name} itself." for name in rules if specs[name] == specs["schedule"]]
-    known = [f"{name} {_interval(values)}" for name, values in rules.items() if np.isfinite(values[1])]
+    over = dataset["beside_rule"]
+    known = [
+        f"{name} {_interval(values)} (the schedule over it {_interval(over.sel(proposal=name).values)})"
+        for name, values in rules.items()
+        if np.isfinite(values[1])
+    ]
     unknown = [name for name, values in rules.items() if not np.isfinite(values[1])]
     if known:
         texts.append(f"At the same saving: {', '.join(known)}.")

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from analysis.common import runs, spectrum
-from interventions.scope import layer_ranges, rows
+from interventions.rules import rows
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Cells:
         parts = []
         for steps, columns in groups.items():
             if steps:
-                layers = layer_ranges(tuple(self.layers[column] for column in columns)) if self.layers else ""
+                layers = _ranges([self.layers[column] for column in columns]) if self.layers else ""
                 options = [f"layers={layers}"] * bool(layers) + [f"steps={_windows(steps)}"]
                 parts.append(f"{self.head}{';' if '@' in self.head else '@'}{';'.join(options)}")
         return "+".join(parts)
@@ -225,6 +225,11 @@ def squared(run: xr.DataTree, arm: str, scale: float) -> np.ndarray:
 
 def _one_row(steps: Sequence[int]) -> bool:
     return len(rows(steps)) == 1
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """Layers as a spec lists them: 0-2,5."""
+    return ",".join(str(first) if after == first + 1 else f"{first}-{after - 1}" for first, after in rows(layers))
 
 
 def _windows(steps: Sequence[int]) -> str:

@@ -30,13 +30,16 @@ class Change(Intervention):
     """What is done to the network around its forward, not at the attention seam.
 
     A family like any other: frozen, read from a spec's head, with a scope. `remembers`: whether it has memory from step
-    to step. `replaces`: whether another network runs in its place, which `network.second.running` finds. A dose a < 1
-    (`strength`) is F + a (G - F) of the predictions, which the loop takes care of.
+    to step. `shares`: whether the forwards of a step (the conditional, the unconditional one) share a memory where a
+    pipeline names them to it, as diffusers' caches do; else each has its own. `replaces`: whether another network runs
+    in its place, which `network.second.running` finds. A dose a < 1 (`strength`) is F + a (G - F) of the predictions,
+    which the loop takes care of.
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"steps", "pause", "strength"})
     noun: ClassVar[str] = "change"
     remembers: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
 
     def around(self, network: Any, memory: Memory, at: At) -> AbstractContextManager[None]:

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 from interventions.changes.base import At, Change, Memory
 from interventions.errors import spec_error
-from interventions.scope import NUMBER, as_text, read_number, whole
+from interventions.scope import UNSIGNED, as_text, read_number, whole
 
 FAMILIES = {
     "pab": "pyramid-attention-broadcast",
@@ -53,7 +53,7 @@ class LibraryCache(Change):
         (r"pab", "pab2", "the number of steps is missing"),
         (r"faster[-_ ]?cache", "fastercache2", "the number of steps is missing"),
         (r"(?:fbc|fb[-_ ]?cache|first[-_ ]?block[-_ ]?cache)", "fbc0.1", "the threshold is missing"),
-        (rf"(?:fb[-_ ]?cache|first[-_ ]?block[-_ ]?cache){NUMBER}", r"fbc\1", "it is written short"),
+        (rf"(?:fb[-_ ]?cache|first[-_ ]?block[-_ ]?cache){UNSIGNED}", r"fbc\1", "it is written short"),
         (r"taylor[-_ ]?seer", "taylorseer3", "the number of steps is missing"),
         (r"mag[-_ ]?cache", "magcache0.06", "the threshold is missing"),
     )
@@ -78,7 +78,7 @@ class LibraryCache(Change):
     @classmethod
     def read(cls, head: str) -> LibraryCache | None:
         """Read `pab2`, `fastercache2`, `fbc0.1`, `taylorseer3`, `taylorseer3-o2` and `magcache0.06`."""
-        match = re.fullmatch(f"(pab|fastercache|fbc|magcache|taylorseer(?=.*)){NUMBER}(?:-o{NUMBER})?", head)
+        match = re.fullmatch(f"(pab|fastercache|fbc|magcache|taylorseer){UNSIGNED}(?:-o{UNSIGNED})?", head)
         if not match or (match[3] and match[1] != "taylorseer"):
             return None
         return cls(match[1], read_number(match[2]), read_number(match[3] or "1"))  # type: ignore[arg-type]
@@ -87,6 +87,11 @@ class LibraryCache(Change):
     def name(self) -> str:
         """The spec without its scope."""
         return f"{self.kind}{as_text(self.amount)}" + (f"-o{self.order}" if self.order != 1 else "")
+
+    @property
+    def shares(self) -> bool:  # type: ignore[override]
+        """Whether forwards of a step share a memory, in which diffusers keeps them apart by name, or does not (PAB)."""
+        return self.kind != "fastercache"
 
     @property
     def family(self) -> str:
@@ -103,7 +108,8 @@ class LibraryCache(Change):
         return attached(base, config(self, base, offset, len(self.window(at.steps))), memory, self)
 
     def fingerprint(self, network: Any) -> str:
-        """The version of diffusers."""
-        from interventions.network.library_caches import version
+        """The version of diffusers. Raises `SpecError` for a network that this cache cannot be put on."""
+        from interventions.network.library_caches import check, version
 
+        check(self, network)
         return f"diffusers {version()}"

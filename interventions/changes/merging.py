@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from interventions.changes.base import At, Change, Memory
 from interventions.errors import spec_error
-from interventions.scope import NUMBER, as_text
+from interventions.scope import UNSIGNED, as_text
 
 MOST = 0.75
 """One token of every 2 x 2 stays."""
@@ -33,7 +33,7 @@ class TokenMerging(Change):
     example: ClassVar[str] = "tome0.5"
     heads: ClassVar[tuple[str, ...]] = ("tome0.5",)
     nearly: ClassVar[tuple[tuple[str, str, str], ...]] = (
-        (rf"to(?:me|ken-?merging)[-_ =]?{NUMBER}", r"tome\1", "the share stands directly behind"),
+        (rf"to(?:me|ken-?merging)[-_ =]?{UNSIGNED}", r"tome\1", "the share stands directly behind"),
         (r"tome(?:sd)?", "tome0.5", "the share of merged tokens is missing"),
     )
     noun: ClassVar[str] = "token merging"
@@ -50,7 +50,7 @@ class TokenMerging(Change):
     @classmethod
     def read(cls, head: str) -> TokenMerging | None:
         """Read `tome0.5`."""
-        match = re.fullmatch(f"tome{NUMBER}", head)
+        match = re.fullmatch(f"tome{UNSIGNED}", head)
         return cls(float(match[1])) if match else None
 
     @property

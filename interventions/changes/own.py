@@ -89,6 +89,30 @@ class RememberingContext(Context):
 
 
 @dataclass(frozen=True)
+class ConfiguredCache(Own):
+    """A cache of diffusers with settings of the user's: any that `enable_cache` takes and `library_caches` knows."""
+
+    config: Any = field(kw_only=True)
+    noun: ClassVar[str] = "cache"
+    remembers: ClassVar[bool] = True
+    shares: ClassVar[bool] = True
+
+    def around(self, network: Any, memory: Memory, at: At) -> AbstractContextManager[None]:
+        """diffusers' hooks, with the states of this path."""
+        from interventions.network.library_caches import attached
+        from interventions.network.second import running
+
+        return attached(running(network), self.config, memory, self)
+
+    def fingerprint(self, network: Any) -> str:
+        """The version of diffusers and every setting, of functions where they come from."""
+        from interventions.network.library_caches import settings, version
+
+        said = [f"{name}={of_function(value) if callable(value) else value}" for name, value in settings(self.config)]
+        return f"diffusers {version()}, {type(self.config).__name__}({', '.join(said)})"
+
+
+@dataclass(frozen=True)
 class SecondNetwork(Own):
     """`network` answers instead: a torch module, or a function that makes one of the clean network."""
 

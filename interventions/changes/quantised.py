@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from interventions.changes.base import At, Change, Memory
 from interventions.errors import spec_error
-from interventions.scope import NUMBER, read_number, whole
+from interventions.scope import UNSIGNED, read_number, whole
 
 GROUP = 32
 """Weights that share a scale, of less than 8 bits."""
@@ -52,7 +52,7 @@ class Quantised(Change):
     @classmethod
     def read(cls, head: str) -> Quantised | None:
         """Read `int8`, `int4` and `int4-g64`."""
-        match = re.fullmatch(f"int{NUMBER}(?:-g{NUMBER})?", head)
+        match = re.fullmatch(f"int{UNSIGNED}(?:-g{UNSIGNED})?", head)
         if not match:
             return None
         bits = read_number(match[1])

@@ -1,11 +1,11 @@
 """Feature caches of our own: blocks that give what they gave earlier, in every k-th step or at steps of your choice.
 
 `cache2` computes every second step of its window and reuses in between, the plain schedule of FORA (Selvaraju et al.,
-arXiv:2407.01425) and the uniform baseline of every other cache. `reuse@steps=5;layers=2` lets one block stand still in
-one step, which is the unit that a schedule is made of. What is kept of a block is its residual, output minus input, as
-TeaCache (arXiv:2411.19108), FirstBlockCache and MagCache keep it: the tokens that enter are those of the step, and what
-the blocks between add is new. `-output` keeps the output itself, as DeepCache (arXiv:2312.00858) keeps features: then
-nothing of the step passes a reused block.
+arXiv:2407.01425) and the uniform baseline of every other cache. `reuse@steps=5:6;layers=2` lets one block stand still
+in one step, which is the unit that a schedule is made of. What is kept of a block is its residual, output minus input,
+as TeaCache (arXiv:2411.19108), FirstBlockCache and MagCache keep it: the tokens that enter are those of the step, and
+what the blocks between add is new. `-output` keeps the output itself, as DeepCache (arXiv:2312.00858) keeps features:
+then nothing of the step passes a reused block.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from interventions.changes.base import At, Change, Memory
 from interventions.errors import spec_error
 from interventions.layout import TokenLayout
-from interventions.scope import NUMBER, read_number, whole
+from interventions.scope import UNSIGNED, read_number, whole
 
 KEPT = ("residual", "output")
 
@@ -90,7 +90,7 @@ class EveryK(_Reusing):
     @classmethod
     def read(cls, head: str) -> EveryK | None:
         """Read `cache2` and `cache2-output`."""
-        match = re.fullmatch(f"cache{NUMBER}(-output)?", head)
+        match = re.fullmatch(f"cache{UNSIGNED}(-output)?", head)
         return cls("output" if match[2] else "residual", read_number(match[1])) if match else None  # type: ignore[arg-type]
 
     @property
@@ -110,12 +110,12 @@ class EveryK(_Reusing):
 
 @dataclass(frozen=True)
 class Reuse(_Reusing):
-    """`reuse@steps=5;layers=2`: at these steps these blocks give what they gave at the latest step before.
+    """`reuse@steps=5:6;layers=2`: at these steps these blocks give what they gave at the latest step before.
 
     The step before each window is computed along, so that there is something to give: it acts in it, without an error.
     """
 
-    example: ClassVar[str] = "reuse@steps=5;layers=2"
+    example: ClassVar[str] = "reuse@steps=5:6;layers=2"
     heads: ClassVar[tuple[str, ...]] = ("reuse",)
 
     @classmethod

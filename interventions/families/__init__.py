@@ -59,6 +59,9 @@ FAMILIES: Registry[type[Intervention]] = Registry(
         "precision": "interventions.changes.precision:Precision",
         "every-k-cache": "interventions.changes.reuse:EveryK",
         "reuse": "interventions.changes.reuse:Reuse",
+        "token-merging": "interventions.changes.merging:TokenMerging",
+        "library-cache": "interventions.changes.library_caches:LibraryCache",
+        "attention-backend": "interventions.changes.backend:Backend",
     },
     group="denoise_trace.families",
 )

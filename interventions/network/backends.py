@@ -47,19 +47,20 @@ def attending(network: nn.Module, backend: str, spec: object) -> Iterator[None]:
 def check(network: nn.Module, backend: str, spec: object) -> None:
     """Raise `SpecError`, naming `spec`, for a backend that is unknown, not usable here or not asked by the network."""
     parameter = next(network.parameters())
-    usable = _usable(parameter.device, parameter.dtype)
-    if backend not in usable:
+    where = parameter.device, parameter.dtype
+    if reason := _reason(backend, *where):
+        usable = _usable(*where)
         near = closest(backend, usable)
-        reason = _reason(backend, parameter.device, parameter.dtype) or "diffusers has no such backend"
         why = f"{reason}; on this machine there are {', '.join(usable)}"
         raise spec_error(spec, why, f"backend-{near or '_native_math'}")
     if backend in OF_TORCH:
         return
     direct = [site.name for site in sites(network) if not hasattr(_processor(site.module), "_attention_backend")]
     if direct:
+        possible = ", ".join(name for name in _usable(*where) if name in OF_TORCH)
         why = (
             f"the attention of {type(network).__name__} calls PyTorch itself, not diffusers' dispatcher ({direct[0]} "
-            f"and {len(direct) - 1} more); it can have {', '.join(name for name in usable if name in OF_TORCH)}"
+            f"and {len(direct) - 1} more); it can have {possible}"
         )
         raise spec_error(spec, why, "backend-_native_math")
 

@@ -6,8 +6,10 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from interventions.errors import spec_error
@@ -22,6 +24,14 @@ WARMUP = 3
 ALWAYS = (-1, 2)
 """A range of timesteps that holds 0: where a cache acts is said by the arm's steps."""
 NEVER = 10
+APPLIED = {
+    "PyramidAttentionBroadcastConfig": "apply_pyramid_attention_broadcast",
+    "FasterCacheConfig": "apply_faster_cache",
+    "FirstBlockCacheConfig": "apply_first_block_cache",
+    "TaylorSeerCacheConfig": "apply_taylorseer_cache",
+    "MagCacheConfig": "apply_mag_cache",
+}
+"""Settings -> the function of diffusers that puts their hooks on."""
 
 
 def version() -> str:
@@ -29,6 +39,12 @@ def version() -> str:
     import diffusers
 
     return str(diffusers.__version__)
+
+
+def settings(config: Any) -> list[tuple[str, Any]]:
+    """The settings of a cache by name, tensors as lists."""
+    values = ((each.name, getattr(config, each.name)) for each in fields(config))
+    return [(name, value.tolist() if isinstance(value, torch.Tensor) else value) for name, value in values]
 
 
 def config(spec: LibraryCache, network: nn.Module, forwards: int, steps: int) -> Any:
@@ -94,6 +110,12 @@ def _mag_cache(spec: LibraryCache, network: nn.Module, steps: int) -> Any:
     return MagCacheConfig(threshold=spec.amount, num_inference_steps=steps, mag_ratios=FLUX_MAG_RATIOS)
 
 
+def check(spec: LibraryCache, network: nn.Module) -> None:
+    """Raise `SpecError` for a network that the cache of an arm cannot be put on."""
+    with attached(network, config(spec, network, 0, 1), {}, spec):
+        pass
+
+
 @contextmanager
 def attached(network: nn.Module, config: Any, memory: dict[str, Any], spec: object) -> Iterator[None]:
     """While inside, a cache of diffusers is on, with the states that `memory` holds; then the network is as before.
@@ -101,28 +123,31 @@ def attached(network: nn.Module, config: Any, memory: dict[str, Any], spec: obje
     config: any that `enable_cache` of diffusers takes. Raises `SpecError`, naming `spec`, where the cache does not know
     the network's blocks.
     """
-    from diffusers.hooks.hooks import CacheContext, _set_cache_context
+    from diffusers.hooks.hooks import CacheContext, HookRegistry, _set_cache_context
 
     _refuse(network, config, spec)
+    config, seen = _told_timesteps(network, config)
     before = {module: _attributes(module) for module in network.modules()}
     hooked = {module: set(own["_diffusers_hook"].hooks) for module, own in before.items() if "_diffusers_hook" in own}
     try:
         _apply(network, config, spec)
         hooks = [
-            (f"{place}: {name}", hook)
+            (place, name, hook)
             for place, module in network.named_modules()
             for name, hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).items()
             if name not in hooked.get(module, ())
         ]
-        if not hooks:
+        if not any(place for place, _, _ in hooks):
             why = f"it finds nothing to do in {type(network).__name__}, whose modules it does not know by name"
             raise spec_error(spec, why, "cache2")
         _hand_over(hooks, memory)
+        HookRegistry.check_if_exists_or_initialize(network).invalidate_child_registries_cache()  # a pipeline has asked
         _set_cache_context(network, CacheContext("path"))
         yield
     finally:
+        seen.remove()
         for module, own in before.items():
-            registry = getattr(module, "_diffusers_hook", None)
+            registry: Any = getattr(module, "_diffusers_hook", None)
             for name in [*getattr(registry, "hooks", ())]:
                 if name not in hooked.get(module, ()):
                     registry.remove_hook(name, recurse=False)
@@ -131,6 +156,22 @@ def attached(network: nn.Module, config: Any, memory: dict[str, Any], spec: obje
                     vars(module)[attribute] = own[attribute]
                 else:
                     vars(module).pop(attribute, None)
+        if "_diffusers_hook" in vars(network):
+            network._diffusers_hook.invalidate_child_registries_cache()  # type: ignore[operator, union-attr]
+
+
+def _told_timesteps(network: nn.Module, config: Any) -> tuple[Any, Any]:
+    """The settings with the timestep of the forward, from 0 to 1000, where they ask for one and have none."""
+    told: list[float] = []
+
+    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = kwargs.get("timestep", args[1] if len(args) > 1 else None)
+        first = float(torch.as_tensor(0.0 if given is None else given).flatten()[0])
+        told[:] = [first * 1000 if type(network).__name__.startswith("Flux") else first]
+
+    if getattr(config, "current_timestep_callback", see) is None:
+        config = replace(config, current_timestep_callback=lambda: told[0])
+    return config, network.register_forward_pre_hook(see, with_kwargs=True)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
@@ -150,36 +191,29 @@ def _refuse(network: nn.Module, config: Any, spec: object) -> None:
 def _apply(network: nn.Module, config: Any, spec: object) -> None:
     from diffusers import hooks
 
-    applied = {
-        "PyramidAttentionBroadcastConfig": "apply_pyramid_attention_broadcast",
-        "FasterCacheConfig": "apply_faster_cache",
-        "FirstBlockCacheConfig": "apply_first_block_cache",
-        "TaylorSeerCacheConfig": "apply_taylorseer_cache",
-        "MagCacheConfig": "apply_mag_cache",
-    }
     kind = type(config).__name__
-    if kind not in applied:
-        raise spec_error(spec, f"{kind} is none of {', '.join(applied)}", "pab2")
+    if kind not in APPLIED:
+        raise spec_error(spec, f"{kind} is none of {', '.join(APPLIED)}", "pab2")
     logger = logging.getLogger("diffusers.hooks")
     level = logger.level
     logger.setLevel(logging.ERROR)  # that a cache is experimental is said at every forward
     try:
-        getattr(hooks, applied[kind])(network, config)
+        getattr(hooks, APPLIED[kind])(network, config)
     except (ValueError, IndexError) as error:
-        why = f"diffusers' {kind.removesuffix('Config')} does not know the blocks of {type(network).__name__} ({error})"
+        why = f"diffusers' {kind.removesuffix('Config')} does not take {type(network).__name__}: {error}"
         raise spec_error(spec, why, "cache2") from error
     finally:
         logger.setLevel(level)
 
 
-def _hand_over(hooks: list[tuple[str, Any]], memory: dict[str, Any]) -> None:
+def _hand_over(hooks: list[tuple[str, str, Any]], memory: dict[str, Any]) -> None:
     """Give hooks the states that this path remembers, or have it remember theirs."""
     from diffusers.hooks.hooks import StateManager
 
     managers: dict[int, Any] = {}
-    for place, hook in hooks:
+    for place, name, hook in hooks:
         managers |= {id(value): value for value in vars(hook).values() if isinstance(value, StateManager)}
         if "state" in vars(hook):
-            hook.state = memory.setdefault(place, hook.state)
+            hook.state = memory.setdefault(f"{place}: {name}", hook.state)
     for number, manager in enumerate(managers.values()):
         manager._state_cache = memory.setdefault(f"states {number}", {})

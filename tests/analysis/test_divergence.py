@@ -11,6 +11,7 @@ import analysis
 from analysis.common import divergence, runs
 from tests.analysis.test_figures import RUNS
 from tests.analysis.test_onset import framed_run
+from tests.builders import cells
 from tests.builders.attended import attended
 from tests.builders.blown_up import blown_up, with_status
 from tests.builders.replayed import answered, replayed_run
@@ -62,8 +63,18 @@ def test_every_measure_is_that_of_the_other_samples_and_counts_these(name, value
 
 def test_every_measure_of_runs_is_in_these_tests():
     asked = {name for name, measure in analysis.MEASURES.items() if measure.reads in ("run", "runs")}
-    below = {"compare", "steps", "paths", "renoise", "calibrate", "places", "onset", "words", "tradeoff"}
+    below = {"compare", "steps", "paths", "renoise", "calibrate", "places", "onset", "words", "schedule", "tradeoff"}
     assert asked - set(ONE_RUN) == below  # tested by themselves
+
+
+def test_a_schedule_is_chosen_by_the_samples_that_are_whole():
+    arms = cells.singles(4)
+    run = cells.run_of(arms, cells.linear(0, steps=4, layers=1), steps=4, layers=1)
+    wild = analysis.schedule(blown_up(run, {arms[2]: LOST}, step=2))
+    calm = analysis.schedule(without(run))
+    np.testing.assert_array_equal(wild["expected"], calm["expected"])
+    np.testing.assert_array_equal(wild["chosen"], calm["chosen"])
+    assert f"2 of 8 samples diverged ({arms[2]} from step 2)" in analysis.schedule.sentence(wild)
 
 
 def test_maps_of_words_are_of_the_samples_that_are_whole():

@@ -1,4 +1,4 @@
-"""The gate: series against loops and closed forms, limits against scipy's tests, answers on pairs whose truth is known."""
+"""The gate: series against loops and closed forms, limits against scipy's tests, answers where the truth is known."""
 
 import json
 import math

@@ -37,8 +37,8 @@ OFFERED = {
     "trace run --mask R4S32@queries=": ["R4S32@queries=all", "R4S32@queries=image"],  # a graph is on the image tokens
     "trace run --mask 'sink-k5@layers=3;so": ["sink-k5@layers=3;source="],
     "trace mask K": ["K64N8"],
-    "trace counterfactual ": ["impulse", "windows", "all-but", "prefix", "dose", "one-pass", "steps", "renoise",
-                              "sampler", "guidance"],
+    "trace counterfactual ": ["impulse", "schedule", "windows", "all-but", "prefix", "dose", "one-pass", "steps",
+                              "renoise", "sampler", "guidance"],
     "trace reproduce sinks-per": ["sinks-perceptual"],
     "trace reproduce sinks-perceptual --with sa": ["samples="],
     "trace score --metric cl": ["clip-t"],

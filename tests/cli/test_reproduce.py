@@ -48,6 +48,8 @@ def test_a_rehearsal_has_few_samples_paths_and_steps_and_folders_named_by_them()
     line = shlex.split("run --samples 80 --paths 8 --forks 8 --counts 50,100,1000 --steps 20 --out r/T0250")
     small = shlex.split("run --samples 3 --paths 2 --forks 2 --counts 5,6,11 --steps 5 --out r/T0008")
     assert rehearsal(line) == small
+    coarse = rehearsal(shlex.split("run --steps 48 --arm steps24 --arm steps16 --arm cache3@steps=0.25:1.0 --out r"))
+    assert coarse == shlex.split("run --steps 5 --arm steps3 --arm steps2 --arm cache3@steps=0.25:1.0 --out r")
     pictures = rehearsal(shlex.split("sweep figure1 --samples 24 --contrast 192 --out r"))
     assert pictures[len(pictures) - 1 - pictures[::-1].index("--contrast") + 1] == "3"  # the last of an option counts
 

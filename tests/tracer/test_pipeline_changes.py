@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import numpy as np
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 
 import tracer
-from interventions import SpecError
+from interventions import SeamError, SpecError
 from interventions.changes.base import At
 from interventions.seam.wrapping import replaced_forward
 from tests.zoo import ZOO
@@ -155,8 +156,7 @@ def test_an_empty_context_is_no_error_bit_for_bit_and_a_patch_is_the_patched_pip
     assert float(run["metrics/closure"].sel(arm="tilted").max()) < 1e-5
 
 
-@pytest.mark.parametrize("window", [(0, 4), (1, 4)], ids=["from the start", "from the second step"])
-@pytest.mark.parametrize("name", ["sd3", "wan"])
+@pytest.mark.parametrize(("name", "window"), [("sd3", (1, 4)), ("wan", (0, 4))])
 def test_a_cache_has_a_memory_of_its_own_on_each_path_in_each_network_and_forward(name, window, request, tmp_path):
     """G(y) is one uninterrupted call of the pipeline with one memory, whatever else was asked in between."""
     denoiser = request.getfixturevalue(name)
@@ -188,26 +188,53 @@ def test_what_a_cache_adds_at_the_clean_states_has_seen_clean_states_alone(sd3, 
     assert (stored[:, ::2] == 0).all()  # where the cache is filled
 
 
+def broadcast():
+    """As a user of diffusers would write it."""
+    return PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, cross_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(0, 1000), cross_attention_timestep_skip_range=(0, 1000),
+        spatial_attention_block_identifiers=("blocks",), cross_attention_block_identifiers=("blocks",),
+        current_timestep_callback=lambda: 500,
+    )  # fmt: skip
+
+
+@contextmanager
+def enabled(denoiser, config) -> Iterator[None]:
+    """The pipeline as it is deployed with a cache of diffusers."""
+    for network in denoisers(denoiser.pipe):
+        network.enable_cache(config)
+    try:
+        yield
+    finally:
+        for network in denoisers(denoiser.pipe):
+            network.disable_cache()
+
+
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_a_cache_of_diffusers_is_the_pipeline_with_that_cache_enabled(name, request, tmp_path):
+    """Also where diffusers has one state for the two forwards of a step: in Wan's, PAB reuses across guidance."""
+    denoiser = request.getfixturevalue(name)
+    run = traced(denoiser, tmp_path, "fbc3", "pab2")
+    for arm, config in {"fbc3": FirstBlockCacheConfig(threshold=3.0), "pab2": broadcast()}.items():
+        with enabled(denoiser, config):
+            own = plain(denoiser)
+        assert changed(run, arm) > 1e-3
+        close(ends(denoiser, run, arm), own)
+        assert float(run["metrics/closure"].sel(arm=arm).max()) < 1e-5
+
+
+def test_a_cache_that_is_enabled_already_is_refused_with_the_arm_to_type(flux):
+    with (
+        enabled(flux, broadcast()),
+        pytest.raises(SeamError, match=r"tracer\.arm\('cached', cache=PyramidAttentionBroadcastConfig"),
+    ):
+        tracer.from_pipeline(flux.pipe, **flux.asked.arguments)
+
+
 def test_the_order_of_arms_changes_nothing(sd3, tmp_path):
     one, other = traced(sd3, tmp_path / "one", CACHE, TILTED), traced(sd3, tmp_path / "other", TILTED, CACHE)
     for name in ("trajectory/delta", "decomposition/injected"):
         np.testing.assert_array_equal(one[name].sel(arm="cache"), other[name].sel(arm="cache"))
-
-
-def test_a_stopped_run_with_a_cache_goes_on_with_the_same_numbers(sd3, tmp_path):
-    whole = traced(sd3, tmp_path / "whole", CACHE, samples=4)
-
-    class Stop(Exception):
-        pass
-
-    def progress(done, total):
-        if done > 5:
-            raise Stop
-
-    with pytest.raises(Stop):
-        traced(sd3, tmp_path / "cut", CACHE, samples=4, progress=progress)
-    rest = traced(sd3, tmp_path / "cut", CACHE, samples=4, resume=True)
-    np.testing.assert_array_equal(whole["trajectory/delta"].values, rest["trajectory/delta"].values)
 
 
 def test_a_dose_is_a_share_of_what_the_change_does_to_the_answer(sd3, tmp_path):

@@ -63,14 +63,22 @@ def _weighted(line: list[str], weights: Mapping[str, str]) -> Iterable[str]:
 def rehearsal(line: list[str]) -> list[str]:
     """The same command in small: `REHEARSED` samples, paths and forks, few steps; folders are named by these steps."""
     line = [re.sub(r"T(\d{4})$", lambda match: f"T{_few(match[1]):04d}", word) for word in line]
+    steps = line[line.index("--steps") + 1] if "--steps" in line else ""
     for place, word in enumerate(line[:-1]):
         if word in REHEARSED:
             line[place + 1] = str(REHEARSED[word])
         elif word in ("--steps", "--counts"):
             line[place + 1] = ",".join(str(_few(count)) for count in line[place + 1].split(","))
+        elif word == "--arm" and steps.isdecimal():
+            line[place + 1] = re.sub(r"^steps(\d+)$", lambda arm: f"steps{_share(arm[1], steps)}", line[place + 1])
     return [*line, *_TINY.get(" ".join(line[:2]), "").split()]
 
 
 def _few(count: str) -> int:
     """50 -> 5, 100 -> 6, 250 -> 8, 500 -> 10, 1000 -> 11: different numbers of steps stay different."""
     return max(FEWEST_STEPS, round(FEWEST_STEPS + 1.5 * log2(int(count) / 50)))
+
+
+def _share(count: str, steps: str) -> int:
+    """What `count` of `steps` is of the rehearsal's steps, rounded up: 24 and 16 of 48 are 3 and 2 of 5."""
+    return -(-int(count) * _few(steps) // int(steps))

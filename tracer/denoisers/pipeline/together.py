@@ -138,7 +138,8 @@ class Network:
             return [None], missing  # what it holds, or the clean network's answer
         assert isinstance(lane.spec, Change)
         which, recorder = list(self.recorders).index(forward.module), self.recorders[forward.module]
-        memory = lane.memories.setdefault((which, asked.call), {}) if lane.spec.remembers else {}
+        call = 0 if lane.spec.shares and forward.named else asked.call
+        memory = lane.memories.setdefault((which, call), {}) if lane.spec.remembers else {}
         answer = answered(forward, lane.spec, recorder, memory, At(asked.step, self.steps, asked.call))
         return [answer], missing
 

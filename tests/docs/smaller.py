@@ -45,7 +45,8 @@ def small_command(words: Sequence[str]) -> list[str]:
     more: list[str] = []
     for verb in (words[0], " ".join(words[:2])):
         more += LAST.get(verb, ())
-    if any(re.search(r"@steps=|^steps\d", word) for word in words):  # steps that the run must have
+    words = [re.sub(r"^steps\d+$", "steps2", word) for word in words]
+    if any("@steps=" in word for word in words):  # a window of steps that the run must have
         more = _without(more, "--steps")
     if words[:2] == ["counterfactual", "steps"]:
         more += WHERE_NAMED["--counts"]
@@ -78,6 +79,7 @@ def _read(word: str) -> list[str]:
 
 
 PROGRAMS = (
+    (r'"steps\d+"', '"steps2"'),
     (r"\bsamples=\d+", "samples=2"),
     (r"\b(steps|num_inference_steps)=\d+", r"\1=4"),
     (r"\b(height|width)=\d+", r"\1=32"),

@@ -17,6 +17,10 @@ from tracer.cli.main import main
 from tracer.cli.reproduction.recipe import recipes
 
 
+ANSWERS = {"gate": (0, 1, 3)}
+"""Verb -> exit statuses that are answers: of so few samples a gate says "undecided"."""
+
+
 class Reader:
     """`small`: at the size of a test, or as the page says. `scope` holds what the programs of the page have named."""
 
@@ -60,11 +64,13 @@ class Reader:
             self.types(words, where)
 
     def types(self, words: list[str], where: str) -> None:
-        """A command without the word `trace`; it must succeed."""
+        """A command without the word `trace`; it must succeed, or answer."""
         words = stand_ins.on_this_machine(small_command(words)) if self.small else as_a_shell_reads(words)
         result: Result = CliRunner().invoke(main, words)
         self.told = result.output
-        assert result.exit_code == 0, f"{where}: trace {shlex.join(words)}\n{result.output}\n{result.exception!r}"
+        assert result.exit_code in ANSWERS.get(words[0], (0,)), (
+            f"{where}: trace {shlex.join(words)}\n{result.output}\n{result.exception!r}"
+        )
 
 
 def run_elsewhere(words: list[str]) -> bool:

@@ -31,7 +31,7 @@ class Commands(Group):
     """A group whose commands live in files that are imported when they are used; listed in the order given."""
 
     homes: ClassVar[dict[str, tuple[str, str]]] = {
-        "run": ("tracer.cli.run:run", "Run a clean trajectory and one per mask from the same noise."),
+        "run": ("tracer.cli.run:run", "Run a clean trajectory and one per arm from the same noise."),
         "counterfactual": ("tracer.cli.run:counterfactual", "Run a study: impulses, windows, doses, step counts."),
         "analyze": ("tracer.cli.measures:analyze", "Table, sentence, figure and CSV of a run."),
         "score": ("tracer.cli.score:score", "Measure a run's pictures by networks and keep the scores."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import re
@@ -28,9 +29,16 @@ def check_name(called: str) -> None:
 
 
 def of_function(function: Any) -> str:
-    """Where a function comes from and a hash of its source: "module:name 0123456789abcdef"."""
-    inner = inspect.unwrap(getattr(function, "func", function))
-    where = f"{getattr(inner, '__module__', '')}:{getattr(inner, '__qualname__', type(inner).__name__)}"
+    """Where a function comes from, what `functools.partial` fixed of it, and a hash of its source.
+
+    "module:name(every=2) 0123456789abcdef".
+    """
+    fixed = ""
+    if isinstance(function, functools.partial):
+        named = [f"{name}={value!r}" for name, value in sorted(function.keywords.items())]
+        fixed, function = f"({', '.join([*map(repr, function.args), *named])})", function.func
+    inner = inspect.unwrap(function)
+    where = f"{getattr(inner, '__module__', '')}:{getattr(inner, '__qualname__', type(inner).__name__)}{fixed}"
     try:
         source = inspect.getsource(inner if inspect.isroutine(inner) or inspect.isclass(inner) else type(inner))
     except (OSError, TypeError):

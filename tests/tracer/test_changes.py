@@ -1,6 +1,7 @@
 """Arms that change the network: exact where nothing changes, a memory for each path, and equal to plain loops."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -190,6 +191,16 @@ def test_an_arm_of_another_make_is_not_gone_on_with(tmp_path):
         tracer.trace(system("ddim"), [tracer.arm("other", model=Network())], progress=stop, **settings)
     with pytest.raises(tracer.RunError, match="changes"):
         tracer.trace(system("ddim"), [tracer.arm("other", model=Network(0.7))], resume=True, **settings)
+
+
+def test_the_fingerprint_of_a_function_holds_its_source_and_what_was_fixed_of_it():
+    same = tracer.arm("a", context=every_second), tracer.arm("b", context=every_second)
+    other = tracer.arm("a", context=empty)
+    fixed = [tracer.arm("a", context=partial(every_second, every=every)) for every in (2, 4)]
+    made = [arm.fingerprint(None) for arm in (*same, other, *fixed)]
+    assert made[0] == made[1]
+    assert len(set(made)) == 4
+    assert "every=4" in made[-1]
 
 
 def test_a_second_network_is_made_once_and_runs_in_its_own_precision(tmp_path):

@@ -16,7 +16,6 @@ from tests.docs.smaller import as_a_shell_reads, small_command, small_program
 from tracer.cli.main import main
 from tracer.cli.reproduction.recipe import recipes
 
-
 ANSWERS = {"gate": (0, 1, 3)}
 """Verb -> exit statuses that are answers: of so few samples a gate says "undecided"."""
 

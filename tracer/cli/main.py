@@ -82,8 +82,7 @@ class Commands(Group):
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     examples=(
-        "trace run --model dit --mask R4S32  # paired clean and masked trajectories",
-        "trace run --arm int8 --arm cache2  # any change of the network: quantisation, a cache",
+        "trace run --model dit --mask R4S32  # paired clean and masked trajectories; or --arm cache2, --arm int8",
         "trace analyze growth  # curves, table and figure of the latest run",
         "trace analyze verdict  # does the error compound?",
     ),

@@ -138,7 +138,7 @@ def test_runs_that_cannot_be_a_scale_are_refused(made):
     with pytest.raises(RunError, match="is scored by mmd, hps only"):
         analysis.calibrate([first, setting], "fid")
     clean = changed(first, lambda dataset: dataset.sel(arm=["clean", "full"]))
-    with pytest.raises(RunError, match="has no mask"):
+    with pytest.raises(RunError, match="has no intervened arm"):
         analysis.calibrate([clean, seed])
     foreign = changed(seed, lambda dataset: dataset.assign_coords(class_label=("sample", np.arange(24) + 100)))
     with pytest.raises(RunError, match="share no class or prompt"):

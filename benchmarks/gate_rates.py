@@ -167,6 +167,7 @@ POPULATIONS = (
     Population("distance, sd of its logarithm .5", "picture", distances(P, 0.5)),
     Population("distance, sd of its logarithm 1", "picture", distances(P, 1)),
     Population("distance, another picture in 8% and .02 in the rest", "picture", rare(0.08, 0.02 / 0.92)),
+    Population("distance of 2 margins, sd of its logarithm 1", "picture", distances(2 * P, 1)),
 )  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def right_and_false(answers: Sequence[str], truth: str) -> Rates:
 
 def scores_tables(samples: Sequence[int], studies: int) -> None:
     """Print right and false answers of every population, then those on the margins."""
-    for on_margin, what in ((False, "pairs | right answer"), (True, "pairs on the margin of | question")):
+    for on_margin, what in ((False, "pairs | right answer"), (True, "pairs on the margin | question")):
         print(f"| {what} | " + " | ".join(f"n = {n}" for n in samples) + " |")
         print("|---|---|" + "---|" * len(samples))
         for number, population in enumerate(POPULATIONS):

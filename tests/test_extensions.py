@@ -1,7 +1,7 @@
 """What another distribution adds, one file each and no edit here, is used from the command line.
 
 `tests/plugins` holds an installed distribution as pip leaves it: a package and its entry points. It brings a mask
-family `C2`, a model `gaussian`, a sampler `heun`, a measure `halfway` and a metric `brightness`.
+family `C2`, a model `gaussian`, a sampler `heun`, a measure `halfway`, a metric `brightness` and an arm `no-block-2`.
 """
 
 import json
@@ -85,6 +85,20 @@ def is_as_run(run, mask):
     error = run["metrics/delta_l2"]
     assert np.isfinite(error.values).all()
     assert (error.sel(arm=mask).values[:, -1] > 0).all()
+
+
+def test_an_arm_is_typed_as_a_spec_is(extended, place):
+    arms = "no-block-2", "no-block-2@steps=0:1;strength=0.1"
+    typed_arms = [word for arm in arms for word in ("--arm", arm)]
+    settings = ("--samples", 2, "--steps", 3, "--record", "norms", "--no-floor")
+    extended("run", *typed_arms, *settings, "--out", "arms")
+    made = tracer.open_run(place / "arms")
+    assert list(made["arm"].values) == ["clean", *arms]
+    last = made["metrics/delta_l2"].isel(step=-1)
+    whole, part = (last.sel(arm=arm).values for arm in arms)
+    assert (whole > 10 * part).all()
+    assert (part > 0).all()
+    assert "denoise_trace_example.skipping:without_a_block" in json.loads(made.attrs["config"])["changes"][arms[0]]
 
 
 def test_the_store_says_what_the_sampler_is(run):

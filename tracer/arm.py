@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ OWN = re.compile(r"([^=@]+)=([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)(@.*)?")
 """How an arm of the user's is typed: NAME=module:attribute, with a scope behind it."""
 NEARLY = re.compile(r"(?:([^=@:]+)=)?([A-Za-z_][\w./]*)[:.]([A-Za-z_]\w*)(@.*)?")
 """What people type for it: without a name, with a path or with a dot."""
-KINDS = ("model", "context", "cache", "backend", "attention", "steps", "sampler")
+KINDS = ("model", "context", "cache", "backend", "attention", "patch", "heads", "steps", "sampler")
 
 
 def arm(
@@ -30,6 +30,8 @@ def arm(
     cache: Any = None,
     backend: str | None = None,
     attention: Callable[..., Any] | None = None,
+    patch: tuple[str | Intervention, str | Intervention] | None = None,
+    heads: int | Sequence[int] | None = None,
     steps: int | None = None,
     sampler: str | None = None,
 ) -> Intervention:
@@ -41,15 +43,19 @@ def arm(
     dict that is kept from step to step and empty at the first, and with a third where in the run the forward is
     (`interventions.changes.base.At`). cache: settings of a cache of diffusers, such as `MagCacheConfig(...)`. backend:
     an attention backend of diffusers by its name. attention: a function of (query, key, value, mask) that answers
-    attention calls. steps: the network is asked at so many of the run's steps. sampler: the name of the one that moves
-    this arm. What is made by backend, steps and sampler is a spec, and called by it: `steps14`.
+    attention calls. patch: (donor, host), two arms or specs: the arm runs under the host and takes attention outputs of
+    the donor, which is an arm of the run too. heads: of attention, which put out zero. steps: the network is asked at
+    so many of the run's steps. sampler: the name of the one that moves this arm. What is made by backend, patch, heads,
+    steps and sampler is a spec, and called by it: `steps14`.
 
     The arm has a scope like any other: `tracer.arm(...).at(steps=(0, 10), strength=0.1)`. Raises SpecError for a name
     that is none or is a spec, and where none or several of the others are given.
     """
     given = {
         kind: value
-        for kind, value in zip(KINDS, (model, context, cache, backend, attention, steps, sampler), strict=True)
+        for kind, value in zip(
+            KINDS, (model, context, cache, backend, attention, patch, heads, steps, sampler), strict=True
+        )
         if value is not None
     }
     if len(given) != 1:
@@ -90,6 +96,22 @@ def _of_attention(name: str, function: Callable[..., Any]) -> Intervention:
     return Function(name, function)
 
 
+def _of_patch(name: str, sides: tuple[str | Intervention, str | Intervention]) -> Intervention:
+    from interventions import parse
+    from interventions.families.patch import Patch
+
+    if not isinstance(sides, list | tuple) or len(sides) != 2:
+        raise spec_error(f"patch={sides!r}", "it is (donor, host)", "tracer.arm('mine', patch=('clean', 'R4S32'))")
+    donor, host = (parse(side) if isinstance(side, str) else side for side in sides)
+    return Patch(donor=donor, host=host)
+
+
+def _of_heads(name: str, heads: int | Sequence[int]) -> Intervention:
+    from interventions.families.heads_off import HeadsOff
+
+    return HeadsOff().at(heads=heads)
+
+
 def _of_steps(name: str, count: int) -> Intervention:
     from interventions.changes.fewer import FewerSteps
 
@@ -108,6 +130,8 @@ _MAKERS: dict[str, Callable[[str, Any], Intervention]] = {
     "cache": _of_cache,
     "backend": _of_backend,
     "attention": _of_attention,
+    "patch": _of_patch,
+    "heads": _of_heads,
     "steps": _of_steps,
     "sampler": _of_sampler,
 }
@@ -181,7 +205,12 @@ def _made(text: str, name: str, value: Any) -> Intervention:
         value = value()
         if isinstance(value, Intervention):
             return _called(text, name, value)
-    why = "it is no arm: name what tracer.arm(...) made, a function that returns that, or a context manager function"
+    elif inspect.isfunction(value) and len(inspect.signature(value).parameters) in (4, 5):  # q, k, v, mask, scale
+        return arm(name, attention=value)
+    why = (
+        "it is no arm: name what tracer.arm(...) made, a function that returns that, a context manager function, or a "
+        "function of (q, k, v, mask)"
+    )
     raise spec_error(f"arm {text!r}", why, "mine=my_arms:my_cache")
 
 

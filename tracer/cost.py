@@ -70,7 +70,7 @@ def _repeatable(change: Change) -> bool:
 
 @dataclass
 class Meter:
-    """Seconds and multiply-adds of the network calls of one step, summed over the batches that its samples make.
+    """Seconds and multiply-adds of the network calls of one step, summed over its batches or calls.
 
     device: that is waited for. own_code: whether contexts of the user's are counted too (`--record cost` by name), for
     which they are entered once more. A change that remembers is counted in every step, any other once.
@@ -80,36 +80,43 @@ class Meter:
     own_code: bool = False
     seconds: dict[Any, float] = field(default_factory=dict)
     products: dict[Any, float] = field(default_factory=dict)
+    step: int = -1
     _once: dict[Any, float] = field(default_factory=dict)
     _done: set[Any] = field(default_factory=set)
 
     def begin(self) -> None:
-        """Forget the step before."""
+        """Forget what the step took so far."""
         self.seconds, self.products, self._done = {}, {}, set()
 
-    def clean(self, forward: Forward, samples: Any) -> None:
-        """Make the clean call of these samples once more, as changed ones are made, and measure it."""
-        if (CLEAN_CALL, samples) in self._done:
+    def at(self, step: int) -> None:
+        """The calls from now on are of this step."""
+        if step != self.step:
+            self.begin()
+        self.step = step
+
+    def clean(self, forward: Forward, call: Any) -> None:
+        """Make a clean call as changed ones are made, and measure it. call: tells apart the calls that a step makes."""
+        if (CLEAN_CALL, call) in self._done:
             return
-        self._done.add((CLEAN_CALL, samples))
+        self._done.add((CLEAN_CALL, call))
         with _as_it_was(self.device):
             self._add(self.seconds, CLEAN_CALL, self._timed(forward)[1])
-        self._count(CLEAN_CALL, samples, forward, nullcontext, again=False)
+        self._count(CLEAN_CALL, call, forward, nullcontext, again=False)
 
     def changed(
         self,
         change: Change,
-        samples: Any,
+        call: Any,
         forward: Forward,
         around: Callable[[Memory], AbstractContextManager[Any]],
         memory: Memory,
     ) -> Any:
         """The prediction of a changed network, measured where it is the first of this change in the step: the arm's
         own, not that at another state."""
-        if first := (change, samples) not in self._done:
-            self._done.add((change, samples))
+        if first := (change, call) not in self._done:
+            self._done.add((change, call))
             if _repeatable(change) or (self.own_code and not isinstance(change, Moves)):
-                self._count(change, samples, forward, lambda: around(change.forked(memory)), again=change.remembers)
+                self._count(change, call, forward, lambda: around(change.forked(memory)), again=change.remembers)
             else:
                 self._add(self.products, change, math.nan)
         with around(memory):
@@ -152,14 +159,14 @@ class Meter:
             torch.mps.synchronize()
 
     def _count(
-        self, key: Any, samples: Any, forward: Forward, context: Callable[[], AbstractContextManager[Any]], again: bool
+        self, key: Any, call: Any, forward: Forward, context: Callable[[], AbstractContextManager[Any]], again: bool
     ) -> None:
         """Add the multiply-adds of a call; of one that does not change from step to step those of its first."""
-        if again or (key, samples) not in self._once:
+        if again or (key, call) not in self._once:
             with _as_it_was(self.device), context():
                 found, _ = multiply_adds(forward)
-            self._once[key, samples] = math.nan if found is None else found
-        self._add(self.products, key, self._once[key, samples])
+            self._once[key, call] = math.nan if found is None else found
+        self._add(self.products, key, self._once[key, call])
 
     @staticmethod
     def _add(sums: dict[Any, float], key: Any, value: float) -> None:

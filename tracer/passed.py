@@ -18,6 +18,7 @@ from torch import Tensor
 from interventions.changes.base import Change
 from tracer.batches import padded
 from tracer.changed import Memories
+from tracer.cost import Meter, meter
 from tracer.denoisers.base import Landed, OwnSteps, Sample, optional_parts
 from tracer.gains import StepMap
 from tracer.lanes import CLEAN, Lane
@@ -33,6 +34,7 @@ class Passed(Unit):
 
     steps: OwnSteps
     first: tuple[Landed, dict[str, Tensor]]
+    meter: Meter | None = None
     memories: Memories = field(default_factory=Memories)
 
     def remember(self, latest: Mapping[Any, tuple[Any, Any]]) -> None:
@@ -64,6 +66,10 @@ class Passed(Unit):
 
         return landed
 
+    def costs(self, i: int) -> dict[str, np.ndarray]:
+        """What the meter says of the step."""
+        return {} if self.meter is None else self.meter.of_step(self.plan, len(self.samples), i)
+
     @staticmethod
     def _carried(history: Sequence[Any]) -> Any:
         return history[0] if history else None
@@ -86,6 +92,8 @@ def passed(plan: Plan, samples: Sequence[Sample], record: Iterable[str]) -> Iter
 
     assert itself is not None
     alone = any(isinstance(arm.spec, Change) for arm in plan.arms)
-    with itself.opened(samples, mask_seed=plan.mask_seed, record=sorted(record), draw=draw, alone=alone) as steps:
+    how = {"mask_seed": plan.mask_seed, "record": sorted(record), "draw": draw, "alone": alone}
+    measured = meter(plan, samples)
+    with itself.opened(samples, **how, meter=measured) as steps:
         (first,), recorded = steps.evaluate(0, [(CLEAN.spec, None, None)], 1)
-        yield Passed(plan, samples, first.sample, steps, (first, recorded))
+        yield Passed(plan, samples, first.sample, steps, (first, recorded), measured)

@@ -316,6 +316,12 @@ def _check_changes(denoiser: Denoiser, sampler: Sampler, specs: Sequence[Interve
                     f"{spec}: {denoiser.name} does not say which network it is that would be changed; give the "
                     "denoiser its torch module as the attribute `model`"
                 )
+            named = any(part.scope.layers for part in getattr(spec, "parts", (spec,)))
+            if named and getattr(denoiser, "attended", parts.model) is not parts.model:
+                raise PlanError(
+                    f"{spec}: a change acts on the whole network, and {denoiser.name} numbers the layers of the part "
+                    "that is under study; leave layers= out, or study all of it (--sites all)"
+                )
             if spec.remembers and sampler.evaluations > 1:
                 raise PlanError(f"{spec}: {sampler.name} asks the network several times a step; use another --sampler")
         elif parts.runs_itself:

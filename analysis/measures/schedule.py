@@ -24,7 +24,7 @@ from analysis.schedules.predict import Plans
 from interventions import rules
 
 HELD = ("ddpm", "ddim", "flow")
-"""Samplers in which fewer steps are an arm of the same run (`steps12`)."""
+"""Samplers in which fewer steps are an arm of the same run (`steps12`): what a cache has to beat at equal cost."""
 SAVING = 0.5
 """Share of the block evaluations saved, where neither a saving nor a budget is asked for."""
 
@@ -82,10 +82,15 @@ def schedule(
         "measured_samples": 0 if other is None else other["metrics"].sizes["sample"],
         "held_out": int(np.isfinite(plans.held_out).all()),
         "command": str(run.attrs.get("command", "")),
-        "fewer": f"steps{cells.steps - int(plans.approximated[plan])}" if runs.sampler(run) in HELD else "",
+        "fewer": _fewer(plans, plan) if cells.remembers and runs.sampler(run) in HELD else "",
         "first_seed": int(runs.configuration(run).get("seed", 0)) + len(cells.gram),
     }  # fmt: skip
     return result
+
+
+def _fewer(plans: Plans, plan: int) -> str:
+    """The arm of fewer steps that costs as much as a plan."""
+    return f"steps{plans.cells.steps - int(plans.approximated[plan])}"
 
 
 def _asked(plans: Plans, budget: float | None, saving: float | None) -> int:

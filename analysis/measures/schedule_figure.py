@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from analysis.answer.margins import MARGIN
 from analysis.figures import style as figures
 
 LOOKS = {"schedule": (figures.ARMS[0], "o"), "uniform": (figures.ARMS[1], "s"),
-         "first quarter exact": (figures.ARMS[2], "^"), "fewer steps": (figures.ARMS[3], "D"),
+         "first quarter exact": (figures.ARMS[2], "^"), "fewer steps, same levels": (figures.ARMS[3], "D"),
          "other": (figures.NULL, "x")}  # fmt: skip
 UNIT = "final error (sd of clean results)"
 
@@ -53,8 +53,9 @@ def _cells(canvas: Figure, ax: Axes, dataset: xr.Dataset) -> None:
             label="approximated by the schedule")  # fmt: skip
     ax.grid(visible=False)
     figures.progress_axis(ax, dataset.sizes["step"], cells=True)
-    ax.set_yticks(range(dataset.sizes["layer"]), [str(layer) for layer in dataset["layer"].values])
-    ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+    every = -(-dataset.sizes["layer"] // 8)
+    shown_layers = [] if dataset.attrs["whole"] else range(0, dataset.sizes["layer"], every)
+    ax.set_yticks(shown_layers, [str(dataset["layer"].values[place]) for place in shown_layers])
     ax.set_ylabel("whole network" if dataset.attrs["whole"] else "layer")
     ax.set_title(f"Approximated at {float(dataset['saving'][dataset.attrs['plan']]):.0%} saved", loc="left")
 

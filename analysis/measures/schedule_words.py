@@ -114,8 +114,12 @@ def held(dataset: xr.Dataset, what: tuple[str, str]) -> str:
     counts = {name: int((answers[known] == name).sum()) for name in ("held", "undecided", "failed")}
     texts = [
         f"Of {int(known.sum())} {what[int(known.sum() != 1)]} with a prediction {counts['held']} came out within a "
-        f"factor of {MARGIN:g} of it, {counts['failed']} did not, {counts['undecided']} stay undecided."
+        f"factor of {MARGIN:g} of it, {counts['failed']} did not, {counts['undecided']} stay undecided"
     ]
+    if known.any():
+        middle = dataset["ratio"].values[known, 1]
+        texts.append(f" (measured over predicted: {middle.min():.3g} to {middle.max():.3g})")
+    texts.append(".")
     for place in np.flatnonzero(known & (answers == "failed")):
         at = dataset.isel(tested=place)
         wrong = "understated" if float(at["ratio"][1]) > 1 else "overstated"

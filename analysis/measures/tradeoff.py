@@ -7,6 +7,7 @@ arm with fewer steps, or the clean arm of runs with fewer steps that are given b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,9 @@ def _against_control(
             there = control.errors_at(float(cost[m]), cost[points], errors[points])
             found.append(control.beside(errors[m], there, diverged=(int(lost[m]), lost_there), seed=seed))
     answers, p_holm = control.corrected(found)
+    if points.size:
+        reach = f"fewer steps reach from {cost[points].min():.2f} to {cost[points].max():.2f}"
+        found = [replace(one, why=one.why or reach) if one.answer == control.NO_CONTROL else one for one in found]
     return {
         "ratio": (("arm", "bound"), np.array([one.ratio for one in found])),
         "control_error": ("arm", np.array([one.control for one in found])),

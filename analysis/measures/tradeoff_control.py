@@ -75,6 +75,8 @@ def beside(own: np.ndarray, control: np.ndarray | None, *, diverged: tuple[int, 
     found = resampling.resample(lambda index: logs[index].mean(-1), len(logs), seed=seed)
     low, high = found.interval(0.95)
     ratio = (math.exp(low), math.exp(found.estimate), math.exp(high))
+    if not found.replicates.size:
+        return Beside(UNDECIDED, ratio, middle, why=f"fewer than {statistics.FEWEST_SAMPLES} starts")
     answer, p = _answer(found)
     favours = {BETTER: diverged[0] or (control == 0).any(), WORSE: diverged[1] or (own == 0).any()}
     withheld = favours.get(answer, any(diverged) or not there.all())
@@ -87,8 +89,6 @@ def beside(own: np.ndarray, control: np.ndarray | None, *, diverged: tuple[int, 
 
 def _answer(found: resampling.Resampled) -> tuple[str, float]:
     """The answer whose p is smallest: the 95% interval beyond a margin, or the 90% interval inside both."""
-    if not found.replicates.size:
-        return UNDECIDED, math.nan
     log = math.log(MARGIN)
     levels = {
         BETTER: min(1.0, 2 * found.p_below(-log)),

@@ -64,7 +64,7 @@ def _of_arm(at: xr.Dataset, kind: str) -> str:
     if answer == control.IS_CONTROL:
         return f"{text} (fewer steps)"
     if answer == control.NO_CONTROL:
-        return f"{text}, {why or answer}"
+        return f"{text}, {answer}{f' ({why})' if why else ''}" if np.isfinite(cost) else text
     ratio = float(at["ratio"].sel(bound="estimate"))
     if np.isfinite(ratio) and ratio > 0:
         text += f", {_limits(at['ratio'])} times that of fewer steps at this cost"

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 TINY = 1e-12
+MOST_PAIRED = 200
+"""Cells of which pairs are exchanged; of more, one for one alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,26 +87,73 @@ def choose(
 
 
 def _improved(problem: Problem, chosen: np.ndarray, target: int) -> np.ndarray:
-    """Exchanges, and cells taken out, as long as one lowers the error at the saving asked for."""
-    chosen, gram, blocks = chosen.copy(), problem.gram, problem.blocks
-    square = np.diag(gram)
+    """Exchanges, and cells taken out, as long as one lowers the error at the saving asked for.
+
+    One for one, none for one and one for none; where none of these helps, two for one and one for two.
+    """
+    least = -TINY * max(float(np.diag(problem.gram).max()), 1e-300)
     while True:
-        row, inside, outside = gram @ chosen, np.flatnonzero(chosen), np.flatnonzero(~chosen)
-        spare = blocks[chosen].sum() - target
-        out = np.append(square[inside] - 2 * row[inside], 0.0)  # the last: nothing is taken out
-        into = np.append(2 * row[outside] + square[outside], 0.0)
-        change = out[:, None] + into[None, :]
-        change[:-1, :-1] -= 2 * gram[np.ix_(inside, outside)]
-        apart = problem.conflicts[np.ix_(inside, outside)]
-        clash = np.zeros(change.shape, dtype=int)
-        clash[:, :-1] = apart.sum(0)
-        clash[:-1, :-1] -= apart
-        less = np.append(blocks[inside], 0)[:, None] - np.append(blocks[outside], 0)[None, :]
-        change = np.where((clash > 0) | (less > spare), np.inf, change)
-        best = np.unravel_index(np.argmin(change), change.shape)
-        if not change[best] < -TINY * max(float(square.max()), 1e-300):
+        for pairs in (False, True):
+            change, leaving, entering = _best_exchange(problem, chosen, target, pairs=pairs)
+            if change < least:
+                chosen = chosen.copy()
+                chosen[leaving], chosen[entering] = False, True
+                break
+        else:
             return chosen
-        if best[0] < len(inside):
-            chosen[inside[best[0]]] = False
-        if best[1] < len(outside):
-            chosen[outside[best[1]]] = True
+
+
+def _best_exchange(
+    problem: Problem, chosen: np.ndarray, target: int, *, pairs: bool
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The change of the squared error by the best exchange that keeps the saving, what leaves and what enters.
+
+    pairs: two for one and one for two, else at most one for one.
+    """
+    inside, outside = np.flatnonzero(chosen), np.flatnonzero(~chosen)
+    spare = int(problem.blocks[chosen].sum()) - target
+    if not pairs:
+        return _exchange(problem, chosen, spare, _ones(inside), _ones(outside))
+    two_in, two_out = (_pairs(cells, problem.conflicts) for cells in (outside, inside))
+    found = [
+        _exchange(problem, chosen, spare, two_out, outside[:, None]),
+        _exchange(problem, chosen, spare, inside[:, None], two_in),
+    ]
+    return min(found, key=lambda each: each[0])
+
+
+def _pairs(cells: np.ndarray, conflicts: np.ndarray) -> np.ndarray:
+    """Pairs of cells that do not exclude each other [pair, 2]; none where there are too many to look at."""
+    several = combinations(cells.tolist(), 2) if len(cells) <= MOST_PAIRED else ()
+    return np.array([pair for pair in several if not conflicts[pair]], dtype=int).reshape(-1, 2)
+
+
+def _ones(cells: np.ndarray) -> np.ndarray:
+    """One cell each, and none, as -1: [choice, 1]."""
+    return np.append(cells, -1)[:, None]
+
+
+def _exchange(
+    problem: Problem, chosen: np.ndarray, spare: int, leaving: np.ndarray, entering: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The best of these to leave [choice, cells] and these to enter: its change, and both; infinite where none may."""
+    out, into = (_members(part, len(chosen)) for part in (leaving, entering))  # [choice, cell]
+    if not (len(out) and len(into)):
+        return np.inf, np.array([], int), np.array([], int)
+    present = chosen.astype(float)
+    row, gram, near = problem.gram @ present, problem.gram, problem.conflicts.astype(float)
+    lower = ((out @ gram) * out).sum(1) - 2 * out @ row
+    upper = ((into @ gram) * into).sum(1) + 2 * into @ row
+    change = lower[:, None] + upper[None, :] - 2 * (out @ gram) @ into.T
+    clash = (into @ near @ present)[None, :] - out @ near @ into.T
+    less = (out @ problem.blocks)[:, None] - (into @ problem.blocks)[None, :]
+    change = np.where((clash > 0.5) | (less > spare + 0.5), np.inf, change)
+    best = np.unravel_index(np.argmin(change), change.shape)
+    return float(change[best]), np.flatnonzero(out[best[0]]), np.flatnonzero(into[best[1]])
+
+
+def _members(choices: np.ndarray, cells: int) -> np.ndarray:
+    """Choices of cells [choice, cells], -1 for none, as sets: float [choice, cell]."""
+    sets = np.zeros((len(choices), cells + 1))
+    np.put_along_axis(sets, choices, 1.0, axis=1)
+    return sets[:, :cells]

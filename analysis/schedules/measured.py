@@ -12,7 +12,7 @@ from analysis.schedules.cells import Cells, acts, squared
 from analysis.schedules.predict import Plans, added
 from interventions import rules
 
-SCHEDULE, OTHER, FEWER = "schedule", "other", "fewer steps"
+SCHEDULE, OTHER, FEWER = "schedule", "other", "fewer steps, same levels"
 CONTROLS = (*rules.RULES, FEWER)
 """What a schedule is compared with at equal cost."""
 
@@ -21,7 +21,7 @@ CONTROLS = (*rules.RULES, FEWER)
 class Tested:
     """An arm that was run: what it is, what it saves, and its squared errors, predicted and measured.
 
-    kind: a rule's name, "fewer steps", "schedule" for one that this study gives, "other". blocks: block evaluations
+    kind: a rule's name, `FEWER`, "schedule" for one that this study gives, "other". blocks: block evaluations
     saved. predicted: [sample of the study], of a schedule held out, NaN where it is made of no cells. together: the
     prediction that nothing is held out of. measured: [sample of its own run].
     """

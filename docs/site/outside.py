@@ -22,7 +22,7 @@ OUTSIDE = {  # page of the site: file of the repository
     "benchmarks/index.md": "benchmarks/README.md",
     **{
         f"benchmarks/{name}.md": f"benchmarks/{name}.md"
-        for name in ("operating_characteristics", "rule_on_populations")
+        for name in ("operating_characteristics", "rule_on_populations", "gate_rates")
     },
     "benchmarks/results.md": "benchmarks/results/cpu-epyc-2026-11-26.md",
     "benchmarks/results-gpu.md": "benchmarks/results/gpu-h100-2026-11-25.md",

@@ -92,7 +92,7 @@ class RememberingContext(Context):
 class ConfiguredCache(Own):
     """A cache of diffusers with settings of the user's: any that `enable_cache` takes and `library_caches` knows."""
 
-    config: Any = field(kw_only=True)
+    config: Any = field(kw_only=True, hash=False)  # diffusers' settings have no hash
     noun: ClassVar[str] = "cache"
     remembers: ClassVar[bool] = True
     shares: ClassVar[bool] = True

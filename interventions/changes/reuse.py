@@ -5,7 +5,8 @@ arXiv:2407.01425) and the uniform baseline of every other cache. `reuse@steps=5:
 in one step, which is the unit that a schedule is made of. What is kept of a block is its residual, output minus input,
 as TeaCache (arXiv:2411.19108), FirstBlockCache and MagCache keep it: the tokens that enter are those of the step, and
 what the blocks between add is new. `-output` keeps the output itself, as DeepCache (arXiv:2312.00858) keeps features:
-then nothing of the step passes a reused block.
+then nothing of the step passes a reused block, and with all blocks the prediction is nearly held, as with fewer steps.
+Which of the two ends nearer to the clean picture is the model's affair (docs/arms.md has it for the embedded ones).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ FAMILIES: Registry[type[Intervention]] = Registry(
         "hub-spoke": "interventions.families.hub_spoke:HubSpoke",
         "patch": "interventions.families.patch:Patch",
         "key-removal": "interventions.families.key_removal:KeyRemoval",
-        "top-keys": "interventions.families.top_keys:TopKeys",
+        "top-k": "interventions.families.top_keys:TopKeys",
         "heads-off": "interventions.families.heads_off:HeadsOff",
         "function": "interventions.families.function:Function",
         "clean": "interventions.families.controls:Clean",

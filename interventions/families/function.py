@@ -23,16 +23,16 @@ class Function(OnCalls):
     heads and queries of the scope say where its output is taken, a dose a mixes it with the stock output.
     """
 
-    label: str
+    called: str
     function: Callable[..., Any]
     noun: ClassVar[str] = "function"
     example: ClassVar[str] = "tracer.arm('mine', attention=function)"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be called, and names that are none or are a spec."""
-        check_name(self.label)
+        check_name(self.called)
         if not callable(self.function):
-            raise spec_error(f"{self.label}: {self.function!r}", "it is no function of (q, k, v, mask)", self.example)
+            raise spec_error(f"{self.called}: {self.function!r}", "it is no function of (q, k, v, mask)", self.example)
         super().__post_init__()
 
     @classmethod
@@ -43,7 +43,7 @@ class Function(OnCalls):
     @property
     def name(self) -> str:
         """The spec without its scope."""
-        return self.label
+        return self.called
 
     @property
     def family(self) -> str:

@@ -34,7 +34,6 @@ class Patch(OnCalls):
 
     def __post_init__(self) -> None:
         """Refuse donors and hosts with a scope of their own, and what does not act at the seam."""
-
         for side in (self.donor, self.host):
             if side.scope != Scope():
                 why = "donor and host of a patch have no scope of their own; what stands behind the @ is the patch's"

@@ -41,7 +41,9 @@ class TopKeys(OnCalls):
             raise spec_error("topk", "it keeps a number of keys or a share of them", "topk16 or topk0.25")
         if self.share is None:
             object.__setattr__(self, "count", whole("topk", self.count, 1, "topk16"))
-        elif not 0 < self.share <= 1:
+        elif 0 < float(self.share) <= 1:
+            object.__setattr__(self, "share", float(self.share))
+        else:
             raise spec_error(f"topk{self.share}", "a share of the keys lies above 0 and is at most 1", "topk0.25")
         super().__post_init__()
         if self.scope.keys in OF_TEXT:
@@ -59,12 +61,12 @@ class TopKeys(OnCalls):
     @property
     def name(self) -> str:
         """The spec without its scope."""
-        return f"topk{self.count if self.share is None else repr(float(self.share))}"
+        return f"topk{self.count if self.share is None else repr(self.share)}"
 
     @property
     def family(self) -> str:
         """Name of the family."""
-        return "top-keys"
+        return "top-k"
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -76,4 +78,4 @@ class TopKeys(OnCalls):
         if self.share is None:
             assert self.count is not None
             return min(self.count, keys)
-        return max(1, math.floor(Fraction(repr(float(self.share))) * keys + Fraction(1, 2)))
+        return max(1, math.floor(Fraction(repr(self.share)) * keys + Fraction(1, 2)))

@@ -40,6 +40,7 @@ PARAMETERS = {
     "depth": ["measured"],
     "factors": ["run", "confidence", "seed"],
     "feedback": ["run", "confidence", "seed"],
+    "gate": ["several", "arms", "require", "metrics", "distance", "margins"],
     "growth": ["run", "statistic", "confidence", "seed"],
     "impulse": ["run", "confidence", "seed"],
     "matched": ["sweeps", "timesteps"],
@@ -59,7 +60,7 @@ PARAMETERS = {
     "view": ["several", "samples", "budget"],
     "words": ["run", "step", "sample", "confidence", "seed"],
 }
-VALUES = ["Answers", "MEASURES", "Measure", "Option"]
+VALUES = ["Answers", "Gate", "MEASURES", "Measure", "Option"]
 HEAVY = {"torch", "torchvision", "diffusers", "transformers", "timm", "open_clip", "tracer", "classify_clip"}
 GROWTH = """
 import sys

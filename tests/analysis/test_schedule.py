@@ -168,7 +168,7 @@ def test_a_schedule_is_compared_with_the_rules_and_fewer_steps_of_the_same_savin
     spec = str(analysis.schedule(run, saving=0.5)["spec"].sel(proposal="schedule").values)
     fresh = cells.run_of([spec, *RULES[:2], "steps4"], errors, steps=STEPS, layers=LAYERS, seed=8)
     found = analysis.schedule(run, saving=0.5, measured=fresh)
-    assert found["beside"].values.tolist() == ["uniform", "first quarter exact", "fewer steps"]
+    assert found["beside"].values.tolist() == ["uniform", "first quarter exact", "fewer steps, same levels"]
     size = {kind: rms for kind, rms in zip(found["kind"].values, found["measured"].values[:, 1], strict=True)}
     np.testing.assert_allclose(found["rms_ratio"][0, 1], size["schedule"] / size["uniform"], rtol=1e-10)
     assert "8 fresh samples" in analysis.schedule.sentence(found)

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from interventions.families import Clean, Full, HubSpoke, KeyRemoval, Preferential, SmallWorld
+from interventions.families import Clean, Full, HeadsOff, HubSpoke, KeyRemoval, Patch, Preferential, SmallWorld, TopKeys
 from interventions.scope import Scope
 
 layers = st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=6, unique=True).map(tuple)
@@ -10,8 +10,9 @@ int_windows = st.tuples(st.integers(0, 500), st.integers(1, 500)).map(lambda pai
 fractions = st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(lambda edges: tuple(sorted(edges)))
 windows = st.none() | int_windows | fractions
 common = {"layers": layers, "steps": windows, "pause": windows, "strength": st.just(1.0) | st.floats(0, 1)}
+heads = st.none() | st.lists(st.integers(0, 30), min_size=1, max_size=4, unique=True).map(tuple)
 graph_scopes = st.builds(
-    Scope, **common, queries=st.sampled_from(["all", "image"]), keys=st.sampled_from(["all", "image"])
+    Scope, **common, heads=heads, queries=st.sampled_from(["all", "image"]), keys=st.sampled_from(["all", "image"])
 )
 kinds = st.sampled_from(["all", "image", "text", "prefix"])
 
@@ -34,7 +35,14 @@ def removals(draw, scopes=None, most=9999):
     return KeyRemoval(kind, draw(st.integers(1, most)), path, per, matching, scope=scope)
 
 
+call_scopes = st.builds(Scope, **common, heads=heads, queries=kinds)
+sides = st.sampled_from([Clean(), SmallWorld(4, 32), KeyRemoval("sink", 5), TopKeys(16), HeadsOff()])
+hosted = st.builds(Patch, sides, sides, scope=call_scopes)
 interventions = st.one_of(
+    st.builds(TopKeys, st.integers(1, 999), scope=call_scopes),
+    st.builds(TopKeys, share=st.floats(0, 1, exclude_min=True), scope=call_scopes),
+    st.builds(HeadsOff, scope=call_scopes),
+    st.builds(Patch, sides, scope=call_scopes),
     st.just(Clean()),
     st.builds(Full, scope=st.builds(Scope, layers=layers, steps=windows, pause=windows)),
     st.builds(SmallWorld, st.integers(0, 99), st.integers(0, 9999), scope=st.just(Scope()) | graph_scopes),

@@ -188,6 +188,7 @@ SLIPS = {
     "completion bsh": "bash",
     "run --mask R4S32 --smaples 2": "--samples",
     "run --mask R4S32 --step 4": "--steps",
+    "gate --mask R4S32 --step 4": "--steps",
     "run --masks R4S32": "--mask",
     "analyze growth --formats svg": "--format",
     "sweep classify --desnity 0.25": "--density",

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from analysis.gating.margins import MARGINS
+from tests.builders.command_line import ROOT
 from tests.builders.typed import files, trace
+from tests.docs.reader import parse_like_click
 from tracer import store
+from tracer.store.places import PlaceError
 from tracer.visible import visible
 
 WEAK, STRONG = "R4S32@strength=0.01", "R0S1"
@@ -78,18 +83,21 @@ def test_an_open_arm_is_exit_3(here):
     assert re.search(r"undecided, judge across the margin; about \d+ samples would decide", done.stdout)
 
 
-def test_a_run_without_scores_that_may_not_be_written_is_refused_and_with_scores_read(here, monkeypatch):
-    from tracer.store.places import PlaceError
-
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(PlaceError("may not be written"), "may not be written"), (ModuleNotFoundError(name="torch"), "needs torch")],
+    ids=["not to be written", "base install"],
+)
+def test_where_nothing_can_be_measured_scores_are_read_and_a_run_without_is_refused(error, told, here, monkeypatch):
     def refuse(*_):
-        raise PlaceError("may not be written")
+        raise error
 
     monkeypatch.setattr("tracer.store.places.check_writable", refuse)
     assert trace("gate", "runs/x", "--mask", WEAK).exit_code == 0
     shutil.rmtree("runs/x/scores")
     done = trace("gate", "runs/x")
     assert done.exit_code == 2
-    assert "may not be written" in done.output
+    assert told in done.output
 
 
 @pytest.mark.parametrize(
@@ -125,3 +133,33 @@ def test_a_dry_run_tells_the_cost_of_24_samples_and_writes_nothing(tmp_path, mon
     told = json.loads(done.stdout)
     assert (told["samples"], sorted(told["record"])) == (24, ["images", "norms"])
     assert files(tmp_path) == []
+
+
+PAGE = (ROOT / "docs/howto/gate.md").read_text()
+
+
+def keys_of(heading):
+    """The keys that a table of the page documents, in its order."""
+    table = PAGE.split(f"| {heading} | what it is |\n|---|---|\n")[1].split("\n\n")[0]
+    return [key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1])]
+
+
+def test_the_page_names_every_key_of_the_json_and_no_other(made):
+    told = made[1]
+    assert sorted(keys_of("key")) == sorted(told)
+    assert sorted(keys_of("key of an arm")) == sorted(told["arms"][0])
+    assert sorted(keys_of("key of evidence")) == sorted(told["arms"][0]["evidence"][0])
+    (row,) = [line for line in PAGE.splitlines() if line.startswith("| `above_floor` |")]
+    assert set(told["arms"][0]["above_floor"]) <= set(re.findall(r"`(\w+)`", row))
+
+
+def test_the_workflow_of_the_page_is_yaml_and_its_command_exists():
+    workflow = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE, re.S)[1])
+    lines = [step["run"] for step in workflow["jobs"]["gate"]["steps"] if "run" in step]
+    (line,) = [line for line in lines if line.startswith("trace ")]
+    parse_like_click(shlex.split(line.partition(" > ")[0])[1:])
+
+
+def test_the_margins_of_the_page_are_those_of_the_code():
+    found = dict(re.findall(r"^\| (picture|score|share|set) \|.*?\| ([\d.]+) \|", PAGE, re.M))
+    assert {name: float(value) for name, value in found.items()} == MARGINS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,6 @@ from tests.docs.pages import PYTHON, ROOT, SHELL, Block, blocks, commands, launc
 from tests.docs.smaller import as_a_shell_reads, small_command, small_program
 from tracer.cli.main import main
 from tracer.cli.reproduction.recipe import recipes
-
-ANSWERS = {"gate": (0, 1, 3)}
-"""Verb -> exit statuses that are answers: of so few samples a gate says "undecided"."""
 
 
 class Reader:
@@ -67,7 +65,8 @@ class Reader:
         words = stand_ins.on_this_machine(small_command(words)) if self.small else as_a_shell_reads(words)
         result: Result = CliRunner().invoke(main, words)
         self.told = result.output
-        assert result.exit_code in ANSWERS.get(words[0], (0,)), (
+        answered = words[0] == "gate" and re.search(r"gate (passed|failed|undecided)", result.output)
+        assert result.exit_code == 0 or answered, (
             f"{where}: trace {shlex.join(words)}\n{result.output}\n{result.exception!r}"
         )
 

@@ -13,6 +13,7 @@ FEW = ("--samples", "2", "--steps", "4", "--batch-size", "2")
 LAST = {
     "run": FEW,
     "counterfactual": FEW,
+    "gate": FEW,
     "counterfactual renoise": ("--paths", "3"),
     "sweep classify": ("--limit", "6"),
     "sweep retrieve": ("--limit", "8"),
@@ -45,6 +46,8 @@ def small_command(words: Sequence[str]) -> list[str]:
     more: list[str] = []
     for verb in (words[0], " ".join(words[:2])):
         more += LAST.get(verb, ())
+    if words[0] == "gate" and (words[1:2] and not words[1].startswith("-")):  # a run that is there
+        more = []
     words = [re.sub(r"^steps\d+$", "steps2", word) for word in words]
     if any("@steps=" in word for word in words):  # a window of steps that the run must have
         more = _without(more, "--steps")

@@ -17,7 +17,7 @@ from tests.docs import stand_ins, unrun
 from tests.docs.pages import PAGES, PYTHON, ROOT, SHELL, blocks, commands, launcher, prose, shell_lines, traced
 from tests.docs.reader import Reader
 
-SHOWN = ("toml", "ini", "text")
+SHOWN = ("toml", "ini", "text", "yaml")
 """Languages of blocks that are looked at: files, and what a terminal shows."""
 BEFORE: dict[str, tuple[str, ...]] = {
     "docs/api/analysis.md": ("run --model dit --mask R4S32",),

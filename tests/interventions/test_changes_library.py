@@ -1,6 +1,7 @@
 """diffusers' caches as changes: exact where they compute everything, equal to `enable_cache`, and gone afterwards."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -49,6 +50,19 @@ def test_mag_cache_skips_at_threshold_0_where_a_ratio_is_1_and_only_there():
         config = hooks.MagCacheConfig(0.0, num_inference_steps=STEPS, mag_ratios=[*ratios[:3], ratio, *ratios[4:]])
         exact = equal(answers(tracer.arm("mag", cache=config), network, inputs, STEPS), want)
         assert [step for step in range(STEPS) if not exact[step]] == skipped
+
+
+@pytest.mark.parametrize("kind", ["dit", "sd3"])
+def test_mag_cache_with_measured_ratios_works_on_other_networks(kind, capsys):
+    network, inputs = network_of(kind)
+    want = clean(network, inputs, STEPS)
+    measuring = hooks.MagCacheConfig(calibrate=True, num_inference_steps=STEPS)
+    assert all(equal(answers(tracer.arm("measured", cache=measuring), network, inputs, STEPS), want))
+    ratios = [float(number) for number in re.findall(r"\d\.\d+", capsys.readouterr().out)]
+    assert len(ratios) == STEPS
+    config = hooks.MagCacheConfig(0.5, num_inference_steps=STEPS, mag_ratios=ratios)
+    exact = equal(answers(tracer.arm("mag", cache=config), network, inputs, STEPS), want)
+    assert exact == [True, False, False, False, True, False]  # never more than three skipped in a row
 
 
 @pytest.mark.parametrize(("kind", "cache"), FAILS)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 
 from interventions import SpecError, TokenLayout, parse
+from interventions.families import HeadsOff, Patch, TopKeys
 from interventions.spec import Clean, Full, HubSpoke, KeyRemoval, Preferential, Scope, SmallWorld
-from tests.builders.specs import interventions
+from tests.builders.specs import hosted, interventions
 
 DIT = TokenLayout(grid=(16, 16))
 SD3 = TokenLayout(grid=(64, 64), text=333)
@@ -36,6 +37,12 @@ DOCUMENTED = {
     "R4S32@steps=3,7": SmallWorld(4, 32, scope=Scope(steps=((3, 4), (7, 8)))),
     "sink-k1@steps=0.0:0.2": KeyRemoval("sink", 1, scope=Scope(steps=(0.0, 0.2))),
     "random-k1@source=clean;draw=fresh": KeyRemoval("random", 1, scope=Scope(source="clean", draw="fresh")),
+    "topk16": TopKeys(16),
+    "topk0.25@queries=image;keys=image": TopKeys(share=0.25, scope=Scope(queries="image", keys="image")),
+    "topk1.0": TopKeys(share=1),
+    "off@layers=3;heads=0,2": HeadsOff(scope=Scope(heads=(2, 0), layers=3)),
+    "R4S32-into-clean": Patch(SmallWorld(4, 32)),
+    "clean-into-R4S32@layers=3": Patch(Clean(), SmallWorld(4, 32), scope=Scope(layers=(3,))),
     "sink-k1-value@fill=mean": KeyRemoval("sink", 1, path="value", scope=Scope(fill="mean")),
 }
 
@@ -63,7 +70,7 @@ def test_other_ways_of_writing_have_one_canonical_form(written, canonical):
     assert str(parse(written)) == canonical
 
 
-@given(interventions)
+@given(interventions | hosted)
 @settings(max_examples=300, deadline=None)
 def test_every_value_survives_the_round_trip_through_its_spec(value):
     assert parse(str(value)) == value
@@ -89,6 +96,9 @@ WRONG = [
     ("sink5", "-k5", "sink-k5"),
     ("sinks", "count is missing", "sink-k5"),
     ("sink-k0", "k0", "1 or more"),
+    ("topk", "number of keys is missing", "topk16"),
+    ("top-16", "written topk16", "topk16"),
+    ("R4S32@heads=a", "no 0-based head", "heads=4-8"),
     ("sink-k5-values", "-values", "-value and -layer"),
     ("sink-k5-value-value", "-value", "twice"),
     ("cleen", "did you mean clean", "clean"),

@@ -8,6 +8,7 @@ from unittest import mock
 
 from analysis.measure import MEASURES
 from classify_clip.scores.metric import METRICS
+from interventions.changes.registry import ARMS
 from interventions.families import FAMILIES
 from tracer.denoisers.registry import MODELS
 from tracer.samplers.registry import SAMPLERS
@@ -15,7 +16,7 @@ from tracer.samplers.registry import SAMPLERS
 FOLDER = Path(__file__).parent
 
 
-REGISTRIES = (FAMILIES, MODELS, SAMPLERS, MEASURES, METRICS)
+REGISTRIES = (ARMS, FAMILIES, MODELS, SAMPLERS, MEASURES, METRICS)
 
 
 @contextlib.contextmanager

@@ -294,9 +294,23 @@ def test_what_belongs_to_the_call_is_not_asked_of_the_run(sd3, how, words, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_an_arm_that_reads_the_clean_lane_is_refused(sd3, tmp_path):
-    with pytest.raises(tracer.PlanError, match="source=clean"):
-        traced(sd3, tmp_path, "sink-k1@source=clean")
+@pytest.mark.parametrize("arm", ["sink-k1@source=clean", "clean-into-R1S0@layers=0"])
+def test_an_arm_that_reads_another_lane_is_refused(sd3, arm, tmp_path):
+    with pytest.raises(tracer.PlanError, match=f"{arm}: .*none sees the attention of another"):
+        traced(sd3, tmp_path, arm)
+
+
+def test_arms_at_the_attention_run_in_a_pipeline_and_plain_attention_changes_nothing(sd3, tmp_path):
+    mine = tracer.arm("mine", attention=torch.nn.functional.scaled_dot_product_attention)
+    arms = ["topk3", "topk999", "off@layers=0;heads=1", "R1S0@heads=0"]
+    run = traced(sd3, tmp_path, mine, *arms, record="decomposition", floor=False)
+    error = run["metrics/delta_l2"].load()
+    assert (error.sel(arm=["mine", "topk999"]) == 0).all()
+    acting = ["topk3", "off@layers=0;heads=1", "R1S0@heads=0"]
+    assert (error.sel(arm=acting) > 0).all()
+    assert (run["metrics/closure"].sel(arm=acting).max() < 1e-5).all()
+    with pytest.raises(SpecError, match="the model has heads 0 to 1"):
+        traced(sd3, tmp_path, "off@heads=2")
 
 
 def test_joined_rows_are_those_of_the_seam_and_are_cut_back():

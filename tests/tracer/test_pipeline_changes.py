@@ -315,3 +315,22 @@ def test_fewer_steps_are_refused_elsewhere_with_what_to_do(wan, tmp_path):
         traced(wan, tmp_path, "steps2")
     with pytest.raises(SpecError, match="another scheduler"):
         traced(wan, tmp_path, "sampler-ddim")
+
+
+def test_costs_of_a_pipeline_are_those_of_all_its_calls_and_networks(wan, tmp_path):
+    """Two forwards a step, by one network and then by another; half of the steps are reused."""
+    run = traced(wan, tmp_path, tracer.arm("same", context=lambda network: nullcontext()), "cache2", record="norms")
+    seconds, counted = (run["cost"][name].isel(sample=0) for name in ("seconds", "arithmetic"))
+    clean, cached = counted.sel(arm="clean").values, counted.sel(arm="cache2").values
+    assert np.isfinite(seconds).all()
+    assert (seconds > 0).all()
+    assert (cached[::2] == clean[::2]).all()
+    assert (cached[1::2] < 0.5 * clean[1::2]).all()
+
+
+def test_measuring_costs_changes_no_bit_of_a_pipeline(sd3, tmp_path, monkeypatch):
+    measured = traced(sd3, tmp_path / "measured", "cache2", record="latents")
+    monkeypatch.setattr("tracer.passed.meter", lambda plan, samples: None)
+    alone = traced(sd3, tmp_path / "alone", "cache2", record="latents")
+    assert np.isnan(alone["cost/seconds"]).all()
+    np.testing.assert_array_equal(measured["trajectory/delta"], alone["trajectory/delta"])

@@ -67,3 +67,11 @@ def test_a_patch_is_the_patched_pipeline_and_an_empty_one_no_error(kind, part, p
     assert np.isnan(run["attention/mass_layer"].sel(arm="patched")).all()
     assert not np.isnan(run["attention/mass_layer"].sel(arm="R1S0")).any()
     assert float(run["metrics/closure"].sel(arm="patched").max()) < 1e-5
+
+
+def test_layers_of_a_change_are_those_of_the_whole_network(tmp_path):
+    """The preset studies SDXL's mid block: layer 0 of a mask is not the network's first block."""
+    _, denoiser = saved("sdxl", tmp_path / "sdxl")
+    how = {"steps": 2, "samples": 1, "prompts": PROMPTS[:1], "out": tmp_path / "run", "progress": False}
+    with pytest.raises(tracer.PlanError, match="--sites all"):
+        tracer.trace(denoiser, ["cache2@layers=0"], **how)

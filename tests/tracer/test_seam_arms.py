@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import tracer
 from interventions import SpecError, parse
 from interventions.families import Function
+from tests.builders import tiny_pipelines as tiny
 from tracer.batches import Limits, _groups
 from tracer.denoisers import load
 from tracer.plan import plan
@@ -156,6 +157,21 @@ def test_a_run_is_resumed_with_the_same_function_alone(denoiser, tmp_path):
     resumed = arrays(tracer.trace(denoiser, arms, out=path, resume=True, **settings))
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
+def test_a_unet_runs_under_them_in_self_and_cross_attention(tmp_path):
+    """The SDXL preset under guidance, all its attention: levels of 2 and 4 heads, calls over image and text keys."""
+    tiny.save_sdxl(tmp_path / "sdxl")
+    unet = load("sdxl", checkpoint=str(tmp_path / "sdxl"), device="cpu", sites="all")
+    zero = ["clean-into-clean", "clean-into-R1S2", "mine"]
+    arms = ["R1S2", "R1S2-into-clean", "topk3", "off@heads=0", "R1S2@heads=1", *zero]
+    settings = SETTINGS | {"guidance": 3, "record": "norms,decomposition"}
+    values = arrays(tracer.trace(unet, specs(arms), out=tmp_path / "run", **settings))
+    error, closure = values["/metrics/delta_l2"], values["/metrics/closure"]
+    assert (error.sel(arm=zero) == 0).all()
+    assert (error.sel(arm=arms[:5]) > 0).all()
+    assert (error.sel(arm="R1S2") == error.sel(arm="R1S2-into-clean")).all()
+    assert (closure.sel(arm=arms[:5]) < 1e-6).all()
 
 
 @pytest.mark.parametrize(

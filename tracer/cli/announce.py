@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tracer.cli.costs import counted
 from tracer.cli.terminal import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def about(plan: Plan) -> list[str]:
     lines = {
         "checkpoint": checkpoint["id"] + (f"  ({corrections})" if corrections else ""),
         "arms": f"clean + {len(plan.arms) - 1}: {_few([_named(arm) for arm in plan.arms[1:]], 6)}",
+        "cost": counted(plan),
         **shown(plan),
         "sampling": f"{config['samples']} {starts} x {config['steps']} {config['sampler']} steps, {_guidance(plan)}, "
         f"predicts {PREDICTIONS[config['prediction']].split(' (')[0]}",

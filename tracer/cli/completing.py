@@ -101,7 +101,10 @@ def margins(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> 
 
 def specs_or_arms(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Items:
     """The arms of the run that is named on the line; where none is, masks."""
-    return (arms if _typed(ctx) else specs)(ctx, parameter, incomplete)
+    from tracer.store.places import holds_store
+
+    named = any(holds_store(Path(word)) for word in _typed(ctx))
+    return (arms if named else specs)(ctx, parameter, incomplete)
 
 
 def studies() -> Iterable[str]:

@@ -164,37 +164,46 @@ def score_run(
     path: Path, every: Sequence[Path], metrics: Sequence[str], distance: str | None, weights: Mapping[str, str],
     device: str | None,
 ) -> None:  # fmt: skip
-    """Measure what is missing of a run's scores, and how far apart unrelated clean pictures are.
+    """Measure what is missing of a run's scores; where that is not possible, what is there must do.
 
-    metrics: those named, with a distance to clean beside them; without any, what `trace score` measures and the metrics
-    whose weights are here or named.
+    Not possible: no sample is complete, the run may not be written, or what looks at pictures is not installed.
     """
     from tracer import store
     from tracer.cli.analyze import check_metric
-    from tracer.cli.score import measure_scores
     from tracer.store.places import check_writable
 
-    asked = [*metrics, *([distance] if distance else [])]
-    for name in asked:
+    for name in (*metrics, *([distance] if distance else [])):
         check_metric(name, every)
     if not _any_complete(path):
         return
     try:
         check_writable(path, "scores are kept in the run; copy it to where you may write, and name the copy")
-    except store.RunError:
-        if store.read_scores(path):
-            return
-        raise
-    words = [f"{name}={file}" for name, file in weights.items()]
+        _measure(path, metrics, distance, weights, device)
+    except (store.RunError, ModuleNotFoundError):
+        if not store.read_scores(path):
+            raise
+
+
+def _measure(
+    path: Path, metrics: Sequence[str], distance: str | None, weights: Mapping[str, str], device: str | None
+) -> None:
+    """Scores by the metrics named, with a distance to clean beside them, and how far apart unrelated pictures are.
+
+    Without a metric: what `trace score` measures, and the metrics whose weights are here or named.
+    """
+    from classify_clip.scores.unrelated import add_unrelated
+    from tracer.cli.score import measure_scores
+
+    asked, words = [*metrics], [f"{name}={file}" for name, file in weights.items()]
+    if distance is not None:
+        asked.append(distance)
+    elif metrics and not _any_distance(metrics):
+        asked.append(DISTANCE)
     if not metrics:
         measure_scores(path, (), words, device=device)
         asked += _here(path, weights)
-    elif distance is None and not _any_distance(metrics):
-        asked.append(DISTANCE)
     if asked:
         measure_scores(path, list(dict.fromkeys(asked)), words, device=device)
-    from classify_clip.scores.unrelated import add_unrelated
-
     with progress_bar("unrelated pictures", "pictures") as progress:
         add_unrelated(path, weights, device=device, progress=progress)
 

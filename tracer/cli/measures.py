@@ -175,6 +175,8 @@ def _run_for(needs: Sequence[str]) -> str:
     from tracer.recording import DEFAULT
     from tracer.store.records import with_brought
 
+    if "cost" in needs:  # which comes by itself where an arm changes the network
+        return "trace run --arm cache2 --arm steps10 --steps 20 --sampler ddim"
     if set(needs) <= with_brought(DEFAULT):
         return "trace run --mask R4S32"
     if "words" in needs:  # only a model with prompts has them

@@ -116,7 +116,7 @@ def option(name: str, parameter: Parameter) -> Callable[[Callable], Callable]:
 
 
 COMPLETERS = {
-    "arms": completing.specs,
+    "arms": completing.specs_or_arms,
     "checkpoint": completing.checkpoints,
     "classes": completing.classes,
     "device": completing.names(completing.devices),

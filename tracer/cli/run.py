@@ -243,7 +243,9 @@ def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr:
     folder: what --out names in the command that goes on, a study's own folder. label: which run of a study it is.
     """
     from tracer import run as running
+    from tracer import store
     from tracer.cli.announce import about, promises, warnings
+    from tracer.cli.costs import measured
     from tracer.price import price
 
     for line in [*(["", label] if label else []), *about(plan)]:
@@ -265,6 +267,9 @@ def start(plan: Plan, folder: Path | None = None, *, label: str = "", to_stderr:
         elif not report.whole:
             fail(str(report), command)
         click.echo(f"done in {human_seconds(time.monotonic() - began)}", err=to_stderr)
+        if "cost" in plan.record:
+            for line in measured(store.open_run(path)):
+                click.echo(line, err=to_stderr)
     from tracer.cli.pictures import pictures_of
 
     if pictures := pictures_of(path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tracer.cli.costs import few_lines, measured
 from tracer.cli.terminal import human_bytes
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def summary(path: Path) -> dict[str, Any]:
             }
             for name, row in zip(names, flags, strict=True)
         ],
+        "costs": measured(tree),
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "analyses": analyses(config.get("record", []), arm_rows(tree)),
     }
@@ -82,7 +84,8 @@ def described(about: Mapping[str, Any]) -> list[str]:
         "sampling": f"{about['steps']} {about['sampler']} steps{guidance}",
         "samples": f"{about['complete']} of {about['samples']} complete in every arm",
         "arms": ", ".join(counted[:MOST_ARMS]) + many,
+        "cost": few_lines(about["costs"]),
         "recorded": ", ".join(about["record"]),
         "answers": ", ".join(about["analyses"]) or "none of `trace analyze`",
     }
-    return [f"{name:11} {text}" for name, text in lines.items()]
+    return [f"{name:11} {text}" for name, text in lines.items() if text]

@@ -98,6 +98,29 @@ class Landed:
     past: Any
 
 
+class CallMeter(Protocol):
+    """What measures the network calls of a step (`tracer.cost`); `call` tells the calls of a step apart."""
+
+    def at(self, step: int) -> None:
+        """The calls from now on are of this step."""
+        ...
+
+    def clean(self, forward: Callable[[], Any], call: Any) -> None:
+        """Make and measure a clean call that is there to be compared with."""
+        ...
+
+    def changed(
+        self,
+        change: Any,
+        call: Any,
+        forward: Callable[[], Any],
+        around: Callable[[dict[str, Any]], AbstractContextManager[Any]],
+        memory: dict[str, Any],
+    ) -> Any:
+        """The answer of the changed network, measured."""
+        ...
+
+
 class OwnSteps(Protocol):
     """A pipeline opened for some samples, which takes its steps by itself."""
 
@@ -124,9 +147,9 @@ class OwnSteps(Protocol):
 class RunsItself:
     """What a network says of the pipeline that asks it.
 
-    opened: (samples, mask_seed=, record=, draw=, alone=) -> their `OwnSteps`; `draw` is (step, draws before it in this
-    step, shape) -> noise [sample, *shape]; alone keeps every lane in a call of its own. sampler: how it moves. call:
-    what it is called with, as it is stored and compared.
+    opened: (samples, mask_seed=, record=, draw=, alone=, meter=) -> their `OwnSteps`; `draw` is (step, draws before it
+    in this step, shape) -> noise [sample, *shape]; alone keeps every lane in a call of its own, and meter, None or a
+    `CallMeter`, measures them. sampler: how it moves. call: what it is called with, as it is stored and compared.
     prompts: what it shows where the run names no prompts. refused: record -> why it cannot be made, in words. suited:
     the denoiser for the samples of a run. alone: why samples of different prompts cannot go together, "" if they can.
     asked: evaluations of the network in a step, those of guidance included. called: the denoiser of a call with other

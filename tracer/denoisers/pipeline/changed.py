@@ -44,17 +44,29 @@ class Under:
         return isinstance(self.spec, Change) and self.spec.scope.strength < 1
 
 
-def answered(forward: Forward, spec: Change, recorder: Recorder, memory: Memory, at: At) -> Any:
-    """The network's answer to a forward under a change."""
+def call(forward: Forward) -> Any:
+    """What the network answers to a forward, in whatever context it is."""
+    return bare(forward.module)(*forward.args, **forward.kwargs)
+
+
+@contextmanager
+def unattached(forward: Forward, recorder: Recorder) -> Iterator[None]:
+    """The network as its user left it: the seam set aside, and what waits for its answer."""
     network = bare(forward.module)
     with ExitStack() as stack:
         stack.enter_context(replaced(forward.module, "forward", forward.stock))
         for hooks in HOOKS:
             stack.enter_context(replaced(network, hooks, OrderedDict()))
         stack.enter_context(recorder.aside())
-        stack.enter_context(spec.around(network, memory, at))
-        stack.enter_context(_cache_context(network, forward))
-        return network(*forward.args, **forward.kwargs)
+        yield
+
+
+@contextmanager
+def under(forward: Forward, spec: Change, at: At, memory: Memory) -> Iterator[None]:
+    """The change around a forward of the network, and the place in the run that the pipeline names for caches."""
+    network = bare(forward.module)
+    with spec.around(network, memory, at), cache_context(network, forward):
+        yield
 
 
 def blended(clean: Any, changed: Any, strength: float) -> Any:
@@ -68,7 +80,7 @@ def _between(one: Any, other: Any, strength: float) -> Any:
     return torch.lerp(one, other, strength) if isinstance(one, Tensor) and one.is_floating_point() else one
 
 
-def _cache_context(network: torch.nn.Module, forward: Forward) -> AbstractContextManager[None]:
+def cache_context(network: torch.nn.Module, forward: Forward) -> AbstractContextManager[None]:
     """diffusers' caches keep a memory by the name of the call and ask which step it is; both are the pipeline's."""
     if forward.named is None:
         return nullcontext()
@@ -83,7 +95,7 @@ def told_names(network: torch.nn.Module, tell: Callable[[Named | None], None]) -
     stock = getattr(network, "cache_context", None)
 
     @contextmanager
-    def cache_context(name: str, **where: Any) -> Iterator[None]:
+    def told(name: str, **where: Any) -> Iterator[None]:
         assert stock is not None
         with stock(name, **where):
             tell((name, where))
@@ -92,5 +104,5 @@ def told_names(network: torch.nn.Module, tell: Callable[[Named | None], None]) -
             finally:
                 tell(None)
 
-    with replaced(network, "cache_context", cache_context):
+    with replaced(network, "cache_context", told):
         yield

@@ -22,7 +22,7 @@ from interventions.seam.attend import attend, sites
 from interventions.seam.reach import check_reach
 from interventions.segments import KINDS
 from interventions.spec import Clean
-from tracer.denoisers.base import Evaluation, Landed, RunsItself, Sample
+from tracer.denoisers.base import CallMeter, Evaluation, Landed, RunsItself, Sample
 from tracer.denoisers.conditions import real_tokens
 from tracer.denoisers.pipeline.call import Call, CallError, plain
 from tracer.denoisers.pipeline.changed import Memories, Under
@@ -103,14 +103,21 @@ class Pipeline:
 
     @contextmanager
     def passes(
-        self, samples: Sequence[Sample], *, mask_seed: int, record: Iterable[str], draw: Draw, alone: bool = False
+        self,
+        samples: Sequence[Sample],
+        *,
+        mask_seed: int,
+        record: Iterable[str],
+        draw: Draw,
+        alone: bool = False,
+        meter: CallMeter | None = None,
     ) -> Iterator[Opened]:
         """The pipeline opened for these samples. `draw`: (step, draws before it in this step, shape) -> noise. alone:
-        no two lanes go through the network in one batch."""
+        no two lanes go through the network in one batch. meter: what measures the cost of its calls."""
         seam = partial(self._seam, samples=[sample.seed for sample in samples], seed=mask_seed, record=tuple(record))
         steps = self.schedule.steps
         self._alone = alone
-        network = Network(len(samples), steps, self.probed.conditional[0], self.lanes, alone)
+        network = Network(len(samples), steps, self.probed.conditional[0], self.lanes, alone, meter)
         with running(
             self.pipe, seam, network, call=lambda: self.pipe(**self.asked.of(samples)), steps=steps,
             noisy=self.sampler.stochastic, draw=partial(self._noise, draw),

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from interventions.changes.fewer import FewerSteps
 from interventions.errors import FailureError
 from interventions.seam.recorder import Recorder
 from interventions.spec import Clean
-from tracer.denoisers.base import ROWS
-from tracer.denoisers.pipeline.changed import Under, answered, blended
+from tracer.denoisers.base import ROWS, CallMeter
+from tracer.denoisers.pipeline.changed import Under, blended, cache_context, call, unattached, under
+from tracer.denoisers.pipeline.hooks import bare
 from tracer.denoisers.pipeline.joining import Forward, cut, joined
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -74,13 +76,15 @@ class Asked:
 @dataclass
 class Network:
     """What answers for a unit of samples. steps: of the run. conditional: which forward of a step is measured. alone:
-    every lane is answered by itself, so that an arm that changes nothing is the clean lane to the last bit."""
+    every lane is answered by itself, so that an arm that changes nothing is the clean lane to the last bit. meter: what
+    measures the cost of the calls."""
 
     samples: int
     steps: int
     conditional: int
     lanes: Lanes
     alone: bool = False
+    meter: CallMeter | None = None
     recorders: dict[torch.nn.Module, Recorder] = field(default_factory=dict)
     some: Any = None  # an answer, for those who do not read it
     like: dict[str, Tensor] = field(default_factory=dict)  # what was recorded of the clean lane last
@@ -91,6 +95,8 @@ class Network:
         """The answers of all lanes, and what was recorded of the first `measured` ones in the conditional forward."""
         asked = Asked(step, call, forwards, lanes, measured if call == self.conditional else 0)
         several = len(forwards) - asked.begins_clean > 1  # the clean lane is never joined
+        if self.meter is not None:
+            self._measure_clean(self.meter, asked)
         tried = self.alone or self.lanes.together is not None or not several
         answers, recorded = self._all(asked) if tried else self._try(asked)
         told = [self._told(asked, k, answers) for k in range(len(answers))]
@@ -138,10 +144,23 @@ class Network:
             return [None], missing  # what it holds, or the clean network's answer
         assert isinstance(lane.spec, Change)
         which, recorder = list(self.recorders).index(forward.module), self.recorders[forward.module]
-        call = 0 if lane.spec.shares and forward.named else asked.call
-        memory = lane.memories.setdefault((which, call), {}) if lane.spec.remembers else {}
-        answer = answered(forward, lane.spec, recorder, memory, At(asked.step, self.steps, asked.call))
-        return [answer], missing
+        own = 0 if lane.spec.shares and forward.named else asked.call
+        memory = lane.memories.setdefault((which, own), {}) if lane.spec.remembers else {}
+        around = partial(under, forward, lane.spec, At(asked.step, self.steps, asked.call))
+        with unattached(forward, recorder):
+            if self.meter is not None:
+                place = which, asked.call
+                return [self.meter.changed(lane.spec, place, partial(call, forward), around, memory)], missing
+            with around(memory):
+                return [call(forward)], missing
+
+    def _measure_clean(self, meter: CallMeter, asked: Asked) -> None:
+        """A clean call beside those of the step, made as those under a change are."""
+        forward = asked.forwards[0]
+        which, recorder = list(self.recorders).index(forward.module), self.recorders[forward.module]
+        meter.at(asked.step)
+        with unattached(forward, recorder), cache_context(bare(forward.module), forward):
+            meter.clean(partial(call, forward), (which, asked.call))
 
     def _told(self, asked: Asked, k: int, answers: Sequence[Any]) -> Any:
         """What lane k is told: its own answer, mixed with the clean network's where it is diluted, or a held one."""

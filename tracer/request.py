@@ -298,7 +298,7 @@ class Request:
     )
     out: str | Path | None = field(
         default=None,
-        metadata=typed("Default: runs/<model>-<mask>, numbered when taken.", "--out", metavar="DIR", type=Path),
+        metadata=typed("Default: runs/<model>-<arm>, numbered when taken.", "--out", metavar="DIR", type=Path),
     )
     resume: bool = field(default=False, metadata=typed("Go on with an unfinished run.", "--resume", type=bool))
     workers: int | None = field(

@@ -209,13 +209,13 @@ def _thirds() -> tuple[tuple[float, float], ...]:
 
 
 STUDIES = {
-    "impulse": Study("What does a mask at one step alone do to the result?", impulse, "impulse"),
+    "impulse": Study("What does an arm at one step alone do to the result?", impulse, "impulse"),
     "schedule": Study("Which steps and layers may be approximated?", schedule, "schedule"),
     "windows": Study("Which third of the trajectory carries the damage?", windows, "counterfactual"),
     "all-but": Study("Which third is needed for the damage?", all_but, "counterfactual"),
-    "prefix": Study("How does the damage build up as more steps are masked?", prefix, "counterfactual"),
-    "dose": Study("Does the damage saturate with the strength of the mask?", dose, "counterfactual"),
-    "one-pass": Study("How wrong is one masked pass at every noise level?", one_pass, "growth"),
+    "prefix": Study("How does the damage build up as the arm acts in more steps?", prefix, "counterfactual"),
+    "dose": Study("Does the damage saturate with the strength of the arm?", dose, "counterfactual"),
+    "one-pass": Study("How wrong is one pass of an arm at every noise level?", one_pass, "growth"),
     "steps": Study("Does amplification grow with the number of steps?", step_counts, "verdict"),
     "renoise": Study("Does an injection end, on average over fresh noise, where its null says?", renoise, "renoise"),
     "sampler": Study("Does fresh noise (DDPM) heal what the ODE (DDIM) keeps?", samplers, "compare"),

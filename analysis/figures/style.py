@@ -98,8 +98,7 @@ class StyledFigure(Figure):
                     if isinstance(axis.get_major_formatter(), LogFormatter) and axis.get_scale() == "log":
                         log_axis(ax, which)
             self._settle()
-            with self._cm_set(layout_engine="none"):  # type: ignore[attr-defined] # it has settled
-                super().draw(renderer)
+            super().draw(renderer)
 
     def _settle(self) -> None:
         """Lay out until no panel moves: panels of fixed aspect and their colour bars need a few passes."""

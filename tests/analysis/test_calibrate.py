@@ -111,7 +111,7 @@ def test_scores_of_single_pictures_are_mean_changes_whose_sizes_are_compared():
     # |mean a| - |mean r| = 3 - mean noise - (1 + mean noise) = 2 - 2 mean noise, and sd(2 mean noise) = 2 / sqrt(20)
     assert point == pytest.approx(2)
     assert high - low == pytest.approx(2 * 1.96 * 2 / np.sqrt(20), rel=0.15)
-    assert "lpips (it compares a masked picture with its clean twin" in analysis.calibrate.sentence(found)
+    assert "lpips (it compares a picture with its clean twin" in analysis.calibrate.sentence(found)
 
 
 def test_a_frechet_distance_is_a_relative_shift_without_interval_or_test(made):
@@ -129,7 +129,7 @@ def test_a_frechet_distance_is_a_relative_shift_without_interval_or_test(made):
 
 def test_runs_that_cannot_be_a_scale_are_refused(made):
     first, seed, setting = made["runs"]
-    with pytest.raises(RunError, match="give the run with the masks first"):
+    with pytest.raises(RunError, match="give the run with the arms first"):
         analysis.calibrate([first])
     with pytest.raises(RunError, match="differs from the first in nothing"):
         analysis.calibrate([first, first])
@@ -138,7 +138,7 @@ def test_runs_that_cannot_be_a_scale_are_refused(made):
     with pytest.raises(RunError, match="is scored by mmd, hps only"):
         analysis.calibrate([first, setting], "fid")
     clean = changed(first, lambda dataset: dataset.sel(arm=["clean", "full"]))
-    with pytest.raises(RunError, match="has no mask"):
+    with pytest.raises(RunError, match="has no intervened arm"):
         analysis.calibrate([clean, seed])
     foreign = changed(seed, lambda dataset: dataset.assign_coords(class_label=("sample", np.arange(24) + 100)))
     with pytest.raises(RunError, match="share no class or prompt"):

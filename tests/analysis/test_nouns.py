@@ -12,7 +12,7 @@ import analysis
 from analysis.common import nouns
 from analysis.page import report
 from tests.analysis import test_calibrate, test_figures, test_onset, test_renoise
-from tests.builders import attended, stored, synthetic, viewed, worded
+from tests.builders import attended, cells, costed, stored, synthetic, viewed, worded
 from tests.builders.replayed import answered
 from tests.builders.synthetic import gaussian_run
 
@@ -48,6 +48,10 @@ MADE = {name: test_figures.RUNS[name] for name in test_figures.RUNS} | {
     "calibrate": with_a_scale,
     "places": lambda: attended.attended(np.random.default_rng(0).uniform(0.5, 1, (6, 2, 1, 16)), GRID),
     "words": worded.worded,
+    "schedule": lambda: cells.run_of(cells.singles(4, "reuse"), cells.linear(0, steps=4, layers=1), steps=4, layers=1),
+    "tradeoff": lambda: costed.costed(
+        {"cache2": {"error": 0.2, "cost": 0.5}, "steps5": {"error": 0.1, "cost": 0.5}}, fewer=("steps5",)
+    ),
 }
 OF_MASKS = {"depth", "curves", "matched"}
 """Measures of sweeps, which have masks alone."""

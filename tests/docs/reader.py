@@ -61,7 +61,7 @@ class Reader:
             self.types(words, where)
 
     def types(self, words: list[str], where: str) -> None:
-        """A command without the word `trace`; it must succeed."""
+        """A command without the word `trace`; it must succeed, or answer."""
         words = stand_ins.on_this_machine(small_command(words)) if self.small else as_a_shell_reads(words)
         result: Result = CliRunner().invoke(main, words)
         self.told = result.output

@@ -48,7 +48,8 @@ def small_command(words: Sequence[str]) -> list[str]:
         more += LAST.get(verb, ())
     if words[0] == "gate" and (words[1:2] and not words[1].startswith("-")):  # a run that is there
         more = []
-    if any(re.search(r"@steps=|^steps\d", word) for word in words):  # what the run must have so many steps for
+    words = [re.sub(r"^steps\d+$", "steps2", word) for word in words]
+    if any("@steps=" in word for word in words):  # a window of steps that the run must have
         more = _without(more, "--steps")
     if words[:2] == ["counterfactual", "steps"]:
         more += WHERE_NAMED["--counts"]
@@ -81,6 +82,7 @@ def _read(word: str) -> list[str]:
 
 
 PROGRAMS = (
+    (r'"steps\d+"', '"steps2"'),
     (r"\bsamples=\d+", "samples=2"),
     (r"\b(steps|num_inference_steps)=\d+", r"\1=4"),
     (r"\b(height|width)=\d+", r"\1=32"),

@@ -89,7 +89,7 @@ def rows(lines: Sequence[Line]) -> pd.DataFrame:
         )
         for line in lines
     ]
-    return pd.DataFrame(shown, columns=["name", "made (UTC)", "model", "masks", "how", "recorded", "complete", "size"])
+    return pd.DataFrame(shown, columns=["name", "made (UTC)", "model", "arms", "how", "recorded", "complete", "size"])
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:

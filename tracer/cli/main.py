@@ -31,7 +31,7 @@ class Commands(Group):
     """A group whose commands live in files that are imported when they are used; listed in the order given."""
 
     homes: ClassVar[dict[str, tuple[str, str]]] = {
-        "run": ("tracer.cli.run:run", "Run a clean trajectory and one per mask from the same noise."),
+        "run": ("tracer.cli.run:run", "Run a clean trajectory and one per arm from the same noise."),
         "counterfactual": ("tracer.cli.run:counterfactual", "Run a study: impulses, windows, doses, step counts."),
         "analyze": ("tracer.cli.measures:analyze", "Table, sentence, figure and CSV of a run."),
         "score": ("tracer.cli.score:score", "Measure a run's pictures by networks and keep the scores."),
@@ -82,8 +82,7 @@ class Commands(Group):
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     examples=(
-        "trace run --model dit --mask R4S32  # paired clean and masked trajectories",
-        "trace run --arm int8 --arm cache2  # any change of the network: quantisation, a cache",
+        "trace run --model dit --mask R4S32  # paired clean and masked trajectories; or --arm cache2, --arm int8",
         "trace analyze growth  # curves, table and figure of the latest run",
         "trace analyze verdict  # does the error compound?",
     ),

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 def run(dry_run: bool, as_json: bool, **typed: Any) -> None:
     """Run a clean trajectory and one per --arm from the same noise, and save every step.
 
-    How masks are written: `trace mask --help`. What can be run: `trace models`.
+    How arms are written: docs/arms.md, and `trace mask --help` for masks. What can be run: `trace models`.
     """
     from tracer.cli.announce import possible
     from tracer.cli.possible import look_command, next_commands
@@ -125,7 +125,7 @@ class StudyCommand(Command):
 @dry_run
 @as_json
 def counterfactual(study: str, dry_run: bool, as_json: bool, **typed: Any) -> None:
-    """Run a counterfactual study of one or more masks: variants of one run, or several runs.
+    """Run a counterfactual study of one or more arms: variants of one run, or several runs.
 
     At its end it prints the analysis that reads them.
     """

@@ -19,7 +19,7 @@ from tracer.visible import visible
 
 AT_ONCE = 64
 """Samples whose tracks are sent at a time."""
-COLUMNS = ("run", "made (UTC)", "model", "masks", "how", "complete", "size")
+COLUMNS = ("run", "made (UTC)", "model", "arms", "how", "complete", "size")
 MOST_MASKS = 6
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 Reads = Literal["run", "runs", "sweeps", "depth"]
-Beyond = Literal["", "windows", "parts", "runs", "forks", "cells"]
+Beyond = Literal["", "arms", "windows", "parts", "runs", "forks", "cells"]
 
 KINDS = ("model-free", "gaussian")
 """Kinds of the additive null (`analysis.answer.null`)."""
@@ -40,10 +40,9 @@ class About:
 
     home: "module:function". question: what it answers, in one line. reads: what it is called with: one open "run";
     "runs", one or a list of them; "sweeps", datasets as positional arguments; "depth", one depth measurement. needs:
-    the records that it cannot do without (`--record`). beyond: what else it needs: "windows" of one arm, "parts"
-    (windows or doses), several "runs" that differ, paths that "forks" made, "cells" of steps and layers. options: its
-    own on the command line.
-    on_page: whether it is a section of the report.
+    the records that it cannot do without (`--record`). beyond: what else it needs: several "arms", "windows" of one,
+    "parts" (windows or doses), several "runs" that differ, paths that "forks" made, "cells" of steps and layers.
+    options: its own on the command line. on_page: whether it is a section of the report.
     """
 
     home: str
@@ -199,6 +198,7 @@ SHIPPED: dict[str, About] = {
         "analysis.measures.against:against",
         "Which of two arms ends farther from clean, sample by sample?",
         needs=("norms",),
+        beyond="arms",
         options=(
             Option(
                 "--than", "than", "What the others are compared with; default: every arm.", metavar="SPEC", several=True

@@ -148,6 +148,8 @@ def examples_of(name: str, said: About | Measure[...]) -> tuple[str, ...]:
         first = [f"trace counterfactual {study} --mask R4S32{' --guidance 1' if 'null' in said.needs else ''}"]
         folder = f"runs/dit-{study}"
         asked += f" {folder}/*" if takes_several(said) else f" {folder}"
+    elif said.beyond == "arms":
+        first = ["trace run --arm cache2 --arm steps25 --steps 50"]
     elif said.beyond:
         first = ["trace run --mask R4S32 --out runs/a", "trace run --mask R4S32 --seed 100 --out runs/b"]
         asked += " runs/a runs/b"

@@ -34,7 +34,8 @@ def _shapes(arms: Sequence[Mapping[str, Any]]) -> set[str]:
     windows = [arm["arm_mask"] for arm in masked if not arm["arm_whole"]]
     doses = [arm for arm in masked if arm["arm_strength"] != 1]
     twice = len(windows) > len(set(windows))
-    return {""} | ({"parts"} if windows or doses else set()) | ({"windows", "cells"} if twice else set())
+    offered = {"arms": len(masked) > 1, "parts": windows or doses, "windows": twice, "cells": twice}
+    return {"", *(shape for shape, there in offered.items() if there)}
 
 
 def look_command(path: Path) -> str:

@@ -121,11 +121,12 @@ def clean_final(run: xr.DataTree) -> xr.DataArray:
 
 
 def _lands_on_prediction(run: xr.DataTree) -> bool:
-    """Whether the last step leads to the prediction it is made of: x' = p x + q D with p = 0 and q = 1."""
+    """Whether the last step leads to the prediction it is made of: DDPM's, and x' = p x + q D with p = 0 and q = 1."""
+    if stochastic(run):
+        return True
     coords = run["metrics"].ds.coords
-    if "state_factor" not in coords:
-        return stochastic(run)
-    return bool(of_steps(run, "state_factor")[-1] == 0) and bool(of_steps(run, "prediction_factor")[-1] == 1)
+    factors = [float(of_steps(run, name)[-1]) for name in ("state_factor", "prediction_factor") if name in coords]
+    return len(factors) == 2 and bool(np.allclose(factors, (0, 1), rtol=0, atol=1e-12))
 
 
 # --- samples ---

@@ -262,4 +262,5 @@ def _above_floor(run: xr.DataTree, arm: str) -> tuple[float, float, float]:
     own, ground = errors.sel(arm=arm, drop=True), floor.of_samples(run, errors)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = xr.where(own == 0, 0.0, own / ground).transpose("sample").values
-    return float(np.nanmin(ratio)), float(np.nanmedian(ratio)), float(np.nanmax(ratio))
+    asked = ratio[~np.isnan(ratio)]  # the floor is run on the first samples
+    return (float(asked.min()), float(np.median(asked)), float(asked.max())) if len(asked) else (np.nan, np.nan, np.nan)

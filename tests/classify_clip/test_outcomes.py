@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from classify_clip import classification, distances, retrieval
 from classify_clip.data import Images, Pairs
+from interventions import parse
 from tests.builders import small
 
 
@@ -44,7 +45,7 @@ def test_a_tie_counts_against_the_query_and_a_score_that_is_no_number_comes_last
 def test_top_k_agrees_with_timms_own_accuracy():
     classifier = small.classifier()
     data = Images("test", tuple(map(str, range(50))), np.arange(50) % 5, small.CLASSES, small.picture)
-    found = classification.outputs(classifier, data, classification.parse("clean"))
+    found = classification.outputs(classifier, data, parse("clean"))
     values = classification.compare(found, found, data.label)
     pixels = torch.stack([small.to_tensor(small.picture(k)) for k in range(50)])
     logits, label = classifier.model(pixels), torch.from_numpy(data.label)

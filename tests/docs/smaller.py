@@ -46,7 +46,8 @@ def small_command(words: Sequence[str]) -> list[str]:
     more: list[str] = []
     for verb in (words[0], " ".join(words[:2])):
         more += LAST.get(verb, ())
-    if words[0] == "gate" and not {"--arm", "--mask"} & set(words):  # a run that is there
+    named = len(words) > 1 and not words[1].startswith("-")
+    if words[0] == "gate" and (named or not {"--arm", "--mask"} & set(words)):  # a run that is there
         more = []
     words = [re.sub(r"^steps\d+$", "steps2", word) for word in words]
     if any("@steps=" in word for word in words):  # a window of steps that the run must have

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,14 @@ MOST = 4
 """Processes at most: each imports torch for itself and holds about 1.5 GB."""
 ON_REQUEST = ("table", "papers")
 """Markers of tests that run only where -m names them."""
+LONG = ("docs", "notebooks")
+"""Folders of tests that take up to a minute each. They begin, so that at the end no process waits for another's."""
+
+
+def pytest_configure() -> None:
+    """A shell's background jobs start with Ctrl-C ignored; so would the programs that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -28,19 +37,20 @@ def pytest_xdist_setupnodes() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what is run on request and not asked for."""
+    """Deselect what is run on request and not asked for; what takes long comes first."""
     unasked = [name for name in ON_REQUEST if name not in (config.option.markexpr or "")]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in unasked)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 def pytest_collection_finish() -> None:
     """Look for garbage less often, and not among what the libraries left in memory: a twelfth of the time otherwise."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(7000, 10, 10)
+    gc.set_threshold(7000, 10, 100)
 
 
 def _has_folder(config: pytest.Config) -> bool:

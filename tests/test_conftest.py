@@ -1,6 +1,7 @@
 """How the tests themselves are run: folders in parallel, everything else at once and alone."""
 
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,3 +36,12 @@ def test_files_and_single_tests_start_no_process():
 @pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="not in parallel")
 def test_in_parallel_a_process_has_one_thread():
     assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
+
+
+def test_what_tests_start_can_be_interrupted_also_in_a_background_job():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        conftest.pytest_configure()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -50,22 +50,22 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
     """
     run = locate(path)
     check_static(run)
-    status = checked_status(run)
     stored, groups = open_store(run.resolve(), "r"), {}
+    status = checked_status(run, status_array(stored))
     refuse_links(run, stored)
     shards = Shards(run.resolve(), RUN, unit_arrays(stored, RUN), unit_parts(status_array(stored)))
     loaded: dict[Hashable, xr.Variable] = {}  # every group repeats its coordinates; each is read once
     try:
-        tree = xr.open_datatree(zarr_store(data_folder(run)), engine="zarr", chunks=None)
+        read = xr.open_groups(zarr_store(data_folder(run)), engine="zarr", chunks=None, create_default_indexes=False)
+        xr.DataTree.from_dict(read)  # what does not fit together is told here, before anything is read
     except (ValueError, TypeError, KeyError) as error:  # metadata that contradict each other
         raise shards.damaged(f"its metadata do not fit together ({error})") from error
-    for node in tree.subtree:
-        data = node.to_dataset(inherit=False)
+    for group, data in read.items():
         for name, coordinate in data.coords.items():
             loaded[name] = loaded[name] if name in loaded else _loaded(coordinate.variable)
         shown: dict[Hashable, xr.Variable] = {}  # assigned at once, since each assignment merges all coordinates
         for name, array in data.data_vars.items():
-            path = f"{node.path}/{name}".strip("/")
+            path = f"{group}/{name}".strip("/")
             if path == "status":
                 shown[name] = array.variable.copy(data=status)
                 continue
@@ -73,7 +73,7 @@ def open_run(path: str | Path | None = None) -> xr.DataTree:
             check_size(run, held)
             there = status != STATUS_MISSING if path == FAILED_STEP else status == STATUS_COMPLETE
             shown[name] = array.variable.copy(data=cast(Any, lazy(held, there, shards)))
-        groups[node.path] = data.assign_coords({name: loaded[name] for name in data.coords}).assign(shown)
+        groups[group] = data.assign_coords({name: loaded[name] for name in data.coords}).assign(shown)
     groups = upgraded(groups)
     for metric, scores in read_scores(run).items():
         groups[f"/scores/{metric}"] = scores.assign_coords(_shared(groups["/"], scores))
@@ -88,8 +88,8 @@ def open_sweep(path: str | Path | None = None) -> xr.Dataset:
     """
     sweep = locate(path, schema=SWEEP)
     check_static(sweep)
-    status = checked_status(sweep, SWEEP, contents=True)
     stored = open_store(sweep, "r")
+    status = checked_status(sweep, status_array(stored), SWEEP, contents=True)
     refuse_links(sweep, stored)
     for _, array in stored.arrays():
         check_size(sweep, array)
@@ -107,14 +107,13 @@ def check_static(path: Path) -> None:
         )
 
 
-def checked_status(path: Path, schema: Schema = RUN, *, contents: bool = False) -> np.ndarray:
+def checked_status(path: Path, array: zarr.Array, schema: Schema = RUN, *, contents: bool = False) -> np.ndarray:
     """The flags over the status dims; units that are not as they were committed count as missing, with a warning.
 
-    contents: whether checksums of the shards are compared now, besides their sizes.
+    array: holds the flags. contents: whether checksums of the shards are compared now, besides their sizes.
     """
     if root_attributes(path, schema)["schema_version"] < schema.writable_from:
         return read_status(path)  # its units were never listed
-    array = status_array(open_store(path, "r"))
     status = np.full(array.shape, STATUS_MISSING, np.int8)
     for unit, part in enumerate(unit_parts(array)):
         status[..., part] = flags = read_flags(array, part)

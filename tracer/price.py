@@ -33,6 +33,8 @@ from tracer.words import layers
 SLOW, WARM = 1.0, 4.0
 """Seconds of one evaluation from which on a single sample is timed and not a whole batch, and from which on the first
 evaluation is good enough: what else it does is little beside it."""
+SHORT = 2.0
+"""Seconds of a whole run below which the second evaluation of one sample stands for all."""
 TIMED = 5
 """Evaluations, or batches of them, that are timed at most."""
 
@@ -90,9 +92,10 @@ def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None)
     """Seconds of one evaluation of one lane for a whole unit of samples: as it is recorded in most steps, with nothing
     recorded, and what maps of words take longer in their steps.
 
-    A large model is timed on one sample, a CPU on a quarter of the unit; a GPU is warmed up with a whole batch.
+    A large model is timed on one sample, and so is a short run; else a CPU on a quarter of the unit, and a GPU on all of
+    it, warmed up.
     """
-    plan, samples = plan.of(plan.samples[-1:]), plan.samples[: plan.unit]
+    whole, plan, samples = plan, plan.of(plan.samples[-1:]), plan.samples[: plan.unit]
     if optional_parts(plan.denoiser).runs_itself:
         return _seconds_of_pass(plan, samples, tell)
     tried = samples[: -(-len(samples) // 4)] if plan.denoiser.device.type == "cpu" else samples
@@ -110,6 +113,8 @@ def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None)
         plain = timed(samples[:1], 1, ()) if attention else slow
         worded = max(0.0, timed(samples[:1], 1, words) - plain) if words else 0.0
         return slow * len(samples), min(slow, plain) * len(samples), worded * len(samples)
+    if slow * evaluations(whole) < SHORT and not words:
+        return slow * len(samples), slow * len(samples), 0.0
     if plan.denoiser.device.type != "cpu":
         _timed(plan, samples, lanes, attention)
     recorded = timed(tried, lanes, attention)

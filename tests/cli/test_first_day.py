@@ -11,7 +11,7 @@ from tests.builders.analytic import Analytic
 from tests.builders.typed import FIRST, SMALL, files, trace
 from tests.ground_truth import gaussian
 from tracer.plan import PlanError, plan
-from tracer.price import TIMED, disk, seconds_of_evaluation
+from tracer.price import TIMED, disk, price, seconds_of_evaluation
 from tracer.request import Request
 
 # --- what the first run answers ---
@@ -93,6 +93,7 @@ def test_a_dry_run_says_evaluations_time_disk_and_memory_and_writes_nothing(tmp_
 )
 def test_the_slower_a_network_is_the_fewer_evaluations_price_it(monkeypatch, seconds, calls):
     """A sample is timed, then a batch of a fast network; of a very slow one the first evaluation will do."""
+    monkeypatch.setattr("tracer.price.SHORT", 0)
     told = []
 
     def timed(plan, samples, lanes, record):
@@ -106,6 +107,14 @@ def test_the_slower_a_network_is_the_fewer_evaluations_price_it(monkeypatch, sec
     per_unit = 1 if seconds == 0.1 else 6
     assert (recorded, plain) == (pytest.approx(seconds * per_unit), pytest.approx(seconds / 2 * per_unit))
     assert worded == 0  # no maps of words are asked for
+
+
+def test_a_short_run_is_priced_by_one_sample(monkeypatch):
+    seconds = iter((9e-3, 1e-3) * 2)  # the first is warming up
+    monkeypatch.setattr("tracer.price._timed", lambda plan, samples, lanes, record: next(seconds))
+    checked = plan(Request("dit", "R4S32", samples=6, steps=4))
+    assert seconds_of_evaluation(checked) == (6e-3, 6e-3, 0)
+    assert price(checked).seconds == pytest.approx(1e-3 * checked.evaluations() / 2)  # guidance: two are timed as one
 
 
 def test_the_estimate_of_disk_is_an_upper_bound_that_is_not_absurd(run):

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import LayoutEngine
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullLocator
@@ -97,19 +98,24 @@ class StyledFigure(Figure):
                 for which, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
                     if isinstance(axis.get_major_formatter(), LogFormatter) and axis.get_scale() == "log":
                         log_axis(ax, which)
-            self._settle()
-            super().draw(renderer)
+            engine = self.get_layout_engine()
+            if engine is None:
+                super().draw(renderer)
+                return
+            self._settle(engine)
+            self.set_layout_engine("none")  # else it would be laid out once more
+            try:
+                super().draw(renderer)
+            finally:
+                self.set_layout_engine(engine)
 
-    def _settle(self) -> None:
+    def _settle(self, engine: LayoutEngine) -> None:
         """Lay out until no panel moves: panels of fixed aspect and their colour bars need a few passes."""
-        engine = self.get_layout_engine()
-        if engine is None:
-            return
         before = None
-        for _ in range(6):
+        for _ in range(8):
             engine.execute(self)
             places = np.array([ax.get_position().bounds for ax in self.axes])
-            if before is not None and np.allclose(places, before, atol=5e-4):
+            if before is not None and np.allclose(places, before, atol=3e-4):
                 break
             before = places
 

@@ -49,6 +49,8 @@ def small_command(words: Sequence[str]) -> list[str]:
     named = len(words) > 1 and not words[1].startswith("-")
     if words[0] == "gate" and (named or not {"--arm", "--mask"} & set(words)):  # a run that is there
         more = []
+    if set(FEW) <= set(more) and not {"--guidance", "--checkpoint"} & set(words):  # guidance takes twice as long
+        more += ("--guidance", "1")
     words = [re.sub(r"^steps\d+$", "steps2", word) for word in words]
     if any("@steps=" in word for word in words):  # a window of steps that the run must have
         more = _without(more, "--steps")

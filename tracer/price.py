@@ -92,8 +92,8 @@ def seconds_of_evaluation(plan: Plan, tell: Progress = lambda done, total: None)
     """Seconds of one evaluation of one lane for a whole unit of samples: as it is recorded in most steps, with nothing
     recorded, and what maps of words take longer in their steps.
 
-    A large model is timed on one sample, and so is a short run; else a CPU on a quarter of the unit, and a GPU on all of
-    it, warmed up.
+    A large model and a short run are timed on one sample, a CPU on a quarter of the unit; a GPU is warmed up with a
+    whole batch.
     """
     whole, plan, samples = plan, plan.of(plan.samples[-1:]), plan.samples[: plan.unit]
     if optional_parts(plan.denoiser).runs_itself:

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -59,20 +58,28 @@ OFFERED = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with three runs, made in turn; one has an escape sequence in its name, which no shell is told."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With three runs, made in turn; one more has an escape sequence in its name, which no shell is told."""
     from tests.builders.runs_by_hand import CONFIG, create
 
-    monkeypatch.chdir(tmp_path)
+    place = tmp_path_factory.mktemp("completed")
     arms = {"old": ["clean", "R4S32", "full", "sink-k5"], "new": ["clean", "R0S63"], "study/T0050": ["clean", "R0S63"]}
     for age, (name, names) in enumerate(arms.items()):
-        path = Path("runs") / name
+        path = place / "runs" / name
         create(path, "metrics", config={**CONFIG, "arms": names})
         os.utime(path, (1_000_000 + age, 1_000_000 + age))
-    Path("runs/evil\x1b[2J/trace.zarr").mkdir(parents=True)
-    Path("runs/evil\x1b[2J/trace.zarr/zarr.json").write_text("{}")
-    return tmp_path
+    evil = place / "runs/evil\x1b[2J/trace.zarr"
+    evil.mkdir(parents=True)
+    (evil / "zarr.json").write_text("{}")
+    return place
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    """In that folder."""
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def bash_asks(line, words="", number=0, breaks=""):

@@ -25,7 +25,7 @@ import torch
 from benchmarks.measure import CLOCKS
 from benchmarks.rows import ROWS
 from benchmarks.table import Line, Settings, machine, printed, save_json, save_markdown
-from tracer.allocator import keep_freed_memory
+from tracer.allocator import collect_less_often, keep_freed_memory
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the rows in turn."""
     typed = options(arguments)
     keep_freed_memory()  # as `trace` does; the bare loops have it too
+    collect_less_often()
     if typed.list:
         for name, row in ROWS.items():
             print(f"{name:<13}{row.what}{'' if row.default else ' (only with --only)'}")

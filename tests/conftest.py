@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tracer.allocator import collect_less_often
+
 MOST = 4
 """Processes at most: each imports torch for itself and holds about 1.5 GB."""
 ON_REQUEST = ("table", "papers")
@@ -17,7 +19,10 @@ LONG = ("docs", "notebooks")
 
 
 def pytest_configure() -> None:
-    """A shell's background jobs start with Ctrl-C ignored; so would the programs that tests start and interrupt."""
+    """Look for garbage less often. And be interruptible: a shell's background jobs start with Ctrl-C ignored, and so
+    would the programs that tests start and interrupt.
+    """
+    collect_less_often()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -47,10 +52,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage less often, and not among what the libraries left in memory: a twelfth of the time otherwise."""
+    """Do not look for garbage among what the libraries left in memory."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(7000, 10, 100)
 
 
 def _has_folder(config: pytest.Config) -> bool:

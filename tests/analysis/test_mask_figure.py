@@ -56,10 +56,14 @@ def test_a_mask_of_another_size_is_refused():
 
 
 def test_drawing_leaves_pyplot_alone():
-    layout = TokenLayout((4, 4))
+    def known() -> list[int]:
+        """The figures that pyplot holds, those of other tests among them."""
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        return pyplot.get_fignums() if pyplot else []
+
+    layout, before = TokenLayout((4, 4)), known()
     mask_figure.figure(parse("R1S0").mask(layout), layout, "R1S0")
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or not pyplot.get_fignums()
+    assert known() == before
 
 
 def test_the_frames_of_a_video_stand_apart_and_show_who_reads_over_time():

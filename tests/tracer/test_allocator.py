@@ -39,3 +39,33 @@ def test_freed_memory_is_kept_unless_the_environment_has_its_own_way():
         pytest.skip("this C library keeps freed memory by itself")
     assert _share_kept("kept") > 0.9
     assert _share_kept("kept", MALLOC_ARENA_MAX="2") < 0.1
+
+
+COLLECTED = """
+import gc, sys
+from click.testing import CliRunner
+from tracer.cli.main import main
+
+class Ring:
+    pass
+
+before = gc.get_stats()[2]["collections"]
+if sys.argv[1] == "off":
+    gc.disable()
+words = "run --mask R4S32 --samples 1 --steps 2 --dry-run"
+assert CliRunner().invoke(main, words.split()).exit_code == 0
+print(gc.isenabled(), gc.get_stats()[2]["collections"] - before)
+for _ in range(200_000):
+    ring = Ring()
+    ring.itself = ring
+print(sum(isinstance(each, Ring) for each in gc.get_objects()) < 100_000)
+"""
+
+
+@pytest.mark.parametrize(("asked", "on"), [("on", "True"), ("off", "False")])
+def test_a_command_looks_for_cycles_less_often_and_still_finds_them(asked, on):
+    done = subprocess.run([sys.executable, "-c", COLLECTED, asked], capture_output=True, text=True, check=True)
+    (enabled, over_all), (freed,) = (line.split() for line in done.stdout.split("\n")[:2])
+    assert enabled == on
+    assert int(over_all) <= 1
+    assert freed == on

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import click
 
-from tracer.allocator import keep_freed_memory
+from tracer.allocator import collect_less_often, keep_freed_memory
 from tracer.cli.help import Group
 from tracer.quiet import silence
 from tracer.visible import visible_output
@@ -92,6 +92,7 @@ def main() -> None:
     """Measure how the error of a mask, a cache or any other change travels through a diffusion trajectory."""
     silence()
     keep_freed_memory()
+    collect_less_often()
 
 
 if __name__ == "__main__":
